@@ -1,0 +1,298 @@
+"""The command `sstkd-bench`. Exit codes: 0 done, 1 a run failed, 2 a mistake of the user's, 130 interrupted.
+
+Heavy imports (torch, ray, pyarrow) are inside the commands, so that help and mistakes are answered at once.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Train every distiller under one recipe, seed by seed; each run is an Arrow row, each table is made of rows.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+results_app = typer.Typer(help="Look at the rows.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(results_app, name="results")
+
+File = Annotated[Path, typer.Argument(help="Experiment file (YAML).")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. train.steps=20; may be repeated; recorded."),
+]
+Results = Annotated[Path, typer.Option("--results", help="Folder of all results.")]
+DEFAULT_RESULTS = Path("results")
+WRONG_PATH = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from harness.record import code_version
+
+        typer.echo(code_version())
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and commit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Turn what went wrong into a message and an exit code; SSTKD_BENCH_TRACEBACK=1 shows where instead."""
+    try:
+        yield
+    except BrokenPipeError:  # `... | head`: nobody reads any more
+        raise
+    except (ValueError, OSError) as error:
+        if os.environ.get("SSTKD_BENCH_TRACEBACK"):
+            raise
+        for line in str(error).splitlines() or [type(error).__name__]:
+            typer.echo(f"error: {line}", err=True)
+        raise typer.Exit(2 if isinstance(error, (ValueError, *WRONG_PATH)) else 1) from None
+
+
+def _print_table(columns: list[str], rows: list[list[str]], right: tuple[str, ...] = ()) -> None:
+    """A table as wide as the terminal; into a file or a pipe one line per row."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # cells may hold [...], which is markup in plain strings
+    if not console.is_terminal:
+        console = Console(width=max(80, Console(width=10_000).measure(table).maximum))
+    console.print(table)
+
+
+def _load(file: Path, overrides: list[str] | None) -> tuple[Any, list[Any]]:
+    from harness import protocol, specfile
+
+    experiment = specfile.load(file, overrides or [])
+    return experiment, protocol.plan(experiment)
+
+
+@app.command()
+def check(
+    file: File,
+    overrides: Set = None,
+    results: Results = DEFAULT_RESULTS,
+    measure: Annotated[bool, typer.Option(help="Time a few steps of each method on this machine.")] = True,
+) -> None:
+    """Validate an experiment file, list its runs and estimate what they cost."""
+    with _answering():
+        from harness import store
+        from harness.display import clock, run_name
+
+        experiment, runs = _load(file, overrides)
+        rows = store.finished(results / experiment.name)
+        columns = ["run_id", "pair", "run", "steps", "row", *(["s/step", "time"] if measure else [])]
+        lines, seconds = [], 0.0
+        if measure:
+            from harness.estimate import step_seconds
+
+            measured = step_seconds(runs, experiment.resources)
+        for run in runs:
+            steps = 0 if run.checkpoint is not None else run.train.steps
+            cells = [run.run_id, run.pair, run_name(run), str(steps), rows.get(run.run_id, "not run")]
+            if measure:
+                each = measured[run.pair, run.role, run.method.label]
+                seconds += 0.0 if rows.get(run.run_id) == "ok" else each * steps
+                cells += [f"{each:.3f}", clock(each * steps)]
+            lines.append(cells)
+        _print_table(columns, lines, right=("steps", "s/step", "time"))
+        waiting = sum(rows.get(run.run_id) != "ok" for run in runs)
+        text = f"{len(runs)} runs, {waiting} to do"
+        if measure and waiting:
+            text += f": about {clock(seconds)} of worker time (steps only; evaluation and start-up come on top)"
+        typer.echo(text)
+
+
+@app.command()
+def run(
+    file: File,
+    overrides: Set = None,
+    results: Results = DEFAULT_RESULTS,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
+) -> None:
+    """Run what has no row yet, then print the table. Interrupt it at any time; the same command continues."""
+    with _answering():
+        experiment, runs = _load(file, overrides)
+        directory = results / experiment.name
+        from harness import store
+
+        rows = store.finished(directory)
+        again = ("failed", "skipped") if retry_failed else ()
+        waiting = [r for r in runs if rows.get(r.run_id, "none") in ("none", *again)]
+        if waiting:
+            _writable(directory)
+            _launch(runs, experiment, directory, retry_failed)
+        failed = _report(file, experiment, runs, directory, rewrite=bool(waiting))
+    if failed:
+        typer.echo(f"{failed} of {len(runs)} runs failed; see `sstkd-bench results list {directory}`", err=True)
+        raise typer.Exit(1)
+
+
+def _writable(directory: Path) -> None:
+    """Better told now than after the training."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if not os.access(directory, os.W_OK):
+        raise PermissionError(f"{directory} cannot be written; choose another --results folder")
+
+
+def _launch(runs: list[Any], experiment: Any, directory: Path, retry_failed: bool) -> None:
+    from rich.console import Console
+
+    from harness import store
+    from harness.display import Display
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    console = Console(stderr=False)
+    try:
+        with Display(console) as show:
+            from harness.launch import run_all  # torch and ray: seconds
+
+            run_all(runs, experiment.resources, directory, show, retry_failed)
+    except KeyboardInterrupt:
+        done = sum(status == "ok" for status in store.finished(directory).values())
+        typer.echo(f"interrupted: {done} rows are in {directory / 'runs'}; the same command continues.")
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _report(file: Path, experiment: Any, runs: list[Any], directory: Path, rewrite: bool) -> int:
+    """Print the experiment's table (and write its files); the number of failed runs."""
+    from harness import report, store
+    from harness.comparison import COLUMNS
+
+    ids = [run.run_id for run in runs]
+    labels = [method.label for method in experiment.methods]
+    if rewrite or not (directory / "report.html").is_file():
+        report.write_report(directory, labels, experiment.seeds, ids, str(file))
+    table = report.quick_table(store.read_runs(directory, list(COLUMNS), run_ids=ids), labels, experiment.seeds)
+    report.print_table(table, directory=directory)
+    rows = store.finished(directory)
+    return sum(rows.get(run_id) in ("failed", "skipped") for run_id in ids)
+
+
+@app.command()
+def tables(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS) -> None:
+    """Rebuild the table, the plots and the HTML page from the rows there are."""
+    with _answering():
+        experiment, runs = _load(file, overrides)
+        directory = results / experiment.name
+        if not directory.is_dir():
+            raise ValueError(f"{directory}: there are no rows yet. Run it first: sstkd-bench run {file}")
+        _report(file, experiment, runs, directory, rewrite=True)
+
+
+@app.command()
+def schema(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of printing.")] = None,
+) -> None:
+    """Print the JSON Schema of experiment files, for editors (yaml-language-server)."""
+    with _answering():
+        import json
+
+        from harness.specfile import json_schema
+
+        text = json.dumps(json_schema(), indent=2) + "\n"
+        if output is None:
+            sys.stdout.write(text)
+        else:
+            output.write_text(text)
+
+
+@app.command()
+def doctor(
+    file: Annotated[Path | None, typer.Argument(help="Also check what this experiment needs.")] = None,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """Check this machine: versions, devices, disk, Ray, datasets. Exit code 1 if something is missing."""
+    with _answering():
+        from harness.doctor import diagnose
+
+        problems = diagnose(file, results)
+    if problems:
+        raise typer.Exit(1)
+
+
+@results_app.command("list")
+def results_list(
+    directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
+) -> None:
+    """One line per row."""
+    with _answering():
+        from harness import store
+
+        columns = [
+            "run_id",
+            "status",
+            "role",
+            "pair",
+            "method",
+            "seed",
+            "steps",
+            "dev_miou",
+            "val_miou",
+            "step_ms",
+            "message",
+        ]
+        rows = store.read_runs(directory, columns).to_pylist()
+        if not rows:
+            raise ValueError(f"{directory}: there are no rows (expected {directory / 'runs'}/*.parquet)")
+        lines = [
+            ["" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows
+        ]
+        _print_table(columns, lines)
+
+
+@results_app.command("show")
+def results_show(
+    directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
+    run_id: Annotated[str, typer.Argument(help="The run, or the beginning of its run_id.")],
+) -> None:
+    """Everything in one row, as JSON (pictures as their size)."""
+    with _answering():
+        import json
+
+        from harness import store
+
+        matches = [name for name in store.finished(directory) if name.startswith(run_id)]
+        if len(matches) != 1:
+            found = ", ".join(matches) or "none"
+            raise ValueError(
+                f"{directory}: {run_id!r} names {len(matches)} rows ({found}); name one, see `results list`"
+            )
+        row = store.read_row(store.run_path(directory, matches[0]))
+        typer.echo(json.dumps(row, indent=2, default=lambda v: f"{len(v)} bytes" if isinstance(v, bytes) else str(v)))
+
+
+def main() -> None:
+    """Entry point of `sstkd-bench`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What a run costs: time per step, peak memory, parameters, multiply-adds."""
+
+import ctypes
+import gc
+import resource
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+WARM_UP_STEPS = 5
+
+
+class StepClock:
+    """Milliseconds of each training step: `with clock: step()`. On CUDA by events, which never stall the device.
+
+    Args:
+        device: where the step runs.
+        history: milliseconds of the steps before an interruption.
+    """
+
+    def __init__(self, device: torch.device, history: Iterable[float] = ()) -> None:
+        self._cuda = device.type == "cuda"
+        self._ms = list(history)
+        self._pending: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._began = 0.0
+        self._fresh = 0  # steps since this process began: the first ones allocate, tune and compile
+        self._warm: list[float] = []
+
+    def __enter__(self) -> None:
+        if self._cuda:
+            events: Any = torch.cuda.Event  # untyped in torch
+            self._pending.append((events(enable_timing=True), events(enable_timing=True)))
+            self._pending[-1][0].record()
+        else:
+            self._began = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._cuda:
+            self._pending[-1][1].record()
+        else:
+            self._add((time.perf_counter() - self._began) * 1e3)
+
+    def _add(self, ms: float) -> None:
+        self._fresh += 1
+        (self._warm if self._fresh <= WARM_UP_STEPS else self._ms).append(ms)
+
+    def history(self) -> list[float]:
+        """Milliseconds of every step after warm-up so far. Waits for the device."""
+        if self._pending:
+            torch.cuda.synchronize()
+            for start, end in self._pending:
+                self._add(start.elapsed_time(end))
+            self._pending.clear()
+        return self._ms
+
+    def percentile(self, q: float) -> float | None:
+        """The q-th percentile in ms; of the warm-up steps if there were no others; None before any step."""
+        values = self.history() or self._warm
+        return float(np.percentile(values, q)) if values else None
+
+
+def parameters(module: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+@torch.no_grad()
+def multiply_adds(network: nn.Module, image: Tensor) -> int:
+    """Multiply-adds of convolutions and matrix products of one forward pass on `image` (1, 3, H, W), in eval mode."""
+    training = network.training
+    network.eval()
+    with FlopCounterMode(display=False) as counter:
+        network(image)
+    network.train(training)
+    return int(counter.get_total_flops()) // 2
+
+
+class PeakMemory:
+    """Peak memory in MiB since it was made: allocated on a CUDA device, else resident in the process.
+
+    The resident figure holds the interpreter and its libraries. The kernel's high-water mark is reset first, and what
+    earlier runs of a warm worker freed is handed back, so that a run is not charged for its predecessors.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._resettable = False
+        gc.collect()  # what earlier runs left in reference cycles
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")
+            self._resettable = True
+        except (OSError, AttributeError):  # not Linux, or not glibc: the figure is then the process's maximum
+            self._resettable = False
+
+    def mb(self) -> float:
+        """The peak so far, in MiB."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) / 2**20
+        if self._resettable:
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / 1024
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

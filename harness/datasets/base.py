@@ -1,0 +1,133 @@
+"""What every dataset hands over: three splits of (image, label) pairs, and what is known about them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.scores import miou
+
+Image = NDArray[np.uint8]
+"""(H, W, 3) uint8 RGB."""
+Label = NDArray[np.uint8]
+"""(H, W) uint8 class indices; the ignore index where there is none."""
+
+
+class Split(Protocol):
+    """A finite sequence of (image, label) pairs that are the same whenever they are read."""
+
+    def __len__(self) -> int:
+        """How many pairs there are."""
+        ...
+
+    def __getitem__(self, index: int) -> tuple[Image, Label]:
+        """Pair `index`: image (H, W, 3) uint8 and label (H, W) uint8. IndexError past the end."""
+        ...
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a run, a report and a method need to know of a dataset.
+
+    Attributes:
+        name: the key in `DATASETS`.
+        num_classes: K; labels are 0..K-1.
+        class_names: K names.
+        palette: K RGB colours, for pictures of labels.
+        mean: per-channel mean of the training images, RGB, in 0..255.
+        std: per-channel standard deviation of the training images, RGB, in 0..255.
+        content_hash: sha256 of the splits' content; two rows with the same hash saw the same data.
+        note: what the data is, in one sentence.
+        ignore_index: the label that never counts.
+        floor_dev_miou: mIoU on dev of the best classifier by single-pixel intensity; None where it was not computed.
+        floor_val_miou: the same on val.
+    """
+
+    name: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    content_hash: str
+    note: str
+    ignore_index: int = 255
+    floor_dev_miou: float | None = None
+    floor_val_miou: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("class_names", "palette"):
+            if len(getattr(self, name)) != self.num_classes:
+                raise ValueError(f"{self.name}: {name} has {len(getattr(self, name))} entries, not {self.num_classes}")
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset: training pairs, the dev split for selection, and val for final figures only."""
+
+    info: DataInfo
+    train: Split
+    dev: Split
+    val: Split
+
+
+def intensity_histogram(split: Split, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
+    """Pixels of every (grey level, class): (256, K). Grey level is the rounded-down mean of the channels."""
+    total = np.zeros(256 * num_classes, np.int64)
+    for i in range(len(split)):
+        image, label = split[i]
+        keep = label != ignore_index
+        grey = image[keep].sum(1, dtype=np.int64) // 3
+        total += np.bincount(grey * num_classes + label[keep], minlength=total.size)
+    return total.reshape(256, num_classes)
+
+
+def fit_intensity_table(histogram: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The class for each grey level that makes the mIoU on `histogram` as high as it gets, one level at a time.
+
+    Starts from the class of highest likelihood (classes weighted equally, since mIoU weighs them so) and changes single
+    entries while that helps; each change raises the mIoU, so it ends.
+
+    Args:
+        histogram: (256, K) pixels by grey level and class, of the training split.
+
+    Returns:
+        (256,) class indices.
+    """
+    labelled = histogram.sum(0)
+    table: NDArray[np.int64] = np.argmax(histogram / np.maximum(labelled, 1), axis=1)
+    confusion = table_confusion(table, histogram)
+    hit, said = np.diag(confusion).copy(), confusion.sum(0)
+    best, changed = miou(confusion), True
+    while changed:
+        changed = False
+        for level, counts in enumerate(histogram):
+            # Row c of a trial is what hits and predictions become if this level is given to class c.
+            old = np.eye(len(labelled), dtype=np.int64)[table[level]]
+            trial_hit = hit - old * counts + np.diag(counts)
+            trial_said = said - old * counts.sum() + np.eye(len(labelled), dtype=np.int64) * counts.sum()
+            union = labelled + trial_said - trial_hit
+            score = (trial_hit / np.maximum(union, 1)).sum(1) / np.maximum((union > 0).sum(1), 1)
+            new = int(np.argmax(score))
+            if score[new] > best + 1e-9:
+                table[level], hit, said, best, changed = new, trial_hit[new], trial_said[new], float(score[new]), True
+    return table
+
+
+def table_confusion(table: NDArray[np.int64], histogram: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Confusion matrix (K, K), rows = label, of predicting `table[grey level]`; `histogram` is (256, K) pixels."""
+    classes = histogram.shape[1]
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion.T, table, histogram)
+    return confusion
+
+
+def intensity_floors(train: Split, tests: Iterable[Split], num_classes: int, ignore_index: int = 255) -> list[float]:
+    """The mIoU on each of `tests` of a 256-entry table from grey level to class that was learned on `train`.
+
+    Whatever a network scores above it, it owes to more than one pixel.
+    """
+    table = fit_intensity_table(intensity_histogram(train, num_classes, ignore_index))
+    return [miou(table_confusion(table, intensity_histogram(test, num_classes, ignore_index))) for test in tests]

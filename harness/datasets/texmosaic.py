@@ -1,0 +1,316 @@
+"""texmosaic: mosaics of real texture photographs, a small-scale benchmark that needs no download; not a street scene.
+
+Eight photographs that ship inside the scikit-image wheel are the eight classes. Each is cut into three rectangles that
+share no pixel: one for train, one for dev, one for val. A mosaic is a ragged Voronoi partition; every region is filled
+with a randomly rotated and scaled piece of one photograph, and its grey levels are replaced by their ranks, so that
+inside every region every grey level is equally frequent and a single pixel says nothing about its class.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from harness.datasets.base import Data, DataInfo, Image, Label, intensity_floors
+
+VOID = 255
+SPLITS = ("train", "dev", "val")
+Box = tuple[int, int, int, int]
+"""top, left, bottom, right in pixels; bottom and right are outside."""
+
+
+@dataclass(frozen=True)
+class Texture:
+    """One class: the photograph's file name, the rectangle of it that is textured, and the colour of the class."""
+
+    name: str
+    file: str
+    box: Box
+    colour: tuple[int, int, int]
+
+
+# The colours are Okabe and Ito's eight, which people with any common colour-vision deficiency can tell apart.
+TEXTURES = (
+    Texture("brick", "brick.png", (0, 0, 512, 512), (213, 94, 0)),
+    Texture("grass", "grass.png", (0, 0, 512, 512), (0, 158, 115)),
+    Texture("gravel", "gravel.png", (0, 0, 512, 512), (230, 159, 0)),
+    Texture("moon", "moon.png", (0, 0, 512, 512), (86, 180, 233)),
+    Texture("tissue", "ihc.png", (0, 0, 512, 512), (204, 121, 167)),
+    Texture("galaxies", "hubble_deep_field.jpg", (0, 0, 872, 1000), (0, 0, 0)),
+    Texture("coins", "coins.png", (0, 0, 303, 384), (240, 228, 66)),
+    # The largest axis-parallel square inside the round field of view.
+    Texture("retina", "retina.jpg", (280, 280, 1130, 1130), (0, 114, 178)),
+)
+
+
+@dataclass(frozen=True)
+class Mosaics:
+    """A split in memory: `grey` (N, H, W) uint8 and `labels` (N, H, W) uint8; an image is grey in three channels."""
+
+    grey: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        """How many mosaics there are."""
+        return len(self.grey)
+
+    def __getitem__(self, index: int) -> tuple[Image, Label]:
+        """Mosaic `index`: image (H, W, 3) uint8 and label (H, W) uint8, both fresh copies."""
+        return np.repeat(self.grey[index][:, :, None], 3, axis=2), self.labels[index].copy()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a mosaic is drawn; the fields are the keyword parameters of `texmosaic`."""
+
+    size: int
+    regions: tuple[int, int]
+    rotate: float
+    zoom: tuple[float, float]
+    ragged: float
+    noise: float
+    void: int
+
+
+def texmosaic(
+    root: Path | None = None,
+    *,
+    size: int = 96,
+    train: int = 1000,
+    dev: int = 100,
+    val: int = 200,
+    regions: tuple[int, int] = (3, 6),
+    rotate: float = 30.0,
+    zoom: tuple[float, float] = (0.85, 1.2),
+    ragged: float = 1.0,
+    noise: float = 0.0,
+    void: int = 1,
+    seed: int = 0,
+) -> Data:
+    """Generate the three splits in memory.
+
+    Args:
+        root: must be None; the photographs are in the scikit-image package.
+        size: height and width of a mosaic in pixels, at least 32.
+        train: number of training mosaics.
+        dev: number of dev mosaics.
+        val: number of val mosaics.
+        regions: fewest and most regions of a mosaic.
+        rotate: a piece is rotated by up to this many degrees either way, 0..180. It is also mirrored in half of the
+            cases, unless `rotate` is 0.
+        zoom: a piece is enlarged by a factor drawn log-uniformly from this range.
+        ragged: how far borders are displaced at random; 0 gives smooth borders, 1 up to about 3 % of `size`.
+        noise: standard deviation of the Gaussian noise added to a piece before it is ranked, in units of the piece's
+            own standard deviation; it hides fine detail and leaves the grey levels' distribution alone.
+        void: half-width in pixels of the border between regions that is labelled 255; 0 for none.
+        seed: mosaics are a function of the seed, the split and their index, not of how many there are.
+
+    Returns:
+        Data with (size, size, 3) images; `info` has both floors.
+
+    Raises:
+        ValueError: a parameter is out of range (what was given, what is allowed), or a photograph is missing.
+    """
+    recipe = Recipe(size, regions, rotate, zoom, ragged, noise, void)
+    counts = {"train": train, "dev": dev, "val": val}
+    _check(root, recipe, counts, seed)
+    areas = texture_areas()
+    splits = {name: _generate(recipe, areas[name], [seed, k], counts[name]) for k, name in enumerate(SPLITS)}
+    digest = hashlib.sha256(b"texmosaic")
+    for name in SPLITS:
+        digest.update(splits[name].grey.tobytes())
+        digest.update(splits[name].labels.tobytes())
+    mean, std = float(splits["train"].grey.mean()), float(splits["train"].grey.std())
+    floors = intensity_floors(splits["train"], (splits["dev"], splits["val"]), len(TEXTURES), VOID)
+    info = DataInfo(
+        name="texmosaic",
+        num_classes=len(TEXTURES),
+        class_names=tuple(t.name for t in TEXTURES),
+        palette=tuple(t.colour for t in TEXTURES),
+        mean=(mean, mean, mean),
+        std=(std, std, std),
+        content_hash=digest.hexdigest(),
+        note="Mosaics of real texture photographs: a small-scale benchmark, not a street scene.",
+        ignore_index=VOID,
+        floor_dev_miou=floors[0],
+        floor_val_miou=floors[1],
+    )
+    return Data(info, splits["train"], splits["dev"], splits["val"])
+
+
+def split_boxes(texture: Texture) -> dict[str, Box]:
+    """The three rectangles of a photograph: the left 60 % is train, the rest is dev (upper half) and val (lower)."""
+    top, left, bottom, right = texture.box
+    x, y = left + (right - left) * 3 // 5, (top + bottom) // 2
+    return {"train": (top, left, bottom, x), "dev": (top, x, y, right), "val": (y, x, bottom, right)}
+
+
+def read_photograph(texture: Texture) -> NDArray[np.uint8]:
+    """The whole photograph in grey, (H, W) uint8.
+
+    Raises:
+        ValueError: scikit-image is not installed, or this version of it has no such file.
+    """
+    spec = find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise ValueError("texmosaic needs the photographs of the scikit-image package: pip install scikit-image")
+    path = Path(spec.origin).parent / "data" / texture.file
+    if not path.is_file():
+        raise ValueError(
+            f"texmosaic: {path} is missing; scikit-image {version('scikit-image')} does not ship {texture.file} "
+            "(0.26.0 does)"
+        )
+    with PILImage.open(path) as image:
+        return np.asarray(image.convert("L"))
+
+
+def texture_areas() -> dict[str, list[NDArray[np.float32]]]:
+    """The photographs' areas by split, one per class, evenly lit: {"train": [(h, w) float32, ...], ...}.
+
+    Everything after the cut reads one area only, so nothing of one split can reach another.
+    """
+    areas: dict[str, list[NDArray[np.float32]]] = {name: [] for name in SPLITS}
+    for texture in TEXTURES:
+        photograph = read_photograph(texture)
+        for name, (top, left, bottom, right) in split_boxes(texture).items():
+            areas[name].append(_even_light(photograph[top:bottom, left:right]))
+    return areas
+
+
+def _even_light(area: NDArray[np.uint8], sigma: float = 16.0) -> NDArray[np.float32]:
+    """Subtract the local mean and divide by the local standard deviation, both over about `sigma` pixels."""
+    x = area.astype(np.float32)
+    x -= cv2.GaussianBlur(x, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    power = cv2.GaussianBlur(x * x, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    # One grey level is the photographs' resolution: below it a deviation is rounding, which must not be blown up.
+    out: NDArray[np.float32] = x / np.sqrt(power + 1.0)
+    return out
+
+
+def _generate(recipe: Recipe, areas: list[NDArray[np.float32]], seed: list[int], count: int) -> Mosaics:
+    grey = np.empty((count, recipe.size, recipe.size), np.uint8)
+    labels = np.empty_like(grey)
+    for i in range(count):
+        grey[i], labels[i] = _mosaic(recipe, areas, np.random.default_rng([*seed, i]))
+    return Mosaics(grey, labels)
+
+
+def _mosaic(
+    recipe: Recipe, areas: list[NDArray[np.float32]], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One mosaic: grey (H, W) uint8 and label (H, W) uint8."""
+    count = int(rng.integers(recipe.regions[0], recipe.regions[1] + 1))
+    regions = _partition(recipe, count, rng)
+    # Whole permutations first, so that classes are equally frequent and repeat only when all have been used.
+    rounds = -(-count // len(areas))
+    classes = np.concatenate([rng.permutation(len(areas)) for _ in range(rounds)])[:count].astype(np.uint8)
+    grey = np.zeros(regions.shape, np.uint8)
+    for k in range(count):
+        rows, columns = np.nonzero(regions == k)
+        if rows.size == 0:
+            continue
+        top, left = int(rows.min()), int(columns.min())
+        shape = (int(rows.max()) - top + 1, int(columns.max()) - left + 1)
+        piece = _piece(areas[classes[k]], shape, recipe, rng)[rows - top, columns - left]
+        grey[rows, columns] = _ranks(piece, recipe.noise, rng)
+    label: NDArray[np.uint8] = classes[regions]
+    if recipe.void:
+        window = np.ones((2 * recipe.void + 1,) * 2, np.uint8)
+        label[cv2.dilate(regions, window) != cv2.erode(regions, window)] = VOID
+    return grey, label
+
+
+def _partition(recipe: Recipe, count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Region index of every pixel, (H, W) uint8: the nearest of `count` sites, seen through a displaced grid.
+
+    Each site has a metric (stretched, turned) and a size of its own, so regions differ in shape; the displacement has a
+    slow part, which bends borders, and a fast part, which frays them, more in some mosaics than in others.
+    """
+    size = recipe.size
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    slow, fast = 0.08 * rng.uniform(0.2, 1.0), 0.03 * recipe.ragged * rng.uniform(0.0, 1.0)
+    fine = max(6, size // 5)
+    y, x = (p + slow * _smooth_noise(4, size, rng) + fast * _smooth_noise(fine, size, rng) for p in (y, x))
+    site_y, site_x = rng.random((2, count, 1, 1), dtype=np.float32)
+    angle = rng.uniform(0, np.pi, (count, 1, 1)).astype(np.float32)
+    stretch, reach = np.exp(rng.uniform(-0.4, 0.4, (2, count, 1, 1))).astype(np.float32)
+    dy, dx = y - site_y, x - site_x
+    along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
+    distance = ((along * stretch) ** 2 + (across / stretch) ** 2) * reach
+    nearest: NDArray[np.uint8] = np.argmin(distance, axis=0).astype(np.uint8)
+    return nearest
+
+
+def _smooth_noise(cells: int, size: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Normal noise on a grid of cells x cells, interpolated to (size, size)."""
+    grid = rng.standard_normal((cells, cells), dtype=np.float32)
+    out: NDArray[np.float32] = cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    return out
+
+
+def _piece(
+    area: NDArray[np.float32], shape: tuple[int, int], recipe: Recipe, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """A rotated and scaled piece of an area, `shape` (h, w); the area is mirrored where the piece is larger than it."""
+    angle = np.deg2rad(rng.uniform(-recipe.rotate, recipe.rotate))
+    factor = float(np.exp(rng.uniform(np.log(recipe.zoom[0]), np.log(recipe.zoom[1]))))
+    mirror = -1.0 if rng.random() < 0.5 and recipe.rotate > 0 else 1.0
+    where = rng.random(2)
+    h, w = shape
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / factor
+    turn[:, 0] *= mirror
+    # Half the extent (x, y) of the piece in the area; its centre keeps that distance from the area's sides if it can.
+    half = np.abs(turn) @ np.array([w, h]) / 2 + 1
+    extent = np.array(area.shape[::-1], float)
+    half = np.minimum(half, extent / 2)
+    centre = half + where * (extent - 2 * half)
+    shift = centre - turn @ np.array([(w - 1) / 2, (h - 1) / 2])
+    out: NDArray[np.float32] = cv2.warpAffine(
+        area,
+        np.column_stack([turn, shift]),
+        (w, h),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT_101,
+    ).astype(np.float32)
+    return out
+
+
+def _ranks(values: NDArray[np.float32], noise: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Replace (n,) values by their ranks, spread evenly over 0..255; equal values get an arbitrary order."""
+    n = values.size
+    if noise > 0:
+        values = values + noise * float(values.std()) * rng.standard_normal(n, dtype=np.float32)
+    # A random order first: ties resolved in scan order would draw a gradient across a flat region.
+    shuffled = rng.permutation(n)
+    order = shuffled[np.argsort(values[shuffled], kind="stable")]
+    out = np.empty(n, np.uint8)
+    # A random phase, since n ranks on 256 levels would otherwise tell small regions apart by which levels occur.
+    out[order] = ((np.arange(n) + rng.random()) * (256.0 / n)).astype(np.uint8)
+    return out
+
+
+def _check(root: Path | None, recipe: Recipe, counts: dict[str, int], seed: int) -> None:
+    def need(holds: bool, what: str, given: object, allowed: str) -> None:
+        if not holds:
+            raise ValueError(f"texmosaic: {what} is {given}; allowed: {allowed}")
+
+    need(root is None, "root", root, "none, because the photographs come with the scikit-image package")
+    need(recipe.size >= 32, "size", recipe.size, "32 and more")
+    low, high = recipe.regions
+    need(1 <= low <= high <= 64, "regions", recipe.regions, "1 <= fewest <= most <= 64")
+    need(0 <= recipe.rotate <= 180, "rotate", recipe.rotate, "0..180 degrees")
+    small, large = recipe.zoom
+    need(0.25 <= small <= large <= 4, "zoom", recipe.zoom, "0.25 <= smallest <= largest <= 4")
+    need(0 <= recipe.ragged <= 4, "ragged", recipe.ragged, "0..4")
+    need(0 <= recipe.noise <= 4, "noise", recipe.noise, "0..4")
+    need(0 <= recipe.void <= recipe.size // 8, "void", recipe.void, f"0..{recipe.size // 8} (size / 8)")
+    need(seed >= 0, "seed", seed, "0 and more")
+    for name, count in counts.items():
+        need(count >= 1, name, count, "at least 1 mosaic")

@@ -1,0 +1,37 @@
+"""The contract of a distiller: one class, one forward, named terms.
+
+A distiller is built from a `Pair` and keyword-only hyper-parameters; the experiment file's schema, the docs and the
+search space are read from that signature, so a hyper-parameter is declared once. It never sees or weighs the task loss.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from harness.taps import Pair, View
+
+
+class Distiller(nn.Module):
+    """Base of every distiller.
+
+    Attributes:
+        paper: citation, one line.
+        space: what the `tuned` ruleset may tune, as {hyper-parameter: (low, high)}, log-uniform.
+        caveat: what a table must say of the default values, e.g. that nobody could verify them; empty if nothing.
+        needs_teacher: False lets the training loop skip the teacher's forward pass.
+    """
+
+    paper: ClassVar[str] = ""
+    space: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    caveat: ClassVar[str] = ""
+    needs_teacher: ClassVar[bool] = True
+
+    @classmethod
+    def skip(cls, pair: Pair, **parameters: Any) -> str | None:
+        """Why this method does not apply to `pair` with these hyper-parameters, or None when it does."""
+        return None
+
+    def forward(self, view: View) -> dict[str, Tensor]:
+        """Named scalar terms, already weighted; their sum is added to the task loss."""
+        raise TypeError(f"{type(self).__name__} has no forward(view) -> dict of named terms")

@@ -1,0 +1,130 @@
+"""Is this machine ready? Versions, devices, disk, Ray, datasets, and what one experiment needs."""
+
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+
+from harness import record
+from harness.spec import Weights
+
+FREE_GB = 2.0
+
+
+def diagnose(file: Path | None, results: Path) -> int:
+    """Print one line per check; returns the number of problems."""
+    console = Console()
+    problems = 0
+    for name, okay, text in [*_python(), *_devices(), _disk(results), _ray(), *_datasets(), *_experiment(file)]:
+        problems += not okay
+        console.print(f"{'ok  ' if okay else 'FAIL'} {name}: {text}", markup=False, highlight=False, soft_wrap=True)
+    return problems
+
+
+Line = tuple[str, bool, str]
+
+
+def _python() -> list[Line]:
+    lines: list[Line] = [
+        ("code", True, record.code_version()),
+        ("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}"),
+    ]
+    for name in record.PACKAGES:
+        try:
+            lines.append((name, True, version(name)))
+        except PackageNotFoundError:
+            lines.append((name, False, "is not installed; run: pip install -e ."))
+    return lines
+
+
+def _devices() -> list[Line]:
+    try:
+        import torch
+    except ImportError as error:
+        return [("gpus", False, f"torch cannot be imported: {error}")]
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    lines: list[Line] = [("cpus", True, f"{cpus} usable, torch uses {torch.get_num_threads()} threads by default")]
+    if not torch.cuda.is_available():
+        return [*lines, ("gpus", True, "none; runs use the CPU (resources.gpus_per_worker: 0)")]
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        lines.append((f"gpu {index}", True, f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"))
+    return lines
+
+
+def _disk(results: Path) -> Line:
+    folder = next(p for p in [results.absolute(), *results.absolute().parents] if os.path.exists(p))
+    if not folder.is_dir():
+        return ("disk", False, f"{folder} is not a folder; choose another --results folder")
+    free = shutil.disk_usage(folder).free / 2**30
+    writable = os.access(folder, os.W_OK)
+    text = f"{free:.1f} GiB free for {results.absolute()}"
+    if not writable:
+        return ("disk", False, f"{folder} cannot be written; choose another --results folder")
+    return ("disk", free >= FREE_GB, text if free >= FREE_GB else f"{text}; at least {FREE_GB:g} GiB is advisable")
+
+
+def _ray() -> Line:
+    try:
+        import ray
+
+        from harness.launch import connected
+        from harness.spec import Resources
+
+        with connected(Resources()):
+            total = ray.cluster_resources()
+            return (
+                "ray",
+                True,
+                f"a local instance starts ({total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs)",
+            )
+    except Exception as error:  # whatever keeps Ray from starting is the finding
+        return ("ray", False, f"a local instance does not start: {type(error).__name__}: {error}")
+
+
+def _datasets() -> list[Line]:
+    try:
+        from harness.datasets import texmosaic
+
+        texmosaic(train=1, dev=1, val=1)
+    except (ValueError, ImportError) as error:
+        return [("texmosaic", False, str(error))]
+    return [("texmosaic", True, "embedded; every photograph is there")]
+
+
+def _experiment(file: Path | None) -> list[Line]:
+    if file is None:
+        return []
+    from harness import protocol, specfile
+
+    try:
+        experiment = specfile.load(file)
+        runs = protocol.plan(experiment)
+    except ValueError as error:
+        return [(str(file), False, line) for line in str(error).splitlines()]
+    lines: list[Line] = [(str(file), True, f"{len(runs)} runs")]
+    if experiment.data.root is not None:
+        lines.append(("data.root", True, experiment.data.root))
+    for pair in experiment.pairs:
+        for name, weights in (
+            ("teacher.checkpoint", pair.teacher.checkpoint),
+            ("teacher.encoder_weights", pair.teacher.encoder_weights),
+            ("student.encoder_weights", pair.student.encoder_weights),
+        ):
+            if weights is not None:
+                lines.append((f"{pair.name}: {name}", *_weights(weights)))
+    return lines
+
+
+def _weights(weights: Weights) -> tuple[bool, str]:
+    from harness.models import sha256
+
+    try:
+        same = sha256(Path(weights.path)) == weights.sha256
+    except (OSError, ImportError) as error:
+        return False, f"{weights.path} cannot be read: {error}"
+    return same, weights.path if same else f"{weights.path} has another sha256"

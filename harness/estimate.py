@@ -1,0 +1,63 @@
+"""What a run will cost: a few real steps of each method, timed on this machine."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from harness.models import SegNet, build
+from harness.parts import build_method, build_network, load_data
+from harness.runtime import Runtime
+from harness.spec import Resources, Run
+from harness.taps import Pair, View
+
+WARM_UP, TIMED = 1, 3
+
+
+def step_seconds(runs: Sequence[Run], resources: Resources) -> dict[tuple[str, str, str], float]:
+    """Median seconds of a training step on one worker, by (pair, role, method label).
+
+    The teacher has random weights here: time does not depend on them. Building every method also tells whether it
+    applies to its pair.
+
+    Raises:
+        ValueError: a network cannot be built or a method does not apply.
+    """
+    torch.set_num_threads(resources.cpus_per_worker)
+    seen: dict[tuple[str, str, str], float] = {}
+    for run in runs:
+        key = run.pair, run.role, run.method.label
+        if key not in seen:
+            try:
+                seen[key] = 0.0 if run.checkpoint is not None else _time(run, resources)
+            except ValueError as error:
+                raise ValueError(f"pair {run.pair}, {run.method.label} ({run.role}): {error}") from None
+    return seen
+
+
+def _time(run: Run, resources: Resources) -> float:
+    data = load_data(run.data)
+    device = torch.device("cuda" if resources.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
+    runtime = Runtime.local(Path(), device=device, threads=resources.cpus_per_worker)
+    student = build_network(run, data.info).to(device)
+    teacher: SegNet | None = None
+    if run.method.needs_teacher and run.teacher is not None:
+        spec = run.teacher.model_copy(update={"encoder_weights": None})
+        teacher = build(spec, data.info.num_classes, 0).eval().requires_grad_(False).to(device)
+    pair = Pair(student.info(), (teacher or student).info(), data.info.num_classes, data.info.ignore_index)
+    distiller = build_method(run.method, pair, run.seed).to(device)
+    stream, times = torch.Generator().manual_seed(0), []
+    for image, label in runtime.batches(data.train, data.info, run, 0, WARM_UP + TIMED):
+        began = time.perf_counter()
+        with torch.no_grad():
+            taught = teacher(image) if teacher is not None else None
+        taps = student(image)
+        loss = F.cross_entropy(taps.full, label, ignore_index=data.info.ignore_index)
+        loss = loss + sum(distiller(View(taps, taught, label, 0.0, stream)).values())
+        loss.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return sorted(times[WARM_UP:])[TIMED // 2]

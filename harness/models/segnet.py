@@ -1,0 +1,212 @@
+"""A segmentation network with taps, without hooks: the parts are called in order, what passes between them is kept."""
+
+import inspect
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.models.weights import load_state
+from harness.spec import Network, nearest
+from harness.taps import NetworkInfo, TapInfo, Taps
+
+# DPT reads class tokens beside the feature maps and does not follow encoder -> decoder -> head.
+ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "unet": smp.Unet,
+    "unetplusplus": smp.UnetPlusPlus,
+    "manet": smp.MAnet,
+    "linknet": smp.Linknet,
+    "fpn": smp.FPN,
+    "pspnet": smp.PSPNet,
+    "deeplabv3": smp.DeepLabV3,
+    "deeplabv3plus": smp.DeepLabV3Plus,
+    "pan": smp.PAN,
+    "upernet": smp.UPerNet,
+    "segformer": smp.Segformer,
+}
+
+# Set by the spec's own keys, or would change what `full` means: class scores of an RGB image.
+_RESERVED = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
+_DRY_SIDE = 128  # image side of dry runs: PAN pools its deepest map three times, and needs 8 positions there
+
+
+class SegNet(nn.Module):
+    """Encoder, decoder and head of a segmentation-models-pytorch network, called one after the other.
+
+    `full` is bit-identical to the wrapped network's own output. Inputs whose size is no multiple of the encoder's
+    stride are padded at the bottom and right by their border values. `full` is cropped back, and every other tap to the
+    cells that hold a part of the image: networks that pad differently still give maps of the same area.
+    """
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.encoder: nn.Module = network.encoder
+        self.decoder: nn.Module = network.decoder
+        self.head: nn.Sequential = network.segmentation_head
+        self.multiple = int(network.encoder.output_stride)
+
+    def forward(self, image: Tensor) -> Taps:
+        """Image (N, 3, H, W) to its taps.
+
+        Raises:
+            ValueError: not a batch of RGB images, or the head does not return to the image's size.
+        """
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise ValueError(f"a batch of RGB images is (N, 3, H, W); given {tuple(image.shape)}")
+        height, width = image.shape[-2:]
+        bottom, right = -height % self.multiple, -width % self.multiple
+        if bottom or right:
+            image = F.pad(image, (0, right, 0, bottom), mode="replicate")
+        features = self.encoder(image)
+        decoded = self.decoder(features)
+        logits = self.head[0](decoded)
+        full = self.head[2](self.head[1](logits))
+        padded = image.shape[-2:]
+        if full.shape[-2:] != padded:
+            raise ValueError(
+                f"the head gives {tuple(full.shape[-2:])} for an image of {tuple(padded)}; correct `upsampling` or "
+                "`encoder_depth` in the network's parameters"
+            )
+
+        def crop(x: Tensor) -> Tensor:
+            if not (bottom or right):
+                return x
+            return x[..., : -(-height * x.shape[-2] // padded[0]), : -(-width * x.shape[-1] // padded[1])]
+
+        stages = {name: crop(x) for name, x in _stages(features).items()}
+        return Taps(stages, crop(decoded), crop(logits), crop(full))
+
+    @torch.no_grad()
+    def info(self) -> NetworkInfo:
+        """Widths and strides of all taps, from one dry run in eval mode."""
+        training = self.training
+        self.eval()
+        parameter = next(self.parameters())
+        side = _DRY_SIDE
+        taps = self(torch.zeros(1, 3, side, side, device=parameter.device, dtype=parameter.dtype))
+        self.train(training)
+
+        def tap(x: Tensor) -> TapInfo:
+            return TapInfo(channels=x.shape[1], stride=side // x.shape[2])
+
+        return NetworkInfo({name: tap(x) for name, x in taps.stages.items()}, tap(taps.decoder), tap(taps.logits))
+
+
+def _stages(features: list[Tensor]) -> dict[str, Tensor]:
+    """Name the encoder's maps: features[0] is the image, features[1] the stem (empty in patch-based encoders)."""
+    stages = {} if features[1].shape[1] == 0 else {"stem": features[1]}
+    return stages | {f"stage{i}": x for i, x in enumerate(features[2:], start=1)}
+
+
+def build(network: Network, num_classes: int, seed: int) -> SegNet:
+    """Build a network on the CPU; its initial weights depend on `seed` alone. Nothing is downloaded.
+
+    Parameters that cannot reach the output (an encoder stage behind the last one the decoder reads) are frozen, so that
+    neither weight decay nor a distributed reducer waits for a gradient that never comes.
+
+    Raises:
+        ValueError: unknown architecture, encoder or parameter, or encoder weights that do not fit.
+    """
+    if network.architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"unknown architecture {network.architecture!r}.{nearest(network.architecture, ARCHITECTURES)} "
+            f"Allowed: {', '.join(ARCHITECTURES)}"
+        )
+    _check_parameters(network)
+    keywords: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in network.parameters.items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would move the GPUs' streams, too
+        try:
+            model: Any = ARCHITECTURES[network.architecture](
+                encoder_name=network.encoder, encoder_weights=None, classes=num_classes, **keywords
+            )
+        except KeyError:
+            names = smp.encoders.get_encoder_names()
+            raise ValueError(
+                f"unknown encoder {network.encoder!r}.{nearest(network.encoder, names)} Allowed: tu-NAME for any timm "
+                f"backbone with feature maps, or one of {', '.join(names)}"
+            ) from None
+        except (AssertionError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+            near = ""
+            if network.encoder.startswith("tu-") and not timm.is_model(network.encoder[3:]):
+                near = nearest(network.encoder, [f"tu-{name}" for name in timm.list_models()])
+            what = f"{network.architecture} with encoder {network.encoder} and parameters {network.parameters}"
+            raise ValueError(f"{what} cannot be built: {error}{near}") from None
+    if network.encoder_weights is not None:
+        _load_encoder(model.encoder, network)
+    wrapped = SegNet(model)
+    try:
+        _freeze_unused(wrapped)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"{network.architecture} with encoder {network.encoder} and parameters {network.parameters} fails on an "
+            f"image of {_DRY_SIDE}x{_DRY_SIDE}: {error} A timm backbone of fixed input size may take parameters "
+            f"{{img_size: {_DRY_SIDE}, strict_img_size: false}}."
+        ) from None
+    return wrapped
+
+
+def _check_parameters(network: Network) -> None:
+    """Names that the architecture has; a timm backbone checks the remaining ones itself, other encoders drop them.
+
+    Raises:
+        ValueError: a reserved or an unknown name.
+    """
+    signature = inspect.signature(ARCHITECTURES[network.architecture])
+    named = [name for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD and name not in _RESERVED]
+    for name in network.parameters:
+        if name in _RESERVED or (name not in named and not network.encoder.startswith("tu-")):
+            raise ValueError(
+                f"{network.architecture} with encoder {network.encoder} takes no parameter {name!r}."
+                f"{nearest(name, named)} Allowed: {', '.join(named)}"
+            )
+
+
+def _load_encoder(encoder: nn.Module, network: Network) -> None:
+    assert network.encoder_weights is not None
+    weights = network.encoder_weights
+    state = load_state(Path(weights.path), weights.sha256)
+    own = encoder.state_dict()
+    source = {key: _name_in_file(key, state) for key in own}
+    found = {key: state[name] for key, name in source.items() if name is not None}
+    missing = sorted(key for key in own if key not in found and not key.endswith("num_batches_tracked"))
+    shapes = [
+        f"{key}: file {tuple(value.shape)}, network {tuple(own[key].shape)}"
+        for key, value in found.items()
+        if value.shape != own[key].shape
+    ]
+    if missing or shapes:
+        raise ValueError(
+            f"{weights.path}: does not fit the encoder {network.encoder}: {len(missing)} tensors missing "
+            f"(first {missing[:3]}), {len(shapes)} of another shape (first {shapes[:3]}). "
+            "Give weights of this very encoder."
+        )
+    encoder.load_state_dict(found, strict=False)
+
+
+def _name_in_file(key: str, state: Mapping[str, Tensor]) -> str | None:
+    """How a weight file calls the encoder's tensor: as the encoder does, or as the plain timm model does."""
+    plain = key.removeprefix("model.")
+    # timm flattens the outermost sequence of a backbone with feature maps: stages.0.x becomes stages_0.x.
+    for name in (key, plain, re.sub(r"^([A-Za-z]\w*?)_(\d+)\.", r"\1.\2.", plain)):
+        if name in state:
+            return name
+    return None
+
+
+def _freeze_unused(network: SegNet) -> None:
+    """Freeze what gets no gradient; found by one backward pass in eval mode, which changes no statistics."""
+    network.eval()
+    side = _DRY_SIDE
+    network(torch.zeros(1, 3, side, side)).full.sum().backward()
+    for parameter in network.parameters():
+        if parameter.grad is None:
+            parameter.requires_grad_(False)
+        parameter.grad = None
+    network.train()

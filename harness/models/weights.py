@@ -1,0 +1,89 @@
+"""Weight files: named by content, read without executing code."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """Hex SHA-256 of a state dict's names, types, shapes and values, independent of any file format."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_state(path: Path, expected_sha256: str) -> dict[str, Tensor]:
+    """Read a state dict from a .safetensors, .pt or .pth file whose content is the expected one.
+
+    Raises:
+        ValueError: the file is missing, is another file than expected, or is not a plain state dict.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: the weight file is missing. Put it there or correct the path; no random weights are used."
+        )
+    found = sha256(path)
+    if found != expected_sha256:
+        raise ValueError(
+            f"{path}: has sha256 {found}, expected {expected_sha256}. It is another file, or a damaged one."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no weights make the unpickler raise anything
+        raise ValueError(
+            f"{path}: cannot be read as weights ({error}). Save it with safetensors.torch.save_file."
+        ) from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path}: is not a state dict (a mapping of names to tensors). Save model.state_dict().")
+    return state
+
+
+def save_state(state: Mapping[str, Tensor], path: Path) -> str:
+    """Write a state dict as safetensors, whole or not at all; returns the file's SHA-256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, temporary)
+        digest = sha256(temporary)
+        temporary.chmod(0o644)  # safetensors writes 0600, which would lock colleagues out of a shared folder
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return digest
+
+
+def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict that must fit exactly.
+
+    Raises:
+        ValueError: names in one and not in the other, or other shapes; says how many and the first ones.
+    """
+    own = network.state_dict()
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if missing or unknown or shapes:
+        raise ValueError(
+            f"{source}: does not fit this network: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(unknown)} unknown {unknown[:3]}, {len(shapes)} of another shape {shapes[:3]}. "
+            "Give weights saved from the same architecture, encoder, parameters and number of classes."
+        )
+    network.load_state_dict(dict(state))

@@ -1,0 +1,352 @@
+"""One HTML page of an experiment that needs nothing but itself: no network, no script, pictures inside.
+
+Every text that comes from a row passes `_e` on its way into the page. The content policy in its head forbids the
+browser to load anything, so what slipped through could not reach out either.
+"""
+
+import base64
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from html import escape
+from string import Template
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.pagestyle import STYLE
+from harness.plots import FAINT, INK, MUTED, class_colours, colourise, curve_figure, figure_svg, panel, style
+from harness.scores import class_iou
+from harness.tables import HEADER, Block, MethodRow, QuickTable
+
+Row = Mapping[str, Any]
+
+# Colours of the figure that a dark page cannot show as they are.
+_THEMED = {INK: "currentColor", MUTED: "var(--muted)", FAINT: "var(--line)", "#0072b2": "var(--blue)"}
+
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>$title: distillation for semantic segmentation</title>
+<style>$style</style>
+</head>
+<body>
+<header>
+<h1>$title</h1>
+<p class="lead">$lead</p>
+</header>
+<main>
+$blocks
+<section>
+<h2>Provenance</h2>
+<p>Every run behind this page, with what it takes to repeat it. Rows are in <code>runs/</code> next to this file.</p>
+$provenance
+</section>
+</main>
+<footer>Protocol $protocol. Computed from $runs rows.</footer>
+</body>
+</html>
+""")
+
+
+def render(
+    table: QuickTable, rows: Sequence[Row], samples: Mapping[str, Sequence[Row] | None], experiment_file: str
+) -> str:
+    """The page.
+
+    Args:
+        table: the comparison of `rows`.
+        rows: every row of the experiment as a dict, with `curve` and `losses`.
+        samples: the column `samples` by run_id, for the runs whose predictions are shown.
+        experiment_file: what the command that repeats a run names.
+
+    Raises:
+        ValueError: a sample or a palette that is not what the row's schema says.
+    """
+    by_id = {str(row["run_id"]): row for row in rows}
+    methods = sorted({line.label for block in table.blocks for line in block.methods if line.run_ids})
+    datasets = sorted({block.dataset for block in table.blocks})
+    lead = (
+        "How much better does a small segmentation network get when it learns from a large one? "
+        f"{len(methods)} ways to train the same student on {', '.join(datasets)}: same initial weights, data order, "
+        "recipe and budget, compared seed by seed with the plain student (none) and plain distillation (kd)."
+    )
+    names = {run: line.label for block in table.blocks for line in block.methods for run in line.run_ids.values()}
+    return _PAGE.substitute(
+        title=_e(table.experiment),
+        lead=_e(lead),
+        style=STYLE,
+        blocks="\n".join(_block(i, block, table, by_id, samples) for i, block in enumerate(table.blocks)),
+        provenance="\n".join(_details(row, names, experiment_file) for row in _in_order(rows, table)),
+        protocol=_e(table.protocol),
+        runs=len(rows),
+    )
+
+
+def _block(
+    i: int, block: Block, table: QuickTable, by_id: Mapping[str, Row], samples: Mapping[str, Sequence[Row] | None]
+) -> str:
+    floor = "not measured" if block.floor is None else f"{block.floor:.2f}"
+    teacher = block.teacher
+    facts = [
+        ("Teacher mIoU", f"{teacher.miou:.2f}" if teacher.miou is not None else "–", teacher.text),
+        ("Floor", floor, "best look-up by single-pixel intensity"),
+        ("Budget", block.budget, f"per run, on {block.devices}"),
+        ("Rules", block.ruleset, f"protocol {table.protocol}"),
+    ]
+    if teacher.miou is not None:
+        facts[0] = (*facts[0][:2], f"{teacher.steps} steps, one run" if teacher.steps else "weights given")
+    tiles = "".join(f"<div><dt>{_e(k)}</dt><dd>{_e(v)}<small>{_e(more)}</small></dd></div>" for k, v, more in facts)
+    notes = "".join(f"<li>{_e(note)}</li>" for note in block.notes)
+    caveats = "".join(f"<li>{_e(caveat)}</li>" for caveat in block.caveats)
+    return f"""<section>
+<h2>{_e(block.pair)} <span class="on">on {_e(block.dataset)}</span></h2>
+<dl class="facts">{tiles}</dl>
+{_table(block)}
+<p class="note">{_e(table.legend)} {block.comparisons} comparisons in this table.
+The bootstrap interval is too narrow for a few seeds and decides nothing.</p>
+{f'<ul class="note bad">{notes}</ul>' if notes else ""}
+{f'<ul class="note">{caveats}</ul>' if caveats else ""}
+<h3>Learning curves</h3>
+{_curves(i, block, by_id)}
+<h3>IoU by class</h3>
+{_by_class(block, by_id)}
+<h3>Sample predictions</h3>
+{_samples(block, by_id, samples)}
+</section>"""
+
+
+def _table(block: Block) -> str:
+    head = "".join(f'<th scope="col">{_e(name)}</th>' for name in HEADER)
+    body = []
+    for i, line in enumerate(block.methods):
+        name, *cells = line.cells(block.references)
+        tds = []
+        for title, cell, comparison in zip(
+            HEADER[1:], cells, (None, line.vs_none, line.vs_kd, None, None), strict=True
+        ):
+            kind, hint = "", ""
+            if comparison is not None:
+                b = comparison.bootstrap
+                kind = " ".join(["diff", "beyond" if comparison.beyond_noise else ""]).strip()
+                if b.low is not None and comparison.p_holm is not None:
+                    # Spaces that do not break keep a phone from tearing the numbers apart.
+                    hint = f"bootstrap\u00a0[{b.low:+.2f},\u00a0{b.high:+.2f}] Holm\u00a0p\u00a0{comparison.p_holm:.3f}"
+            small = f"<small>{_e(hint)}</small>" if hint else ""
+            if title == HEADER[1] and line.absences:
+                cell = cell.removesuffix(line.absences).removesuffix("; ")
+                small = f'<em class="bad">{_e(line.absences)}</em>'
+            tds.append(f'<td data-label="{_e(title)}" class="{kind}"><span>{_e(cell)}{small}</span></td>')
+        body.append(f'<tr><th scope="row">{_swatch(i)}{_e(name)}</th>{"".join(tds)}</tr>')
+    return (
+        f'<div class="scroll"><table class="main"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _swatch(i: int) -> str:
+    colour = style(i)[0]
+    return f'<i class="dot" style="background:{_THEMED.get(colour, colour)}"></i>'
+
+
+def _curves(i: int, block: Block, by_id: Mapping[str, Row]) -> str:
+    one = replace(panel(block, {k: r["curve"] for k, r in by_id.items()}), title="")
+    if not any(one.curves):
+        return '<p class="note">No run has a curve yet.</p>'
+    wide = _inline(figure_svg(curve_figure([one], 8.6, 4.3), text=True), f"w{i}-")
+    # Shrinking the wide one to a phone would leave letters of three pixels.
+    narrow = _inline(figure_svg(curve_figure([one], 3.7, 4.4), text=True), f"n{i}-")
+    return (
+        f'<figure class="curves"><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
+        "<figcaption>Dev mIoU during training: mean over seeds (marked) and single seeds (thin).</figcaption></figure>"
+    )
+
+
+def _inline(svg: str, prefix: str) -> str:
+    """An SVG for the middle of a page: no prologue or metadata, ids of its own, the page's colours."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = svg.replace('<style type="text/css">*{stroke-linejoin: round; stroke-linecap: butt}</style>', "")
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
+    for colour, themed in _THEMED.items():
+        svg = svg.replace(colour, themed)
+    return svg.replace("<svg ", '<svg role="img" aria-label="dev mIoU over training steps, by method" ', 1)
+
+
+def _by_class(block: Block, by_id: Mapping[str, Row]) -> str:
+    """Classes down, methods across: a phone is narrow and datasets have up to 150 classes."""
+    columns: list[tuple[str, NDArray[np.float64]]] = []
+    teacher = by_id.get(block.teacher.run_id or "")
+    if teacher is not None and teacher["dev_confusion"] is not None:
+        columns.append(("teacher", _class_iou(teacher)))
+    first: Row | None = None
+    for line in block.methods:
+        mine = [by_id[run] for run in line.run_ids.values()]
+        if mine:
+            first = first or mine[0]
+            columns.append((line.label, _mean([_class_iou(row) for row in mine])))
+    if first is None:
+        return '<p class="note">No run has a result yet.</p>'
+    confusion = np.reshape(first["dev_confusion"], (first["num_classes"], -1))
+    share = confusion.sum(1) / max(1, confusion.sum())
+    colours = class_colours(first["palette"], first["num_classes"])
+    head = "".join(
+        f'<th scope="col">{_e(name)}</th>' for name in ("class", *(c[0] for c in columns), "share of pixels")
+    )
+    body = []
+    for k, name in enumerate(_class_names(first)):
+        cells = "".join(_heat(100 * values[k]) for _, values in columns)
+        dot = f'<i class="dot sq" style="background:{_rgb(colours[k])}"></i>'
+        body.append(f'<tr><th scope="row">{dot}{_e(name)}</th>{cells}<td>{100 * share[k]:.1f} %</td></tr>')
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="IoU by class"><table class="heat">'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        '<p class="note">IoU in percent on dev at the last step, mean over seeds. '
+        "A dash: the class is in no label and in no prediction.</p>"
+    )
+
+
+def _class_iou(row: Row) -> NDArray[np.float64]:
+    iou: NDArray[np.float64] = class_iou(np.reshape(row["dev_confusion"], (row["num_classes"], -1)))
+    return iou
+
+
+def _mean(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Mean over runs of (K,) vectors, leaving nan out; nan where all are."""
+    stack = np.array(values)
+    seen = ~np.isnan(stack)
+    total, count = np.where(seen, stack, 0).sum(0), seen.sum(0)
+    mean: NDArray[np.float64] = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return mean
+
+
+def _class_names(row: Row) -> list[str]:
+    return list(row["class_names"] or (f"class {k}" for k in range(row["num_classes"])))
+
+
+def _heat(percent: float) -> str:
+    """A cell whose shade is its value; the letters take black or white, whichever contrasts more."""
+    from matplotlib import colormaps
+
+    if np.isnan(percent):
+        return "<td>–</td>"
+    rgb = np.array(colormaps["YlGnBu"](percent / 100)[:3])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    ink = "#fff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000"
+    return f'<td style="background:{_rgb(np.round(255 * rgb))};color:{ink}">{percent:.1f}</td>'
+
+
+def _rgb(colour: NDArray[Any]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*(int(v) for v in colour))
+
+
+def _samples(block: Block, by_id: Mapping[str, Row], samples: Mapping[str, Sequence[Row] | None]) -> str:
+    shown = [("teacher", block.teacher.run_id or "")] + [(x.label, _first_run(x)) for x in block.methods]
+    sources = [
+        (name, by_id[run], {s["index"]: s for s in samples.get(run) or ()}) for name, run in shown if run in by_id
+    ]
+    sources = [source for source in sources if source[2]]
+    if not sources:
+        return '<p class="note">No run has kept samples.</p>'
+    _, row, _ = sources[0]
+    colours, void = class_colours(row["palette"], row["num_classes"]), row["ignore_index"]
+    strips = []
+    for index in sorted({index for _, _, found in sources for index in found}):
+        pictures = []
+        for part in ("image", "label"):
+            data = next((s[index][part] for _, _, s in sources if index in s and s[index][part] is not None), None)
+            if data is not None:
+                pictures.append(_picture(part, data if part == "image" else colourise(data, colours, void), index))
+        for name, _, found in sources:
+            if index in found:
+                pictures.append(_picture(name, colourise(found[index]["prediction"], colours, void), index))
+        strips.append(f'<div class="strip">{"".join(pictures)}</div>')
+    keys = [
+        f'<li><i class="dot sq" style="background:{_rgb(colour)}"></i>{_e(name)}</li>'
+        for name, colour in zip(_class_names(row), colours, strict=True)
+    ]
+    seed = min((seed for line in block.methods for seed in line.run_ids), default=0)
+    return (
+        f'<ul class="key">{"".join(keys)}<li><i class="dot sq void"></i>void (not counted)</li></ul>'
+        f'{"".join(strips)}<p class="note">Students of seed {seed}, or of a method\'s first finished seed.</p>'
+    )
+
+
+def _first_run(line: MethodRow) -> str:
+    return line.run_ids[min(line.run_ids)] if line.run_ids else ""
+
+
+def _picture(name: str, png: bytes, index: int) -> str:
+    data = base64.b64encode(png).decode()
+    return (
+        f'<figure><img src="data:image/png;base64,{data}" alt="{_e(name)}, sample {index}" loading="lazy">'
+        f"<figcaption>{_e(name)}</figcaption></figure>"
+    )
+
+
+def _in_order(rows: Sequence[Row], table: QuickTable) -> list[Row]:
+    """Teachers first, then the order of the table's lines."""
+    methods = [line.label.split("(")[0] for block in table.blocks for line in block.methods]
+
+    def place(method: str) -> int:
+        return methods.index(method) if method in methods else len(methods)
+
+    return sorted(
+        rows,
+        key=lambda r: (
+            r["pair"],
+            r["role"] != "teacher",
+            methods.index(r["method"]),
+            r["method_parameters"],
+            r["seed"],
+        ),
+    )
+
+
+_LONG = ("spec", "dev_confusion", "val_confusion", "curve", "losses", "samples", "palette", "class_names")
+
+
+def _details(row: Row, names: Mapping[str, str], experiment_file: str) -> str:
+    what = "teacher" if row["role"] == "teacher" else names.get(row["run_id"], row["method"])
+    result = f"{100 * row['dev_miou']:.2f}" if row["status"] == "ok" else row["status"]
+    facts = "".join(
+        f"<dt>{_e(name)}</dt><dd>{_e(_plain(value))}</dd>"
+        for name, value in row.items()
+        if name not in _LONG and value not in (None, "")
+    )
+    losses = ""
+    if row["losses"]:
+        last = row["losses"][-1]
+        terms = "".join(f"<dt>{_e(k)}</dt><dd>{v:.5g}</dd>" for k, v in last["terms"].items())
+        losses = f"<h4>Loss terms at step {last['step']}</h4><dl>{terms}</dl>"
+    again = ["sstkd-bench", "run", experiment_file]
+    for override in row["overrides"]:
+        again += ["--set", override]
+    command = f"rm runs/{row['run_id']}.parquet  # a finished run is not repeated\n{shlex.join(again)}"
+    return f"""<details>
+<summary><b>{_e(what)}</b><span>seed {row["seed"]}</span>
+<span class="{"" if row["status"] == "ok" else "bad"}">{_e(result)}</span><code>{_e(row["run_id"])}</code></summary>
+<div class="inside"><dl>{facts}</dl>
+{losses}
+<h4>Repeat it</h4><pre>{_e(command)}</pre>
+<h4>Resolved run</h4><pre>{_e(json.dumps(json.loads(row["spec"]), indent=2, sort_keys=True))}</pre></div>
+</details>"""
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _e(text: object) -> str:
+    return escape(str(text), quote=True)

@@ -1,0 +1,107 @@
+"""The parts of a run, built from its spec: data, networks, teacher, method. Data and teacher are kept between runs."""
+
+import functools
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import seeds, store
+from harness.datasets import DATASETS, Data, DataInfo
+from harness.distillers import METHODS, Distiller
+from harness.models import SegNet, build, load_into, load_state
+from harness.signatures import Entry
+from harness.spec import Dataset, Method, Run, Teacher, dataset_entry, method_entry
+from harness.taps import Pair
+
+
+def weights_path(experiment: Path, run_id: str) -> Path:
+    """Where the trained weights of a run are kept."""
+    return experiment / "weights" / f"{run_id}.safetensors"
+
+
+def load_data(data: Dataset) -> Data:
+    """The dataset; a process that runs several runs on it loads it once."""
+    return _load_data(data.name, data.root, json.dumps(data.parameters, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=1)
+def _load_data(name: str, root: str | None, parameters: str) -> Data:
+    loader = DATASETS[name]
+    return loader(None if root is None else Path(root), **_keywords(dataset_entry(name), json.loads(parameters)))
+
+
+def _keywords(entry: Entry, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters with the types of the signature (JSON has no tuples)."""
+    return dict(entry.parameters.model_validate_json(json.dumps(parameters)))
+
+
+def build_network(run: Run, info: DataInfo) -> SegNet:
+    """The network that the run trains: the same initial weights for every method of the same seed."""
+    network = build(run.network, info.num_classes, seeds.derive(run.seed, "initial weights"))
+    if run.checkpoint is not None:
+        load_into(network, load_state(Path(run.checkpoint.path), run.checkpoint.sha256), run.checkpoint.path)
+    return network
+
+
+def teacher_weights(run: Run, experiment: Path) -> tuple[Path, str]:
+    """File and expected SHA-256 of the run's teacher.
+
+    Raises:
+        ValueError: the teacher's own run is missing or failed.
+    """
+    assert run.teacher_run is not None
+    path = store.run_path(experiment, run.teacher_run)
+    if not path.is_file():
+        raise ValueError(f"the teacher's row {path} is missing: the teacher {run.teacher_run} was not trained yet")
+    row = store.read_row(path)
+    if row["status"] != "ok":
+        raise ValueError(f"the teacher {run.teacher_run} {row['status']}: {row['message']}")
+    return weights_path(experiment, run.teacher_run), row["weights_sha256"]
+
+
+def build_teacher(run: Run, info: DataInfo, experiment: Path, device: torch.device) -> SegNet:
+    """The frozen teacher in eval mode, loaded once per process.
+
+    Raises:
+        ValueError: its weights are missing or are not the ones its row names.
+    """
+    assert run.teacher is not None
+    path, digest = teacher_weights(run, experiment)
+    return _load_teacher(run.teacher.model_dump_json(), info.num_classes, path, digest, device)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_teacher(network: str, num_classes: int, path: Path, digest: str, device: torch.device) -> SegNet:
+    spec = Teacher.model_validate_json(network).model_copy(update={"encoder_weights": None})
+    teacher = build(spec, num_classes, seed=0)
+    load_into(teacher, load_state(path, digest), str(path))
+    return teacher.eval().requires_grad_(False).to(device)
+
+
+def build_method(method: Method, pair: Pair, seed: int) -> Distiller:
+    """The distiller; what it draws at construction comes from a stream of its own.
+
+    Raises:
+        ValueError: the method does not apply to this pair, or a hyper-parameter is out of range.
+    """
+    entry = method_entry(method.name)
+    kind = METHODS[method.name] if method.name in METHODS else _imported(entry)
+    keywords = _keywords(entry, method.parameters)
+    reason = kind.skip(pair, **keywords)
+    if reason is not None:
+        raise ValueError(f"method {method.label} does not apply to this pair: {reason}")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seeds.derive(seed, "distiller"))
+        return kind(pair, **keywords)
+
+
+def _imported(entry: Entry) -> type[Distiller]:
+    """A method from outside the project, `package.module:Class`."""
+    module, _, name = entry.target.partition(":")
+    kind = getattr(importlib.import_module(module), name)
+    if not (isinstance(kind, type) and issubclass(kind, Distiller)):
+        raise ValueError(f"{entry.target} is no subclass of harness.distillers.Distiller")
+    return kind

@@ -1,0 +1,183 @@
+"""What people read: the comparison as Markdown, CSV and on the terminal, the curves, and one HTML page.
+
+Everything here is computed from the rows on disk; nothing is remembered between calls and nothing is copied in.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import store
+from harness.comparison import quick_table
+from harness.tables import HEADER, Block, Comparison, QuickTable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["print_table", "quick_table", "to_csv", "to_markdown", "write_report"]
+
+
+def to_markdown(table: QuickTable) -> str:
+    """The comparison as Markdown, with what it is to be read against above and where the rest is below."""
+    lines = [f"# {_md(table.experiment)}", ""]
+    for block in table.blocks:
+        lines += [f"## {_md(block.pair)} on {_md(block.dataset)}", "", _md(block.headline), ""]
+        lines += [
+            _md(f"{block.budget} per run, ruleset {block.ruleset}, protocol {table.protocol}, {block.devices}."),
+            "",
+        ]
+        lines += ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
+        lines += ["| " + " | ".join(map(_md, line.cells(block.references))) + " |" for line in block.methods]
+        remarks = (*block.notes, *block.caveats)
+        lines += ["", *(f"- {_md(remark)}" for remark in remarks), *([""] if remarks else [])]
+    return "\n".join([*lines, table.legend, "", "Rows: `runs/`. Curves: `curves.png`. Page: `report.html`.", ""])
+
+
+def _md(text: str) -> str:
+    """Text that Markdown shows as it is: an error message must not open a table cell, a tag or a new line."""
+    return re.sub(r"([\\|<>`*_#])", r"\\\1", " ".join(text.split()))
+
+
+def to_csv(table: QuickTable) -> str:
+    """The numbers behind the comparison, unrounded, one line per pair and method; empty where there is none."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    ends = ("mean", "low", "high", "n")
+    tests = (*ends, "bootstrap_low", "bootstrap_high", "p", "p_holm", "beyond_noise")
+    writer.writerow(
+        (
+            *("experiment", "protocol", "dataset", "pair", "method"),
+            *("expected", "ok", "failed", "skipped", "not_run"),
+            *(f"dev_miou_percent_{end}" for end in ends),
+            "best_dev_miou_percent_mean",
+            *(f"{name}_{what}" for name in ("vs_none", "vs_kd") for what in tests),
+            *("step_s", "peak_mb", "floor_dev_miou_percent", "teacher_dev_miou_percent"),
+        )
+    )
+    for block in table.blocks:
+        for x in block.methods:
+            miou = (x.miou.mean, x.miou.low, x.miou.high, x.miou.n) if x.miou else (None, None, None, 0)
+            writer.writerow(
+                (
+                    *(table.experiment, table.protocol, block.dataset, block.pair, x.label),
+                    *(x.expected, len(x.run_ids), x.failed, x.skipped, x.missing),
+                    *miou,
+                    x.best_miou.mean if x.best_miou else None,
+                    *(*_csv_cells(x.vs_none), *_csv_cells(x.vs_kd)),
+                    *(x.step_s, x.peak_mb, block.floor, block.teacher.miou),
+                )
+            )
+    return out.getvalue()
+
+
+def _csv_cells(c: Comparison | None) -> list[Any]:
+    if c is None:
+        return [None] * 9
+    d, b = c.difference, c.bootstrap
+    return [d.mean, d.low, d.high, d.n, b.low, b.high, d.p_value, c.p_holm, c.beyond_noise]
+
+
+def print_table(table: QuickTable, console: "Console | None" = None, directory: str | Path | None = None) -> None:
+    """Print the comparison on the terminal.
+
+    Args:
+        table: what `quick_table` returns.
+        console: where to; standard output when not given.
+        directory: the experiment's directory; when given, the lines below the table say where rows, plots and page are.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = console or Console()
+    for block in table.blocks:
+        console.print(Text(f"\n{block.pair} on {block.dataset}", style="bold"))
+        console.print(Text(block.headline))
+        grid = _grid(block, stacked=False)
+        if console.measure(grid, options=console.options.update(max_width=10_000)).maximum > console.width:
+            grid = _grid(block, stacked=True)
+        console.print(grid)
+        for note in block.notes:
+            console.print(Text(note, style="red"))
+        for caveat in block.caveats:
+            console.print(Text(caveat, style="dim"))
+    console.print(Text("\n" + table.legend, style="dim"))
+    if directory is not None:
+        base = Path(directory)
+        for what, name in (("rows", "runs"), ("table", "table.md"), ("curves", "curves.png"), ("page", "report.html")):
+            console.print(Text(f"{what:7}{base / name}"), soft_wrap=True)
+
+
+def _grid(block: Block, stacked: bool) -> "Table":
+    """The block for the terminal; `stacked` breaks each cell before its brackets, for windows of 80 columns."""
+    from rich.table import Table
+    from rich.text import Text
+
+    def fit(text: str) -> str:
+        return re.sub(r" (?=[(\[])", "\n", text.replace("; ", "\n")) if stacked else text
+
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    for i, name in enumerate(HEADER):
+        grid.add_column(fit(name), justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
+    for line in block.methods:
+        cells = [Text(cell if i == 0 else fit(cell)) for i, cell in enumerate(line.cells(block.references))]
+        if line.absences:
+            cells[1].stylize("red")
+        for cell, comparison in zip(cells[2:4], (line.vs_none, line.vs_kd), strict=True):
+            if comparison is not None and comparison.beyond_noise:
+                cell.stylize("green" if comparison.difference.mean > 0 else "magenta")
+        grid.add_row(*cells)
+    return grid
+
+
+def write_report(
+    directory: str | Path,
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+    run_ids: Collection[str] | None = None,
+    experiment_file: str | None = None,
+) -> dict[str, Path]:
+    """Write table.md, table.csv, curves.png, curves.svg and report.html next to `runs/`, each whole or not at all.
+
+    Args:
+        directory: the experiment's directory, `<results>/<experiment>`.
+        methods: the experiment's labels in its order, as for `quick_table`.
+        seeds: the experiment's seeds, as for `quick_table`.
+        run_ids: read only these rows (teachers' included); None reads all there are.
+        experiment_file: the file the command that repeats a run names; `experiments/<experiment>.yaml` without it.
+
+    Returns:
+        The files by what they are: "markdown", "csv", "png", "svg", "html".
+
+    Raises:
+        ValueError: no student rows, rows that must not be compared, or a corrupt file.
+        OSError: the disk is full or cannot be written.
+    """
+    from harness.page import render
+    from harness.plots import curve_figure, figure_png, figure_svg, panel
+
+    base = Path(directory)
+    # Samples are the heavy part; only the few runs whose predictions are shown are read whole.
+    columns = [name for name in store.SCHEMA.names if name != "samples"]
+    rows = store.read_runs(base, columns, run_ids=run_ids)
+    table = quick_table(rows, methods, seeds)
+    records = rows.to_pylist(maps_as_pydicts="strict")
+    shown = {x.run_ids[min(x.run_ids)] for block in table.blocks for x in block.methods if x.run_ids}
+    shown |= {block.teacher.run_id for block in table.blocks if block.teacher.run_id is not None}
+    kept = store.read_runs(base, ["run_id", "samples"], run_ids=shown).to_pylist()
+    curves = {record["run_id"]: record["curve"] for record in records}
+    figure = curve_figure([panel(block, curves) for block in table.blocks])
+    file = experiment_file or f"experiments/{table.experiment}.yaml"
+    contents: dict[str, tuple[str, str | bytes]] = {
+        "markdown": ("table.md", to_markdown(table)),
+        "csv": ("table.csv", to_csv(table)),
+        "png": ("curves.png", figure_png(figure)),
+        "svg": ("curves.svg", figure_svg(figure)),
+        "html": ("report.html", render(table, records, {r["run_id"]: r["samples"] for r in kept}, file)),
+    }
+    for name, content in contents.values():
+        store.write_atomic(base / name, content)
+    return {what: base / name for what, (name, _) in contents.items()}

@@ -1,0 +1,197 @@
+"""The row: what is kept of one run, as an explicit Arrow schema, and the check every row passes before it is written.
+
+Units are in the names: `_ms` milliseconds, `_seconds`, `_mb` 2**20 bytes; mIoU lies in [0, 1]. A confusion matrix is
+row-major, num_classes**2 pixel counts, rows = label, columns = prediction.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+STATUSES = ("ok", "failed", "skipped")
+ROLES = ("student", "teacher")
+BUDGET_UNITS = ("steps", "seconds")
+HEAVY = ("samples", "curve", "losses")
+"""Columns that `read_runs` reads only when they are asked for by name."""
+
+_CHOICES = {"status": STATUSES, "role": ROLES, "budget_unit": BUDGET_UNITS, "absent_policy": ("skip", "zero")}
+_JSON = ("method_parameters", "teacher_network", "student_network", "dataset_parameters", "recipe", "spec")
+_OF_AN_OK_ROW = ("num_classes", "dev_confusion", "dev_miou")
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _schema() -> Any:
+    text, whole, real = pa.string(), pa.int64(), pa.float64()
+    moment = pa.timestamp("us", tz="UTC")
+    point = pa.struct([pa.field("step", whole, False), pa.field("dev_miou", real, False)])
+    loss = pa.struct(
+        [pa.field("step", whole, False), pa.field("lr", real, False), pa.field("terms", pa.map_(text, real), False)]
+    )
+    sample = pa.struct(
+        [
+            pa.field("index", whole, False),
+            pa.field("image", pa.binary()),
+            pa.field("label", pa.binary()),
+            pa.field("prediction", pa.binary(), False),
+        ]
+    )
+    required = {
+        # What was run.
+        "run_id": text,
+        "experiment": text,
+        "status": text,
+        "message": text,  # why it is not ok; empty when it is
+        "role": text,
+        "method": text,
+        "method_parameters": text,  # JSON
+        "seed": whole,
+        "ruleset": text,
+        "protocol_version": text,  # MAJOR.MINOR
+        "budget_unit": text,
+        "budget_amount": real,
+        "steps": whole,
+        "pair": text,
+        "teacher_network": text,  # JSON
+        "student_network": text,  # JSON
+        "dataset": text,
+        "dataset_parameters": text,  # JSON
+        "ignore_index": whole,
+        "absent_policy": text,
+        "recipe": text,  # JSON: the train section
+        "overrides": pa.list_(text),  # the --set values
+        # Where and with what.
+        "device": text,
+        "workers": whole,
+        "threads": whole,
+        "precision": text,
+        "resumed": whole,  # how often it went on from a checkpoint
+        "code_version": text,
+        "versions": pa.map_(text, text),
+        "spec": text,  # JSON: the resolved run
+        "started_at": moment,
+        "finished_at": moment,
+    }
+    optional = {
+        "teacher_run_id": text,
+        "teacher_sha256": text,
+        "student_init_sha256": text,
+        "caveat": text,  # what a reader must know of the method's values, e.g. that nobody verified them
+        "weights_sha256": text,  # of the file with the trained weights
+        "data_hash": text,
+        "num_classes": whole,
+        "class_names": pa.list_(text),
+        "palette": pa.list_(pa.list_(whole)),  # [r, g, b] of every class
+        "floor_dev_miou": real,  # the best look-up table on a single pixel's intensity
+        "floor_val_miou": real,
+        "taps": pa.list_(text),
+        # What came out.
+        "dev_confusion": pa.list_(whole),
+        "val_confusion": pa.list_(whole),
+        "dev_miou": real,  # of the last step
+        "val_miou": real,
+        "best_dev_miou": real,
+        "best_dev_step": whole,
+        "curve": pa.list_(point),
+        "losses": pa.list_(loss),
+        # What it cost.
+        "step_ms": real,  # median after warm-up
+        "step_ms_p90": real,
+        "data_ms": real,  # median wait for a batch
+        "train_seconds": real,
+        "eval_seconds": real,
+        "wall_seconds": real,
+        "peak_memory_mb": real,
+        "student_parameters": whole,
+        "extra_parameters": whole,  # trained by the distiller, gone afterwards
+        "student_macs": whole,
+        "samples": pa.list_(sample),  # PNG; label and prediction are 8-bit grey maps of class ids
+    }
+    fields = [pa.field(name, kind, False) for name, kind in required.items()]
+    fields += [pa.field(name, kind, True) for name, kind in optional.items()]
+    return pa.schema(fields)
+
+
+SCHEMA = _schema()
+"""The row. A column that is added later must be nullable: older files lack it and read as null."""
+
+
+def checked(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with plain Python values in every column, ready for Arrow.
+
+    Arrow itself would drop unknown keys, fill missing ones with null and coerce some types, all without a word.
+
+    Raises:
+        ValueError: an unknown column, a missing one, a wrong type, or values that contradict each other; names the
+            column.
+    """
+    if unknown := sorted(set(row) - set(SCHEMA.names)):
+        raise ValueError(f"unknown columns {unknown}; there are: {', '.join(SCHEMA.names)}")
+    out = {field.name: _value(row.get(field.name), field, field.name) for field in SCHEMA}
+    if not _RUN_ID.fullmatch(out["run_id"]):
+        raise ValueError(
+            f"column run_id: {out['run_id']!r}; letters and digits, then '.', '_' and '-' too, are allowed"
+        )
+    for name, allowed in _CHOICES.items():
+        if out[name] not in allowed:
+            raise ValueError(f"column {name}: {out[name]!r}; allowed are {', '.join(allowed)}")
+    for name in _JSON:
+        try:
+            json.loads(out[name])
+        except json.JSONDecodeError as error:
+            raise ValueError(f"column {name}: not JSON ({error}): {out[name]!r:.80}") from None
+    if not re.fullmatch(r"\d+\.\d+", out["protocol_version"]):
+        raise ValueError(f"column protocol_version: {out['protocol_version']!r}; MAJOR.MINOR is needed, e.g. '1.0'")
+    if (out["status"] == "ok") != (out["message"] == ""):
+        raise ValueError(
+            f"column message: {out['message']!r} with status {out['status']!r}; an ok row has none, others must"
+        )
+    for name in _OF_AN_OK_ROW:
+        if out["status"] == "ok" and out[name] is None:
+            raise ValueError(f"column {name}: missing; a row with status 'ok' has it")
+    if out["status"] == "ok" and not math.isfinite(out["dev_miou"]):
+        raise ValueError(f"column dev_miou: {out['dev_miou']}; a row with status 'ok' has a finite one")
+    for name in ("dev_confusion", "val_confusion"):
+        classes, counts = out["num_classes"], out[name]
+        if counts is not None and (classes is None or len(counts) != classes**2):
+            raise ValueError(f"column {name}: {len(counts)} counts; num_classes**2 are needed, num_classes={classes}")
+    return out
+
+
+def _value(value: Any, field: Any, where: str) -> Any:
+    """One value checked against an Arrow field, recursively; `where` is its place in the row, for the message."""
+    kind = field.type
+    if value is None:
+        if field.nullable:
+            return None
+        raise ValueError(f"column {where}: missing; it is needed in every row")
+    if pa.types.is_string(kind) and isinstance(value, str):
+        return str(value)
+    if pa.types.is_binary(kind) and isinstance(value, bytes):
+        return value
+    if pa.types.is_int64(kind) and isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    if pa.types.is_float64(kind) and isinstance(value, Real) and not isinstance(value, bool):
+        return float(value)
+    if pa.types.is_timestamp(kind) and isinstance(value, datetime) and value.tzinfo is not None:
+        return value
+    if pa.types.is_list(kind) and isinstance(value, (list, tuple, np.ndarray)):
+        items = value.tolist() if isinstance(value, np.ndarray) else value
+        item = kind.value_field.with_nullable(False)
+        return [_value(v, item, f"{where}[{i}]") for i, v in enumerate(items)]
+    if pa.types.is_map(kind) and isinstance(value, Mapping):
+        key, item = kind.key_field, kind.item_field.with_nullable(False)
+        return [(_value(k, key, f"{where} key"), _value(v, item, f"{where}[{k!r}]")) for k, v in value.items()]
+    if pa.types.is_struct(kind) and isinstance(value, Mapping):
+        names = [f.name for f in kind]
+        if unknown := sorted(set(value) - set(names)):
+            raise ValueError(f"column {where}: unknown keys {unknown}; there are: {', '.join(names)}")
+        return {f.name: _value(value.get(f.name), f, f"{where}.{f.name}") for f in kind}
+    aware = " (with a time zone)" if pa.types.is_timestamp(kind) else ""
+    raise ValueError(f"column {where}: {kind}{aware} is needed; given: {type(value).__name__} {value!r:.80}")

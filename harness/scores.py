@@ -1,0 +1,129 @@
+"""Scores of a segmentation, computed from one confusion matrix: the numbers a row, a table and a plot are made of.
+
+A confusion matrix is (K, K) of counted pixels: rows are labels, columns are predictions, ignored pixels are not in it.
+Needs numpy only, so that reading results never loads torch.
+"""
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Absent = Literal["skip", "zero"]
+"""What the mean does with a class that is in no label and in no prediction: leave it out, or count it as 0."""
+
+
+def class_iou(confusion: NDArray[Any]) -> NDArray[np.float64]:
+    """Intersection over union of every class: TP / (TP + FP + FN).
+
+    Args:
+        confusion: (K, K) counts, rows = label, columns = prediction.
+
+    Returns:
+        (K,) in [0, 1]; nan for a class that is in no label and in no prediction.
+
+    Raises:
+        ValueError: not a square matrix of finite, non-negative counts.
+    """
+    c = _checked(confusion)
+    hit = np.diag(c)
+    return _ratio(hit, c.sum(0) + c.sum(1) - hit)
+
+
+def class_accuracy(confusion: NDArray[Any]) -> NDArray[np.float64]:
+    """Share of a class's labelled pixels that were found, TP / (TP + FN): (K,), nan where the class has no label.
+
+    Raises:
+        ValueError: not a square matrix of finite, non-negative counts.
+    """
+    c = _checked(confusion)
+    return _ratio(np.diag(c), c.sum(1))
+
+
+def miou(confusion: NDArray[Any], absent: Absent = "skip") -> float:
+    """Mean of `class_iou` over the classes.
+
+    Args:
+        confusion: (K, K) counts, rows = label, columns = prediction.
+        absent: "skip" leaves a class that is in no label and no prediction out of the mean; "zero" counts it as 0.
+
+    Returns:
+        A number in [0, 1]; nan if nothing was counted at all (under either policy: nothing was measured).
+
+    Raises:
+        ValueError: an unknown policy, or not a square matrix of finite, non-negative counts.
+    """
+    if absent not in get_args(Absent):
+        raise ValueError(f"absent={absent!r}: allowed are {', '.join(map(repr, get_args(Absent)))}")
+    iou = class_iou(confusion)
+    if absent == "zero" and np.asarray(confusion).any():
+        iou = np.nan_to_num(iou, nan=0.0)
+    return _mean(iou)
+
+
+def mean_accuracy(confusion: NDArray[Any]) -> float:
+    """Mean of `class_accuracy` over the classes that have a label; nan if nothing was counted.
+
+    Raises:
+        ValueError: not a square matrix of finite, non-negative counts.
+    """
+    return _mean(class_accuracy(confusion))
+
+
+def pixel_accuracy(confusion: NDArray[Any]) -> float:
+    """Share of the counted pixels that are right, in [0, 1]; nan if nothing was counted.
+
+    Raises:
+        ValueError: not a square matrix of finite, non-negative counts.
+    """
+    c = _checked(confusion)
+    total = c.sum()
+    return float(np.trace(c) / total) if total else float("nan")
+
+
+def frequency_weighted_iou(confusion: NDArray[Any]) -> float:
+    """Mean of `class_iou` weighted by the classes' labelled pixels, in [0, 1]; nan if nothing was counted.
+
+    Raises:
+        ValueError: not a square matrix of finite, non-negative counts.
+    """
+    c = _checked(confusion)
+    weight, total = c.sum(1), c.sum()
+    # A class without a label has weight 0; its IoU may be nan, which must not reach the sum.
+    return float(weight @ np.nan_to_num(class_iou(confusion), nan=0.0) / total) if total else float("nan")
+
+
+def summary(confusion: NDArray[Any], absent: Absent = "skip") -> dict[str, float]:
+    """All the means at once: miou, pixel_accuracy, mean_accuracy, frequency_weighted_iou.
+
+    Raises:
+        ValueError: as `miou`.
+    """
+    return {
+        "miou": miou(confusion, absent),
+        "pixel_accuracy": pixel_accuracy(confusion),
+        "mean_accuracy": mean_accuracy(confusion),
+        "frequency_weighted_iou": frequency_weighted_iou(confusion),
+    }
+
+
+def _checked(confusion: NDArray[Any]) -> NDArray[np.float64]:
+    c = np.asarray(confusion)
+    if c.ndim != 2 or c.shape[0] != c.shape[1] or c.shape[0] == 0:
+        raise ValueError(f"a confusion matrix is square, (K, K) with K >= 1; given: shape {c.shape}")
+    # float64 holds every count below 2**53 exactly, and a product of two of them cannot overflow.
+    out = c.astype(np.float64)
+    if not np.isfinite(out).all() or (out < 0).any():
+        raise ValueError("a confusion matrix holds counts (finite, >= 0); given: negative or non-finite entries")
+    return out
+
+
+def _ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
+    out = np.full(top.shape, np.nan)
+    np.divide(top, bottom, out=out, where=bottom > 0)
+    return out
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    seen = values[~np.isnan(values)]
+    return float(seen.mean()) if seen.size else float("nan")

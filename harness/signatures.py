@@ -1,0 +1,168 @@
+"""What a table of classes or functions offers, read from source text without importing it.
+
+`METHODS` and `DATASETS` live beside code that imports torch. The experiment file's schema, `check` and `--help` must
+not wait for that, and must not run third-party code only to validate a file, so names, hyper-parameters, types and
+defaults are parsed from the signature with `ast`. A hyper-parameter is thereby declared once, in the signature.
+"""
+
+import ast
+import functools
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+_PLAIN: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a table: where it is defined and the strict model of its keyword-only parameters."""
+
+    name: str
+    target: str  # "package.module:Name"
+    parameters: type[BaseModel]
+    constants: dict[str, Any]  # class attributes with a literal value, e.g. needs_teacher
+
+
+@functools.cache
+def table(package: str, variable: str) -> dict[str, Entry]:
+    """Read `variable = {"name": Name, ...}` from a package's __init__.py together with each Name's signature.
+
+    Raises:
+        ValueError: the package, the variable or a name's import cannot be found.
+    """
+    path = _source(package)
+    tree = _parsed(path)
+    imported = {
+        alias.asname or alias.name: f"{node.module}:{alias.name}"
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    for node in tree.body:
+        value = _assigned(node, variable)
+        if isinstance(value, ast.Dict):
+            names = [ast.literal_eval(key) for key in value.keys if key is not None]
+            return {
+                name: entry(imported[item.id], name)
+                for name, item in zip(names, value.values, strict=True)
+                if isinstance(item, ast.Name)
+            }
+    raise ValueError(f"{path}: has no table {variable} = {{...}}")
+
+
+@functools.cache
+def entry(target: str, name: str | None = None) -> Entry:
+    """Read one class's or function's keyword-only parameters.
+
+    Args:
+        target: "package.module:Name".
+        name: how the experiment file calls it; the target itself when None.
+
+    Raises:
+        ValueError: the module or the name does not exist, or a parameter's annotation or default is not plain data.
+    """
+    if not re.fullmatch(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*", target):
+        raise ValueError(f"{target}: write it as package.module:Class")
+    module, _, symbol = target.partition(":")
+    path = _source(module)
+    for node in _parsed(path).body:
+        if isinstance(node, ast.FunctionDef) and node.name == symbol:
+            return Entry(name or target, target, _model(node, target, path), {})
+        if isinstance(node, ast.ClassDef) and node.name == symbol:
+            constants = {}
+            init = None
+            for item in node.body:
+                if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+                    init = item
+                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.value is not None:
+                    try:
+                        constants[item.target.id] = ast.literal_eval(item.value)
+                    except ValueError:
+                        continue  # not plain data (an expression): nothing that a spec needs
+            return Entry(name or target, target, _model(init, target, path), constants)
+    raise ValueError(f"{target}: {path} defines no class or function named {symbol!r}")
+
+
+def _source(module: str) -> Path:
+    """The file of a module, found without importing any package of it."""
+    top, *rest = module.split(".")
+    try:
+        found = importlib.util.find_spec(top)
+    except ValueError:  # __main__ has no spec
+        found = None
+    if found is None:
+        raise ValueError(f"{module}: there is no package or module {top!r} on the Python path")
+    if not rest and found.origin is not None and found.origin.endswith(".py"):
+        return Path(found.origin)
+    for root in found.submodule_search_locations or []:
+        base = Path(root).joinpath(*rest)
+        for path in (base.parent / f"{base.name}.py", base / "__init__.py"):
+            if rest and path.is_file():
+                return path
+    what = f"the package {top!r} has no module {'.'.join(rest)!r}" if rest else f"{top!r} has no Python source file"
+    raise ValueError(f"{module}: {what}")
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as Python source ({error})") from None
+
+
+def _assigned(node: ast.stmt, variable: str) -> ast.expr | None:
+    if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == variable for t in node.targets):
+        return node.value
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == variable:
+        return node.value
+    return None
+
+
+def _model(function: ast.FunctionDef | None, target: str, path: Path) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    arguments = [] if function is None else list(zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True))
+    for argument, default in arguments:
+        where = f"{path}:{argument.lineno}: parameter {argument.arg!r} of {target}"
+        if argument.arg.startswith("_"):
+            raise ValueError(f"{where} begins with an underscore; a key of an experiment file does not")
+        if argument.annotation is None:
+            raise ValueError(f"{where} has no annotation; write one of int, float, bool, str, Literal, tuple, X | None")
+        kind = _type(argument.annotation, where)
+        if default is None:
+            fields[argument.arg] = (kind, ...)
+            continue
+        try:
+            fields[argument.arg] = (kind, ast.literal_eval(default))
+        except (ValueError, TypeError):
+            raise ValueError(f"{where} has a default that is not plain data") from None
+    # Defaults are validated too: `weight: float = 1` is 1.0 whether or not a file says `weight: 1`.
+    config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
+    return create_model(target.replace(":", "."), __config__=config, **fields)
+
+
+def _type(node: ast.expr, where: str) -> Any:
+    """The type of a plain annotation, built without evaluating anything."""
+    if isinstance(node, ast.Name) and node.id in _PLAIN:
+        return _PLAIN[node.id]
+    if isinstance(node, ast.Constant) and node.value is None:
+        return None
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _type(node.left, where) | _type(node.right, where)
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+        items = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+        if node.value.id == "Literal":
+            return Literal[tuple(ast.literal_eval(item) for item in items)]
+        if node.value.id == "tuple":
+            return tuple[tuple(... if _is_ellipsis(item) else _type(item, where) for item in items)]  # type: ignore[misc]
+    raise ValueError(
+        f"{where} has the annotation {ast.unparse(node)!r}; allowed: int, float, bool, str, Literal, tuple, X | None"
+    )
+
+
+def _is_ellipsis(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is ...

@@ -1,0 +1,354 @@
+"""What an experiment and a run are: frozen models with strict types.
+
+`harness.specfile.load` reads an `Experiment` from YAML; `harness.protocol.plan` makes its list of `Run`s. Whatever
+changes the numbers is in a run's identity; paths are not (weights are named by content), nor is where it runs.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from harness import signatures
+
+PROTOCOL_VERSION = "1.0"
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True)
+class PathMark:
+    """Marks a string field as a path: the only place where `${VAR}` is expanded, and it must exist."""
+
+    kind: Literal["file", "folder"]
+
+
+FilePath = Annotated[str, PathMark("file")]
+FolderPath = Annotated[str, PathMark("folder")]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""As wide as the row's column."""
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+"""Of a folder or a table's line: letters, digits, `.`, `_`, `-`."""
+
+
+class Spec(BaseModel):
+    """Base of every section: immutable, strict types, unknown keys are errors."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Protocol(Spec):
+    """Which rules of docs/protocol.md the comparison follows."""
+
+    ruleset: Literal["published"] = "published"
+    """`published`: every method with its authors' values, zero tuning trials."""
+    absent_policy: Literal["skip", "zero"] = "skip"
+    """A class absent from both prediction and label is left out of the mean (`skip`) or counts 0 (`zero`)."""
+
+
+class Dataset(Spec):
+    """The data every run of the experiment sees."""
+
+    name: str
+    """A name of the DATASETS table."""
+    root: FolderPath | None = None
+    """Folder of a dataset that is not embedded; `${VAR}` is expanded."""
+    parameters: dict[str, Any] = {}
+    """The dataset's own parameters, as in its loader's signature."""
+
+
+class Weights(Spec):
+    """A weight file, named by content so that it cannot change unnoticed."""
+
+    path: FilePath
+    """A .safetensors file, or a .pt/.pth state dict (loaded with weights_only=True)."""
+    sha256: Sha256
+    """`sha256sum FILE`."""
+
+
+class Network(Spec):
+    """A segmentation network."""
+
+    architecture: str
+    """A segmentation-models-pytorch architecture: unet, fpn, deeplabv3plus, ..."""
+    encoder: str
+    """An encoder of segmentation-models-pytorch, or `tu-NAME` for any timm backbone."""
+    parameters: dict[str, Any] = {}
+    """More keyword arguments of the architecture, e.g. {encoder_depth: 4}."""
+    encoder_weights: Weights | None = None
+    """Pretrained encoder weights; random initialisation without them."""
+
+
+class Teacher(Network):
+    """The teacher: trained once per experiment, or given as a checkpoint of the whole network."""
+
+    checkpoint: Weights | None = None
+    """Trained weights of the whole network. Without it the teacher is trained as a run of its own."""
+    steps: PositiveInt | None = None
+    """Training steps of the teacher; train.steps when not given."""
+    lr: Positive | None = None
+    """Learning rate of the teacher; train.optimizer.lr when not given."""
+    seed: Seed = 0
+
+
+class PairSpec(Spec):
+    """One teacher/student pair."""
+
+    name: Name
+    teacher: Teacher
+    student: Network
+
+
+class Optimizer(Spec):
+    """Optimiser of every run."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive = 0.01
+    weight_decay: NonNegative = 5e-4
+    momentum: Fraction = 0.9
+    """SGD's momentum."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """AdamW's decay rates."""
+
+
+class Schedule(Spec):
+    """Learning-rate schedule, a factor on the optimiser's lr."""
+
+    name: Literal["poly", "cosine", "constant"] = "poly"
+    power: Positive = 0.9
+    """Exponent of poly: (1 - step / steps) ** power."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Linear from lr / warmup_steps to lr over the first steps."""
+
+
+class Augment(Spec):
+    """Random changes of a training sample, drawn from a stream of their own."""
+
+    crop_hw: tuple[PositiveInt, PositiveInt] | None = None
+    """Height and width of the random crop; the whole image when not given."""
+    scale: tuple[Positive, Positive] = (1.0, 1.0)
+    """Range of the random scale, drawn uniformly."""
+    flip: bool = True
+    """Mirror left-right with probability 1/2."""
+    jitter: Fraction = 0.0
+    """Brightness and contrast change by a factor within 1 +- jitter."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Augment":
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale is (low, high) with low <= high; given {list(self.scale)}")
+        return self
+
+
+class Train(Spec):
+    """The recipe, the same for every method of the experiment."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    """Global batch, over all workers and accumulation steps."""
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    augment: Augment = Augment()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast type of the forward passes; fp16 adds a gradient scaler and needs a GPU."""
+    clip_norm: Positive | None = None
+    """Largest norm of the student's gradient."""
+    accumulate: PositiveInt = 1
+    """Split each global batch into this many forward/backward passes."""
+    channels_last: bool = False
+    compile: bool = False
+    """torch.compile the student step and the teacher."""
+    sync_batchnorm: bool = True
+    """With several workers: batch statistics over the global batch."""
+    eval_every: PositiveInt | None = None
+    """Evaluate on dev every so many steps; at the last step only when not given."""
+    eval_batch_size: PositiveInt = 16
+    checkpoint_every: PositiveInt | None = None
+    """Write a resumable checkpoint every so many steps; with each evaluation when not given."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Train":
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        return self
+
+
+class Budget(Spec):
+    """What is equal between methods."""
+
+    unit: Literal["steps"] = "steps"
+    """`steps`: every method trains for train.steps."""
+
+
+class Method(Spec):
+    """One distiller with all its hyper-parameters, defaults filled in."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+    @property
+    def label(self) -> str:
+        """Short unique name in tables: the parameters that differ from the defaults follow the name."""
+        fields = method_entry(self.name).parameters.model_fields
+        changed = [
+            f"{k}={_compact(v)}"
+            for k, v in self.parameters.items()
+            if fields[k].is_required() or _jsonable(fields[k].default) != v
+        ]
+        return f"{self.name}({', '.join(changed)})" if changed else self.name
+
+    @property
+    def caveat(self) -> str | None:
+        """What a table must say of the method's values."""
+        return method_entry(self.name).constants.get("caveat") or None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """False when the training loop may skip the teacher."""
+        return bool(method_entry(self.name).constants.get("needs_teacher", True))
+
+
+class Resources(Spec):
+    """Where the runs run. Never part of a run's identity."""
+
+    workers: PositiveInt = 1
+    """Processes of one run; more than one trains with DistributedDataParallel through Ray Train."""
+    cpus_per_worker: PositiveInt = 1
+    """CPUs reserved, and threads used, by each worker."""
+    gpus_per_worker: NonNegative = 0.0
+    loader_workers: Annotated[int, Field(ge=0)] = 0
+    """Extra processes per worker that prepare batches; 0 prepares them in the worker itself."""
+    loggers: tuple[Literal["tensorboard"], ...] = ()
+    """Live loggers; they write below the experiment's results folder."""
+    concurrent: PositiveInt | None = None
+    """Runs at the same time; as many as fit when not given."""
+    address: Annotated[str, Field(pattern=r"^(local|auto|[A-Za-z0-9.\-]+:[0-9]+|ray://.+)$")] = "local"
+    """`local` starts Ray on this machine; `auto` or host:port joins a running cluster."""
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> "Resources":
+        if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
+            raise ValueError(f"gpus_per_worker is at most 1, or a whole number; given {self.gpus_per_worker:g}")
+        return self
+
+
+def _as_method(value: Any) -> Any:
+    """`kd`, `{cwd: {tau: 1}}` and the full form are the same thing to a reader."""
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, dict) or (len(value) != 1 and "name" not in value):
+        raise ValueError("one method is `name` or `{name: {parameter: value}}`")
+    if "name" not in value:
+        ((name, parameters),) = value.items()
+        return {"name": name, "parameters": {} if parameters is None else parameters}
+    return value
+
+
+class Experiment(Spec):
+    """A comparison of distillers."""
+
+    name: Name
+    """Folder of the results."""
+    protocol: Protocol = Protocol()
+    data: Dataset
+    pairs: Annotated[tuple[PairSpec, ...], Field(min_length=1)]
+    train: Train
+    budget: Budget = Budget()
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    """One final run per method and seed; methods are compared seed by seed."""
+    methods: Annotated[tuple[Annotated[Method, BeforeValidator(_as_method)], ...], Field(min_length=1)]
+    search: None = None
+    """Reserved: no search is run."""
+    resources: Resources = Resources()
+    overrides: tuple[str, ...] = ()
+    """Filled in by --set; not a key of the file."""
+
+
+class Run(Spec):
+    """One training run, resolved: nothing in it depends on the experiment's other runs."""
+
+    experiment: str
+    role: Literal["student", "teacher"]
+    pair: str
+    protocol: Protocol
+    budget: Budget
+    data: Dataset
+    network: Network
+    """The network this run trains."""
+    teacher: Teacher | None
+    """The pair's teacher; None when this run trains the teacher itself."""
+    teacher_run: str | None
+    """run_id of the teacher's own run."""
+    checkpoint: Weights | None = None
+    """Teacher role only: the given weights; such a run evaluates and does not train."""
+    method: Method
+    train: Train
+    seed: int
+    overrides: tuple[str, ...] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this run this run, as plain data."""
+        spec = self.model_dump(mode="json", exclude={"experiment", "overrides", "pair", "teacher"})
+        for weights in (spec["network"]["encoder_weights"], spec["checkpoint"]):
+            if weights is not None:
+                weights.pop("path")
+        spec["data"].pop("root")
+        spec["train"].pop("checkpoint_every")
+        return {"protocol_version": PROTOCOL_VERSION, **spec}
+
+    @property
+    def run_id(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical identity."""
+        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def method_entry(name: str) -> signatures.Entry:
+    """The METHODS entry of `name`, or of `package.module:Class`.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    if ":" in name:
+        return signatures.entry(name)
+    return _known(name, signatures.table("harness.distillers", "METHODS"), "method")
+
+
+def dataset_entry(name: str) -> signatures.Entry:
+    """The DATASETS entry of `name`.
+
+    Raises:
+        ValueError: there is no such dataset.
+    """
+    return _known(name, signatures.table("harness.datasets", "DATASETS"), "dataset")
+
+
+def _known(name: str, table: dict[str, signatures.Entry], what: str) -> signatures.Entry:
+    if name in table:
+        return table[name]
+    raise ValueError(f"unknown {what} {name!r}.{nearest(name, table)} Allowed: {', '.join(sorted(table))}")
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the closest of `allowed`, or nothing."""
+    by_lower = {item.lower(): item for item in allowed}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f" Did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
+def _jsonable(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":")).replace('"', "")

@@ -1,0 +1,224 @@
+"""Reading an experiment file: a mistake is answered with its file, line, key, what is allowed and the nearest name."""
+
+import json
+import os
+import re
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from harness import protocol, signatures, yamlfile
+from harness.spec import Experiment, Method, PathMark, Spec, dataset_entry, method_entry, nearest
+from harness.yamlfile import KeyPath, dotted
+
+M = TypeVar("M", bound=BaseModel)
+Report = Callable[[KeyPath, str], None]
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read and validate an experiment file; `overrides` are `key.path=value` and are applied first.
+
+    Raises:
+        ValueError: every mistake found, one line each: file and line, key path, what is wrong, what is allowed. Methods
+            and the dataset are looked up once the rest is right.
+    """
+    data, lines = yamlfile.read(path)
+    from_set = {yamlfile.override(data, text): f"--set {text}" for text in overrides}
+    problems: dict[KeyPath, str] = {}
+
+    def report(at: KeyPath, message: str) -> None:
+        origin = next((text for key, text in from_set.items() if at[: len(key)] == key), None)
+        line = next((lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in lines), None)
+        place = origin or (f"{path}:{line}" if line else f"{path}")
+        problems.setdefault(at, f"{place}: {dotted(at)}: {message}")
+
+    if "overrides" in data:
+        report(("overrides",), "unknown key. It is filled in from --set; delete it.")
+        del data["overrides"]
+    _expand_paths(data, Experiment, (), report)
+    experiment = _validate(Experiment, data, (), report)
+    if experiment is not None and not problems:
+        experiment = _resolve(experiment, data["methods"], report)
+    if problems or experiment is None:
+        raise ValueError("\n".join(problems.values()))
+    return experiment.model_copy(update={"overrides": tuple(overrides)})
+
+
+def _validate(model: type[M], data: Any, at: KeyPath, report: Report) -> M | None:
+    """Strict validation in JSON mode (lists become tuples, an integer is a float); errors go to `report`."""
+    try:
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        problems = error.errors()
+    for problem in problems:
+        loc = problem["loc"]
+        if problem["type"] == "too_short" and any(p["loc"][: len(loc)] == loc != p["loc"] for p in problems):
+            continue  # items that were refused are not counted; they are reported themselves
+        if problem["type"] == "extra_forbidden":
+            allowed = [key for key in _model_at(model, loc[:-1]).model_fields if key != "overrides"]
+            message = f"unknown key.{nearest(str(loc[-1]), allowed)} Allowed: {', '.join(allowed) or 'no keys'}"
+        elif problem["type"] == "missing":
+            message = "this key is missing; it has no default"
+        else:
+            given = json.dumps(problem["input"], default=str)
+            message = f"{_words(problem['msg'])}; given {given if len(given) < 80 else given[:77] + '...'}"
+            if problem["type"] == "literal_error":
+                message += "." + nearest(str(problem["input"]), re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
+        report((*at, *loc), message)
+    return None
+
+
+def _words(message: str) -> str:
+    """Pydantic's message in the words of a YAML file."""
+    for theirs, ours in (
+        ("Value error, ", ""),
+        ("Tuple should have", "The list should have"),
+        ("valid array", "list"),
+        ("a valid boolean", "true or false"),
+        ("an object", "a mapping (key: value)"),
+        ("a valid string", "text (quote it)"),
+    ):
+        message = message.replace(theirs, ours)
+    return message
+
+
+def _model_at(model: type[BaseModel], loc: KeyPath) -> type[BaseModel]:
+    """The model that describes the place `loc` below `model`, for the list of its keys."""
+    for part in loc:
+        if isinstance(part, str) and part in model.model_fields:
+            inner = _models_in(model.model_fields[part].annotation)
+            model = inner[0] if inner else model
+    return model
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for item in typing.get_args(annotation) for found in _models_in(item)]
+
+
+def _expand_paths(value: Any, model: type[BaseModel], at: KeyPath, report: Report) -> None:
+    """Expand `${VAR}` in path fields (in place) and require the file; refuse `${` everywhere else."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            if isinstance(item, str):
+                if "${" in item:
+                    report(
+                        (*at, index),
+                        f"${{...}} is expanded in paths only; write the value itself instead of {item!r}",
+                    )
+            else:
+                _expand_paths(item, model, (*at, index), report)
+    if not isinstance(value, dict):
+        return
+    for key, item in value.items():
+        here = (*at, key)
+        field = model.model_fields.get(str(key))
+        mark = _path_mark(field) if field is not None and isinstance(item, str) else None
+        if mark is not None:
+            try:
+                value[key] = yamlfile.expand_variables(item)
+            except ValueError as error:
+                report(here, str(error))
+                continue
+            value[key] = os.path.abspath(value[key]) if value[key] else ""  # workers have another current folder
+            if not (os.path.isfile if mark.kind == "file" else os.path.isdir)(value[key]):
+                report(
+                    here,
+                    f"there is no {mark.kind} {value[key] or repr('')}. Correct the path or fetch the {mark.kind}.",
+                )
+        elif isinstance(item, str) and "${" in item:
+            report(here, f"${{...}} is expanded in paths only; write the value itself instead of {item!r}")
+        elif field is not None:
+            inner = _models_in(field.annotation)
+            _expand_paths(item, inner[0] if inner else Spec, here, report)
+        else:
+            _expand_paths(item, Spec, here, report)
+
+
+def _path_mark(field: Any) -> PathMark | None:
+    """The mark of a path field (`FilePath` or `FilePath | None`); None for any other."""
+    metadata = [
+        *field.metadata,
+        *(m for a in typing.get_args(field.annotation) for m in getattr(a, "__metadata__", ())),
+    ]
+    return next((m for m in metadata if isinstance(m, PathMark)), None)
+
+
+def _resolve(experiment: Experiment, written: list[Any], report: Report) -> Experiment:
+    """Check names against the tables, fill in every default, and look for repeated entries.
+
+    Args:
+        experiment: as validated so far.
+        written: `methods` as the file has it, to name the key at fault.
+        report: takes the mistakes.
+    """
+    methods: list[Method | None] = []
+    for index, method in enumerate(experiment.methods):
+        at: KeyPath = ("methods", index)
+        try:
+            entry = method_entry(method.name)
+        except ValueError as error:
+            report(at, str(error))
+            methods.append(None)
+            continue
+        key = "parameters" if isinstance(written[index], dict) and "name" in written[index] else method.name
+        parameters = _validate(entry.parameters, method.parameters, (*at, key), report)
+        complete = {"parameters": parameters.model_dump(mode="json")} if parameters is not None else None
+        methods.append(method.model_copy(update=complete) if complete is not None else None)
+    data = experiment.data
+    try:
+        found = _validate(dataset_entry(data.name).parameters, data.parameters, ("data", "parameters"), report)
+        data = data.model_copy(update={"parameters": found.model_dump(mode="json") if found else {}})
+    except ValueError as error:
+        report(("data", "name"), str(error))
+    same = [(p.teacher, p.student) for p in experiment.pairs]
+    for key, items, names in (
+        ("methods", methods, [m.label if m is not None else "" for m in methods]),
+        ("seeds", experiment.seeds, experiment.seeds),
+        ("pairs", [p.name for p in experiment.pairs], [p.name for p in experiment.pairs]),
+        ("pairs", same, [f"the pair of networks {p.name}" for p in experiment.pairs]),
+    ):
+        for index, item in enumerate(items):
+            if item is not None and item in items[:index]:
+                report((key, index), f"{names[index]} stands twice; each entry once")
+    try:
+        protocol.require_control(experiment)
+    except ValueError as error:
+        report(("methods",), str(error))
+    return experiment.model_copy(update={"methods": tuple(m for m in methods if m is not None), "data": data})
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the experiment file, methods and datasets with their own parameters included."""
+    schema = Experiment.model_json_schema()
+    schema["properties"].pop("overrides")
+    methods = signatures.table("harness.distillers", "METHODS")
+    outside = "^[A-Za-z_][\\w.]*:[A-Za-z_]\\w*$"
+    forms: list[dict[str, Any]] = [{"enum": sorted(methods)}, {"type": "string", "pattern": outside}]
+    forms += [
+        {
+            "type": "object",
+            "properties": {name: {"anyOf": [e.parameters.model_json_schema(), {"type": "null"}]}},
+            "required": [name],
+            "additionalProperties": False,
+        }
+        for name, e in sorted(methods.items())
+    ]
+    elsewhere = {"patternProperties": {outside: {"type": ["object", "null"]}}, "additionalProperties": False}
+    forms.append({"type": "object", "minProperties": 1, "maxProperties": 1, **elsewhere})
+    forms.append({"$ref": "#/$defs/Method"})
+    schema["properties"]["methods"]["items"] = {"anyOf": forms}
+    datasets = signatures.table("harness.datasets", "DATASETS")
+    schema["$defs"]["Dataset"]["properties"]["name"]["enum"] = sorted(datasets)
+    schema["$defs"]["Dataset"]["allOf"] = [
+        {
+            "if": {"properties": {"name": {"const": name}}},
+            "then": {"properties": {"parameters": e.parameters.model_json_schema()}},
+        }
+        for name, e in sorted(datasets.items())
+    ]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "sstkd-bench experiment", **schema}

@@ -1,0 +1,185 @@
+"""Is a difference beyond noise? Intervals over seeds, paired differences, and the correction for many comparisons.
+
+Values are plain numbers in any unit; results keep that unit. Paired t is the interval that decides: with three to five
+seeds it covers what it claims if the differences are roughly normal. The percentile bootstrap stands beside it and is
+too narrow for so few seeds, which is why it never decides anything.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# Below this relative spread the differences are equal up to rounding, and a t statistic would only measure rounding.
+_EQUAL = 1e-12
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its two-sided confidence interval; `low` and `high` are None where there is no interval.
+
+    Attributes:
+        mean: mean of the values, in their unit.
+        low: lower end, or None for fewer than two values.
+        high: upper end, or None for fewer than two values.
+        n: how many values stand behind it.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def half(self) -> float | None:
+        """Half the interval's width (the t interval is symmetric), or None."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Difference(Interval):
+    """Mean of the paired differences a - b, with the p-value of "there is none".
+
+    Attributes:
+        p_value: two-sided, paired t; None where there is no interval.
+    """
+
+    p_value: float | None = None
+
+    @property
+    def reversed(self) -> "Difference":
+        """The same comparison seen from the other side, b - a."""
+        low = None if self.high is None else -self.high
+        high = None if self.low is None else -self.low
+        return Difference(-self.mean, low, high, self.n, self.p_value)
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Mean of independent values with its t interval.
+
+    Args:
+        values: (n,) finite numbers, n >= 1; n < 2 has no interval.
+        confidence: in (0, 1).
+
+    Raises:
+        ValueError: no values, a non-finite value, or a confidence outside (0, 1).
+    """
+    x = _checked(values, confidence)
+    if x.size < 2:
+        return Interval(float(x[0]), None, None, 1)
+    half = _t_quantile(confidence, x.size) * float(x.std(ddof=1)) / float(np.sqrt(x.size))
+    mean = float(x.mean())
+    return Interval(mean, mean - half, mean + half, x.size)
+
+
+def paired_differences(a: Mapping[int, float], b: Mapping[int, float]) -> NDArray[np.float64]:
+    """`a - b` of every seed that both have, in the order of the seeds: (n,).
+
+    Raises:
+        ValueError: no seed in common.
+    """
+    seeds = sorted(a.keys() & b.keys())
+    if not seeds:
+        raise ValueError(f"nothing to pair: seeds {sorted(a)} and {sorted(b)} have none in common")
+    return np.array([a[s] - b[s] for s in seeds], dtype=np.float64)
+
+
+def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Difference:
+    """Mean of `a - b` over the seeds that both have, with the paired t interval and p-value.
+
+    Args:
+        a: value by seed.
+        b: value by seed; seeds that only one side has are left out, `n` says how many pairs are left.
+        confidence: in (0, 1).
+
+    Returns:
+        `low`, `high` and `p_value` are None for one pair. They are None too when all differences are the same number
+        other than zero: no spread at all means that the seeds changed nothing, which is no evidence.
+
+    Raises:
+        ValueError: no seed in common, a non-finite value, or a confidence outside (0, 1).
+    """
+    from scipy import stats
+
+    d = _checked(paired_differences(a, b), confidence)
+    mean, n = float(d.mean()), int(d.size)
+    spread = float(d.std(ddof=1)) if n > 1 else 0.0
+    scale = max(abs(v) for side in (a, b) for v in side.values())
+    if n > 1 and not d.any():
+        return Difference(0.0, 0.0, 0.0, n, 1.0)
+    if n < 2 or spread <= _EQUAL * scale:
+        return Difference(mean, None, None, n, None)
+    error = spread / float(np.sqrt(n))
+    half = _t_quantile(confidence, n) * error
+    p_value = 2.0 * float(stats.t.sf(abs(mean) / error, n - 1))
+    return Difference(mean, mean - half, mean + half, n, p_value)
+
+
+def bootstrap_interval(
+    values: ArrayLike, rng: np.random.Generator, confidence: float = 0.95, resamples: int = 10_000
+) -> Interval:
+    """Mean of the values with its percentile bootstrap interval.
+
+    For a paired bootstrap pass the differences (`paired_differences`).
+
+    Args:
+        values: (n,) finite numbers, n >= 1; n < 2 has no interval.
+        rng: the stream the resamples are drawn from; the same stream gives the same interval.
+        confidence: in (0, 1).
+        resamples: number of resamples, >= 1; memory is resamples * n indices.
+
+    Raises:
+        ValueError: no values, a non-finite value, a confidence outside (0, 1), fewer than one resample.
+    """
+    x = _checked(values, confidence)
+    if resamples < 1:
+        raise ValueError(f"resamples={resamples}: at least 1 is needed")
+    mean = float(x.mean())
+    if x.size < 2:
+        return Interval(mean, None, None, 1)
+    means = x[rng.integers(x.size, size=(resamples, x.size))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(mean, float(low), float(high), x.size)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: p-values that may be compared with one level, however many comparisons there are.
+
+    The chance of at least one false finding among all of them stays below the level (S. Holm, A Simple Sequentially
+    Rejective Multiple Test Procedure, 1979).
+
+    Args:
+        p_values: (m,) in [0, 1], in any order; may be empty.
+
+    Returns:
+        (m,) adjusted p-values in the order given.
+
+    Raises:
+        ValueError: a value outside [0, 1].
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.size and not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p-values lie in [0, 1]; given: {list(p_values)}")
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)) if p.size else p
+    out = np.empty_like(p)
+    out[order] = np.minimum(stepped, 1.0)
+    return [float(v) for v in out]
+
+
+def _t_quantile(confidence: float, n: int) -> float:
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + confidence) / 2, n - 1))
+
+
+def _checked(values: ArrayLike, confidence: float) -> NDArray[np.float64]:
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or x.size == 0:
+        raise ValueError(f"a list of at least one number is needed; given: shape {x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError(f"all values must be finite; given: {x.tolist()}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: it lies between 0 and 1, e.g. 0.95")
+    return x

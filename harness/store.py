@@ -1,0 +1,202 @@
+"""One finished run is one Arrow row in one Parquet file: write it once, read many.
+
+`<results>/<experiment>/runs/<run_id>.parquet` holds exactly one row of `SCHEMA`. Every function here takes the
+experiment's directory, `<results>/<experiment>`. A file appears whole or not at all: it is written under a name that
+starts with a dot, synced, and renamed; readers skip names that start with a dot.
+"""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.row import HEAVY, SCHEMA, STATUSES, checked
+
+__all__ = [
+    "HEAVY",
+    "SCHEMA",
+    "STATUSES",
+    "finished",
+    "read_row",
+    "read_runs",
+    "run_path",
+    "write_atomic",
+    "write_run",
+]
+
+
+def run_path(directory: str | Path, run_id: str) -> Path:
+    """Where the row of `run_id` is, whether or not it exists."""
+    return Path(directory) / "runs" / f"{run_id}.parquet"
+
+
+def write_run(directory: str | Path, row: Mapping[str, Any]) -> bool:
+    """Write one row; a row that is ok is never replaced, a failed or skipped one may be.
+
+    Args:
+        directory: the experiment's directory; `runs/` is made below it.
+        row: one value by column of `SCHEMA`. Nullable columns may be left out. Maps are dicts, times are aware
+            datetimes, a confusion matrix is flat; lists may be numpy arrays.
+
+    Returns:
+        True if the row is on disk now, False if an ok row of the same run_id was there and was kept.
+
+    Raises:
+        ValueError: an unknown column, a missing one, a wrong type, or values that contradict each other; names the
+            column. Nothing is written.
+        OSError: the disk is full or cannot be written; no file is left behind.
+    """
+    table = pa.Table.from_pylist([checked(row)], schema=SCHEMA)
+    path = run_path(directory, row["run_id"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and _status(path) == "ok":
+        return False
+    sink = pa.BufferOutputStream()
+    # One row per file: dictionaries and column statistics would cost more bytes than the row itself.
+    pq.write_table(
+        table, sink, compression="zstd", use_dictionary=False, write_statistics=False, write_page_checksum=True
+    )
+    write_atomic(path, sink.getvalue().to_pybytes())
+    return True
+
+
+def write_atomic(path: str | Path, content: bytes | str) -> None:
+    """Put a file in place whole or not at all, and on the disk before it returns.
+
+    Raises:
+        OSError: the disk is full or cannot be written; what was there before is unchanged, nothing is left behind.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    hidden = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(hidden, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(hidden, path)
+    except BaseException:
+        hidden.unlink(missing_ok=True)
+        raise
+    # The rename itself lives in the directory; without this a power cut may undo it.
+    entry = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(entry)
+    finally:
+        os.close(entry)
+
+
+def read_runs(
+    directory: str | Path,
+    columns: Collection[str] | None = None,
+    status: str | Collection[str] | None = None,
+    run_ids: Collection[str] | None = None,
+) -> Any:
+    """Read the rows of an experiment, in the order of their run_ids.
+
+    Args:
+        directory: the experiment's directory; one that does not exist has no rows.
+        columns: names to read; None reads all but `HEAVY`.
+        status: one of `STATUSES`, or several; None reads all.
+        run_ids: read only these (ids without a row are passed over); None reads all.
+
+    Returns:
+        A `pyarrow.Table` with the columns in the order asked for; columns an older file lacks are null.
+
+    Raises:
+        ValueError: an unknown column or status, or a corrupt file (named, with what to do).
+    """
+    import pyarrow.dataset as ds
+
+    names = [n for n in SCHEMA.names if n not in HEAVY] if columns is None else list(columns)
+    if unknown := [n for n in names if n not in SCHEMA.names]:
+        raise ValueError(f"unknown columns {unknown}; there are: {', '.join(SCHEMA.names)}")
+    wanted = STATUSES if status is None else (status,) if isinstance(status, str) else tuple(status)
+    if unknown := [s for s in wanted if s not in STATUSES]:
+        raise ValueError(f"unknown status {unknown}; there are: {', '.join(STATUSES)}")
+    files = _files(Path(directory) / "runs", run_ids)
+    if not files:
+        return SCHEMA.empty_table().select(names)
+    condition = None if status is None else ds.field("status").isin(list(wanted))
+    with _named_corruption(files):
+        return _dataset(files).to_table(columns=names, filter=condition)
+
+
+def finished(directory: str | Path) -> dict[str, str]:
+    """Status by run_id of every row there is; reads those two columns only.
+
+    Raises:
+        ValueError: a corrupt file (named, with what to do).
+    """
+    table = read_runs(directory, ["run_id", "status"])
+    return dict(zip(table["run_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+
+
+def read_row(path: str | Path) -> dict[str, Any]:
+    """Read one file whole: every column of `SCHEMA`, maps as dicts, columns an older file lacks as None.
+
+    Raises:
+        ValueError: a corrupt file (named, with what to do).
+        FileNotFoundError: there is no such file.
+    """
+    with _named_corruption([str(path)]):
+        table = _dataset([str(path)]).to_table()
+    row: dict[str, Any] = table.to_pylist(maps_as_pydicts="strict")[0]
+    return row
+
+
+def _files(runs: Path, run_ids: Collection[str] | None) -> list[str]:
+    if not runs.is_dir():
+        return []
+    keep = None if run_ids is None else {f"{run_id}.parquet" for run_id in run_ids}
+    with os.scandir(runs) as entries:
+        return sorted(
+            entry.path
+            for entry in entries
+            if entry.name.endswith(".parquet")
+            and not entry.name.startswith(".")
+            and (keep is None or entry.name in keep)
+        )
+
+
+def _status(path: Path) -> str | None:
+    try:
+        status: str = pq.read_table(path, columns=["status"])["status"][0].as_py()
+    except (pa.ArrowInvalid, IndexError):
+        return None  # A torn file is no result: the row at hand may take its place.
+    return status
+
+
+@contextlib.contextmanager
+def _named_corruption(files: list[str]) -> Iterator[None]:
+    """Turn pyarrow's error on a file that is not Parquet into one that names the file and the remedy."""
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        bad = next((f for f in files if not _readable(f)), None)
+        if bad is None:
+            raise
+        raise ValueError(f"{bad}: not a readable row ({error}). Delete the file and start the run again.") from error
+
+
+def _readable(file: str) -> bool:
+    try:
+        _dataset([file]).to_table()
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError):
+        return False
+    return True
+
+
+def _dataset(files: list[str]) -> Any:
+    import pyarrow.dataset as ds
+
+    # Checksums turn a flipped bit into an error instead of another number.
+    scan = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    return ds.dataset(files, schema=SCHEMA, format=ds.ParquetFileFormat(default_fragment_scan_options=scan))

@@ -1,0 +1,88 @@
+"""The vocabulary every distiller shares: what is read from a network, and what a distiller is shown.
+
+Keys of feature maps are stages, not strides: a DeepLabV3 has three stages at stride 8, so a stride names nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Feature maps of one forward pass.
+
+    Attributes:
+        stages: encoder features by name, shallow to deep ("stem", "stage1", ...), each (N, C_k, H_k, W_k).
+        decoder: the map in front of the classifier, (N, C, h, w).
+        logits: class scores before the head's up-sampling, (N, K, h, w).
+        full: class scores at the size of the input image, (N, K, H, W).
+    """
+
+    stages: Mapping[str, Tensor]
+    decoder: Tensor
+    logits: Tensor
+    full: Tensor
+
+    def detach(self) -> "Taps":
+        """The same maps cut from the autograd graph."""
+        stages = {name: x.detach() for name, x in self.stages.items()}
+        return Taps(stages, self.decoder.detach(), self.logits.detach(), self.full.detach())
+
+
+@dataclass(frozen=True)
+class TapInfo:
+    """Width and stride of one tap, measured by a dry run. `stride` is input height / map height."""
+
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """TapInfo of every tap of one network."""
+
+    stages: Mapping[str, TapInfo]
+    decoder: TapInfo
+    logits: TapInfo
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a distiller may know when it is built: both networks' taps, the classes and the ignored label."""
+
+    student: NetworkInfo
+    teacher: NetworkInfo
+    num_classes: int
+    ignore_index: int = 255
+
+
+@dataclass(frozen=True)
+class View:
+    """What a distiller sees of one step.
+
+    Attributes:
+        student: the student's taps, with gradient.
+        teacher: the teacher's taps, detached; None for a method with `needs_teacher = False`.
+        labels: class indices at image size, (N, H, W) int64; `Pair.ignore_index` where there is none.
+        progress: share of the training that is done, in [0, 1].
+        generator: the distiller's own random stream for this step, on the CPU.
+    """
+
+    student: Taps
+    teacher: Taps | None
+    labels: Tensor
+    progress: float
+    generator: torch.Generator
+
+    def taught(self) -> Taps:
+        """The teacher's taps, for a method that cannot do without them.
+
+        Raises:
+            ValueError: the method declared `needs_teacher = False`, so the teacher was not run.
+        """
+        if self.teacher is None:
+            raise ValueError("this step has no teacher taps: the method's class says needs_teacher = False")
+        return self.teacher

@@ -1,0 +1,369 @@
+"""One run from its first step to its result. No branch on the method, no Ray: the loop is read top to bottom.
+
+`train` is the same function in a plain process, in a warm Ray actor and in the ranks of a Ray Train worker group.
+"""
+
+import io
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from harness import guard, seeds
+from harness.cost import PeakMemory, StepClock, multiply_adds, parameters
+from harness.datasets import Data
+from harness.distillers import Distiller
+from harness.metrics import Confusion
+from harness.models import SegNet, save_state, state_sha256
+from harness.parts import build_method, build_network, build_teacher, load_data, teacher_weights, weights_path
+from harness.runtime import Runtime
+from harness.scores import miou
+from harness.spec import Optimizer, Run, Schedule
+from harness.taps import Pair, Taps, View
+
+SAMPLE_IMAGES = 4
+PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Terms = dict[str, Tensor]
+
+
+@dataclass
+class RunResult:
+    """What a finished run knows: measured columns of its row, in the units that `harness.store` names."""
+
+    columns: dict[str, Any]
+    weights_sha256: str
+
+
+@dataclass
+class Log:
+    """What has been seen so far; it is part of the checkpoint."""
+
+    curve: list[dict[str, float]] = field(default_factory=list)
+    losses: list[dict[str, Any]] = field(default_factory=list)
+    total: Terms = field(default_factory=dict)  # sum of |term| since step 0, on the device
+    since: Terms = field(default_factory=dict)  # sum of each term since the last entry of `losses`, on the device
+    count: int = 0  # steps in `since`
+    data_ms: list[float] = field(default_factory=list)
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    resumed: int = 0
+
+
+class KDStep(nn.Module):
+    """Student and distiller as one module, the only one that is wrapped for several workers."""
+
+    def __init__(self, student: nn.Module, distiller: Distiller, ignore_index: int) -> None:
+        super().__init__()
+        self.student = student
+        self.distiller = distiller
+        self.ignore_index = ignore_index
+
+    def forward(
+        self,
+        image: Tensor,
+        label: Tensor,
+        teacher: Taps | None,
+        valid: Tensor,
+        progress: float,
+        stream: torch.Generator,
+    ) -> Terms:
+        """Named scalar terms of one micro-batch.
+
+        `task` is the cross-entropy summed over this micro-batch and divided by `valid`, so that ranks and accumulation
+        steps with fewer labelled pixels do not weigh more; distiller terms are means over the micro-batch.
+        """
+        taps: Taps = self.student(image)
+        task = F.cross_entropy(taps.full.float(), label, ignore_index=self.ignore_index, reduction="sum") / valid
+        terms: Terms = self.distiller(View(taps, teacher, label, progress, stream))
+        if "task" in terms:
+            raise ValueError("a distiller's term is called 'task', which is the supervised loss; give it another name")
+        return {"task": task, **terms}
+
+
+def lr_factor(schedule: Schedule, step: int, steps: int) -> float:
+    """Factor on the learning rate at `step` of `steps`: linear warm-up, then poly, cosine or constant over the rest."""
+    if step < schedule.warmup_steps:
+        return (step + 1) / schedule.warmup_steps
+    done = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
+    if schedule.name == "poly":
+        return float((1 - done) ** schedule.power)
+    return 0.5 * (1 + math.cos(math.pi * done)) if schedule.name == "cosine" else 1.0
+
+
+def make_optimizer(spec: Optimizer, step: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's optimiser over every trainable parameter of student and distiller."""
+    trained = [p for p in step.parameters() if p.requires_grad]
+    if spec.name == "sgd":
+        return torch.optim.SGD(trained, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+    return torch.optim.AdamW(trained, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
+
+
+def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
+    """Train (or, for a given teacher checkpoint, only evaluate) one network; ranks above 0 return None.
+
+    Args:
+        run: what to train.
+        runtime: where.
+        experiment: the experiment's results folder; the teacher's weights are read from it, the run's written to it.
+
+    Raises:
+        ValueError: something in the run does not fit (teacher, method, data, sizes), with the remedy.
+        FloatingPointError: a loss term is not finite; names it.
+    """
+    runtime.enter()
+    began, memory = time.perf_counter(), PeakMemory(runtime.device)
+    recipe, device = run.train, runtime.device
+    if recipe.precision == "fp16" and device.type != "cuda":
+        raise ValueError("train.precision: fp16 needs a GPU; use fp32 or bf16 on a CPU")
+    data = load_data(run.data)
+    student = build_network(run, data.info)
+    teacher = build_teacher(run, data.info, experiment, device) if run.method.needs_teacher else None
+    infos = student.info(), (teacher or student).info()
+    distiller = build_method(run.method, Pair(*infos, data.info.num_classes, data.info.ignore_index), run.seed)
+    facts = _facts(run, student, distiller, data, device)
+    facts["teacher_sha256"] = teacher_weights(run, experiment)[1] if teacher is not None else None
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    student.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    step = runtime.wrap(
+        KDStep(_compiled(student, recipe.compile), distiller, data.info.ignore_index), recipe.sync_batchnorm
+    )
+    seen_by_teacher = _compiled(teacher, recipe.compile) if teacher is not None else None
+    optimizer = make_optimizer(recipe.optimizer, step)
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+    steps = 0 if run.checkpoint is not None else recipe.steps
+    first, log, clock = _resume(runtime, run, student, distiller, optimizer, scaler)
+    autocast = torch.autocast(device.type, PRECISION.get(recipe.precision), enabled=recipe.precision in PRECISION)
+    watcher = guard.Guard(runtime)
+    guard.teacher_untouched(teacher)
+    tick = waited = time.perf_counter()
+
+    for i, batch in enumerate(runtime.batches(data.train, data.info, run, first, steps), start=first):
+        log.data_ms.append((time.perf_counter() - waited) * 1e3)
+        # Every stream starts anew from (seed, name, step, rank): nothing has to be remembered to resume.
+        torch.manual_seed(seeds.derive(run.seed, "network noise", i, runtime.rank))
+        stream = torch.Generator().manual_seed(seeds.derive(run.seed, "distiller noise", i, runtime.rank))
+        factor = lr_factor(recipe.schedule, i, steps)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.optimizer.lr * factor
+        with clock:
+            valid = runtime.sum((batch.label != data.info.ignore_index).sum().float()).clamp(min=1)
+            # DDP averages over ranks and the micro-batches are averaged below; the task's sum must undo both.
+            valid = valid / (runtime.workers * recipe.accumulate)
+            sums: Terms = {}
+            for image, label in zip(
+                batch.image.chunk(recipe.accumulate), batch.label.chunk(recipe.accumulate), strict=True
+            ):
+                with autocast:
+                    with torch.no_grad():
+                        taught = seen_by_teacher(image).detach() if seen_by_teacher is not None else None
+                    terms: Terms = step(image, label, taught, valid, i / steps, stream)
+                if i == first:
+                    guard.connected(terms, run.method.label, teacher is not None)
+                loss = torch.stack(list(terms.values())).sum() / recipe.accumulate
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, 0) + value.detach().float() / recipe.accumulate
+            if i == first:
+                guard.all_used(step)
+            if recipe.clip_norm is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(student.parameters(), recipe.clip_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            watcher.watch(sums, i)
+        done = i + 1
+        evaluates = done == steps or (recipe.eval_every is not None and done % recipe.eval_every == 0)
+        saves = evaluates if recipe.checkpoint_every is None else (done == steps or done % recipe.checkpoint_every == 0)
+        logs = evaluates or saves or done % max(1, steps // 50) == 0
+        _accumulate(log, sums)
+        if logs:
+            watcher.check()
+            _write_losses(log, runtime, done, recipe.optimizer.lr * factor)
+        log.train_seconds += time.perf_counter() - tick
+        tick = time.perf_counter()
+        if evaluates:
+            confusion = evaluate(student, data, "dev", run, runtime)
+            log.curve.append({"step": done, "dev_miou": miou(confusion, run.protocol.absent_policy)})
+            log.eval_seconds += time.perf_counter() - tick
+        if saves:
+            guard.teacher_untouched(teacher)
+            runtime.save(_state(run, done, student, distiller, optimizer, scaler, log, clock))
+        if logs:
+            runtime.on_progress({"step": done, "steps": steps, **_now(log), "step_ms": clock.percentile(50)})
+        tick = waited = time.perf_counter()
+
+    guard.all_contributed({name: float(value) for name, value in log.total.items()}, steps)
+    confusions = {name: evaluate(student, data, name, run, runtime) for name in ("dev", "val")}
+    log.eval_seconds += time.perf_counter() - tick
+    if runtime.rank != 0:
+        return None
+    if not log.curve:
+        log.curve.append({"step": steps, "dev_miou": miou(confusions["dev"], run.protocol.absent_policy)})
+    facts |= _measured(run, log, clock, confusions) | {
+        "samples": _samples(student, data, runtime, with_images=run.role == "teacher"),
+        "wall_seconds": time.perf_counter() - began,
+        "peak_memory_mb": memory.mb(),
+    }
+    digest = save_state(student.state_dict(), weights_path(experiment, run.run_id))
+    return RunResult(facts, digest)
+
+
+@torch.no_grad()
+def evaluate(student: SegNet, data: Data, split: str, run: Run, runtime: Runtime) -> NDArray[np.int64]:
+    """Confusion matrix (K, K) of the network over a whole split, at the labels' resolution, summed over the ranks."""
+    info = data.info
+    counts = Confusion(info.num_classes, info.ignore_index, runtime.device)
+    student.eval()
+    for image, label in runtime.evaluation(getattr(data, split), info, run.train.eval_batch_size):
+        counts.update(student(image).full.argmax(dim=1), label)
+    student.train()
+    runtime.sum(counts.counts)
+    return counts.numpy()
+
+
+def _compiled(network: SegNet, wanted: bool) -> nn.Module:
+    return torch.compile(network) if wanted else network  # type: ignore[return-value]
+
+
+def _accumulate(log: Log, terms: Terms) -> None:
+    for name, value in terms.items():
+        log.since[name] = log.since.get(name, 0) + value.double()
+        log.total[name] = log.total.get(name, 0) + value.double().abs()
+    log.count += 1
+
+
+def _write_losses(log: Log, runtime: Runtime, step: int, lr: float) -> None:
+    names = sorted(log.since)
+    means = runtime.sum(torch.stack([log.since[name] for name in names])) / (log.count * runtime.workers)
+    log.losses.append({"step": step, "lr": lr, "terms": dict(zip(names, means.tolist(), strict=True))})
+    log.since, log.count = {}, 0
+
+
+def _now(log: Log) -> dict[str, Any]:
+    """What a progress line shows."""
+    terms = log.losses[-1]["terms"]
+    return {"loss": sum(terms.values()), "terms": terms, "dev_miou": log.curve[-1]["dev_miou"] if log.curve else None}
+
+
+def _state(
+    run: Run,
+    step: int,
+    student: SegNet,
+    distiller: Distiller,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    log: Log,
+    clock: StepClock,
+) -> dict[str, Any]:
+    """Everything that a resumed run needs, as plain data and tensors."""
+    return {
+        "run_id": run.run_id,
+        "step": step,
+        "student": student.state_dict(),
+        "distiller": distiller.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "log": vars(log),
+        "step_ms": clock.history(),
+    }
+
+
+def _resume(
+    runtime: Runtime,
+    run: Run,
+    student: SegNet,
+    distiller: Distiller,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> tuple[int, Log, StepClock]:
+    """Take up the run's checkpoint if there is one: the next step, what was logged, and the clock."""
+    state = runtime.load(run.run_id)
+    if state is None:
+        return 0, Log(), StepClock(runtime.device)
+    student.load_state_dict(state["student"])
+    distiller.load_state_dict(state["distiller"])
+    optimizer.load_state_dict(state["optimizer"])
+    scaler.load_state_dict(state["scaler"])
+    log = Log(**state["log"])
+    log.total = {name: value.to(runtime.device) for name, value in log.total.items()}
+    log.resumed += 1
+    return int(state["step"]), log, StepClock(runtime.device, state["step_ms"])
+
+
+def _facts(run: Run, student: SegNet, distiller: Distiller, data: Data, device: torch.device) -> dict[str, Any]:
+    """Columns that are known before the first step."""
+    info = data.info
+    height, width = run.train.augment.crop_hw or data.train[0][0].shape[:2]
+    return {
+        "student_init_sha256": state_sha256(student.state_dict()),
+        "data_hash": info.content_hash,
+        "num_classes": info.num_classes,
+        "class_names": list(info.class_names),
+        "palette": [list(colour) for colour in info.palette],
+        "ignore_index": info.ignore_index,
+        "floor_dev_miou": info.floor_dev_miou,
+        "floor_val_miou": info.floor_val_miou,
+        "taps": [*student.info().stages, "decoder", "logits"],
+        "student_parameters": parameters(student),
+        "extra_parameters": parameters(distiller),
+        "student_macs": multiply_adds(student, torch.zeros(1, 3, height, width)),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
+
+
+def _measured(run: Run, log: Log, clock: StepClock, confusions: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
+    """Columns that are known after the last step."""
+    best = max(log.curve, key=lambda point: point["dev_miou"])
+    return {
+        "dev_confusion": confusions["dev"].ravel().tolist(),
+        "val_confusion": confusions["val"].ravel().tolist(),
+        "dev_miou": miou(confusions["dev"], run.protocol.absent_policy),
+        "val_miou": miou(confusions["val"], run.protocol.absent_policy),
+        "best_dev_miou": best["dev_miou"],
+        "best_dev_step": int(best["step"]),
+        "curve": log.curve,
+        "losses": log.losses,
+        "step_ms": clock.percentile(50),
+        "step_ms_p90": clock.percentile(90),
+        "data_ms": float(np.median(log.data_ms)) if log.data_ms else None,
+        "train_seconds": log.train_seconds,
+        "eval_seconds": log.eval_seconds,
+        "resumed": log.resumed,
+    }
+
+
+@torch.no_grad()
+def _samples(student: SegNet, data: Data, runtime: Runtime, with_images: bool) -> list[dict[str, Any]]:
+    """Predictions on the first dev images as PNG; images and labels too where they are wanted (once per teacher)."""
+    student.eval()
+    samples = []
+    for index in range(min(SAMPLE_IMAGES, len(data.dev))):
+        image, label = data.dev[index]
+        (batch,) = runtime.evaluation(data.dev, data.info, 1, [index])
+        prediction = student(batch.image).full.argmax(dim=1)[0].byte().cpu().numpy()
+        samples.append(
+            {
+                "index": index,
+                "image": _png(image) if with_images else None,
+                "label": _png(label) if with_images else None,
+                "prediction": _png(prediction),
+            }
+        )
+    student.train()
+    return samples
+
+
+def _png(array: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,79 @@
+"""The three terms of SSTKD that need no critic. Each returns an unweighted scalar.
+
+Terms from Ji et al., "Structural and Statistical Texture Knowledge Distillation for Semantic Segmentation" (CVPR 2022,
+arXiv 2305.03944); the reductions behind the paper's weights are not known, those below are this project's choice.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def structural_loss(bands: Sequence[Tensor], target: Sequence[Tensor] | None = None) -> Tensor:
+    """Mean squared difference over batch, channels and all subband coefficients.
+
+        L_str = sum over stacks, images, channels, directions, positions of (student - teacher)^2 / number of terms
+
+    One mean over everything, not a mean of means: a stack counts by its number of coefficients.
+
+    Args:
+        bands: the student's stacks of subbands, (N, C, D, h, w) each, as the CDM returns them.
+        target: the teacher's. None: `bands` are those of student - teacher already, which is the same because the CDM
+            is linear, and costs one transform instead of two.
+
+    Raises:
+        ValueError: no stack, or the two sides differ in number or shapes.
+    """
+    if not bands:
+        raise ValueError("there are no subbands to compare")
+    if target is None:
+        differences = list(bands)
+    else:
+        ours, theirs = [tuple(b.shape) for b in bands], [tuple(b.shape) for b in target]
+        if ours != theirs:
+            raise ValueError(f"student subbands have shapes {ours}, teacher subbands {theirs}")
+        differences = [b - t for b, t in zip(bands, target, strict=True)]
+    total = torch.stack([d.square().sum() for d in differences]).sum()
+    return total / sum(d.numel() for d in differences)
+
+
+def statistical_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over images, regions and positions of the squared difference of equalised intensities, (N, M, P) each.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(f"student has shape {tuple(student.shape)}, teacher {tuple(teacher.shape)}")
+    return (student - teacher).square().mean()
+
+
+def response_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Mean over images and pixels of KL(teacher || student), times temperature^2.
+
+        L_re = T^2 / (N H W) sum over pixels, classes of  p_T (log p_T - log p_S),  p = softmax(logits / T)
+
+    The factor T^2 keeps gradients comparable between temperatures (Hinton, Vinyals, Dean, arXiv 1503.02531). Computed
+    in float32 or wider; every pixel counts, labelled or not.
+
+    Args:
+        student: class scores (N, K, H, W).
+        teacher: class scores of the same shape.
+        temperature: positive.
+
+    Raises:
+        ValueError: the shapes differ or the temperature is not positive.
+    """
+    if student.shape != teacher.shape or student.ndim != 4:
+        raise ValueError(f"scores must be (N, K, H, W) alike, got {tuple(student.shape)} and {tuple(teacher.shape)}")
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; it must be positive")
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    with torch.autocast(student.device.type, enabled=False):
+        log_student = F.log_softmax(student.to(dtype) / temperature, dim=1)
+        log_teacher = F.log_softmax(teacher.to(dtype) / temperature, dim=1)
+        pixels = student.numel() // student.shape[1]
+        divergence = (log_teacher.exp() * (log_teacher - log_student)).sum()
+        return divergence * (temperature**2 / pixels)

@@ -1,0 +1,255 @@
+"""Who may import whom. A module without a rule fails: say where it belongs before it grows."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAX_LINES, MAX_FUNCTION_LINES = 400, 130
+
+# Modules of the project, then other packages. "harness.models" allows the package and everything below it.
+RULES: dict[str, tuple[str, str]] = {
+    "sstkd": ("sstkd", "torch numpy"),
+    "harness": ("", ""),
+    # The experiment file
+    "harness.yamlfile": ("", "yaml"),
+    "harness.signatures": ("", "pydantic"),
+    "harness.seeds": ("", "numpy"),
+    "harness.spec": ("harness.signatures", "pydantic"),
+    "harness.protocol": ("harness.spec", ""),
+    "harness.specfile": ("harness.spec harness.signatures harness.yamlfile harness.protocol", "pydantic"),
+    # Rows, and what is computed from them
+    "harness.scores": ("", "numpy"),
+    "harness.stats": ("", "numpy scipy"),
+    "harness.row": ("", "numpy pyarrow"),
+    "harness.store": ("harness.row", "pyarrow"),
+    "harness.record": ("harness harness.spec harness.store", ""),
+    "harness.tables": ("harness.stats", ""),
+    "harness.comparison": ("harness.stats harness.tables", "numpy"),
+    "harness.plots": ("harness.tables", "numpy matplotlib PIL"),
+    "harness.pagestyle": ("", ""),
+    "harness.page": ("harness.pagestyle harness.plots harness.scores harness.tables", "numpy matplotlib"),
+    "harness.report": (
+        "harness.store harness.stats harness.tables harness.comparison harness.plots harness.page",
+        "rich",
+    ),
+    # Tensors
+    "harness.taps": ("", "torch numpy"),
+    "harness.metrics": ("", "torch numpy"),
+    "harness.cost": ("", "torch numpy"),
+    "harness.models": (
+        "harness.models harness.taps harness.spec harness.seeds",
+        "torch numpy timm segmentation_models_pytorch safetensors",
+    ),
+    "harness.datasets": (
+        "harness.datasets harness.taps harness.spec harness.seeds harness.scores",
+        "torch numpy PIL cv2 skimage pyarrow",
+    ),
+    "harness.distillers": ("harness.distillers", ""),
+    "harness.distillers.base": ("harness.taps", "torch"),
+    "harness.distillers._ops": ("", "torch"),
+    "harness.distillers.*": ("harness.distillers.base harness.distillers._ops harness.taps", "torch"),
+    "harness.distillers.sstkd": ("harness.distillers.base harness.distillers._ops harness.taps sstkd", "torch"),
+    # Training
+    "harness.parts": (
+        "harness.spec harness.signatures harness.seeds harness.store harness.models harness.datasets harness.distillers "
+        "harness.taps",
+        "torch",
+    ),
+    "harness.runtime": ("harness.spec harness.seeds harness.datasets harness.models.syncbn", "torch numpy cv2"),
+    "harness.guard": ("harness.runtime", "torch"),
+    "harness.train": (
+        "harness.spec harness.seeds harness.scores harness.taps harness.metrics harness.cost harness.models "
+        "harness.datasets harness.distillers harness.parts harness.guard harness.runtime",
+        "torch numpy PIL",
+    ),
+    "harness.execute": ("harness.spec harness.record harness.runtime harness.train", ""),
+    "harness.loggers": ("harness.spec", ""),
+    "harness.estimate": (
+        "harness.spec harness.taps harness.models harness.datasets harness.distillers harness.parts harness.runtime",
+        "torch",
+    ),
+    # Ray, and the terminal
+    "harness.launch": (
+        "harness.spec harness.protocol harness.store harness.record harness.parts harness.runtime harness.train "
+        "harness.execute harness.loggers",
+        "torch ray",
+    ),
+    "harness.display": ("harness.spec", "rich"),
+    "harness.doctor": ("harness.spec harness.record", "rich"),
+    "harness.cli": ("", "typer"),
+}
+# Functions that may import what their module may not, because it is slow or missing on some machines.
+FREE = {
+    "harness.runtime": {"Runtime.ray_worker": {"ray"}},
+    "harness.loggers": {"tensorboard": {"torch"}},
+}
+FREE_MODULES = {"harness.cli", "harness.doctor"}  # every function
+
+LIGHT = (
+    "spec specfile yamlfile signatures protocol seeds store row scores stats report tables comparison plots page record "
+    "cli display"
+)
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted([*(ROOT / "harness").rglob("*.py"), *(ROOT / "sstkd").rglob("*.py")]):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def rule(module: str) -> tuple[str, str] | None:
+    """A module's own rule, or its shelf's; the shelves grow, the top level of harness does not without a rule."""
+    shelf = module.rpartition(".")[0]
+    if module in RULES:
+        return RULES[module]
+    if f"{shelf}.*" in RULES:
+        return RULES[f"{shelf}.*"]
+    return RULES.get(shelf) if shelf != "harness" else None
+
+
+def imports(source: str, module: str = "x") -> list[tuple[str, str]]:
+    """(imported module, qualified name of the function around it or "") of every import that runs."""
+    found: list[tuple[str, str]] = []
+
+    def visit(node: ast.AST, scope: tuple[str, ...], inside: bool) -> None:
+        where = ".".join(scope) if inside else ""
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, where) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: write the full name instead of {'.' * node.level}{node.module or ''}"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.append((full if full in MODULES else str(node.module), where))
+        elif isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            for child in node.orelse:
+                visit(child, scope, inside)
+        else:
+            function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            below = (*scope, node.name) if function or isinstance(node, ast.ClassDef) else scope
+            for child in ast.iter_child_nodes(node):
+                visit(child, below, inside or function)
+
+    visit(ast.parse(source), (), False)
+    return found
+
+
+def violations(module: str, source: str) -> list[str]:
+    allowed = rule(module)
+    if allowed is None:
+        return [f"{module} has no rule"]
+    own, others = (set(text.split()) for text in allowed)
+    wrong = []
+    for name, where in imports(source, module):
+        top = name.partition(".")[0]
+        if top in sys.stdlib_module_names or (where and module in FREE_MODULES):
+            continue
+        if top in FREE.get(module, {}).get(where, ()):
+            continue
+        if top in ("harness", "sstkd"):
+            fine = name in own or any(name.startswith(f"{o}.") and o != "harness" for o in own)
+            if module.startswith("harness.distillers") and name.startswith("harness.distillers."):
+                fine = name in own or module == "harness.distillers"
+        else:
+            fine = top in others
+        if not fine:
+            wrong.append(f"{module} imports {name}" + (f" in {where}" if where else ""))
+    return wrong
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_its_rule_allows(module: str) -> None:
+    assert violations(module, MODULES[module].read_text()) == []
+
+
+def test_every_rule_is_about_a_module_that_exists() -> None:
+    assert {name for name in RULES if not name.endswith(".*")} - MODULES.keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "wrong"),
+    [
+        ("harness.newcomer", "", "has no rule"),
+        ("sstkd.newcomer", "import timm", "imports timm"),
+        ("sstkd.cdm", "from harness import taps", "imports harness.taps"),
+        ("harness.distillers.kd", "from harness.distillers.cwd import CWD", "imports harness.distillers.cwd"),
+        ("harness.distillers.kd", "from harness.distillers import CWD", "imports harness.distillers"),
+        ("harness.distillers.kd", "from harness.distillers import cwd", "imports harness.distillers.cwd"),
+        ("harness.distillers.newcomer", "import sstkd.cdm", "imports sstkd.cdm"),
+        ("harness.distillers.newcomer", "from harness.spec import Run", "imports harness.spec"),
+        ("harness.train", "def f():\n    import ray", "imports ray in f"),
+        ("harness.runtime", "import ray", "imports ray"),
+        ("harness.runtime", "class Runtime:\n    def local(cls):\n        import ray.train", "in Runtime.local"),
+        ("harness.runtime", "from harness.models import build", "imports harness.models"),
+        ("harness.models.segnet", "from harness.train import train", "imports harness.train"),
+        ("harness.datasets.newcomer", "import ray.data", "imports ray.data"),
+        ("harness.spec", "import torch", "imports torch"),
+        ("harness.spec", "try:\n    import torch\nexcept ImportError:\n    pass", "imports torch"),
+        ("harness.store", "from harness import report", "imports harness.report"),
+        ("harness.cli", "import torch", "imports torch"),
+        ("harness.cli", "class A:\n    import torch", "imports torch"),
+    ],
+)
+def test_the_check_sees(module: str, source: str, wrong: str) -> None:
+    found = violations(module, source)
+    assert len(found) == 1 and wrong in found[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("harness.cli", "def f():\n    import torch, ray\n    from harness.launch import run_all"),
+        ("harness.runtime", "class Runtime:\n    def ray_worker(cls):\n        import ray.train"),
+        ("harness.distillers.newcomer", "from harness.distillers._ops import match_size\nimport torch.nn.functional"),
+        (
+            "harness.display",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from harness.launch import Status",
+        ),
+        ("harness.datasets.newcomer", "from harness.datasets.base import Data\nimport json, cv2"),
+    ],
+)
+def test_the_check_allows(module: str, source: str) -> None:
+    assert violations(module, source) == []
+
+
+def test_modules_import_each_other_in_one_direction() -> None:
+    """No cycles, imports inside functions included (those of `cli` and `doctor`, which nobody imports, aside)."""
+    edges = {m: {n for n, _ in imports(p.read_text(), m) if n in MODULES and n != m} for m, p in MODULES.items()}
+    left = dict(edges)
+    while ready := [m for m in left if not left[m] & left.keys()]:
+        for module in ready:
+            del left[module]
+    assert left == {}
+
+
+def test_a_light_import_stays_light() -> None:
+    names = ", ".join(f"harness.{name}" for name in LIGHT.split())
+    code = f"import sys, {names}; print(*sorted({{'torch', 'ray', 'timm', 'torchvision'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_file_can_be_read_in_one_sitting(module: str) -> None:
+    source = MODULES[module].read_text()
+    assert len(source.splitlines()) <= MAX_LINES
+    functions = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    long = [
+        f"{f.name}: {f.end_lineno - f.lineno + 1}" for f in functions if f.end_lineno - f.lineno >= MAX_FUNCTION_LINES
+    ]
+    assert long == []
+
+
+def test_a_package_that_is_not_listed_would_not_be_installed() -> None:
+    import tomllib
+
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert sorted(listed) == sorted(m for m, path in MODULES.items() if path.name == "__init__.py")

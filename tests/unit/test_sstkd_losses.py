@@ -1,0 +1,260 @@
+"""The three terms and the distiller against formulas written out here."""
+
+import ast
+import inspect
+import math
+import textwrap
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from harness.distillers.sstkd import SSTKD
+from harness.taps import NetworkInfo, Pair, TapInfo, Taps, View
+from sstkd.cdm import CDM
+from sstkd.directional import wedge_windows
+from sstkd.dtiem import DTIEM, whole_map
+from sstkd.filters import pyramid_filters
+from sstkd.losses import response_loss, statistical_loss, structural_loss
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def dense_cdm(size):
+    """CDM((1, 2)) with 9-7 filters on (size, size) maps as one matrix, from direct sums: (coefficients, size^2)."""
+    columns = []
+    for pixel in range(size * size):
+        x = torch.zeros(size, size, dtype=torch.complex128)
+        x.view(-1)[pixel] = 1
+        stacks = []
+        for depth in (2, 1):
+            side = x.shape[0]
+            analysis, synthesis = (torch.tensor(t, dtype=torch.complex128) for t in pyramid_filters("9-7"))
+            low = torch.zeros_like(x)
+            for i, a in enumerate(analysis):
+                for j, b in enumerate(analysis):
+                    low += a * b * torch.roll(x, (i - 4, j - 4), (0, 1))
+            kept = torch.zeros_like(x)
+            kept[::2, ::2] = low[::2, ::2]
+            band = x.clone()
+            for i, a in enumerate(synthesis):
+                for j, b in enumerate(synthesis):
+                    band -= a * b * torch.roll(kept, (i - 3, j - 3), (0, 1))
+            n = torch.arange(side, dtype=torch.float64)
+            dft = torch.exp(-2j * math.pi * torch.outer(n, n) / side)
+            spectrum = dft @ band @ dft
+            back = dft.conj() / side
+            stacks.insert(
+                0, torch.stack([(back @ (w * spectrum) @ back).real for w in wedge_windows(side, side, depth)])
+            )
+            x = low[::2, ::2]
+        columns.append(torch.cat([s.flatten() for s in stacks]))
+    return torch.stack(columns, 1)
+
+
+def test_structural_values_and_gradients():
+    student, teacher = random(2, 3, 4, 4).requires_grad_(), random(2, 3, 4, 4, seed=1)
+    matrix = dense_cdm(4)
+    bands = (student.detach() - teacher).flatten(2) @ matrix.T
+    cdm = CDM((1, 2))
+    want_gradient = (2 / bands.numel() * bands @ matrix).view_as(student)
+    for loss in (structural_loss(cdm(student), cdm(teacher)), structural_loss(cdm(student - teacher))):
+        torch.testing.assert_close(loss, bands.square().mean(), rtol=1e-10, atol=0)
+        (gradient,) = torch.autograd.grad(loss, student)
+        torch.testing.assert_close(gradient, want_gradient, rtol=1e-9, atol=1e-14)
+
+
+def test_structural_refuses():
+    with pytest.raises(ValueError, match="no subbands"):
+        structural_loss([])
+    with pytest.raises(ValueError, match=r"student subbands have shapes \[\(1, 2\)\], teacher subbands \[\(2, 1\)\]"):
+        structural_loss([torch.zeros(1, 2)], [torch.zeros(2, 1)])
+
+
+def test_statistical_values_and_gradients():
+    student, teacher = random(2, 3, 5).requires_grad_(), random(2, 3, 5, seed=1)
+    loss = statistical_loss(student, teacher)
+    loss.backward()
+    difference = student.detach() - teacher
+    torch.testing.assert_close(loss, (difference**2).sum() / 30)
+    torch.testing.assert_close(student.grad, 2 * difference / 30)
+    with pytest.raises(ValueError, match="student has shape"):
+        statistical_loss(student, teacher[:1])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_response_values_and_gradients(temperature):
+    student, teacher = random(2, 4, 3, 5).requires_grad_(), random(2, 4, 3, 5, seed=1)
+    loss = response_loss(student, teacher, temperature)
+    loss.backward()
+    total = 0.0
+    want_gradient = torch.zeros_like(teacher)
+    for n in range(2):
+        for i in range(3):
+            for j in range(5):
+                p_t = torch.exp(teacher[n, :, i, j] / temperature)
+                p_s = torch.exp(student.detach()[n, :, i, j] / temperature)
+                p_t, p_s = p_t / p_t.sum(), p_s / p_s.sum()
+                total += (p_t * torch.log(p_t / p_s)).sum()
+                want_gradient[n, :, i, j] = temperature / 30 * (p_s - p_t)
+    torch.testing.assert_close(loss, temperature**2 * total / 30)
+    torch.testing.assert_close(student.grad, want_gradient)
+
+
+def test_response_refuses():
+    x = torch.zeros(1, 2, 3, 3)
+    with pytest.raises(ValueError, match="alike"):
+        response_loss(x, x[:, :1])
+    with pytest.raises(ValueError, match="temperature is 0"):
+        response_loss(x, x, 0)
+
+
+def network(one, two, classes=5):
+    stages = {"stage1": TapInfo(one, 4), "stage2": TapInfo(two, 8)}
+    return NetworkInfo(stages, TapInfo(8, 8), TapInfo(classes, 8))
+
+
+def taps(one, two, n=2, side=48, seed=0, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(channels, stride):
+        size = (n, channels, -(-side // stride), -(-side // stride))
+        return torch.randn(size, dtype=dtype, generator=g).requires_grad_()
+
+    return Taps({"stage1": draw(one, 4), "stage2": draw(two, 8)}, draw(8, 8), draw(5, 8), draw(5, 1))
+
+
+def view(student, teacher, seed=0):
+    n, _, height, width = student.full.shape
+    labels = torch.zeros(n, height, width, dtype=torch.long)
+    return View(student, teacher.detach(), labels, 0.0, torch.Generator().manual_seed(seed))
+
+
+PAIR = Pair(network(4, 3), network(6, 5), 5)
+
+
+def test_distiller_is_the_weighted_sum_of_the_terms_on_the_grid():
+    distiller = SSTKD(PAIR, regions=0, w_re=2.0, w_str=3.0, w_sta=4.0).double()
+    student, teacher = taps(4, 3), taps(6, 5, seed=1)
+    terms = distiller(view(student, teacher))
+    assert list(terms) == ["response", "structural", "statistical"]
+
+    def low_level(t):
+        small = F.avg_pool2d(t.stages["stage1"], 2)  # bilinear by two without aligned corners is the mean of 2 x 2
+        return torch.cat((small, t.stages["stage2"]), 1)
+
+    taught = low_level(teacher)
+    adapted = distiller.adapter(low_level(student))
+    everywhere = whole_map(2, 6, 6, taught.device)
+    cdm, dtiem = CDM(), DTIEM()
+    want = {
+        "response": 2 * response_loss(student.logits, teacher.logits),
+        "structural": 3 * structural_loss(cdm(adapted), cdm(taught)),
+        "statistical": 4 * statistical_loss(dtiem(adapted, everywhere), dtiem(taught, everywhere)),
+    }
+    for name, term in terms.items():
+        torch.testing.assert_close(term, want[name])
+        assert term.ndim == 0
+
+
+def test_gradients_reach_the_student_and_the_adapter_only():
+    distiller = SSTKD(PAIR)
+    student, teacher = taps(4, 3, dtype=torch.float32), taps(6, 5, seed=1, dtype=torch.float32)
+    sum(distiller(view(student, teacher)).values()).backward()
+    assert all(t.grad.abs().sum() > 0 for t in (*student.stages.values(), student.logits))
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in distiller.parameters())
+    assert all(t.grad is None for t in (*teacher.stages.values(), teacher.logits))
+
+
+@pytest.mark.parametrize(
+    ("weights", "names", "parts"),
+    [
+        ({"w_re": 0.0}, ["structural", "statistical"], ["adapter", "cdm", "dtiem"]),
+        ({"w_str": 0.0}, ["response", "statistical"], ["adapter", "dtiem"]),
+        ({"w_sta": 0.0}, ["response", "structural"], ["adapter", "cdm"]),
+        ({"w_str": 0.0, "w_sta": 0.0}, ["response"], []),
+    ],
+)
+def test_a_term_of_weight_zero_is_absent(weights, names, parts):
+    distiller = SSTKD(PAIR, **weights).double()
+    assert list(dict(distiller.named_children())) == parts
+    assert list(distiller(view(taps(4, 3), taps(6, 5)))) == names
+
+
+@pytest.mark.parametrize("importance", ["texture", "uncertainty"])
+def test_regions_follow_the_streams(importance):
+    distiller = SSTKD(PAIR, region_importance=importance).double()
+    student, teacher = taps(4, 3, side=96), taps(6, 5, side=96, seed=1)
+    values = [float(distiller(view(student, teacher, seed))["statistical"].detach()) for seed in (1, 1, 2)]
+    assert values[0] == values[1] != values[2]
+
+
+@pytest.mark.parametrize("side", [8, 9, 20, 33])
+def test_tiny_and_odd_maps(side):
+    distiller = SSTKD(PAIR)
+    student, teacher = taps(4, 3, side=side, dtype=torch.float32), taps(6, 5, side=side, dtype=torch.float32, seed=1)
+    terms = distiller(view(student, teacher))
+    assert all(term.isfinite() for term in terms.values())
+    sum(terms.values()).backward()
+    assert all(t.grad.isfinite().all() for t in student.stages.values())
+
+
+def test_constant_features_give_finite_gradients():
+    distiller = SSTKD(PAIR)
+    student, teacher = taps(4, 3, dtype=torch.float32), taps(6, 5, dtype=torch.float32)
+    for t in (*student.stages.values(), *teacher.stages.values()):
+        t.data.zero_()
+    terms = distiller(view(student, teacher))
+    sum(terms.values()).backward()
+    assert all(term.isfinite() for term in terms.values())
+    assert all(t.grad.isfinite().all() for t in student.stages.values())
+
+
+def test_scores_of_another_stride_are_brought_to_the_teachers_grid():
+    student, teacher = taps(4, 3), taps(6, 5, seed=1)
+    wide = Taps(student.stages, student.decoder, student.logits[..., ::2, ::2], student.full)
+    distiller = SSTKD(PAIR, w_str=0.0, w_sta=0.0, w_re=1.0)
+    resized = F.interpolate(wide.logits, (6, 6), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(distiller(view(wide, teacher))["response"], response_loss(resized, teacher.logits))
+
+
+def test_autocast_keeps_the_texture_terms_in_float32():
+    distiller = SSTKD(PAIR)
+    student, teacher = taps(4, 3, dtype=torch.float32), taps(6, 5, dtype=torch.float32, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = distiller(view(student, teacher))
+    assert {t.dtype for t in terms.values()} == {torch.float32}
+
+
+def test_skip_says_which_tap_is_missing():
+    assert SSTKD.skip(PAIR) is None
+    poor = Pair(PAIR.student, NetworkInfo({"stage1": TapInfo(4, 4)}, TapInfo(8, 8), TapInfo(5, 8)), 5)
+    assert SSTKD.skip(poor) == "the teacher has no tap stage2; it has stage1"
+    assert SSTKD.skip(poor, stages=("stage1",)) is None
+    assert SSTKD.skip(poor, w_str=0.0, w_sta=0.0) is None
+    assert "empty" in SSTKD.skip(PAIR, stages=())
+    with pytest.raises(ValueError, match="the teacher has no tap stage2"):
+        SSTKD(poor)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"w_re": -1.0}, {"stride": 0}, {"regions": -1}, {"region_importance": "other"}, {"temperature": 0.0}],
+)
+def test_bad_hyper_parameters(options):
+    with pytest.raises(ValueError, match=str(next(iter(options.values())))):
+        SSTKD(PAIR, **options)
+
+
+def test_hyper_parameters_can_be_read_without_importing():
+    init = ast.parse(textwrap.dedent(inspect.getsource(SSTKD.__init__))).body[0]
+    defaults = {
+        argument.arg: ast.literal_eval(default)
+        for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)
+    }
+    assert defaults["w_str"] == 0.9 and defaults["levels"] == (3, 4)
+    assert set(SSTKD.space) <= set(defaults)
+    documented = inspect.getdoc(SSTKD)
+    assert [name for name in defaults if f"\n    {name}: " not in documented] == []
