@@ -132,7 +132,9 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
     facts = _facts(run, student, distiller, data, device)
     facts["teacher_sha256"] = teacher_weights(run, experiment)[1] if teacher is not None else None
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    student.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    for network in (student, teacher):
+        if network is not None:
+            network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     step = runtime.wrap(
         KDStep(_compiled(student, recipe.compile), distiller, data.info.ignore_index), recipe.sync_batchnorm
     )
