@@ -137,7 +137,8 @@ def _group_run(spec: str, experiment: str, resources_json: str, board: Any, atte
     share: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if use_gpu:
         share["GPU"] = resources.gpus_per_worker
-    storage = Path(experiment) / "ray"
+    storage, row = Path(experiment) / "ray", store.run_path(experiment, run.run_id)
+    before = row.stat().st_mtime_ns if row.exists() else None  # the failed row of an earlier try, if there is one
     trainer = TorchTrainer(
         _rank_loop,
         train_loop_config={"run": spec, "experiment": experiment, "resources": resources_json, "board": board},
@@ -151,8 +152,8 @@ def _group_run(spec: str, experiment: str, resources_json: str, board: Any, atte
     try:
         trainer.fit()
     except TrainingFailedError:
-        if store.finished(experiment).get(run.run_id) == "failed":
-            return "failed"
+        if row.exists() and row.stat().st_mtime_ns != before:
+            return "failed"  # the run said itself why it cannot go on
         raise
     finally:
         shutil.rmtree(storage / f"{run.run_id}-{attempt}", ignore_errors=True)
