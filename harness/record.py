@@ -63,7 +63,7 @@ def failure(error: BaseException) -> str:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether no row can be written either."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def _described(run: Run) -> dict[str, Any]:

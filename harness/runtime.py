@@ -1,7 +1,6 @@
 """Where a run runs: rank, device, threads, batches, checkpoints. The training loop asks; it never knows who answers."""
 
-import os
-import uuid
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from harness import seeds
 from harness.datasets.augment import augment
 from harness.datasets.base import DataInfo, Split
+from harness.files import write_atomic
 from harness.models.syncbn import convert_batchnorm
 from harness.spec import Run
 
@@ -193,15 +193,10 @@ class Runtime:
         """Replace the run's checkpoint, whole or not at all; rank 0 writes, the others wait."""
         if self.rank == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
-            hidden = self.directory / f".last.pt.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-            try:
-                with hidden.open("wb") as file:
-                    torch.save(state, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                hidden.replace(self.directory / "last.pt")
-            finally:
-                hidden.unlink(missing_ok=True)
+            # Serialised in memory: a full disk is then an OSError, and not an error of the format's own.
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            write_atomic(self.directory / "last.pt", buffer.getvalue())
         if self.workers > 1:
             dist.barrier()
 

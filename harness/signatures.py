@@ -96,7 +96,10 @@ def _source(module: str) -> Path:
     except ValueError:  # __main__ has no spec
         found = None
     if found is None:
-        raise ValueError(f"{module}: there is no package or module {top!r} on the Python path; install it, or put its folder there: PYTHONPATH=FOLDER")
+        raise ValueError(
+            f"{module}: there is no package or module {top!r} on the Python path; "
+            "install it, or put its folder there: PYTHONPATH=FOLDER"
+        )
     if not rest and found.origin is not None and found.origin.endswith(".py"):
         return Path(found.origin)
     for root in found.submodule_search_locations or []:

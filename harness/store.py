@@ -7,7 +7,6 @@ starts with a dot, synced, and renamed; readers skip names that start with a dot
 
 import contextlib
 import os
-import uuid
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.files import write_atomic
 from harness.row import HEAVY, SCHEMA, STATUSES, checked
 
 __all__ = [
@@ -63,32 +63,6 @@ def write_run(directory: str | Path, row: Mapping[str, Any]) -> bool:
     )
     write_atomic(path, sink.getvalue().to_pybytes())
     return True
-
-
-def write_atomic(path: str | Path, content: bytes | str) -> None:
-    """Put a file in place whole or not at all, and on the disk before it returns.
-
-    Raises:
-        OSError: the disk is full or cannot be written; what was there before is unchanged, nothing is left behind.
-    """
-    path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
-    hidden = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(hidden, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(hidden, path)
-    except BaseException:
-        hidden.unlink(missing_ok=True)
-        raise
-    # The rename itself lives in the directory; without this a power cut may undo it.
-    entry = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(entry)
-    finally:
-        os.close(entry)
 
 
 def read_runs(

@@ -25,7 +25,8 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.scores": ("", "numpy"),
     "harness.stats": ("", "numpy scipy"),
     "harness.row": ("", "numpy pyarrow"),
-    "harness.store": ("harness.row", "pyarrow"),
+    "harness.files": ("", ""),
+    "harness.store": ("harness.files harness.row", "pyarrow"),
     "harness.record": ("harness harness.spec harness.store", ""),
     "harness.tables": ("harness.stats", ""),
     "harness.comparison": ("harness.stats harness.tables", "numpy"),
@@ -41,7 +42,7 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.metrics": ("", "torch numpy"),
     "harness.cost": ("", "torch numpy"),
     "harness.models": (
-        "harness.models harness.taps harness.spec harness.seeds",
+        "harness.models harness.files harness.taps harness.spec harness.seeds",
         "torch numpy timm segmentation_models_pytorch safetensors",
     ),
     "harness.datasets": (
@@ -59,7 +60,10 @@ RULES: dict[str, tuple[str, str]] = {
         "harness.taps",
         "torch",
     ),
-    "harness.runtime": ("harness.spec harness.seeds harness.datasets harness.models.syncbn", "torch numpy cv2"),
+    "harness.runtime": (
+        "harness.files harness.spec harness.seeds harness.datasets harness.models.syncbn",
+        "torch numpy cv2",
+    ),
     "harness.guard": ("harness.runtime", "torch"),
     "harness.train": (
         "harness.spec harness.seeds harness.scores harness.taps harness.metrics harness.cost harness.models "
@@ -90,7 +94,7 @@ FREE = {
 FREE_MODULES = {"harness.cli", "harness.doctor"}  # every function
 
 LIGHT = (
-    "spec specfile yamlfile signatures protocol seeds store row scores stats report tables comparison plots page record "
+    "spec specfile yamlfile signatures protocol seeds files store row scores stats report tables comparison plots page record "
     "cli display"
 )
 

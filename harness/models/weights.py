@@ -1,13 +1,14 @@
 """Weight files: named by content, read without executing code."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
+
+from harness.files import write_atomic
 
 
 def sha256(path: Path) -> str:
@@ -60,15 +61,10 @@ def load_state(path: Path, expected_sha256: str) -> dict[str, Tensor]:
 def save_state(state: Mapping[str, Tensor], path: Path) -> str:
     """Write a state dict as safetensors, whole or not at all; returns the file's SHA-256."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, temporary)
-        digest = sha256(temporary)
-        temporary.chmod(0o644)  # safetensors writes 0600, which would lock colleagues out of a shared folder
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return digest
+    # Serialised in memory: a full disk is then an OSError like anywhere else, and not an error of the format's own.
+    content = save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
+    write_atomic(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -1,6 +1,7 @@
 """The loop: what it computes, what it refuses, and that an interrupted run ends where an undisturbed one does."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -248,18 +249,33 @@ def test_fp16_without_a_gpu_is_refused(taught: tuple[Path, list[Run]], tmp_path:
         train(run, local(tmp_path, run), tmp_path)
 
 
-def test_a_full_disk_is_an_error_and_leaves_no_row(
-    taught: tuple[Path, list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*arguments: Any) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """The kernel refuses to write a file beyond 100 kB, as it does on a full disk."""
+    import resource
 
-    monkeypatch.setattr("harness.runtime.torch.save", full)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_an_error_and_leaves_no_row(
+    taught: tuple[Path, list[Run]], tmp_path: Path, small_files: None
+) -> None:
     run = by_method(taught[1], "none")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="File too large"):
         execute(run, local(tmp_path, run), tmp_path)
     assert store.finished(tmp_path) == {}
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_weights_on_a_full_disk(tmp_path: Path, small_files: None) -> None:
+    from harness.models import save_state
+
+    with pytest.raises(OSError, match="File too large"):
+        save_state({"x": torch.zeros(100_000)}, tmp_path / "x.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
