@@ -7,6 +7,7 @@ lives in this process: it can be killed at any moment, and the same command goes
 import os
 import shutil
 import signal
+import socket
 import statistics
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -177,6 +178,7 @@ def connected(resources: Resources) -> Iterator[None]:
         options |= {"include_dashboard": resources.workers > 1, "dashboard_host": "127.0.0.1"}
         options["num_cpus"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_terminate = signal.getsignal(signal.SIGTERM)
+    _knock(resources.address)
     try:
         ray.init(address=resources.address, **options)
     except ConnectionError as error:
@@ -188,6 +190,20 @@ def connected(resources: Resources) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Try a host:port before Ray does, which would wait for minutes and then end the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ValueError(
+            f"resources.address: {address}: nothing answers there ({error}). "
+            "Start Ray there (ray start --head), or set resources.address: local"
+        ) from None
 
 
 def slots(resources: Resources, wanted: int) -> int:

@@ -113,6 +113,11 @@ def test_a_request_that_cannot_be_met_is_an_error(in_process: Any, tmp_path: Pat
         run_all(in_process[0], Resources(gpus_per_worker=1.0), tmp_path, lambda status: None)
 
 
+def test_a_cluster_that_is_not_there_is_an_error_at_once(in_process: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"127\.0\.0\.1:1: nothing answers there"):
+        run_all(in_process[0], Resources(address="127.0.0.1:1"), tmp_path, lambda status: None)
+
+
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
     """The command line of the tiny experiment, with enough steps to be interrupted."""
