@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sstkd.dtiem import Equalized
+
 
 def structural_loss(bands: Sequence[Tensor], target: Sequence[Tensor] | None = None) -> Tensor:
     """Mean squared difference over batch, channels and all subband coefficients.
@@ -39,15 +41,55 @@ def structural_loss(bands: Sequence[Tensor], target: Sequence[Tensor] | None = N
     return total / sum(d.numel() for d in differences)
 
 
-def statistical_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over images, regions and positions of the squared difference of equalised intensities, (N, M, P) each.
+def statistical_loss(student: Tensor | Equalized, teacher: Tensor | Equalized, congruence: float = 0.0) -> Tensor:
+    """Mean over images, regions and positions of the squared difference of the two enhanced maps.
+
+        L_sta = mean (student - teacher)^2 + congruence L_con
+
+    Args:
+        student: equalised intensities (N, M, P), a graph's vectors (N, M, P, D), or what `DTIEM.equalize` gives.
+        teacher: the same of the teacher.
+        congruence: weight of `congruence_loss`, not negative (the term V2, its weight decided, D).
+
+    Returns:
+        A scalar. Without regions (M = 0) it is 0, with a gradient of 0.
+
+    Raises:
+        ValueError: the shapes differ, or congruence is negative or needs the distributions and was given tensors.
+    """
+    if not congruence >= 0:
+        raise ValueError(f"congruence is {congruence}; it must not be negative")
+    ours, theirs = (x.values if isinstance(x, Equalized) else x for x in (student, teacher))
+    loss = _mean_square(ours, theirs)
+    if not congruence:
+        return loss
+    if not isinstance(student, Equalized) or not isinstance(teacher, Equalized):
+        raise ValueError(f"congruence {congruence} compares distributions: give the results of DTIEM.equalize")
+    return loss + congruence * congruence_loss(student.cumulative, teacher.cumulative)
+
+
+def congruence_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over images, regions and levels of the squared difference of cumulative distributions, (N, M, N_l) each.
+
+        L_con = mean (F_S - F_T)^2,  F_n = C_0 + ... + C_n after denoising
+
+    A region's levels span its own range, so this compares the shapes of two histograms, not where they lie. The journal
+    version of the paper (arXiv 2503.08043) names a "quantization congruence loss" (V2); its formula is not known to
+    this project and this one is its own (decided, D).
+
+    Returns:
+        A scalar. Without regions (M = 0) it is 0, with a gradient of 0.
 
     Raises:
         ValueError: the shapes differ.
     """
+    return _mean_square(student, teacher)
+
+
+def _mean_square(student: Tensor, teacher: Tensor) -> Tensor:
     if student.shape != teacher.shape:
         raise ValueError(f"student has shape {tuple(student.shape)}, teacher {tuple(teacher.shape)}")
-    return (student - teacher).square().mean()
+    return (student - teacher).square().sum() / max(student.numel(), 1)
 
 
 def response_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

@@ -4,18 +4,22 @@ A row of P intensities gets N sorted levels; each intensity is shared between th
 indices and two weights; counts are a scatter-add of the weights. No tensor of size P x N is ever made.
 
 The uniform levels and the counting operator are those of Zhu, Ji, Zhu, Gan, Wu, Yan, "Learning Statistical Texture for
-Semantic Segmentation" (CVPR 2021, arXiv 2103.04133, STLNet); `kernel="stlnet"` gives that work's weights.
+Semantic Segmentation" (CVPR 2021, arXiv 2103.04133, STLNet); `kernel="stlnet"` gives that work's weights,
+`stlnet_statistic` its levels and counts at once, `cooccurrence` its counts of pairs of neighbouring positions.
 
 Every function acts on the last dimension, with any leading ones, and is differentiable almost everywhere: nothing is
 detached, the choice of the neighbouring levels is piecewise constant.
 
-Shapes: P positions, N levels.
+On CUDA the order of additions in a scatter-add is not fixed; `torch.use_deterministic_algorithms` fixes it.
+
+Shapes: P positions, N levels, D values per level.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class Assignment(NamedTuple):
@@ -139,6 +143,117 @@ def interpolate(assignment: Assignment, values: Tensor) -> Tensor:
     """Read per-level values (..., N) back at the positions (..., P) with the assignment's weights."""
     lower, lower_weight, upper_weight = assignment
     return lower_weight * values.gather(-1, lower) + upper_weight * values.gather(-1, lower + 1)
+
+
+def interpolate_vectors(assignment: Assignment, values: Tensor) -> Tensor:
+    """Read vectors per level (..., N, D) back at the positions: (..., P, D).
+
+    Nothing larger than indices and weights is kept for the backward pass; the vectors read are not.
+    """
+    lower, lower_weight, upper_weight = assignment
+    number, width = values.shape[-2:]
+    rows = torch.arange(lower[..., 0].numel(), device=lower.device).view(*lower.shape[:-1], 1)
+    index_P2 = torch.stack((lower, lower + 1), -1) + number * rows[..., None]
+    weight_P2 = torch.stack((lower_weight, upper_weight), -1).to(values.dtype)
+    table = values.reshape(-1, width)
+    read = F.embedding_bag(index_P2.view(-1, 2), table, mode="sum", per_sample_weights=weight_P2.view(-1, 2))
+    return read.view(*lower.shape, width)
+
+
+def cooccurrence(assignment: Assignment, hw: tuple[int, int], number: int, eps: float = 1e-6) -> Tensor:
+    """Share of each pair of levels among all pairs of a position and its lower right neighbour.
+
+        C_mn = sum over pairs (i, j) of w_m(i) w_n(j) / (the same sum over all m, n + eps)
+
+    Four scatter-adds, one for each pair out of the two levels of either position.
+
+    Args:
+        assignment: of (..., P) positions, P = height * width, row by row.
+        hw: height and width.
+        number: N, the number of levels.
+        eps: in units of the weights; positive (the value verified in STLNet's released code).
+
+    Returns:
+        (..., N, N), the level of the upper left position first. Sums to 1 but for eps; all 0 where there are no pairs
+        (height or width 1).
+
+    Raises:
+        ValueError: P is not height * width, or eps is not positive.
+    """
+    lower, lower_weight, upper_weight = assignment
+    if lower.shape[-1] != hw[0] * hw[1]:
+        raise ValueError(f"{lower.shape[-1]} positions are no map of height {hw[0]} and width {hw[1]}")
+    if not eps > 0:
+        raise ValueError(f"eps is {eps}; it must be positive")
+    maps = [part.view(*part.shape[:-1], *hw) for part in (lower, lower_weight, upper_weight)]
+    index_a, low_a, high_a = (part[..., :-1, :-1].flatten(-2) for part in maps)
+    index_b, low_b, high_b = (part[..., 1:, 1:].flatten(-2) for part in maps)
+    pair = number * index_a + index_b
+    total = lower_weight.new_zeros(*lower.shape[:-1], number * number)
+    total = total.scatter_add(-1, pair, low_a * low_b).scatter_add(-1, pair + 1, low_a * high_b)
+    total = total.scatter_add(-1, pair + number, high_a * low_b).scatter_add(-1, pair + number + 1, high_a * high_b)
+    return (total / (total.sum(-1, keepdim=True) + eps)).view(*total.shape[:-1], number, number)
+
+
+def stlnet_statistic(intensity: Tensor, number: int, min_range: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Levels and counts of STLNet's operator: those of `uniform_levels`, `assign(..., "stlnet")` and `counts`, faster.
+
+    The levels are evenly spaced, so a position's cell is a division instead of a search; the weights are linear within
+    a cell, so the cells' sizes and sums are all that the counts need. At a position exactly on a level the gradient
+    is the one-sided one from above.
+
+    Args:
+        intensity: (..., P), floating point, P >= 1.
+        number: N, at least 2.
+        min_range: see `uniform_levels`.
+
+    Returns:
+        Levels (..., N), increasing, and counts (..., N), which sum to 1.
+
+    Raises:
+        ValueError: as `uniform_levels`.
+    """
+    levels = uniform_levels(intensity, number, min_range)
+    first, gap = levels[..., :1], levels[..., 1:2] - levels[..., :1]
+    size, inside, offset = _CellSums.apply(intensity, first, gap, number)
+    # Cell c lies between the levels c - 1 and c. To its lower level a position at distance a gives 1 - a, to its upper
+    # one 1 - (gap - a), but 0 if a = 0: that level is then a whole gap away.
+    share = size[..., 1:] - offset[..., 1:] + (1 - gap) * inside[..., :-1] + offset[..., :-1]
+    return levels, share / share.sum(-1, keepdim=True)
+
+
+class _CellSums(torch.autograd.Function):
+    """Of each of the N + 1 cells around N levels `gap` apart: its size, size without positions exactly on its lower
+    level, and sum of distances to its lower level. (..., P), (..., 1), (..., 1) -> three times (..., N + 1).
+
+    A function of its own because the chain of its elementwise operations, differentiated one by one, takes three times
+    as long and keeps a dozen maps for the backward pass instead of one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, intensity: Tensor, first: Tensor, gap: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        share = (intensity - first).div_(gap)
+        cell = share.floor()
+        # NaN would be an index out of range. It stays in `share`, hence in the sums.
+        cell.nan_to_num_(0.0, 0.0, 0.0).clamp_(-1, number - 1)
+        share.sub_(cell)
+        index = cell.add_(1).long()
+        empty = intensity.new_zeros(*intensity.shape[:-1], number + 1)
+        size = empty.scatter_add(-1, index, intensity.new_ones(()).expand_as(intensity))
+        inside = empty.scatter_add(-1, index, torch.sign(share, out=cell))
+        offset = empty.scatter_add(-1, index, share)
+        ctx.save_for_backward(index, size)
+        ctx.mark_non_differentiable(size, inside)
+        return size, inside, offset.mul_(gap)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        index, size = ctx.saved_tensors
+        grad = grads[2]
+        to_level = grad * size
+        order = torch.arange(-1, grad.shape[-1] - 1, device=grad.device, dtype=grad.dtype)
+        to_first, to_gap = -to_level.sum(-1, keepdim=True), -(to_level * order).sum(-1, keepdim=True)
+        return grad.gather(-1, index), to_first, to_gap, None
 
 
 def _check_rows(intensity: Tensor, levels: Tensor) -> None:

@@ -1,19 +1,18 @@
-"""Quantisation and counting: STLNet's numbers, dense formulas, constants, order of levels.
+"""Quantisation and counting: dense formulas, constants, order of levels. STLNet's numbers: tests/oracles."""
 
-stlnet_qco_1d.npz in tests/oracles holds input, weights and results (float64) of the released QCO_1d of STLNet at a
-sixteenth of its width, 8 levels.
-"""
-
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
-from sstkd.quantize import assign, counts, interpolate, refine_levels, uniform_levels
-
-PATH = Path(__file__).parents[1] / "oracles" / "stlnet_qco_1d.npz"
+from sstkd.quantize import (
+    assign,
+    cooccurrence,
+    counts,
+    interpolate,
+    interpolate_vectors,
+    refine_levels,
+    stlnet_statistic,
+    uniform_levels,
+)
 
 
 def random(*shape, seed=0):
@@ -36,39 +35,6 @@ def dense_hat(intensity, levels):
                 row.append(torch.zeros_like(s))
         rows.append(torch.stack(row))
     return torch.stack(rows)
-
-
-def test_stlnet_released_numbers():
-    oracle = {name: torch.from_numpy(value) for name, value in np.load(PATH).items()}
-
-    def norm(y, name):
-        statistics = oracle[f"{name}.running_mean"], oracle[f"{name}.running_var"]
-        return F.batch_norm(y, *statistics, oracle[f"{name}.weight"], oracle[f"{name}.bias"], eps=1e-5)
-
-    x = oracle["x"].requires_grad_()
-    y = F.leaky_relu(norm(F.conv2d(x, oracle["sd.conv1.0.conv.weight"], padding=1), "sd.conv1.0.bn"), 0.01)
-    y = F.conv2d(y, oracle["sd.conv2.conv.weight"])
-    mean = y.mean((2, 3))
-    intensity = F.cosine_similarity(mean[:, :, None], y.flatten(2), dim=1)
-
-    levels = uniform_levels(intensity, 8)
-    assignment = assign(intensity, levels, "stlnet")
-    share = counts(assignment, 8)
-    lower, low, high = assignment
-    dense = torch.zeros(2, 256, 8, dtype=torch.float64)
-    dense = dense.scatter(2, lower[..., None], low[..., None]).scatter(2, lower[..., None] + 1, high[..., None])
-    torch.testing.assert_close(dense, oracle["quant"], rtol=0, atol=1e-12)
-    total = oracle["quant"].sum(1)
-    torch.testing.assert_close(share, total / total.sum(1, keepdim=True), rtol=0, atol=1e-12)
-
-    # The rest of the released operator, to reach its output and, through levels and counts, its gradient.
-    z = F.leaky_relu(F.conv1d(torch.stack((levels, share), 1), oracle["sd.f1.0.conv.weight"]), 0.01)
-    z = F.relu(F.conv1d(z, oracle["sd.f2.conv.weight"]))
-    z = torch.cat((z, mean[..., None].expand(-1, -1, 8)), 1)
-    out = F.relu(norm(F.conv1d(z, oracle["sd.out.conv.weight"]), "sd.out.bn"))
-    torch.testing.assert_close(out, oracle["out"], rtol=0, atol=1e-12)
-    (gradient,) = torch.autograd.grad((out * oracle["cotangent"]).sum(), x)
-    torch.testing.assert_close(gradient, oracle["grad/x"], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("number", [2, 3, 32])
@@ -97,6 +63,97 @@ def test_assignment_and_counts_against_dense_formulas(number, kernel):
     torch.testing.assert_close(interpolate(assignment, values)[0], dense @ values[0])
     if kernel == "hat":
         torch.testing.assert_close(dense.sum(1), torch.ones(40, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("number", [2, 3, 8, 256])
+@pytest.mark.parametrize("min_range", [0.0, 3.0])
+def test_the_fast_statistic_is_the_dense_one(number, min_range):
+    s, to_levels, to_share = random(2, 500) - 0.4, random(2, number, seed=1), random(2, number, seed=2)
+    results = []
+    for fast in (True, False):
+        x = s.clone().requires_grad_()
+        if fast:
+            levels, share = stlnet_statistic(x, number, min_range)
+        else:
+            levels = uniform_levels(x, number, min_range)
+            distance = (x[..., None] - levels[:, None]).abs()
+            weight = torch.where(distance < (levels[:, 1:2] - levels[:, :1])[..., None], 1 - distance, 0.0).sum(1)
+            share = weight / weight.sum(-1, keepdim=True)
+        (gradient,) = torch.autograd.grad((levels * to_levels).sum() + (share * to_share).sum(), x)
+        results.append((levels, share, gradient))
+    for fast, dense in zip(*results, strict=True):
+        torch.testing.assert_close(fast, dense, rtol=1e-9, atol=1e-12)
+
+
+def test_the_fast_statistic_where_intensities_lie_exactly_on_levels():
+    s = torch.tensor([0.0, 0.125, 0.375, 0.375, 0.5, 0.875, 1.0], dtype=torch.float64)
+    levels, share = stlnet_statistic(s, 4)
+    torch.testing.assert_close(levels, torch.tensor([0.125, 0.375, 0.625, 0.875], dtype=torch.float64))
+    torch.testing.assert_close(share, counts(assign(s, levels, "stlnet"), 4))
+
+
+def test_gradient_of_the_fast_statistic():
+    s = random(2, 12).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: stlnet_statistic(v, 4), s)
+    assert torch.autograd.gradcheck(lambda v: stlnet_statistic(v, 4, 2.0), s)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.7, 1e-30])
+@pytest.mark.parametrize("number", [2, 3, 256])
+@pytest.mark.parametrize("positions", [1, 9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_fast_statistic_of_constant_rows(value, number, positions, dtype):
+    s = torch.full((2, positions), value, dtype=dtype, requires_grad=True)
+    levels, share = stlnet_statistic(s, number)
+    assert (levels.diff() > 0).all() and (share >= 0).all()
+    torch.testing.assert_close(share.sum(-1), torch.ones(2, dtype=dtype))
+    (gradient,) = torch.autograd.grad((levels * share).sum() + share.square().sum(), s)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_shows_in_the_statistic_of_its_row(bad):
+    s = random(2, 9)
+    s[1, 4] = bad
+    _, share = stlnet_statistic(s, 4)
+    assert share[0].isfinite().all() and share[1].isnan().any()
+    assert counts(assign(s, uniform_levels(s, 4)), 4)[1].isnan().any()
+
+
+@pytest.mark.parametrize("kernel", ["hat", "stlnet"])
+@pytest.mark.parametrize("number", [2, 5])
+@pytest.mark.parametrize("hw", [(3, 4), (2, 2), (1, 6), (6, 1), (1, 1)])
+def test_cooccurrence_against_the_dense_formula(kernel, number, hw):
+    s = random(2, 3, hw[0] * hw[1])
+    assignment = assign(s, uniform_levels(s, number), kernel)
+    lower, low, high = (part[..., None] for part in assignment)
+    weight = torch.zeros(*s.shape, number, dtype=torch.float64).scatter(-1, lower, low).scatter(-1, lower + 1, high)
+    weight = weight.view(2, 3, *hw, number)
+    total = torch.einsum("abyxm,abyxn->abmn", weight[:, :, :-1, :-1], weight[:, :, 1:, 1:])
+    want = total / (total.sum((2, 3), keepdim=True) + 1e-6)
+    torch.testing.assert_close(cooccurrence(assignment, hw, number), want)
+    assert want.sum().item() == pytest.approx(6.0 if min(hw) > 1 else 0.0, rel=1e-5)
+
+
+def test_vectors_are_read_like_numbers():
+    s = random(2, 3, 20)
+    assignment = assign(s, uniform_levels(s, 6))
+    values = random(2, 3, 6, 4, seed=1)
+    read = interpolate_vectors(assignment, values)
+    for d in range(4):
+        torch.testing.assert_close(read[..., d], interpolate(assignment, values[..., d]))
+    weights = [part.requires_grad_() for part in assignment[1:]]
+    assert torch.autograd.gradcheck(
+        lambda v, a, b: interpolate_vectors(assignment._replace(lower_weight=a, upper_weight=b), v),
+        (values.requires_grad_(), *weights),
+    )
+
+
+def test_an_empty_list_of_rows():
+    s = torch.zeros(2, 0, 5)
+    assignment = assign(s, uniform_levels(s, 4))
+    assert counts(assignment, 4).shape == (2, 0, 4)
+    assert interpolate_vectors(assignment, torch.zeros(2, 0, 4, 3)).shape == (2, 0, 5, 3)
 
 
 def test_interpolating_the_levels_gives_the_intensity_between_them():
@@ -137,7 +194,7 @@ def test_empty_cells_keep_their_level():
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.7, 1e-30, 1e6])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("number", [2, 31, 32])
+@pytest.mark.parametrize("number", [2, 31, 32, 256])
 def test_constant_rows(value, dtype, number):
     s = torch.full((2, 9), value, dtype=dtype, requires_grad=True)
     levels = uniform_levels(s, number)
@@ -188,5 +245,11 @@ def test_bad_input():
         assign(s[0], levels)
     with pytest.raises(ValueError, match="N >= 2"):
         assign(s, levels[:, :1])
+    with pytest.raises(ValueError, match="5 positions are no map of height 2 and width 3"):
+        cooccurrence(assign(s, levels), (2, 3), 4)
+    with pytest.raises(ValueError, match="eps is 0"):
+        cooccurrence(assign(s, levels), (1, 5), 4, eps=0)
+    with pytest.raises(ValueError, match="number of levels is 1"):
+        stlnet_statistic(s, 1)
     with pytest.raises(ValueError, match="'hat', 'stlnet'"):
         assign(s, levels, "rbf")

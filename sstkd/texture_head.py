@@ -1,0 +1,115 @@
+"""A texture head: what a teacher is trained with so that DTIEM's variant `graph` has weights.
+
+    tiles of the features -> DTIEM's quantisation -> GraphEnhancement -> enhanced map; [enhanced, features] -> scores
+
+The enhanced map beside the features it came from, then a 1x1 classifier, is how STLNet (Zhu et al., CVPR 2021, arXiv
+2103.04133) trains its texture enhancement module; tiles instead of the whole map are this project's decision, so that
+the graph meets regions of the size it will be used on. In the training step of a teacher:
+
+    scores = F.interpolate(head(low_level_features), labels.shape[-2:], mode="bilinear")
+    loss = task + 0.4 * F.cross_entropy(scores, labels, ignore_index=255)
+
+A teacher that is trained already stays as it is when only the head is trained, on its detached features.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from sstkd.dtiem import DTIEM
+from sstkd.graph import GraphEnhancement
+from sstkd.quantize import interpolate_vectors
+
+
+class TextureHead(nn.Module):
+    """Class scores from features and their enhanced texture; `head.graph.state_dict()` is what DTIEM needs.
+
+    Args:
+        channels: C of the features.
+        classes: K.
+        width: D, of the graph's vectors and of the projected features (decided, D).
+        hidden: of the graph's embedding (decided, D).
+        tiles: regions along each side of the map, the same number of rows and columns (decided, D: a tile is as large
+            as the largest region that `sample_regions` draws).
+        levels: this and the next four as in `DTIEM`, which must be given the same values.
+        iterations: see `DTIEM`.
+        relaxation: see `DTIEM`.
+        clip_limit: see `DTIEM`.
+        min_range: see `DTIEM`.
+
+    Raises:
+        ValueError: a number below 1, or as `DTIEM`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        *,
+        width: int = 32,
+        hidden: int = 16,
+        tiles: int = 2,
+        levels: int = 32,
+        iterations: int = 2,
+        relaxation: float = 0.5,
+        clip_limit: float | None = 4.0,
+        min_range: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if channels < 1 or classes < 1 or tiles < 1:
+            raise ValueError(f"channels is {channels}, classes {classes}, tiles {tiles}; at least 1 is needed")
+        self.tiles = tiles
+        self.dtiem = DTIEM(levels, iterations, relaxation, clip_limit, min_range)
+        self.graph = GraphEnhancement(width, hidden)
+        self.graph.remember(self.dtiem.settings())
+        self.project = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.classify = nn.Conv2d(2 * width, classes, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Class scores (N, K, H, W) of features (N, C, H, W), at their resolution.
+
+        Raises:
+            ValueError: the features are not (N, C, H, W).
+        """
+        scores: Tensor = self.classify(torch.cat((self.enhance(features), self.project(features)), 1))
+        return scores
+
+    def enhance(self, features: Tensor) -> Tensor:
+        """The enhanced map (N, D, H, W) of features (N, C, H, W); autocast is off.
+
+        Raises:
+            ValueError: the features are not (N, C, H, W).
+        """
+        if features.ndim != 4 or not features.numel():
+            raise ValueError(f"features must be (N, C, H, W) and not empty, got shape {tuple(features.shape)}")
+        n, _, height, width = features.shape
+        positions, home = tile_positions(height, width, self.tiles, features.device)
+        with torch.autocast(features.device.type, enabled=False):
+            levels, share, assignment = self.dtiem.quantize(features, positions.expand(n, -1, -1))
+            vectors_NMPD = interpolate_vectors(assignment, self.graph(levels, share))
+            map_NLD = vectors_NMPD.flatten(1, 2).index_select(1, home)
+        return map_NLD.mT.reshape(n, -1, height, width)
+
+
+def tile_positions(height: int, width: int, tiles: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tiles of equal size that cover a map, overlapping where a side is not a multiple of `tiles`.
+
+    Returns:
+        Positions (M, P) int64 of each tile's places in the flattened map, and, for each of the map's height * width
+        positions, the index of one of its places among all M P.
+    """
+    lines, homes, sides = [], [], []
+    for length in (height, width):
+        side = -(-length // tiles)
+        number = -(-length // side)
+        start = (torch.arange(number, device=device) * side).clamp(max=length - side)
+        along = torch.arange(length, device=device)
+        tile = along // side
+        lines.append(start[:, None] + torch.arange(side, device=device))
+        homes.append((tile, along - start[tile]))
+        sides.append(side)
+    rows, columns = lines
+    positions = rows[:, None, :, None] * width + columns[None, :, None, :]
+    (row_tile, row_place), (column_tile, column_place) = homes
+    tile = row_tile[:, None] * len(columns) + column_tile
+    home = (tile * sides[0] + row_place[:, None]) * sides[1] + column_place
+    return positions.flatten(2).flatten(0, 1), home.flatten()
