@@ -1,16 +1,43 @@
 """SSTKD's parts as plain torch modules and functions: tensors in, tensors out.
 
-Structural texture: `CDM` with `structural_loss`. Statistical texture: `DTIEM` on regions from `sample_regions` or
-`whole_map`, with `statistical_loss`. Response: `response_loss`.
+Structural texture: `CDM` with `structural_loss`; `contourlet`, `laplacian_pyramid`, `directional_filter_bank` and their
+inverses on their own. Statistical texture: `DTIEM` on regions from `sample_regions` or
+`whole_map`, with `statistical_loss` and `congruence_loss`; `TextureHead` trains the `GraphEnhancement` of its variant
+"graph"; `STL` and its parts are STLNet's modules. Response: `response_loss`.
 """
 
 from sstkd.cdm import CDM
-from sstkd.dtiem import DTIEM, sample_regions, texture_importance, uncertainty_importance, whole_map
-from sstkd.losses import response_loss, statistical_loss, structural_loss
+from sstkd.contourlet import Contourlet, contourlet, inverse_contourlet
+from sstkd.directional import directional_filter_bank, inverse_directional_filter_bank
+from sstkd.dtiem import DTIEM, Equalized, sample_regions, texture_importance, uncertainty_importance, whole_map
+from sstkd.filters import FanFilters, PyramidFilters
+from sstkd.graph import GraphEnhancement
+from sstkd.laplacian import inverse_laplacian_pyramid, laplacian_pyramid
+from sstkd.losses import congruence_loss, response_loss, statistical_loss, structural_loss
+from sstkd.stlnet import PTFEM, STL, TEM, QCO1d, QCO2d
+from sstkd.texture_head import TextureHead
 
 __all__ = [
     "CDM",
     "DTIEM",
+    "PTFEM",
+    "STL",
+    "TEM",
+    "Contourlet",
+    "Equalized",
+    "FanFilters",
+    "GraphEnhancement",
+    "PyramidFilters",
+    "QCO1d",
+    "QCO2d",
+    "TextureHead",
+    "congruence_loss",
+    "contourlet",
+    "directional_filter_bank",
+    "inverse_contourlet",
+    "inverse_directional_filter_bank",
+    "inverse_laplacian_pyramid",
+    "laplacian_pyramid",
     "response_loss",
     "sample_regions",
     "statistical_loss",

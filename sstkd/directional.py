@@ -1,114 +1,63 @@
-"""Directional split: wedge windows in the frequency plane, undecimated.
+"""The directional filter bank of the contourlet transform on its own: critically sampled, perfectly reconstructing.
 
-    y_b = IDFT( M_b . DFT(x) ),   M_b real, M_b(-w) = M_b(w),   sum over b of M_b(w) = 1 at every frequency w
-
-so the 2**k subbands are real, have the input's size and sum back to it exactly, and the split commutes with every
-circular shift. It is 2**k times redundant: not the critically sampled directional filter bank of the contourlet
-transform, whose direction order it shares.
-
-Windows. Walking once around half the frequency plane gives each frequency a position t in [0, 2**k): in the first half,
-|w_col| >= |w_row|, t grows with the slope w_row / w_col from -1 to 1; in the second, |w_row| > |w_col|, with the slope
-w_col / w_row falling from 1 to -1. Band b is centred at t = b + 1/2 with window cos^2(pi/2 |t - b - 1/2|), zero from
-distance 1 on, t cyclic. Frequency 0 has no direction and is shared equally; a frequency at Nyquist stands for both of
-its mirror images and gets the mean of their windows.
-
-The direction order is that of Do, Vetterli, "The contourlet transform" (IEEE Trans. Image Proc. 14, 2005) as its
-authors' toolbox numbers it.
+Bamberger, Smith, "A filter bank for the directional decomposition of images" (IEEE Trans. Signal Proc. 40, 1992), as
+the tree of Do, Vetterli, "The contourlet transform" (IEEE Trans. Image Proc. 14, 2005).
 """
 
-from functools import lru_cache
-from math import pi
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-MAX_DEPTH = 8
+from sstkd._linear import Boundary, analyse, check_sides, plan, prepared, stacked, synthesise
+from sstkd.filters import Directional
 
 
-def directional_split(x: Tensor, depth: int) -> Tensor:
-    """Split maps into 2**depth directional subbands that sum to the input.
+def directional_filter_bank(
+    x: Tensor, k: int, directional: Directional = "pkva", boundary: Boundary = "periodic"
+) -> list[Tensor]:
+    """Split maps into 2 ** k directions that together have as many samples as x.
+
+    Direction b is the wedge of frequencies whose slope, row over column, is in [-1 + 4 b / 2**k, -1 + 4 (b + 1) / 2**k]
+    for the first half, and column over row, falling from 1 to -1, for the second.
 
     Args:
-        x: maps, (..., H, W), of any size. Half precision is widened to float32; autocast is off.
-        depth: k, from 0 (one band, the input itself) to 8.
+        x: real maps, (..., H, W). Half precision is widened to float32; autocast is off.
+        k: depth, from 0 (the maps themselves) to 8.
+        directional: filters, see `contourlet`.
+        boundary: "periodic" or "toolbox", see `contourlet`.
 
     Returns:
-        (..., 2**depth, H, W), directions in the order above. On a map with few frequencies some bands may be empty.
+        For k >= 2 the first half (..., H / 2 ** (k - 1), W / 2), the second half (..., H / 2, W / 2 ** (k - 1)); for
+        k = 1 two of (..., H / 2, W).
 
     Raises:
-        ValueError: depth outside 0..8, or x is not (..., H, W) with at least one position.
+        ValueError: k outside 0..8, unknown filters or boundary, or sides that do not fit; names the needed multiple.
     """
-    if not 0 <= depth <= MAX_DEPTH:
-        raise ValueError(f"depth is {depth}; allowed are 0 to {MAX_DEPTH}")
-    if x.ndim < 2 or not x.shape[-1] or not x.shape[-2]:
-        raise ValueError(f"maps must be (..., H, W) with H, W >= 1, got shape {tuple(x.shape)}")
-    with torch.autocast(x.device.type, enabled=False):
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        if depth == 0:
-            return x.unsqueeze(-3)
-        height, width = x.shape[-2:]
-        windows = _windows(height, width, depth, x.device, x.dtype)
-        planes = x.reshape(-1, height, width)
-        odd = planes.shape[0] % 2
-        if odd:
-            planes = torch.cat((planes, torch.zeros_like(planes[:1])))
-        bands: Tensor = _Windowed.apply(planes, windows)
-        return bands[: bands.shape[0] - odd].reshape(*x.shape[:-2], 2**depth, height, width)
+    if k == 0:
+        return [prepared(x, 1).reshape(x.shape)]
+    made = plan((k,), None, directional, boundary)
+    groups = analyse(prepared(x, made.multiple), made)
+    return [band for g in groups for band in g.reshape(*x.shape[:-2], *g.shape[1:]).unbind(-3)]
 
 
-class _Windowed(torch.autograd.Function):
-    """Planes (P, H, W), P even, times each window (B, H, W) in the frequency plane: (P, B, H, W).
+def inverse_directional_filter_bank(
+    bands: Sequence[Tensor], directional: Directional = "pkva", boundary: Boundary = "periodic"
+) -> Tensor:
+    """The maps (..., H, W) that `directional_filter_bank` split, from all of its 2 ** k bands.
 
-    It can be differentiated once.
-
-    Every operator here is real and symmetric, hence its own adjoint: the gradient is the sum over bands of the bands'
-    gradients under the same windows, and nothing is kept for it. Real operators also keep the real and the imaginary
-    part apart, so two planes share one complex transform (rounding of one reaches the other). On a CPU both together
-    are faster than real transforms under autograd.
+    Raises:
+        ValueError: a number of bands that is no power of two, shapes that do not belong together, unknown filters.
     """
-
-    @staticmethod
-    def forward(ctx: Any, planes: Tensor, windows: Tensor) -> Tensor:
-        ctx.save_for_backward(windows)
-        spectrum = torch.fft.fft2(torch.complex(*planes.chunk(2)))
-        pairs = torch.fft.ifft2(spectrum.unsqueeze(1) * windows)
-        return torch.cat((pairs.real, pairs.imag))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (windows,) = ctx.saved_tensors
-        spectrum = torch.fft.fft2(torch.complex(*gradients[0].chunk(2)))
-        pairs = torch.fft.ifft2(spectrum.mul_(windows).sum(1))
-        return torch.cat((pairs.real, pairs.imag)), None
-
-
-def wedge_windows(height: int, width: int, depth: int) -> Tensor:
-    """The windows M_b on the full frequency grid in `torch.fft.fftfreq` order: (2**depth, height, width) float64."""
-    bands = 2**depth
-    if depth == 0:
-        return torch.ones(1, height, width, dtype=torch.float64)
-    row = torch.fft.fftfreq(height, dtype=torch.float64)[:, None].expand(height, width)
-    col = torch.fft.fftfreq(width, dtype=torch.float64)[None, :].expand(height, width)
-    first = col.abs() >= row.abs()
-    slope = torch.where(first, row, col) / torch.where(first, col, row)  # 0 / 0 at frequency 0, set below
-    position = torch.where(first, (1 + slope) / 2, 1 + (1 - slope) / 2) * (bands / 2)
-
-    centre = torch.arange(bands, dtype=torch.float64)[:, None, None] + 0.5
-    distance = (position - centre).abs()
-    distance = torch.minimum(distance, bands - distance).clamp(max=1.0)
-    windows = torch.cos(pi / 2 * distance).square()
-    windows[:, 0, 0] = 1 / bands
-    # -w is the grid point (-row, -col) modulo the size; the two differ in window at Nyquist only.
-    mirrored = windows.flip(-2, -1).roll((1, 1), (-2, -1))
-    windows = (windows + mirrored) / 2
-    return windows / windows.sum(0)
-
-
-@lru_cache(maxsize=32)
-def _windows(height: int, width: int, depth: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    # A cached tensor made inside inference_mode could not be used for training afterwards.
-    with torch.inference_mode(False):
-        return wedge_windows(height, width, depth).to(device, dtype)
+    number = len(bands)
+    if not number or number & (number - 1) or any(band.ndim < 2 for band in bands):
+        raise ValueError(f"there are {number} bands; a power of two is needed, each (..., h, w)")
+    k = number.bit_length() - 1
+    if k == 0:
+        return bands[0]
+    made = plan((k,), None, directional, boundary)
+    rows, cols = bands[0].shape[-2:]
+    hw = rows << (max(k, 2) - 1), cols * (1 if k == 1 else 2)
+    check_sides(hw, made.multiple)
+    (shapes,) = made.shapes(*hw)[1]
+    lead = tuple(bands[0].shape[:-2])
+    return synthesise(tuple(stacked(bands, shapes, lead)), hw, made).reshape(*lead, *hw)

@@ -13,21 +13,22 @@ and needs no padding and no loop over channels; it suits feature maps, not image
 obey `torch.set_float32_matmul_precision`: below "highest" they lose digits on devices with reduced-precision units.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from sstkd.filters import PyramidName, pyramid_filters
+from sstkd.filters import Pyramid, pyramid_filters
 
 
-def decompose(x: Tensor, levels: int, filters: PyramidName = "9-7") -> tuple[Tensor, list[Tensor]]:
+def laplacian_pyramid(x: Tensor, levels: int = 2, pyramid: Pyramid = "9-7") -> tuple[Tensor, list[Tensor]]:
     """Split maps into a low-pass map and `levels` band-pass maps.
 
     Args:
         x: maps, (..., H, W), H and W multiples of 2**levels. Half precision is widened to float32; autocast is off.
         levels: number of pyramid levels, at least 1.
-        filters: name of the low-pass pair.
+        pyramid: low-pass pair; a name, or `PyramidFilters`.
 
     Returns:
         The low-pass map (..., H / 2**levels, W / 2**levels), and the band-pass maps coarse to fine; the last has
@@ -41,23 +42,23 @@ def decompose(x: Tensor, levels: int, filters: PyramidName = "9-7") -> tuple[Ten
     _check_sides(x, 2**levels)
     low, bands = x, []
     for _ in range(levels):
-        low, band = split(low, filters)
+        low, band = split(low, pyramid)
         bands.append(band)
     return low, bands[::-1]
 
 
-def reconstruct(low: Tensor, bands: list[Tensor], filters: PyramidName = "9-7") -> Tensor:
-    """The maps that `decompose` split: from low (..., h, w) and band-pass maps coarse to fine, (..., H, W).
+def inverse_laplacian_pyramid(low: Tensor, bands: Sequence[Tensor], pyramid: Pyramid = "9-7") -> Tensor:
+    """The maps that `laplacian_pyramid` split: from low (..., h, w) and band-pass maps coarse to fine, (..., H, W).
 
     Raises:
         ValueError: a band whose sides are not twice those of the map below it, or unknown filters.
     """
     for band in bands:
-        low = merge(low, band, filters)
+        low = merge(low, band, pyramid)
     return low
 
 
-def split(x: Tensor, filters: PyramidName = "9-7") -> tuple[Tensor, Tensor]:
+def split(x: Tensor, pyramid: Pyramid = "9-7") -> tuple[Tensor, Tensor]:
     """One pyramid level: x (..., H, W) with even sides -> low (..., H/2, W/2) and band (..., H, W).
 
     Raises:
@@ -66,11 +67,11 @@ def split(x: Tensor, filters: PyramidName = "9-7") -> tuple[Tensor, Tensor]:
     _check_sides(x, 2)
     with torch.autocast(x.device.type, enabled=False):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        low = _down(x, filters)
-        return low, x - _up(low, filters)
+        low = _down(x, pyramid)
+        return low, x - _up(low, pyramid)
 
 
-def merge(low: Tensor, band: Tensor, filters: PyramidName = "9-7") -> Tensor:
+def merge(low: Tensor, band: Tensor, pyramid: Pyramid = "9-7") -> Tensor:
     """Invert `split`: low (..., H/2, W/2) and band (..., H, W) -> x (..., H, W).
 
     Raises:
@@ -85,34 +86,34 @@ def merge(low: Tensor, band: Tensor, filters: PyramidName = "9-7") -> Tensor:
     with torch.autocast(band.device.type, enabled=False):
         dtype = torch.promote_types(torch.promote_types(low.dtype, band.dtype), torch.float32)
         low, band = low.to(dtype), band.to(dtype)
-        return band + _up(low - _down(band, filters), filters)
+        return band + _up(low - _down(band, pyramid), pyramid)
 
 
-def _down(x: Tensor, filters: PyramidName) -> Tensor:
-    rows = _analysis_matrix(x.shape[-2], filters, x.device, x.dtype)
-    cols = _analysis_matrix(x.shape[-1], filters, x.device, x.dtype)
+def _down(x: Tensor, pyramid: Pyramid) -> Tensor:
+    rows = _analysis_matrix(x.shape[-2], pyramid, x.device, x.dtype)
+    cols = _analysis_matrix(x.shape[-1], pyramid, x.device, x.dtype)
     return rows @ x @ cols.mT
 
 
-def _up(low: Tensor, filters: PyramidName) -> Tensor:
-    rows = _synthesis_matrix(2 * low.shape[-2], filters, low.device, low.dtype)
-    cols = _synthesis_matrix(2 * low.shape[-1], filters, low.device, low.dtype)
+def _up(low: Tensor, pyramid: Pyramid) -> Tensor:
+    rows = _synthesis_matrix(2 * low.shape[-2], pyramid, low.device, low.dtype)
+    cols = _synthesis_matrix(2 * low.shape[-1], pyramid, low.device, low.dtype)
     return rows @ low @ cols.mT
 
 
 @lru_cache(maxsize=64)
-def _analysis_matrix(size: int, filters: PyramidName, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _analysis_matrix(size: int, pyramid: Pyramid, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Filter and keep the even samples: (size / 2, size)."""
     # A cached tensor made inside inference_mode could not be used for training afterwards.
     with torch.inference_mode(False):
-        return _circulant(size, pyramid_filters(filters).analysis).to(device, dtype)
+        return _circulant(size, pyramid_filters(pyramid).analysis).to(device, dtype)
 
 
 @lru_cache(maxsize=64)
-def _synthesis_matrix(size: int, filters: PyramidName, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _synthesis_matrix(size: int, pyramid: Pyramid, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Insert zeros and filter: (size, size / 2)."""
     with torch.inference_mode(False):
-        return _circulant(size, pyramid_filters(filters).synthesis).T.contiguous().to(device, dtype)
+        return _circulant(size, pyramid_filters(pyramid).synthesis).T.contiguous().to(device, dtype)
 
 
 def _circulant(size: int, taps: tuple[float, ...]) -> Tensor:

@@ -1,7 +1,12 @@
-"""Tests marked `gpu` need a CUDA device; everywhere else they are skipped with that reason."""
+"""Options that give tests/oracles other folders; tests marked `gpu` are skipped where there is no CUDA device."""
 
 import pytest
 import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--distiller-oracles", metavar="DIR", help="folder with INDEX.json and the npz files it names")
+    parser.addoption("--contourlet-oracles", metavar="DIR", help="folder with pdfb_*.npz, dfb_*.npz, ... and inputs.npz")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

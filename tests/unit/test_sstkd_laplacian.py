@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sstkd.filters import pyramid_filters
-from sstkd.laplacian import decompose, merge, reconstruct, split
+from sstkd.laplacian import inverse_laplacian_pyramid, laplacian_pyramid, merge, split
 
 NAMES = ["9-7", "5-3", "Burt"]
 
@@ -39,15 +39,15 @@ def test_unknown_filters_are_named():
 @pytest.mark.parametrize("shape", [(4, 4), (8, 20), (2, 3, 16, 8)])
 def test_reconstruction(name, shape):
     x = random(*shape)
-    low, bands = decompose(x, 2, name)
+    low, bands = laplacian_pyramid(x, 2, name)
     assert [b.shape[-2:] for b in bands] == [(shape[-2] // 2, shape[-1] // 2), shape[-2:]]
     assert low.shape == (*shape[:-2], shape[-2] // 4, shape[-1] // 4)
-    torch.testing.assert_close(reconstruct(low, bands, name), x, rtol=0, atol=1e-12)
+    torch.testing.assert_close(inverse_laplacian_pyramid(low, bands, name), x, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_constant_goes_to_the_low_pass_with_gain_two_per_level(name):
-    low, bands = decompose(torch.ones(1, 1, 16, 12, dtype=torch.float64), 2, name)
+    low, bands = laplacian_pyramid(torch.ones(1, 1, 16, 12, dtype=torch.float64), 2, name)
     torch.testing.assert_close(low, torch.full_like(low, 4.0), rtol=0, atol=1e-12)
     assert max(b.abs().max() for b in bands) < 1e-12
 
@@ -91,7 +91,7 @@ def test_shifts_by_the_sampling_step_shift_the_coefficients():
 
 def test_gradient():
     x = random(1, 2, 4, 8).requires_grad_()
-    assert torch.autograd.gradcheck(lambda v: [decompose(v, 2)[0], *decompose(v, 2)[1]], x)
+    assert torch.autograd.gradcheck(lambda v: [laplacian_pyramid(v, 2)[0], *laplacian_pyramid(v, 2)[1]], x)
 
 
 def test_half_precision_is_widened_also_under_autocast():
@@ -114,12 +114,12 @@ def test_what_was_cached_under_inference_mode_can_be_trained_with():
 @pytest.mark.parametrize("shape", [(6, 8), (8, 2), (0, 4)])
 def test_sizes_that_do_not_divide_are_refused(shape):
     with pytest.raises(ValueError, match="positive multiples of 4"):
-        decompose(torch.zeros(shape), 2)
+        laplacian_pyramid(torch.zeros(shape), 2)
 
 
 def test_other_bad_input():
     with pytest.raises(ValueError, match="at least 1"):
-        decompose(torch.zeros(4, 4), 0)
+        laplacian_pyramid(torch.zeros(4, 4), 0)
     with pytest.raises(ValueError, match=r"\(\.\.\., H, W\)"):
         split(torch.zeros(4))
     with pytest.raises(ValueError, match=r"must be \(4, 4\)"):

@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import math
 import textwrap
 
 import pytest
@@ -12,10 +11,8 @@ from torch.nn import functional as F
 from harness.distillers.sstkd import SSTKD
 from harness.taps import NetworkInfo, Pair, TapInfo, Taps, View
 from sstkd.cdm import CDM
-from sstkd.directional import wedge_windows
-from sstkd.dtiem import DTIEM, whole_map
-from sstkd.filters import pyramid_filters
-from sstkd.losses import response_loss, statistical_loss, structural_loss
+from sstkd.dtiem import DTIEM, Equalized, whole_map
+from sstkd.losses import congruence_loss, response_loss, statistical_loss, structural_loss
 
 
 def random(*shape, seed=0):
@@ -23,35 +20,9 @@ def random(*shape, seed=0):
 
 
 def dense_cdm(size):
-    """CDM((1, 2)) with 9-7 filters on (size, size) maps as one matrix, from direct sums: (coefficients, size^2)."""
-    columns = []
-    for pixel in range(size * size):
-        x = torch.zeros(size, size, dtype=torch.complex128)
-        x.view(-1)[pixel] = 1
-        stacks = []
-        for depth in (2, 1):
-            side = x.shape[0]
-            analysis, synthesis = (torch.tensor(t, dtype=torch.complex128) for t in pyramid_filters("9-7"))
-            low = torch.zeros_like(x)
-            for i, a in enumerate(analysis):
-                for j, b in enumerate(analysis):
-                    low += a * b * torch.roll(x, (i - 4, j - 4), (0, 1))
-            kept = torch.zeros_like(x)
-            kept[::2, ::2] = low[::2, ::2]
-            band = x.clone()
-            for i, a in enumerate(synthesis):
-                for j, b in enumerate(synthesis):
-                    band -= a * b * torch.roll(kept, (i - 3, j - 3), (0, 1))
-            n = torch.arange(side, dtype=torch.float64)
-            dft = torch.exp(-2j * math.pi * torch.outer(n, n) / side)
-            spectrum = dft @ band @ dft
-            back = dft.conj() / side
-            stacks.insert(
-                0, torch.stack([(back @ (w * spectrum) @ back).real for w in wedge_windows(side, side, depth)])
-            )
-            x = low[::2, ::2]
-        columns.append(torch.cat([s.flatten() for s in stacks]))
-    return torch.stack(columns, 1)
+    """CDM((1, 2)) on (size, size) maps as one matrix (coefficients, size^2); its values have oracles of their own."""
+    bands = CDM((1, 2))(torch.eye(size * size, dtype=torch.float64).view(-1, 1, size, size))
+    return torch.cat([band.flatten(1) for band in bands], 1).T
 
 
 def test_structural_values_and_gradients():
@@ -82,6 +53,42 @@ def test_statistical_values_and_gradients():
     torch.testing.assert_close(student.grad, 2 * difference / 30)
     with pytest.raises(ValueError, match="student has shape"):
         statistical_loss(student, teacher[:1])
+
+
+def test_congruence_values_and_gradients():
+    student, teacher = random(2, 3, 4).requires_grad_(), random(2, 3, 4, seed=1)
+    loss = congruence_loss(student, teacher)
+    loss.backward()
+    difference = student.detach() - teacher
+    torch.testing.assert_close(loss, (difference**2).sum() / 24)
+    torch.testing.assert_close(student.grad, 2 * difference / 24)
+    with pytest.raises(ValueError, match="student has shape"):
+        congruence_loss(student, teacher[:1])
+
+
+def test_the_statistical_term_adds_congruence_by_its_weight():
+    ours, theirs = (Equalized(random(2, 3, 5, seed=i), random(2, 3, 4, seed=i + 2)) for i in range(2))
+    want = statistical_loss(ours.values, theirs.values)
+    torch.testing.assert_close(statistical_loss(ours, theirs), want)
+    both = want + 0.7 * congruence_loss(ours.cumulative, theirs.cumulative)
+    torch.testing.assert_close(statistical_loss(ours, theirs, 0.7), both)
+    with pytest.raises(ValueError, match=r"congruence 0\.7 compares distributions"):
+        statistical_loss(ours.values, theirs, 0.7)
+    with pytest.raises(ValueError, match="congruence is -1"):
+        statistical_loss(ours, theirs, -1.0)
+
+
+def test_congruence_compares_shapes_of_histograms():
+    everywhere = whole_map(1, 8, 8, torch.device("cpu"))
+    dtiem = DTIEM(clip_limit=None, iterations=0)
+
+    def distribution(rough):
+        x = torch.stack((torch.ones(64, dtype=torch.float64), rough)).view(1, 2, 8, 8)
+        return dtiem.equalize(x, everywhere).cumulative
+
+    even, peaked = torch.linspace(0, 1, 64, dtype=torch.float64), torch.linspace(0, 1, 64, dtype=torch.float64) ** 6
+    assert congruence_loss(distribution(even), distribution(even)) == 0
+    assert congruence_loss(distribution(even), distribution(peaked)) > 1e-2
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])

@@ -1,0 +1,120 @@
+"""The contourlet transform: a Laplacian pyramid whose band-pass maps are split into directions.
+
+Do, Vetterli, "The contourlet transform: an efficient directional multiresolution image representation" (IEEE Trans.
+Image Proc. 14, 2005). Two boundary rules, equal where no filter reaches a border of a sheared map:
+
+- "periodic": every band is a circular convolution with one equivalent filter, sampled on the band's lattice. Rolling x
+  by a lattice's steps rolls the bands. Computed in the frequency domain. The default.
+- "toolbox": the rule of the authors' MATLAB toolbox v2.0, which continues each sheared map by its own rows and
+  columns; on square maps the directional bank alone differs from "periodic" for k >= 3 (ladders) and k >= 4 (FIR).
+
+Both reconstruct perfectly. Values of both are proven against numbers of the toolbox, see docs/sstkd.md.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sstkd._linear import Boundary, Plan, analyse, check_sides, plan, prepared, stacked, synthesise
+from sstkd.filters import Directional, Pyramid
+
+__all__ = ["Boundary", "Contourlet", "contourlet", "inverse_contourlet"]
+
+
+@dataclass(frozen=True)
+class Contourlet:
+    """A map's coefficients, and what they were made with.
+
+    Attributes:
+        lowpass: (N, C, h, w), the map's sides over 2 ** len(levels).
+        bands: per level, coarse to fine, its 2 ** k directions (N, C, hb, wb); a level of depth 0 has LH, HL, HH.
+        levels: depths k of the levels, coarse to fine.
+        pyramid: low-pass pair.
+        directional: filters of the directional banks.
+        boundary: boundary rule.
+    """
+
+    lowpass: Tensor
+    bands: list[list[Tensor]]
+    levels: tuple[int, ...]
+    pyramid: Pyramid
+    directional: Directional
+    boundary: Boundary
+
+
+def contourlet(
+    x: Tensor,
+    levels: Sequence[int] = (3, 4),
+    pyramid: Pyramid = "9-7",
+    directional: Directional = "pkva",
+    boundary: Boundary = "periodic",
+) -> Contourlet:
+    """Split maps into a low-pass map and directional bands.
+
+    On a level of sides (H, W) the first 2 ** (k - 1) directions have sides (H / 2 ** (k - 1), W / 2) and go from edges
+    that rise through vertical ones to edges that fall, the others (H / 2, W / 2 ** (k - 1)) and turn on through
+    horizontal ones; k = 1 gives two bands (H / 2, W), k = 0 a separable wavelet step with bands LH, HL, HH of (H / 2,
+    W / 2). There are less than 4 / 3 coefficients per sample.
+
+    Differentiable any number of times, without stored activations. Rounding of one map reaches one other map of the
+    batch ("periodic" computes them in pairs), and so does a NaN.
+
+    Args:
+        x: real maps, (N, C, H, W) or (..., H, W). Half precision is widened to float32; autocast is off.
+        levels: depth k of each pyramid level, coarse to fine, each from 0 to 8.
+        pyramid: low-pass pair of the pyramid; a name, or `PyramidFilters`.
+        directional: filters of the directional bank. "pkva", "pkva6", "pkva8" are ladders; "9-7", "5-3", "pkva-fir",
+            "pkva6-fir", "pkva8-fir" are FIR, as are `FanFilters` of one's own.
+        boundary: "periodic" or "toolbox".
+
+    Raises:
+        ValueError: a level outside its range, unknown filters or boundary, or sides that do not fit; names the
+            multiple that both have to be of.
+    """
+    made = plan(tuple(levels)[::-1], pyramid, directional, boundary)
+    low, stacks = subbands(x, made)
+    bands = [[band for group in stack for band in group.unbind(-3)] for stack in stacks]
+    return Contourlet(low, bands, tuple(levels), pyramid, directional, boundary)
+
+
+def inverse_contourlet(coefficients: Contourlet) -> Tensor:
+    """The maps (N, C, H, W) that `contourlet` split.
+
+    A left inverse by the dual filters, not the pseudo-inverse: of changed coefficients it gives one of the maps that
+    explain them.
+
+    Raises:
+        ValueError: coefficients whose number or shapes do not belong to one map.
+    """
+    c = coefficients
+    made = plan(tuple(c.levels)[::-1], c.pyramid, c.directional, c.boundary)
+    if c.lowpass.ndim < 2 or len(c.bands) != len(c.levels):
+        raise ValueError(
+            f"the low-pass map is {tuple(c.lowpass.shape)} and there are bands of {len(c.bands)} levels; "
+            f"(..., h, w) and {len(c.levels)} are needed"
+        )
+    lead, (h, w) = tuple(c.lowpass.shape[:-2]), c.lowpass.shape[-2:]
+    hw = h << len(c.levels), w << len(c.levels)
+    check_sides(hw, made.multiple)
+    low = c.lowpass.to(torch.promote_types(c.lowpass.dtype, torch.float32)).reshape(-1, h, w)
+    levels = zip(c.bands[::-1], made.shapes(*hw)[1], strict=True)
+    groups = [group for bands, shapes in levels for group in stacked(bands, shapes, lead)]
+    return synthesise((low, *groups), hw, made).reshape(*lead, *hw)
+
+
+def subbands(x: Tensor, made: Plan) -> tuple[Tensor, list[list[Tensor]]]:
+    """Low-pass map, and per level, coarse to fine, one or two stacks (..., B, u, v) of equally large bands.
+
+    Raises:
+        ValueError: sides that do not fit.
+    """
+    parts = analyse(prepared(x, made.multiple), made)
+    low, *flat = (part.reshape(*x.shape[:-2], *part.shape[1:]) for part in parts)
+    _, groups = made.shapes(*x.shape[-2:])
+    stacks = []
+    for level in groups:
+        stacks.append(flat[: len(level)])
+        flat = flat[len(level) :]
+    return low, stacks[::-1]
