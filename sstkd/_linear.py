@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sstkd import _periodic, _toolbox
 from sstkd import _tree as tree
+from sstkd._scratch import Scratch
 from sstkd._tree import Kind
 from sstkd.filters import LADDERS, Directional, Pyramid, fan_filters, pyramid_filters
 
@@ -145,8 +146,9 @@ class _Analysis(torch.autograd.Function):
         stacks = [[x.new_empty((x.shape[0], *shape)) for shape in level] for level in groups]
         levels = _levels(plan, x, ctx.hw, kind)
         with torch.autocast(x.device.type, enabled=False):
+            scratch = Scratch()
             for tile in _tiles(x):
-                _MODES[plan.boundary].analyse(tile(x), levels, *_cut(tile, low, stacks))
+                _MODES[plan.boundary].analyse(tile(x), levels, *_cut(tile, low, stacks), scratch)
         flat = [band for stack in stacks for band in stack]
         return tuple(flat if low is None else [low, *flat])
 
@@ -174,8 +176,9 @@ class _Synthesis(torch.autograd.Function):
             stacks.append([zero if band is None else band for band, zero in zip(bands, zeros, strict=True)])
         levels = _levels(plan, x, hw, kind)
         with torch.autocast(x.device.type, enabled=False):
+            scratch = Scratch()
             for tile in _tiles(x):
-                _MODES[plan.boundary].synthesise(*_cut(tile, low, stacks), levels, tile(x))
+                _MODES[plan.boundary].synthesise(*_cut(tile, low, stacks), levels, tile(x), scratch)
         return x
 
     @staticmethod

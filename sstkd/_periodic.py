@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sstkd import _tree as tree
+from sstkd._scratch import Scratch
 from sstkd.filters import LADDERS, Directional, Pyramid, fan_filters, ladder_taps, pyramid_filters
 
 Response = NDArray[Any]  # complex, or real where a filter is symmetric about the origin
@@ -255,14 +256,14 @@ def _matrix(response: Response, sampling: tuple[int, int]) -> Response:
     return aliases.transpose(2, 4, 0, 1, 3).reshape(-1, bands, rows * cols)
 
 
-def analyse(x: Tensor, levels: list[Level], low: Tensor | None, stacks: list[list[Tensor]]) -> None:
+def analyse(x: Tensor, levels: list[Level], low: Tensor | None, stacks: list[list[Tensor]], scratch: Scratch) -> None:
     """Maps (P, H, W) through `levels`, fine to coarse, into `low` and per level into its groups (P, B, u, v)."""
-    spectrum = torch.fft.fft2(_planes(x))
+    spectrum = torch.fft.fft2(_planes(x, scratch))
     for (gain, groups), stack in zip(levels, stacks, strict=True):
         for group, out in zip(groups, stack, strict=True):
-            _write(torch.fft.ifft2(_bands(spectrum, group)), _unpaired(out) if group.paired else out)
+            _write(torch.fft.ifft2(_bands(spectrum, group, scratch)), _unpaired(out) if group.paired else out)
         if gain.ndim:
-            spectrum = spectrum * gain
+            spectrum = spectrum.mul_(gain)
             height, width = spectrum.shape[-2] // 2, spectrum.shape[-1] // 2
             rows = spectrum[:, :height] + spectrum[:, height:]
             spectrum = rows[..., :width] + rows[..., width:]
@@ -270,12 +271,13 @@ def analyse(x: Tensor, levels: list[Level], low: Tensor | None, stacks: list[lis
         _write(torch.fft.ifft2(spectrum), low)
 
 
-def _planes(x: Tensor) -> Tensor:
+def _planes(x: Tensor, scratch: Scratch) -> Tensor:
     """Maps (P, ...) as complex planes (Q, ...): the first half of them real, the second half imaginary."""
     real, imaginary = x.tensor_split([-(-x.shape[0] // 2)])
     if x.shape[0] % 2:
         imaginary = torch.cat((imaginary, torch.zeros_like(real[:1])))
-    return torch.complex(real, imaginary)
+    out = scratch.take("planes", tuple(real.shape), x, torch.promote_types(x.dtype, torch.complex64))
+    return torch.complex(real, imaginary, out=out)
 
 
 def _write(planes: Tensor, out: Tensor) -> None:
@@ -290,37 +292,50 @@ def _unpaired(bands: Tensor) -> Tensor:
     return bands.view(*bands.shape[:-1], -1, 2).permute(0, 1, 4, 2, 3)
 
 
-def _bands(spectrum: Tensor, group: Group) -> Tensor:
+def _bands(spectrum: Tensor, group: Group, scratch: Scratch) -> Tensor:
     """Spectra (Q, H, W) -> spectra of the bands (Q, B, U, V), strided; of a pair (Q, 2, 2, U, V)."""
     planes, height, width = spectrum.shape
     rows, cols = group.sampling
     u, v = height // rows, width // cols
-    aliases = spectrum.view(planes, rows, u, cols, v).permute(2, 4, 0, 1, 3).reshape(u * v, planes, rows * cols)
-    bands = torch.bmm(aliases, group.matrix)
+    aliases = scratch.take("aliases", (u * v, planes, rows * cols), spectrum)
+    folded = spectrum.view(planes, rows, u, cols, v).permute(2, 4, 0, 1, 3)
+    aliases.view(folded.shape).copy_(folded)
+    out = scratch.take("bands", (u * v, planes, group.matrix.shape[-1]), spectrum)
+    bands = torch.bmm(aliases, group.matrix, out=out)
     if group.paired:
         return bands.view(u, v, planes, 2, 2).permute(2, 3, 4, 0, 1)
     return bands.view(u, v, planes, -1).permute(2, 3, 0, 1)
 
 
-def synthesise(low: Tensor | None, stacks: list[list[Tensor]], levels: list[Level], x: Tensor) -> None:
+def synthesise(
+    low: Tensor | None, stacks: list[list[Tensor]], levels: list[Level], x: Tensor, scratch: Scratch
+) -> None:
     """The way back of `analyse`, into maps x (P, H, W); no low-pass map counts as zero."""
-    spectrum = None if low is None else torch.fft.fft2(_planes(low))
+    spectrum = None if low is None else torch.fft.fft2(_planes(low, scratch))
     for (gain, groups), stack in zip(levels[::-1], stacks[::-1], strict=True):
-        total = None if spectrum is None else gain * spectrum.repeat(1, 2, 2)
-        for group, bands in zip(groups, stack, strict=True):
+        parts = []
+        for number, (group, bands) in enumerate(zip(groups, stack, strict=True)):
             maps = _unpaired(bands).flatten(1, 2) if group.paired else bands
-            part = _spread(torch.fft.fft2(_planes(maps)), group)
-            total = part if total is None else total.view(part.shape).add_(part)
-            total = total.reshape(part.shape[0], part.shape[1] * part.shape[2], -1)
+            parts.append(_spread(torch.fft.fft2(_planes(maps, scratch)), group, scratch, str(number)))
+        planes, rows, u, cols, v = parts[0].shape
+        total = torch.empty((planes, rows * u, cols * v), dtype=parts[0].dtype, device=x.device)
+        if spectrum is None:
+            total.view(parts[0].shape).copy_(parts.pop(0))
+        else:
+            torch.mul(gain, spectrum.repeat(1, 2, 2), out=total)
+        for part in parts:
+            total.view(part.shape).add_(part)
         spectrum = total
     assert spectrum is not None
     _write(torch.fft.ifft2(spectrum), x)
 
 
-def _spread(bands: Tensor, group: Group) -> Tensor:
+def _spread(bands: Tensor, group: Group, scratch: Scratch, name: str) -> Tensor:
     """Spectra of the bands (Q, B, U, V) -> their part in the spectra, (Q, rows, U, cols, V) strided."""
     planes, number, u, v = bands.shape
     rows, cols = group.sampling
     # Contiguous, for a batched product of doubly strided matrices is several times slower than the copy.
-    values = torch.bmm(bands.permute(2, 3, 0, 1).contiguous().view(u * v, planes, number), group.matrix)
+    turned = scratch.take("bands", (u, v, planes, number), bands).copy_(bands.permute(2, 3, 0, 1))
+    out = scratch.take("aliases " + name, (u * v, planes, rows * cols), bands)
+    values = torch.bmm(turned.view(u * v, planes, number), group.matrix, out=out)
     return values.view(u, v, planes, rows, cols).permute(2, 3, 0, 4, 1)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from sstkd import _tree as tree
+from sstkd._scratch import Scratch
 from sstkd._sparse import Index, Sparse, Table, Values, entries, halved, low_pass, stacked, table
 from sstkd._tree import Kind
 from sstkd.filters import LADDERS, Directional, Pyramid, fan_filters, ladder_taps, pyramid_filters
@@ -132,20 +133,20 @@ def _directed(
     return tuple(out)
 
 
-def _run(bank: tuple[tuple[str, Any], ...], x: Tensor) -> Tensor:
+def _run(bank: tuple[tuple[str, Any], ...], x: Tensor, scratch: Scratch) -> Tensor:
     """The bank's steps on (n, P); x is left as it is, for the first step makes a new array."""
-    half = x.shape[0] // 2
+    half, turn = x.shape[0] // 2, 0
     for name, what in bank:
-        if name == "gather":
-            x = x.index_select(0, what)
-        elif name == "scale":
-            x = x * what
-        elif name == "mix":
-            x = _through(what, x)
-        else:
+        if name == "lift":
             into, factor, tables = what
             halves = x[:half], x[half:]
             halves[into].add_(_through(tables, halves[1 - into]), alpha=factor)
+        elif name == "mix":
+            x = _through(what, x)
+        else:  # from one of two arrays into the other
+            turn = 1 - turn
+            out = scratch.take(f"bank {turn}", tuple(x.shape), x)
+            x = torch.index_select(x, 0, what, out=out) if name == "gather" else torch.mul(x, what, out=out)
     return x
 
 
@@ -155,17 +156,23 @@ def _through(tables: tuple[Table, ...], x: Tensor) -> Tensor:
     return x
 
 
-def analyse(x: Tensor, levels: list[Level], low: Tensor | None, stacks: list[list[Tensor]]) -> None:
+def _rows(maps: Tensor, into: Tensor) -> Tensor:
+    """Maps (P, ...) as rows (n, P) of `into`."""
+    return into.copy_(maps.reshape(maps.shape[0], -1).t())
+
+
+def analyse(x: Tensor, levels: list[Level], low: Tensor | None, stacks: list[list[Tensor]], scratch: Scratch) -> None:
     """Maps (P, H, W) through `levels`, fine to coarse, into `low` and per level into its groups (P, B, u, v)."""
     planes = x.shape[0]
-    rows = x.reshape(planes, -1).t().contiguous()
+    rows = _rows(x, scratch.take("rows", (x.shape[1] * x.shape[2], planes), x))
     for step, groups in zip(levels, stacks, strict=True):
         if step.down:
             coarse = _through(step.down, rows)
-            bands = _run(step.bank, torch.sub(rows, fine := _through(step.up, coarse), out=fine))
+            fine = _through(step.up, coarse)
+            bands = _run(step.bank, torch.sub(rows, fine, out=fine), scratch)
             rows = coarse
         else:
-            bands = _run(step.bank, rows)
+            bands = _run(step.bank, rows, scratch)
             if step.keeps_low:
                 rows, bands = bands.tensor_split([bands.shape[0] // 4])
         at = 0
@@ -177,17 +184,24 @@ def analyse(x: Tensor, levels: list[Level], low: Tensor | None, stacks: list[lis
         low.view(planes, -1).copy_(rows.t())
 
 
-def synthesise(low: Tensor | None, stacks: list[list[Tensor]], levels: list[Level], x: Tensor) -> None:
+def synthesise(
+    low: Tensor | None, stacks: list[list[Tensor]], levels: list[Level], x: Tensor, scratch: Scratch
+) -> None:
     """The way back of `analyse`, into maps x (P, H, W); no low-pass map counts as zero."""
-    planes = x.shape[0]
-    rows = None if low is None else low.reshape(planes, -1).t().contiguous()
+    planes, rows = x.shape[0], None
+    if low is not None:
+        rows = _rows(low, scratch.take("low", (low.shape[1] * low.shape[2], planes), x))
     for step, groups in zip(levels[::-1], stacks[::-1], strict=True):
-        parts = [group.reshape(planes, -1).t() for group in groups]
+        size = step.hw[0] * step.hw[1]
+        bands, at = scratch.take("rows", (size, planes), x), 0
         if step.keeps_low and not step.down:
-            if rows is None:
-                rows = parts[0].new_zeros(step.hw[0] * step.hw[1] // 4, planes)
-            parts = [rows, *parts]
-        bands = _run(step.bank, torch.cat(parts) if len(parts) > 1 else parts[0].contiguous())
+            at = size // 4
+            bands[:at] = 0.0 if rows is None else rows
+        for group in groups:
+            end = at + group[0].numel()
+            _rows(group, bands[at:end])
+            at = end
+        bands = _run(step.bank, bands, scratch)
         if step.down:
             coarse = _through(step.down, bands)
             coarse = coarse.neg_() if rows is None else torch.sub(rows, coarse, out=coarse)

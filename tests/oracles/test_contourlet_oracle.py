@@ -21,6 +21,7 @@ import torch
 
 from sstkd import _toolbox, contourlet, directional_filter_bank, inverse_contourlet, inverse_directional_filter_bank
 from sstkd import _tree as tree
+from sstkd._scratch import Scratch
 from sstkd.filters import FanFilters, PyramidFilters, fan_filters, ladder_taps, pyramid_filters
 from sstkd.laplacian import merge, split
 
@@ -206,7 +207,7 @@ def check_ladder_step(x, case, theirs):
     place, factor = pair[int(case[-1])]
     cpu, dtype = torch.device("cpu"), torch.float64
     bank = _toolbox._directed(steps, "analysis", lambda s: _toolbox.table(s, cpu, dtype), cpu, dtype)
-    out = _toolbox._run(bank, torch.from_numpy(x).reshape(-1, 1))
+    out = _toolbox._run(bank, torch.from_numpy(x).reshape(-1, 1), Scratch())
     assert largest(factor * out[torch.from_numpy(place), 0], theirs) < TOLERANCE
 
 
