@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from measure import peak_mib
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from sstkd.quantize import assign, cooccurrence, interpolate_vectors, stlnet_statistic, uniform_levels
 
@@ -68,17 +68,6 @@ def fastest_ms(call: Call, rounds: int) -> float:
         call()
         times.append(time.perf_counter() - start)
     return min(times) * 1e3
-
-
-def peak_mib(call: Call) -> float:
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        call()
-    alive = peak = 0
-    for event in seen.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            alive += event.nbytes()
-            peak = max(peak, alive)
-    return peak / 2**20
 
 
 def compare(title: str, dense: Call, sparse: Call, rounds: tuple[int, int]) -> tuple[float, float]:

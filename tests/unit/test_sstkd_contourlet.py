@@ -15,12 +15,14 @@ from sstkd import (
     PyramidFilters,
     _linear,
     _periodic,
+    _responses,
     _toolbox,
     contourlet,
     directional_filter_bank,
     inverse_contourlet,
     inverse_directional_filter_bank,
 )
+from sstkd.cdm import noise_deviations
 from sstkd.filters import fan_filters, pyramid_filters
 
 BOUNDARIES = ("periodic", "toolbox")
@@ -142,7 +144,7 @@ def test_both_boundary_rules_agree_where_the_toolbox_is_periodic():
 @pytest.mark.parametrize("k", [2, 3, 4])
 def test_each_band_has_most_of_its_energy_in_its_own_wedge(k, directional):
     size = 64
-    energy = np.abs(_periodic.band_responses(size, size, k, directional)[0]) ** 2
+    energy = np.abs(_responses.band_responses(_responses.Torus(size, size), k, directional, dual=False)) ** 2
     inside = np.zeros((2**k, 2**k))
     for i, row in enumerate(np.fft.fftfreq(size)):
         for j, col in enumerate(np.fft.fftfreq(size)):
@@ -295,8 +297,8 @@ def test_the_input_is_left_as_it_is(boundary):
 
 
 def test_caches_are_bounded():
-    for module in (_periodic, _toolbox):
-        assert module.level.cache_info().maxsize is not None
+    for cached in (_periodic.both_ways, _toolbox.level, noise_deviations):
+        assert cached.cache_info().maxsize is not None
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
