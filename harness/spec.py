@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from harness import signatures
 
-PROTOCOL_VERSION = "1.0"
+PROTOCOL_VERSION = "1.1"
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -80,7 +80,7 @@ class Network(Spec):
     """A segmentation network."""
 
     architecture: str
-    """A segmentation-models-pytorch architecture: unet, fpn, deeplabv3plus, ..."""
+    """`pspnet-papers`, `deeplabv3-cirkd`, or one of segmentation-models-pytorch: unet, fpn, deeplabv3plus, ..."""
     encoder: str
     """An encoder of segmentation-models-pytorch, or `tu-NAME` for any timm backbone."""
     parameters: dict[str, Any] = {}
@@ -158,6 +158,8 @@ class Train(Spec):
     """Global batch, over all workers and accumulation steps."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
+    auxiliary_weight: NonNegative = 0.4
+    """Weight of the auxiliary head's cross-entropy in networks that have such a head; at 0 the head is not trained."""
     augment: Augment = Augment()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type of the forward passes; fp16 adds a gradient scaler and needs a GPU."""

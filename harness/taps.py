@@ -19,17 +19,20 @@ class Taps:
         decoder: the map in front of the classifier, (N, C, h, w).
         logits: class scores before the head's up-sampling, (N, K, h, w).
         full: class scores at the size of the input image, (N, K, H, W).
+        aux: class scores of the auxiliary head, (N, K, h, w); None in eval mode and for networks without one.
     """
 
     stages: Mapping[str, Tensor]
     decoder: Tensor
     logits: Tensor
     full: Tensor
+    aux: Tensor | None = None
 
     def detach(self) -> "Taps":
         """The same maps cut from the autograd graph."""
         stages = {name: x.detach() for name, x in self.stages.items()}
-        return Taps(stages, self.decoder.detach(), self.logits.detach(), self.full.detach())
+        aux = None if self.aux is None else self.aux.detach()
+        return Taps(stages, self.decoder.detach(), self.logits.detach(), self.full.detach(), aux)
 
 
 @dataclass(frozen=True)

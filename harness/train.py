@@ -61,11 +61,17 @@ class Log:
 class KDStep(nn.Module):
     """Student and distiller as one module, the only one that is wrapped for several workers."""
 
-    def __init__(self, student: nn.Module, distiller: Distiller, ignore_index: int) -> None:
+    def __init__(
+        self, student: nn.Module, distiller: Distiller, ignore_index: int, auxiliary_weight: float = 0.4
+    ) -> None:
         super().__init__()
         self.student = student
         self.distiller = distiller
         self.ignore_index = ignore_index
+        self.auxiliary_weight = auxiliary_weight
+        head = getattr(student, "auxiliary", None)
+        if head is not None and not auxiliary_weight:
+            head.requires_grad_(False)  # then it is not run: no idle parameters, no term that is always 0
 
     def forward(
         self,
@@ -79,14 +85,24 @@ class KDStep(nn.Module):
         """Named scalar terms of one micro-batch.
 
         `task` is the cross-entropy summed over this micro-batch and divided by `valid`, so that ranks and accumulation
-        steps with fewer labelled pixels do not weigh more; distiller terms are means over the micro-batch.
+        steps with fewer labelled pixels do not weigh more; `auxiliary`, the weighted one of the auxiliary head's scores
+        at the labels' size, likewise. Distiller terms are means over the micro-batch.
         """
         taps: Taps = self.student(image)
-        task = F.cross_entropy(taps.full.float(), label, ignore_index=self.ignore_index, reduction="sum") / valid
+        own = {"task": self._cross_entropy(taps.full, label) / valid}
+        if taps.aux is not None:
+            scores = F.interpolate(taps.aux.float(), label.shape[-2:], mode="bilinear", align_corners=True)
+            own["auxiliary"] = self.auxiliary_weight * self._cross_entropy(scores, label) / valid
         terms: Terms = self.distiller(View(taps, teacher, label, progress, stream))
-        if "task" in terms:
-            raise ValueError("a distiller's term is called 'task', which is the supervised loss; give it another name")
-        return {"task": task, **terms}
+        if self.distiller.needs_teacher and not terms:
+            raise ValueError("the method gives no loss terms; every weight is 0. Use `none` for the plain student.")
+        for name in ("task", "auxiliary"):
+            if name in terms:
+                raise ValueError(f"a distiller's term is called {name!r}, a supervised loss; give it another name")
+        return {**own, **terms}
+
+    def _cross_entropy(self, scores: Tensor, label: Tensor) -> Tensor:
+        return F.cross_entropy(scores.float(), label, ignore_index=self.ignore_index, reduction="sum")
 
 
 def lr_factor(schedule: Schedule, step: int, steps: int) -> float:
@@ -136,7 +152,8 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
         if network is not None:
             network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     step = runtime.wrap(
-        KDStep(_compiled(student, recipe.compile), distiller, data.info.ignore_index), recipe.sync_batchnorm
+        KDStep(_compiled(student, recipe.compile), distiller, data.info.ignore_index, recipe.auxiliary_weight),
+        recipe.sync_batchnorm,
     )
     seen_by_teacher = _compiled(teacher, recipe.compile) if teacher is not None else None
     optimizer = make_optimizer(recipe.optimizer, step)

@@ -1,9 +1,7 @@
 """A segmentation network with taps, without hooks: the parts are called in order, what passes between them is kept."""
 
 import inspect
-import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -12,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.models.weights import load_state
+from harness.models.deeplabv3 import deeplabv3
+from harness.models.encoder_weights import load_encoder
+from harness.models.pspnet import pspnet
 from harness.spec import Network, nearest
 from harness.taps import NetworkInfo, TapInfo, Taps
 
 # DPT reads class tokens beside the feature maps and does not follow encoder -> decoder -> head.
-ARCHITECTURES: dict[str, type[nn.Module]] = {
+ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "unet": smp.Unet,
     "unetplusplus": smp.UnetPlusPlus,
     "manet": smp.MAnet,
@@ -29,6 +29,8 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "pan": smp.PAN,
     "upernet": smp.UPerNet,
     "segformer": smp.Segformer,
+    "pspnet-papers": pspnet,
+    "deeplabv3-cirkd": deeplabv3,
 }
 
 # Set by the spec's own keys, or would change what `full` means: class scores of an RGB image.
@@ -37,11 +39,14 @@ _DRY_SIDE = 128  # image side of dry runs: PAN pools its deepest map three times
 
 
 class SegNet(nn.Module):
-    """Encoder, decoder and head of a segmentation-models-pytorch network, called one after the other.
+    """Encoder, decoder and head of a segmentation network, called one after the other.
 
-    `full` is bit-identical to the wrapped network's own output. Inputs whose size is no multiple of the encoder's
-    stride are padded at the bottom and right by their border values. `full` is cropped back, and every other tap to the
-    cells that hold a part of the image: networks that pad differently still give maps of the same area.
+    For segmentation-models-pytorch's networks `full` is bit-identical to the wrapped network's own output. Inputs whose
+    size is no multiple of the encoder's stride are padded at the bottom and right by their border values. `full` is
+    cropped back, and every other tap to the cells that hold a part of the image: networks that pad differently still
+    give maps of the same area.
+
+    An auxiliary head reads stage 3, in train mode and unless it is frozen.
     """
 
     def __init__(self, network: Any) -> None:
@@ -49,6 +54,7 @@ class SegNet(nn.Module):
         self.encoder: nn.Module = network.encoder
         self.decoder: nn.Module = network.decoder
         self.head: nn.Sequential = network.segmentation_head
+        self.auxiliary: nn.Module | None = getattr(network, "auxiliary", None)
         self.multiple = int(network.encoder.output_stride)
 
     def forward(self, image: Tensor) -> Taps:
@@ -67,6 +73,7 @@ class SegNet(nn.Module):
         decoded = self.decoder(features)
         logits = self.head[0](decoded)
         full = self.head[2](self.head[1](logits))
+        aux = self.auxiliary(features[-2]) if self.auxiliary is not None and self._trains_auxiliary() else None
         padded = image.shape[-2:]
         if full.shape[-2:] != padded:
             raise ValueError(
@@ -80,7 +87,11 @@ class SegNet(nn.Module):
             return x[..., : -(-height * x.shape[-2] // padded[0]), : -(-width * x.shape[-1] // padded[1])]
 
         stages = {name: crop(x) for name, x in _stages(features).items()}
-        return Taps(stages, crop(decoded), crop(logits), crop(full))
+        return Taps(stages, crop(decoded), crop(logits), crop(full), None if aux is None else crop(aux))
+
+    def _trains_auxiliary(self) -> bool:
+        head = self.auxiliary
+        return head is not None and self.training and any(p.requires_grad for p in head.parameters())
 
     @torch.no_grad()
     def info(self) -> NetworkInfo:
@@ -139,7 +150,7 @@ def build(network: Network, num_classes: int, seed: int) -> SegNet:
             what = f"{network.architecture} with encoder {network.encoder} and parameters {network.parameters}"
             raise ValueError(f"{what} cannot be built: {error}{near}") from None
     if network.encoder_weights is not None:
-        _load_encoder(model.encoder, network)
+        load_encoder(model.encoder, network)
     wrapped = SegNet(model)
     try:
         _freeze_unused(wrapped)
@@ -160,51 +171,25 @@ def _check_parameters(network: Network) -> None:
     """
     signature = inspect.signature(ARCHITECTURES[network.architecture])
     named = [name for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD and name not in _RESERVED]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    passed_on = network.encoder.startswith("tu-") and open_ended
     for name in network.parameters:
-        if name in _RESERVED or (name not in named and not network.encoder.startswith("tu-")):
+        if name in _RESERVED or (name not in named and not passed_on):
             raise ValueError(
                 f"{network.architecture} with encoder {network.encoder} takes no parameter {name!r}."
                 f"{nearest(name, named)} Allowed: {', '.join(named)}"
             )
 
 
-def _load_encoder(encoder: nn.Module, network: Network) -> None:
-    assert network.encoder_weights is not None
-    weights = network.encoder_weights
-    state = load_state(Path(weights.path), weights.sha256)
-    own = encoder.state_dict()
-    source = {key: _name_in_file(key, state) for key in own}
-    found = {key: state[name] for key, name in source.items() if name is not None}
-    missing = sorted(key for key in own if key not in found and not key.endswith("num_batches_tracked"))
-    shapes = [
-        f"{key}: file {tuple(value.shape)}, network {tuple(own[key].shape)}"
-        for key, value in found.items()
-        if value.shape != own[key].shape
-    ]
-    if missing or shapes:
-        raise ValueError(
-            f"{weights.path}: does not fit the encoder {network.encoder}: {len(missing)} tensors missing "
-            f"(first {missing[:3]}), {len(shapes)} of another shape (first {shapes[:3]}). "
-            "Give weights of this very encoder."
-        )
-    encoder.load_state_dict(found, strict=False)
-
-
-def _name_in_file(key: str, state: Mapping[str, Tensor]) -> str | None:
-    """How a weight file calls the encoder's tensor: as the encoder does, or as the plain timm model does."""
-    plain = key.removeprefix("model.")
-    # timm flattens the outermost sequence of a backbone with feature maps: stages.0.x becomes stages_0.x.
-    for name in (key, plain, re.sub(r"^([A-Za-z]\w*?)_(\d+)\.", r"\1.\2.", plain)):
-        if name in state:
-            return name
-    return None
-
-
 def _freeze_unused(network: SegNet) -> None:
     """Freeze what gets no gradient; found by one backward pass in eval mode, which changes no statistics."""
     network.eval()
     side = _DRY_SIDE
-    network(torch.zeros(1, 3, side, side)).full.sum().backward()
+    taps = network(torch.zeros(1, 3, side, side))
+    scores = taps.full.sum()
+    if network.auxiliary is not None:  # silent in eval mode
+        scores = scores + network.auxiliary(taps.stages["stage3"]).sum()
+    scores.backward()
     for parameter in network.parameters():
         if parameter.grad is None:
             parameter.requires_grad_(False)

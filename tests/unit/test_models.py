@@ -23,7 +23,8 @@ REFUSED = {
     ("unetplusplus", "mit_b0"): "UnetPlusPlus is not support encoder_name=mit_b0",
     ("linknet", "mit_b0"): "Encoder `mit_b0` is not supported for Linknet",
 }
-COMBINATIONS = [(a, e) for a in ARCHITECTURES for e in ENCODERS if (a, e) not in REFUSED]
+PAPERS = ("pspnet-papers", "deeplabv3-cirkd")  # of this project, on one family of encoders
+COMBINATIONS = [(a, e) for a in ARCHITECTURES if a not in PAPERS for e in ENCODERS if (a, e) not in REFUSED]
 SMALL = "tu-mobilenetv3_small_050"
 CLASSES = 5
 

