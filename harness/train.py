@@ -4,7 +4,6 @@
 """
 
 import io
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,10 +23,11 @@ from harness.datasets import Data
 from harness.distillers import Distiller
 from harness.metrics import Confusion
 from harness.models import SegNet, save_state, state_sha256
+from harness.optimizers import Optimizers, lr_factor
 from harness.parts import build_method, build_network, build_teacher, load_data, teacher_weights, weights_path
 from harness.runtime import Runtime
 from harness.scores import miou
-from harness.spec import Optimizer, Run, Schedule
+from harness.spec import Run
 from harness.taps import Pair, Taps, View
 
 SAMPLE_IMAGES = 4
@@ -105,24 +105,6 @@ class KDStep(nn.Module):
         return F.cross_entropy(scores.float(), label, ignore_index=self.ignore_index, reduction="sum")
 
 
-def lr_factor(schedule: Schedule, step: int, steps: int) -> float:
-    """Factor on the learning rate at `step` of `steps`: linear warm-up, then poly, cosine or constant over the rest."""
-    if step < schedule.warmup_steps:
-        return (step + 1) / schedule.warmup_steps
-    done = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
-    if schedule.name == "poly":
-        return float((1 - done) ** schedule.power)
-    return 0.5 * (1 + math.cos(math.pi * done)) if schedule.name == "cosine" else 1.0
-
-
-def make_optimizer(spec: Optimizer, step: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimiser over every trainable parameter of student and distiller."""
-    trained = [p for p in step.parameters() if p.requires_grad]
-    if spec.name == "sgd":
-        return torch.optim.SGD(trained, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
-    return torch.optim.AdamW(trained, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
-
-
 def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
     """Train (or, for a given teacher checkpoint, only evaluate) one network; ranks above 0 return None.
 
@@ -156,10 +138,10 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
         recipe.sync_batchnorm,
     )
     seen_by_teacher = _compiled(teacher, recipe.compile) if teacher is not None else None
-    optimizer = make_optimizer(recipe.optimizer, step)
+    optimizers = Optimizers(recipe.optimizer, step, distiller)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     steps = 0 if run.checkpoint is not None else recipe.steps
-    first, log, clock = _resume(runtime, run, student, distiller, optimizer, scaler)
+    first, log, clock = _resume(runtime, run, student, distiller, optimizers, scaler)
     autocast = torch.autocast(device.type, PRECISION.get(recipe.precision), enabled=recipe.precision in PRECISION)
     watcher = guard.Guard(runtime)
     guard.teacher_untouched(teacher)
@@ -171,8 +153,7 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
         torch.manual_seed(seeds.derive(run.seed, "network noise", i, runtime.rank))
         stream = torch.Generator().manual_seed(seeds.derive(run.seed, "distiller noise", i, runtime.rank))
         factor = lr_factor(recipe.schedule, i, steps)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.optimizer.lr * factor
+        optimizers.schedule(factor)
         with clock:
             valid = runtime.sum((batch.label != data.info.ignore_index).sum().float()).clamp(min=1)
             # DDP averages over ranks and the micro-batches are averaged below; the task's sum must undo both.
@@ -194,11 +175,9 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
             if i == first:
                 guard.all_used(step)
             if recipe.clip_norm is not None:
-                scaler.unscale_(optimizer)
+                scaler.unscale_(optimizers.main)
                 nn.utils.clip_grad_norm_(student.parameters(), recipe.clip_norm)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
+            optimizers.step(scaler)
             watcher.watch(sums, i)
         done = i + 1
         evaluates = done == steps or (recipe.eval_every is not None and done % recipe.eval_every == 0)
@@ -216,7 +195,7 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
             log.eval_seconds += time.perf_counter() - tick
         if saves:
             guard.teacher_untouched(teacher)
-            runtime.save(_state(run, done, student, distiller, optimizer, scaler, log, clock))
+            runtime.save(_state(run, done, student, distiller, optimizers, scaler, log, clock))
         if logs:
             runtime.on_progress({"step": done, "steps": steps, **_now(log), "step_ms": clock.percentile(50)})
         tick = waited = time.perf_counter()
@@ -279,7 +258,7 @@ def _state(
     step: int,
     student: SegNet,
     distiller: Distiller,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Optimizers,
     scaler: torch.amp.GradScaler,
     log: Log,
     clock: StepClock,
@@ -290,7 +269,7 @@ def _state(
         "step": step,
         "student": student.state_dict(),
         "distiller": distiller.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": optimizers.state_dict(),
         "scaler": scaler.state_dict(),
         "log": vars(log),
         "step_ms": clock.history(),
@@ -302,7 +281,7 @@ def _resume(
     run: Run,
     student: SegNet,
     distiller: Distiller,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Optimizers,
     scaler: torch.amp.GradScaler,
 ) -> tuple[int, Log, StepClock]:
     """Take up the run's checkpoint if there is one: the next step, what was logged, and the clock."""
@@ -311,7 +290,7 @@ def _resume(
         return 0, Log(), StepClock(runtime.device)
     student.load_state_dict(state["student"])
     distiller.load_state_dict(state["distiller"])
-    optimizer.load_state_dict(state["optimizer"])
+    optimizers.load_state_dict(state["optimizers"])
     scaler.load_state_dict(state["scaler"])
     log = Log(**state["log"])
     log.total = {name: value.to(runtime.device) for name, value in log.total.items()}

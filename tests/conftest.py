@@ -6,7 +6,9 @@ import torch
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--distiller-oracles", metavar="DIR", help="folder with INDEX.json and the npz files it names")
-    parser.addoption("--contourlet-oracles", metavar="DIR", help="folder with pdfb_*.npz, dfb_*.npz, ... and inputs.npz")
+    parser.addoption(
+        "--contourlet-oracles", metavar="DIR", help="folder with pdfb_*.npz, dfb_*.npz, ... and inputs.npz"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -53,7 +53,7 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.distillers.base": ("harness.taps", "torch"),
     "harness.distillers._ops": ("", "torch"),
     "harness.distillers.*": ("harness.distillers.base harness.distillers._ops harness.taps", "torch"),
-    "harness.distillers.sstkd": ("harness.distillers.base harness.distillers._ops harness.taps sstkd", "torch"),
+    "harness.distillers.sstkd": ("harness.distillers.base harness.models.weights harness.taps sstkd", "torch"),
     # Training
     "harness.parts": (
         "harness.spec harness.signatures harness.seeds harness.store harness.models harness.datasets harness.distillers "
@@ -65,9 +65,10 @@ RULES: dict[str, tuple[str, str]] = {
         "torch numpy cv2",
     ),
     "harness.guard": ("harness.runtime", "torch"),
+    "harness.optimizers": ("harness.spec harness.distillers", "torch"),
     "harness.train": (
         "harness.spec harness.seeds harness.scores harness.taps harness.metrics harness.cost harness.models "
-        "harness.datasets harness.distillers harness.parts harness.guard harness.runtime",
+        "harness.datasets harness.distillers harness.optimizers harness.parts harness.guard harness.runtime",
         "torch numpy PIL",
     ),
     "harness.execute": ("harness.spec harness.record harness.runtime harness.train", ""),

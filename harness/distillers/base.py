@@ -5,11 +5,27 @@ search space are read from that signature, so a hyper-parameter is declared once
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from harness.taps import Pair, View
+
+
+@dataclass(frozen=True)
+class OwnOptimizer:
+    """Adam for parameters that the recipe's optimizer leaves alone, such as a critic's.
+
+    Attributes:
+        parameters: whose gradients come from terms of their own and from no other.
+        lr: learning rate at the start; it follows the recipe's schedule.
+        betas: of Adam.
+    """
+
+    parameters: tuple[nn.Parameter, ...]
+    lr: float
+    betas: tuple[float, float]
 
 
 class Distiller(nn.Module):
@@ -30,6 +46,10 @@ class Distiller(nn.Module):
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
         """Why this method does not apply to `pair` with these hyper-parameters, or None when it does."""
+        return None
+
+    def own_optimizer(self) -> OwnOptimizer | None:
+        """Parameters that are trained apart from the student's, in the same step; None when there are none."""
         return None
 
     def forward(self, view: View) -> dict[str, Tensor]:

@@ -1,56 +1,71 @@
-"""Structural and statistical texture knowledge distillation (SSTKD), without its adversarial term.
+"""Structural and statistical texture knowledge distillation (SSTKD), after the paper alone.
 
-    L = w_re L_re + w_str L_str + w_sta L_sta
+    L = w_re L_re + w_str L_str + w_sta L_sta + w_adv L_adv
     L_re  = T^2 mean over pixels of KL(teacher || student) on low-resolution logits
     L_str = mean over all subband coefficients of (CDM(f_T) - CDM(f_S))^2
     L_sta = mean over regions and positions of (DTIEM(f_T) - DTIEM(f_S))^2
+    L_adv = -mean D(z_S), with a critic D that is trained beside the student
 
 f_T: the teacher's `stages`, each resized (bilinear) to `stride` and concatenated; nothing trained touches it. f_S: the
-same of the student, brought to the teacher's width by a 1x1 convolution and batch normalisation trained with it.
+same of the student, brought to the teacher's width by a 1x1 convolution and batch normalisation trained with it. z_S:
+the student's low-resolution logits on the teacher's grid.
 
 Ji, Wang, Tao, Huang, Hua, Lu, "Structural and Statistical Texture Knowledge Distillation for Semantic Segmentation",
-CVPR 2022, arXiv 2305.03944. The authors published no code, so there is none to deviate from. Known differences from the
-paper: the directions of the CDM come from undecimated frequency wedges instead of the contourlet's filter bank, and the
-weight-free equalisation of `sstkd.dtiem` stands for the DTIEM. The paper's weights belong to reductions that are not
-known: the default weights are unverified and a starting point for a search, not a reproduction.
+CVPR 2022, arXiv 2305.03944. The authors published no code, so there is none to deviate from; the parts are `sstkd.loss`
+and what it is made of. The paper's weights belong to reductions that are not known: the default weights are unverified
+and a starting point for a search, not a reproduction.
 """
 
 from collections.abc import Mapping
 from inspect import signature
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from harness.distillers.base import Distiller
+from harness.distillers.base import Distiller, OwnOptimizer
+from harness.models.weights import load_state
 from harness.taps import Pair, Taps, View
 from sstkd.cdm import CDM
-from sstkd.dtiem import DTIEM, sample_regions, texture_importance, uncertainty_importance, whole_map
-from sstkd.losses import response_loss, statistical_loss, structural_loss
+from sstkd.dtiem import DTIEM
+from sstkd.graph import GraphEnhancement
+from sstkd.loss import SSTKDLoss
 
 
 class SSTKD(Distiller):
-    """Response, structural and statistical texture terms.
+    """Response, structural, statistical and adversarial terms.
 
-    A term of weight 0 is neither built nor computed nor returned. How sure each default is: V verified in a source that
-    was opened, V2 verified in a secondary source, R recalled and unconfirmed, I inferred, D this project's decision.
+    A term of weight 0 is neither built nor computed nor returned. With the adversarial term comes "critic", the loss
+    of the critic, which moves the critic alone. How sure each default is: V verified in a source that was opened, V2
+    verified in a secondary source, R recalled and unconfirmed, I inferred, D this project's decision.
 
     Args:
         pair: widths of both networks' taps.
         w_re: weight of the response term (R).
         w_str: weight of the structural term (R).
         w_sta: weight of the statistical term (R).
+        w_adv: weight of the student's adversarial term (R).
         temperature: of the response term (R).
         stages: taps of the low-level feature (I; the choice of taps D).
         stride: of the grid both texture terms work on, in input pixels (I).
-        pyramid: low-pass pair of the Laplacian pyramid (D).
         levels: depth k of the 2**k directions per pyramid level, coarse to fine (two pyramid levels V2, the depths R).
+        pyramid: low-pass pair of the Laplacian pyramid (D).
+        directional: filters of the directional bank (D).
+        boundary: what maps are continued by, as in `sstkd.contourlet` (D).
+        band_weights: subbands as they are, or each scaled to unit variance under white noise (D).
         quantization_levels: levels of the intensity (D).
-        quantization_iterations: re-estimation steps of the levels (D).
+        quantization_iterations: re-estimation steps of the levels (that there are some V2, the number D).
         quantization_relaxation: length of such a step, in (0, 1) (D).
         quantization_min_range: least width of the level grid, in units of the cosine (D).
-        clip_limit: cut of a level's share as a multiple of the uniform share, at least 1; None does not cut (D).
+        clip_limit: cut of a level's share as a multiple of the uniform share, at least 1; None does not cut (that
+            intensities are limited V2, the rule and the value D).
+        variant: what is compared: equalised intensities, or the vectors of a graph that the teacher was trained with
+            (both D, the graph itself V).
+        graph_weights: safetensors or `weights_only` file with the graph of variant "graph".
+        graph_sha256: of that file.
+        congruence: weight of the difference of cumulative distributions within the statistical term (V2, the value D).
         regions: regions per image; 0 is one region, the whole map (D).
         region_importance: what regions are preferred for: the teacher's local texture, or a small margin between its
             two highest class probabilities (D).
@@ -59,9 +74,15 @@ class SSTKD(Distiller):
         region_points: positions read along each side of a region (D).
         region_oversample: random candidates per region (the scheme R, the value D).
         region_important: share of the regions that is chosen by importance (the scheme R, the value D).
+        adversarial: kind of the critic's loss, both with a gradient penalty (V in SKD's code, which SSTKD takes over).
+        critic_width: channels of the critic's first convolution, the others in proportion (V).
+        critic_lr: learning rate of the critic's Adam; follows the recipe's schedule (V).
+        critic_betas: of that Adam (R).
+        gradient_penalty: its weight (V).
 
     Raises:
-        ValueError: a value outside its range, or a stage that one of the networks does not have.
+        ValueError: a value outside its range, a stage that one of the networks does not have, graph weights that are
+            missing or were trained for another quantisation.
     """
 
     paper: ClassVar[str] = (
@@ -73,6 +94,7 @@ class SSTKD(Distiller):
         "w_re": (0.5, 50.0),
         "w_str": (0.05, 50.0),
         "w_sta": (0.05, 50.0),
+        "w_adv": (0.001, 0.1),
     }
 
     def __init__(
@@ -82,16 +104,24 @@ class SSTKD(Distiller):
         w_re: float = 5.0,
         w_str: float = 0.9,
         w_sta: float = 1.15,
+        w_adv: float = 0.01,
         temperature: float = 1.0,
         stages: tuple[str, ...] = ("stage1", "stage2"),
         stride: int = 8,
-        pyramid: Literal["9-7", "5-3", "Burt"] = "9-7",
         levels: tuple[int, ...] = (3, 4),
+        pyramid: Literal["9-7", "5-3", "Burt", "pkva"] = "9-7",
+        directional: Literal["pkva", "pkva6", "pkva8", "9-7", "5-3"] = "pkva",
+        boundary: Literal["periodic", "toolbox"] = "periodic",
+        band_weights: Literal["equal", "whitened"] = "equal",
         quantization_levels: int = 32,
         quantization_iterations: int = 2,
         quantization_relaxation: float = 0.5,
         quantization_min_range: float = 0.01,
         clip_limit: float | None = 4.0,
+        variant: Literal["equalize", "graph"] = "equalize",
+        graph_weights: str | None = None,
+        graph_sha256: str | None = None,
+        congruence: float = 0.0,
         regions: int = 16,
         region_importance: Literal["texture", "uncertainty"] = "texture",
         region_sizes: tuple[float, ...] = (0.25, 0.5),
@@ -99,40 +129,59 @@ class SSTKD(Distiller):
         region_points: int = 8,
         region_oversample: int = 3,
         region_important: float = 0.75,
+        adversarial: Literal["wgan-gp", "hinge"] = "wgan-gp",
+        critic_width: int = 64,
+        critic_lr: float = 0.0004,
+        critic_betas: tuple[float, ...] = (0.9, 0.99),
+        gradient_penalty: float = 10.0,
     ) -> None:
         super().__init__()
-        weights = {"w_re": w_re, "w_str": w_str, "w_sta": w_sta}
-        if not all(weight >= 0 for weight in weights.values()):
-            raise ValueError(f"weights must not be negative, got {weights}")
-        if stride < 1 or regions < 0:
-            raise ValueError(f"stride is {stride}, regions {regions}; at least 1 and 0 are needed")
-        if region_importance not in ("texture", "uncertainty"):
-            raise ValueError(f"region_importance is {region_importance!r}; allowed: 'texture', 'uncertainty'")
-        if not temperature > 0:
-            raise ValueError(f"temperature is {temperature}; it must be positive")
-        self.w_re, self.w_str, self.w_sta = w_re, w_str, w_sta
-        self.temperature = temperature
+        if stride < 1:
+            raise ValueError(f"stride is {stride}; at least 1 is needed")
+        if not 0 < critic_lr < float("inf") or len(critic_betas) != 2 or not all(0 <= b < 1 for b in critic_betas):
+            raise ValueError(
+                f"critic_lr is {critic_lr}, critic_betas {critic_betas}; a positive number and two in [0, 1) are needed"
+            )
         self.stages, self.stride = tuple(stages), stride
-        self.regions, self.region_importance = regions, region_importance
-        self.region_options: dict[str, Any] = {
-            "sizes": region_sizes,
-            "aspects": region_aspects,
-            "points": region_points,
-            "oversample": region_oversample,
-            "important": region_important,
-        }
+        self.critic_lr, self.critic_betas = critic_lr, (critic_betas[0], critic_betas[1])
         if w_str or w_sta:
             self.adapter = _adapter(pair, self.stages)
-        if w_str:
-            self.cdm = CDM(levels, pyramid)
+        dtiem = None
         if w_sta:
-            self.dtiem = DTIEM(
+            dtiem = DTIEM(
                 quantization_levels,
                 quantization_iterations,
                 quantization_relaxation,
                 clip_limit,
                 quantization_min_range,
+                variant=variant,
+                graph=_graph(graph_weights, graph_sha256),
+                # A diverged run is told by its loss terms, without waiting for the device at every step.
+                check_finite=False,
             )
+        self.loss = SSTKDLoss(
+            w_re=w_re,
+            w_str=w_str,
+            w_sta=w_sta,
+            w_adv=w_adv,
+            temperature=temperature,
+            cdm=CDM(levels, pyramid, directional, boundary, band_weights) if w_str else None,
+            dtiem=dtiem,
+            regions=regions,
+            region_importance=region_importance,
+            region_options={
+                "sizes": region_sizes,
+                "aspects": region_aspects,
+                "points": region_points,
+                "oversample": region_oversample,
+                "important": region_important,
+            },
+            congruence=congruence,
+            classes=pair.num_classes,
+            adversarial=adversarial,
+            critic_width=critic_width,
+            gradient_penalty=gradient_penalty,
+        )
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
@@ -142,44 +191,37 @@ class SSTKD(Distiller):
             return None
         return _missing_stages(pair, values["stages"])
 
+    def own_optimizer(self) -> OwnOptimizer | None:
+        """Adam for the critic, when there is one."""
+        if not self.loss.w_adv:
+            return None
+        return OwnOptimizer(tuple(self.loss.critic.parameters()), self.critic_lr, self.critic_betas)
+
     def forward(self, view: View) -> dict[str, Tensor]:
-        """The weighted terms "response", "structural", "statistical", those with a weight."""
+        """The weighted terms that are on: "response", "structural", "statistical", "adversarial", "critic"."""
         student, teacher = view.student, view.taught()
-        terms = {}
-        if self.w_re:
-            # Networks of different output stride are compared on the teacher's grid.
-            scores = _resized(student.logits, (teacher.logits.shape[-2], teacher.logits.shape[-1]))
-            terms["response"] = self.w_re * response_loss(scores, teacher.logits, self.temperature)
-        if not self.w_str and not self.w_sta:
-            return terms
-        height, width = view.labels.shape[-2:]
-        hw = (-(-height // self.stride), -(-width // self.stride))
-        taught = self._low_level(teacher, hw)
-        adapted = self.adapter(self._low_level(student, hw))
-        # Under autocast the adapter answers in half precision; the difference of two such maps has few digits left.
-        dtype = torch.promote_types(adapted.dtype, torch.float32)
-        taught, adapted = taught.to(dtype), adapted.to(dtype)
-        if self.w_str:
-            terms["structural"] = self.w_str * structural_loss(self.cdm(adapted - taught))
-        if self.w_sta:
-            with torch.no_grad():
-                positions = self._regions(taught, teacher.logits, view.generator)
-                target = self.dtiem(taught, positions)
-            terms["statistical"] = self.w_sta * statistical_loss(self.dtiem(adapted, positions), target)
+        ours = theirs = None
+        if self.loss.w_str or self.loss.w_sta:
+            height, width = view.labels.shape[-2:]
+            hw = (-(-height // self.stride), -(-width // self.stride))
+            ours, theirs = self.adapter(self._low_level(student, hw)), self._low_level(teacher, hw)
+        # Networks of different output stride are compared on the teacher's grid.
+        scores = _resized(student.logits, (teacher.logits.shape[-2], teacher.logits.shape[-1]))
+        terms: dict[str, Tensor] = self.loss(ours, theirs, scores, teacher.logits, view.generator)
         return terms
 
     def _low_level(self, taps: Taps, hw: tuple[int, int]) -> Tensor:
         return torch.cat([_resized(taps.stages[name], hw) for name in self.stages], 1)
 
-    def _regions(self, taught: Tensor, logits: Tensor, generator: torch.Generator) -> Tensor:
-        n, _, height, width = taught.shape
-        if not self.regions:
-            return whole_map(n, height, width, taught.device)
-        if self.region_importance == "uncertainty":
-            importance = uncertainty_importance(_resized(logits, (height, width)))
-        else:
-            importance = texture_importance(taught)
-        return sample_regions(importance, self.regions, generator, **self.region_options)
+
+def _graph(path: str | None, sha256: str | None) -> GraphEnhancement | None:
+    if path is None:
+        return None
+    if sha256 is None:
+        raise ValueError(
+            f"graph_weights is {path}: give graph_sha256 too, so that the row says which weights they were"
+        )
+    return GraphEnhancement.from_state(load_state(Path(path), sha256))
 
 
 def _missing_stages(pair: Pair, stages: tuple[str, ...]) -> str | None:

@@ -143,10 +143,11 @@ PAIR = Pair(network(4, 3), network(6, 5), 5)
 
 
 def test_distiller_is_the_weighted_sum_of_the_terms_on_the_grid():
-    distiller = SSTKD(PAIR, regions=0, w_re=2.0, w_str=3.0, w_sta=4.0).double()
+    distiller = SSTKD(PAIR, regions=0, w_re=2.0, w_str=3.0, w_sta=4.0, w_adv=0.5, critic_width=4).double()
+    before = {name: value.clone() for name, value in distiller.loss.critic.state_dict().items()}
     student, teacher = taps(4, 3), taps(6, 5, seed=1)
     terms = distiller(view(student, teacher))
-    assert list(terms) == ["response", "structural", "statistical"]
+    assert list(terms) == ["response", "structural", "statistical", "adversarial", "critic"]
 
     def low_level(t):
         small = F.avg_pool2d(t.stages["stage1"], 2)  # bilinear by two without aligned corners is the mean of 2 x 2
@@ -161,6 +162,16 @@ def test_distiller_is_the_weighted_sum_of_the_terms_on_the_grid():
         "structural": 3 * structural_loss(cdm(adapted), cdm(taught)),
         "statistical": 4 * statistical_loss(dtiem(adapted, everywhere), dtiem(taught, everywhere)),
     }
+    critic = SSTKD(PAIR, regions=0, w_re=2.0, w_str=3.0, w_sta=4.0, critic_width=4).double().loss.critic
+    critic.load_state_dict(before)
+    judged = critic(student.logits)
+    want["adversarial"] = -0.5 * judged.mean()
+    real, fake = critic(teacher.logits), critic(student.logits)
+    share = torch.rand(2, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    between = (share * teacher.logits + (1 - share) * student.logits).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(between).sum(), between)
+    penalty = 10 * ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
+    want["critic"] = fake.mean() - real.mean() + penalty
     for name, term in terms.items():
         torch.testing.assert_close(term, want[name])
         assert term.ndim == 0
@@ -178,15 +189,18 @@ def test_gradients_reach_the_student_and_the_adapter_only():
 @pytest.mark.parametrize(
     ("weights", "names", "parts"),
     [
-        ({"w_re": 0.0}, ["structural", "statistical"], ["adapter", "cdm", "dtiem"]),
-        ({"w_str": 0.0}, ["response", "statistical"], ["adapter", "dtiem"]),
-        ({"w_sta": 0.0}, ["response", "structural"], ["adapter", "cdm"]),
-        ({"w_str": 0.0, "w_sta": 0.0}, ["response"], []),
+        ({"w_adv": 0.0, "w_re": 0.0}, ["structural", "statistical"], ["adapter", "cdm", "dtiem"]),
+        ({"w_adv": 0.0, "w_str": 0.0}, ["response", "statistical"], ["adapter", "dtiem"]),
+        ({"w_adv": 0.0, "w_sta": 0.0}, ["response", "structural"], ["adapter", "cdm"]),
+        ({"w_adv": 0.0, "w_str": 0.0, "w_sta": 0.0}, ["response"], []),
+        ({"w_str": 0.0, "w_sta": 0.0}, ["response", "adversarial", "critic"], ["critic"]),
     ],
 )
 def test_a_term_of_weight_zero_is_absent(weights, names, parts):
     distiller = SSTKD(PAIR, **weights).double()
-    assert list(dict(distiller.named_children())) == parts
+    built = [*dict(distiller.named_children()), *dict(distiller.loss.named_children())]
+    assert [name for name in built if name != "loss"] == parts
+    assert (distiller.own_optimizer() is not None) == ("critic" in parts)
     assert list(distiller(view(taps(4, 3), taps(6, 5)))) == names
 
 

@@ -12,9 +12,10 @@ from torch import nn
 from harness import record, store
 from harness.distillers import METHODS, Distiller
 from harness.execute import execute
+from harness.optimizers import lr_factor
 from harness.runtime import Runtime
 from harness.spec import Run, Schedule
-from harness.train import lr_factor, train
+from harness.train import train
 from tests import tiny
 
 SAME = ("dev_confusion", "val_confusion", "dev_miou", "curve", "losses", "weights_sha256", "student_init_sha256")

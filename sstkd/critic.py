@@ -1,0 +1,200 @@
+"""The adversarial term: a critic on score maps, trained beside the student.
+
+    student   L_adv = -mean D(z_S)
+    critic    wgan-gp: mean D(z_S) - mean D(z_T) + 10 mean over images of (|grad D(z)| - 1)^2
+              hinge:   mean relu(1 + D(z_S)) + mean relu(1 - D(z_T))
+
+with z = a z_T + (1 - a) z_S, a uniform in [0, 1] per image, grad D(z) that of the sum of an image's outputs.
+
+The holistic term of Liu, Chen, Liu, Qin, Luo, Wang, "Structured Knowledge Distillation for Semantic Segmentation" (CVPR
+2019, arXiv 1903.04197; irfanICMLL/structure_knowledge_distillation utils/criterion.py, utils/sagan.py), which SSTKD
+takes over; on Miyato et al., "Spectral Normalization for GANs" (arXiv 1802.05957), Zhang et al., "Self-Attention GANs"
+(arXiv 1805.08318) and Gulrajani et al., "Improved Training of Wasserstein GANs" (arXiv 1704.00028).
+"""
+
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Adversarial = Literal["wgan-gp", "hinge"]
+_SLOPE = 0.1
+_LEAST_SIDE = 64  # four halvings and a 4 x 4 window
+
+
+class HolisticCritic(nn.Module):
+    """Score maps (N, K, H, W) to judgements (N, 1, h, w), one per 64 x 64 window at steps of 16.
+
+    Batch normalisation of the scores, four 4x4 convolutions of stride 2 with spectral normalisation, self-attention
+    after the third and the fourth, a 4x4 convolution. Maps with a side below 64 are resized to it (bilinear). Computed
+    in float32 (float64 for float64 parameters) with autocast off.
+
+    In train mode every call updates the running statistics and makes one power iteration, before use, as the
+    authors' code does. The batch normalisation is per process, also where others are synchronised: the gradient
+    penalty is differentiated twice.
+
+    Args:
+        classes: K.
+        width: channels of the first convolution; each further one has twice as many (64: verified, V).
+
+    Raises:
+        ValueError: classes or width below 1.
+    """
+
+    def __init__(self, classes: int, width: int = 64) -> None:
+        super().__init__()
+        if classes < 1 or width < 1:
+            raise ValueError(f"classes is {classes}, width {width}; both must be at least 1")
+        self.norm = ScoreNorm(classes)
+        widths = [classes, width, 2 * width, 4 * width, 8 * width]
+        self.convolutions = nn.ModuleList(SpectralConv(a, b) for a, b in pairwise(widths))
+        self.attention = nn.ModuleList((SelfAttention(widths[3]), SelfAttention(widths[4])))
+        self.last = nn.Conv2d(widths[4], 1, 4)
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """(N, K, H, W) -> (N, 1, h, w); h = w = 1 for maps of 64 x 64.
+
+        Raises:
+            ValueError: the scores are not (N, classes, H, W).
+        """
+        if scores.ndim != 4 or scores.shape[1] != self.norm.weight.numel():
+            raise ValueError(f"scores must be (N, {self.norm.weight.numel()}, H, W), got {tuple(scores.shape)}")
+        with torch.autocast(scores.device.type, enabled=False):
+            x = scores.to(self.last.weight.dtype)
+            sides = tuple(max(side, _LEAST_SIDE) for side in x.shape[-2:])
+            if sides != tuple(x.shape[-2:]):
+                x = F.interpolate(x, sides, mode="bilinear", align_corners=False)
+            x = self.norm(x)
+            for i, convolution in enumerate(self.convolutions):
+                x = F.leaky_relu(convolution(x), _SLOPE)
+                if i >= 2:
+                    x = self.attention[i - 2](x)
+            out: Tensor = self.last(x)
+            return out
+
+    def with_fixed_parameters(self, scores: Tensor) -> Tensor:
+        """The same judgements with no gradient for the critic; buffers are updated as in `forward`."""
+        fixed = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        out: Tensor = torch.func.functional_call(self, fixed, (scores,))
+        return out
+
+
+class ScoreNorm(nn.Module):
+    """Batch normalisation of (N, C, H, W), by the batch's statistics in train mode and by running ones in eval mode."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised map, of the same shape."""
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training)
+
+
+class SpectralConv(nn.Conv2d):
+    """A 4x4 convolution of stride 2 whose weight is divided by its largest singular value sigma.
+
+    One power iteration per call follows it in train mode: v = W' u / |W' u|, u = W v / |W v|, sigma = u' W v, with u
+    and v taken as constants. torch's own parametrisation turns u first; the authors' code v.
+    """
+
+    u: Tensor
+    v: Tensor
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__(width_in, width_out, 4, stride=2, padding=1)
+        self.register_buffer("u", _unit(torch.randn(width_out)))
+        self.register_buffer("v", _unit(torch.randn(width_in * 16)))
+        for _ in range(15):  # as torch's: random vectors say nothing of sigma, should eval mode come first
+            self._iterate(self.weight.flatten(1))
+
+    @torch.no_grad()
+    def _iterate(self, matrix: Tensor) -> None:
+        self.v.copy_(_unit(matrix.T @ self.u))
+        self.u.copy_(_unit(matrix @ self.v))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, width_out, H / 2, W / 2)."""
+        matrix = self.weight.flatten(1)
+        if self.training:
+            self._iterate(matrix)
+        # Copies: a later call overwrites the buffers before this one's gradient is taken.
+        sigma = self.u.clone() @ (matrix @ self.v.clone())
+        out: Tensor = self._conv_forward(x, self.weight / sigma, self.bias)
+        return out
+
+
+class SelfAttention(nn.Module):
+    """x + gamma * values summed by softmax(query' key) over positions; gamma starts at 0."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = max(1, channels // 8)
+        self.query, self.key = nn.Conv2d(channels, inner, 1), nn.Conv2d(channels, inner, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> the same shape."""
+        query, key, value = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))
+        weights = (query.mT @ key).softmax(-1)
+        out: Tensor = self.gamma * (value @ weights.mT).view_as(x) + x
+        return out
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """The student's term, -mean D(z_S), for either kind of critic; from judgements of any shape."""
+    return -fake.mean()
+
+
+def critic_loss(fake: Tensor, real: Tensor, kind: Adversarial = "wgan-gp") -> Tensor:
+    """The critic's term without the gradient penalty, from judgements of the student's and of the teacher's scores.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    check_kind(kind)
+    if kind == "hinge":
+        return F.relu(1 + fake).mean() + F.relu(1 - real).mean()
+    return fake.mean() - real.mean()
+
+
+def gradient_penalty(critic: nn.Module, fake: Tensor, real: Tensor, share: Tensor, weight: float = 10.0) -> Tensor:
+    """weight times the mean over images of (|grad| - 1)^2 at share * real + (1 - share) * fake.
+
+    Args:
+        critic: scores to judgements.
+        fake: the student's scores (N, K, H, W); no gradient goes back to them.
+        real: the teacher's, of the same shape.
+        share: uniform in [0, 1], (N, 1, 1, 1).
+        weight: of the penalty (V).
+
+    Raises:
+        ValueError: the scores differ in shape.
+    """
+    if fake.shape != real.shape:
+        raise ValueError(f"the student's scores have shape {tuple(fake.shape)}, the teacher's {tuple(real.shape)}")
+    with torch.autocast(fake.device.type, enabled=False), torch.enable_grad():
+        between = (share * real.detach() + (1 - share) * fake.detach()).requires_grad_()
+        (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+        penalty: Tensor = weight * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+        return penalty
+
+
+def check_kind(kind: str) -> None:
+    """Raise ValueError for what is no kind of adversarial term."""
+    if kind not in get_args(Adversarial):
+        raise ValueError(f"unknown adversarial term {kind!r}; allowed: {', '.join(map(repr, get_args(Adversarial)))}")
+
+
+def _unit(x: Tensor) -> Tensor:
+    out: Tensor = x / (x.norm() + 1e-12)
+    return out
