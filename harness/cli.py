@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 results_app = typer.Typer(help="Look at the rows.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(results_app, name="results")
+show_app = typer.Typer(help="Pictures of what the methods see.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(show_app, name="show")
 
 File = Annotated[Path, typer.Argument(help="Experiment file (YAML).")]
 Set = Annotated[
@@ -287,6 +289,60 @@ def results_show(
             )
         row = store.read_row(store.run_path(directory, matches[0]))
         typer.echo(json.dumps(row, indent=2, default=lambda v: f"{len(v)} bytes" if isinstance(v, bytes) else str(v)))
+
+
+@show_app.command("texture")
+def show_texture(
+    image: Annotated[Path, typer.Argument(help="A photograph; reduced to 512 pixels.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder for the pictures.")] = Path("texture"),
+    levels: Annotated[str, typer.Option(help="Directions 2^k per pyramid level, coarse to fine.")] = "3,4",
+    pyramid: Annotated[str, typer.Option(help="Low-pass pair: 9-7, 5-3, Burt, pkva.")] = "9-7",
+    directional: Annotated[str, typer.Option(help="Directional filters: pkva, pkva6, pkva8, 9-7, 5-3.")] = "pkva",
+    boundary: Annotated[str, typer.Option(help="periodic or toolbox.")] = "periodic",
+    quantization_levels: Annotated[int, typer.Option(help="Levels of the intensity.")] = 32,
+    results: Annotated[
+        Path | None, typer.Option("--results", help="An experiment's results folder, e.g. results/quickstart.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="A student's run in it: its textures beside its teacher's.")] = None,
+) -> None:
+    """Draw an image's contourlet subbands, the frequency wedges, the levels and histograms of its intensities.
+
+    With --results and --run also what a student and its teacher make of the image.
+    """
+    with _answering():
+        depths = tuple(int(k) if k.strip().isdigit() else -1 for k in levels.split(","))
+        if -1 in depths or 0 in depths:
+            raise ValueError(f"--levels {levels}: write depths from 1 to 8, coarse to fine, such as 3,4")
+        if (results is None) != (run is None):
+            raise ValueError("--results and --run belong together: the folder, and the run in it")
+        from harness import texture, textureplots
+        from sstkd import CDM, DTIEM
+
+        cdm = CDM(depths, pyramid, directional, boundary)  # type: ignore[arg-type]
+        dtiem = DTIEM(quantization_levels)
+        pixels = texture.read_image(image, cdm.multiple)
+        found = texture.subbands(pixels, depths, cdm)
+        bands = [[band[0, 0].numpy() for band in level] for level in found.bands]
+        seen = texture.equalisation(texture.patches(pixels), dtiem)
+        pictures = {
+            "subbands": textureplots.subband_picture(pixels, found.lowpass[0, 0].numpy(), bands),
+            "wedges": textureplots.wedge_picture([texture.wedges(k, cdm) for k in depths]),
+            "levels": textureplots.level_picture(seen),
+        }
+        if results is not None and run is not None:
+            pair = texture.networks(results, run)
+            features = texture.low_level(pair, pixels)
+            names = (f"student ({pair.run.method.label})", "teacher")
+            energies = [texture.direction_energy(x, cdm) for x in features]
+            maps = [texture.equalisation(x, dtiem).after for x in features]
+            pictures["pair"] = textureplots.pair_picture(pixels, names, energies, maps)
+        to.mkdir(parents=True, exist_ok=True)
+        for name, figure in pictures.items():
+            path = to / f"{name}.png"
+            figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
+            typer.echo(path)
+        if run is None:
+            typer.echo("Without --results and --run there are no networks to compare.", err=True)
 
 
 def main() -> None:

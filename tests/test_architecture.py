@@ -77,6 +77,12 @@ RULES: dict[str, tuple[str, str]] = {
         "harness.spec harness.taps harness.models harness.datasets harness.distillers harness.parts harness.runtime",
         "torch",
     ),
+    # Pictures of textures
+    "harness.texture": (
+        "harness.store harness.parts harness.models harness.spec harness.taps sstkd",
+        "torch numpy PIL",
+    ),
+    "harness.textureplots": ("harness.plots harness.texture", "numpy matplotlib"),
     # Ray, and the terminal
     "harness.launch": (
         "harness.spec harness.protocol harness.store harness.record harness.parts harness.runtime harness.train "
