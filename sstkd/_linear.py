@@ -7,7 +7,9 @@ Maps go through in tiles that fit the cache: every intermediate of a tile is wri
 only the input, the bands and one tile exist at a time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -68,7 +70,7 @@ def plan(depths: tuple[int, ...], pyramid: Pyramid | None, directional: Directio
         ValueError: no depth or one out of range, or an unknown filter or boundary.
     """
     least = 1 if pyramid is None else 0
-    if not depths or not all(isinstance(k, int) and least <= k <= tree.MAX_DEPTH for k in depths):
+    if not depths or not all(isinstance(k, Integral) and least <= int(k) <= tree.MAX_DEPTH for k in depths):
         raise ValueError(
             f"depths of the directional banks are {depths[::-1]}; one or more whole numbers from {least} to "
             f"{tree.MAX_DEPTH} are needed, coarse to fine"
@@ -79,7 +81,7 @@ def plan(depths: tuple[int, ...], pyramid: Pyramid | None, directional: Directio
         pyramid_filters(pyramid)
     if directional not in LADDERS:
         fan_filters(directional)
-    return Plan(tuple(depths), pyramid, directional, boundary)
+    return Plan(tuple(int(k) for k in depths), pyramid, directional, boundary)
 
 
 def prepared(x: Tensor, multiple: int) -> Tensor:
@@ -104,8 +106,15 @@ def check_sides(hw: tuple[int, int], multiple: int) -> None:
         )
 
 
-def stacked(bands: Sequence[Tensor], shapes: tuple[tuple[int, int, int], ...], lead: tuple[int, ...]) -> list[Tensor]:
-    """All bands of one level, each (*lead, u, v), as its groups (P, B, u, v) in float32 or float64.
+def widest(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The common type of the computation: float32 or float64."""
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
+
+
+def stacked(
+    bands: Sequence[Tensor], shapes: tuple[tuple[int, int, int], ...], lead: tuple[int, ...], dtype: torch.dtype
+) -> list[Tensor]:
+    """All bands of one level, each (*lead, u, v), as its groups (P, B, u, v) in a common type.
 
     Raises:
         ValueError: the bands' number or shapes are others.
@@ -116,8 +125,8 @@ def stacked(bands: Sequence[Tensor], shapes: tuple[tuple[int, int, int], ...], l
         raise ValueError(f"the bands of a level have shapes {given}; they must be {want}")
     groups, rest = [], list(bands)
     for number, *sides in shapes:
-        group, rest = torch.stack(rest[:number], -3), rest[number:]
-        groups.append(group.to(torch.promote_types(group.dtype, torch.float32)).reshape(-1, number, *sides))
+        group, rest = torch.stack([band.to(dtype) for band in rest[:number]], -3), rest[number:]
+        groups.append(group.reshape(-1, number, *sides))
     return groups
 
 
@@ -138,19 +147,24 @@ def synthesise(parts: tuple[Tensor | None, ...], hw: tuple[int, int], plan: Plan
 
 class _Analysis(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, plan: Plan, kind: Kind) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
-        ctx.plan, ctx.kind, ctx.hw = plan, kind, x.shape[-2:]
-        low_hw, groups = plan.shapes(*ctx.hw)
+    def forward(x: Tensor, plan: Plan, kind: Kind) -> tuple[Tensor, ...]:
+        hw = x.shape[-2], x.shape[-1]
+        low_hw, groups = plan.shapes(*hw)
         low = None if low_hw is None else x.new_empty((x.shape[0], *low_hw))
         stacks = [[x.new_empty((x.shape[0], *shape)) for shape in level] for level in groups]
-        levels = _levels(plan, x, ctx.hw, kind)
+        levels = _levels(plan, x, hw, kind)
         with torch.autocast(x.device.type, enabled=False):
             scratch = Scratch()
             for tile in _tiles(x):
                 _MODES[plan.boundary].analyse(tile(x), levels, *_cut(tile, low, stacks), scratch)
         flat = [band for stack in stacks for band in stack]
         return tuple(flat if low is None else [low, *flat])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Plan, Kind], output: object) -> None:
+        ctx.set_materialize_grads(False)
+        x, ctx.plan, ctx.kind = inputs
+        ctx.hw = x.shape[-2], x.shape[-1]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
@@ -161,9 +175,7 @@ class _Analysis(torch.autograd.Function):
 
 class _Synthesis(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: Plan, kind: Kind, hw: tuple[int, int], *parts: Tensor | None) -> Tensor:
-        ctx.set_materialize_grads(False)
-        ctx.plan, ctx.kind, ctx.given = plan, kind, [part is not None for part in parts]
+    def forward(plan: Plan, kind: Kind, hw: tuple[int, int], *parts: Tensor | None) -> Tensor:
         known = next(part for part in parts if part is not None)
         x = known.new_empty((known.shape[0], *hw))
         rest = list(parts)
@@ -180,6 +192,12 @@ class _Synthesis(torch.autograd.Function):
             for tile in _tiles(x):
                 _MODES[plan.boundary].synthesise(*_cut(tile, low, stacks), levels, tile(x), scratch)
         return x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.plan, ctx.kind, _, *parts = inputs
+        ctx.given = [part is not None for part in parts]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:

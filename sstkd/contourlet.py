@@ -14,10 +14,9 @@ Both reconstruct perfectly. Values of both are proven against numbers of the too
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from sstkd._linear import Boundary, Plan, analyse, check_sides, plan, prepared, stacked, synthesise
+from sstkd._linear import Boundary, Plan, analyse, check_sides, plan, prepared, stacked, synthesise, widest
 from sstkd.filters import Directional, Pyramid
 
 __all__ = ["Boundary", "Contourlet", "contourlet", "inverse_contourlet"]
@@ -76,7 +75,7 @@ def contourlet(
     made = plan(tuple(levels)[::-1], pyramid, directional, boundary)
     low, stacks = subbands(x, made)
     bands = [[band for group in stack for band in group.unbind(-3)] for stack in stacks]
-    return Contourlet(low, bands, tuple(levels), pyramid, directional, boundary)
+    return Contourlet(low, bands, made.depths[::-1], pyramid, directional, boundary)
 
 
 def inverse_contourlet(coefficients: Contourlet) -> Tensor:
@@ -98,9 +97,10 @@ def inverse_contourlet(coefficients: Contourlet) -> Tensor:
     lead, (h, w) = tuple(c.lowpass.shape[:-2]), c.lowpass.shape[-2:]
     hw = h << len(c.levels), w << len(c.levels)
     check_sides(hw, made.multiple)
-    low = c.lowpass.to(torch.promote_types(c.lowpass.dtype, torch.float32)).reshape(-1, h, w)
+    dtype = widest((c.lowpass, *(band for bands in c.bands for band in bands)))
+    low = c.lowpass.to(dtype).reshape(-1, h, w)
     levels = zip(c.bands[::-1], made.shapes(*hw)[1], strict=True)
-    groups = [group for bands, shapes in levels for group in stacked(bands, shapes, lead)]
+    groups = [group for bands, shapes in levels for group in stacked(bands, shapes, lead, dtype)]
     return synthesise((low, *groups), hw, made).reshape(*lead, *hw)
 
 

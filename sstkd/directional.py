@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sstkd._linear import Boundary, analyse, check_sides, plan, prepared, stacked, synthesise
+from sstkd._linear import Boundary, analyse, check_sides, plan, prepared, stacked, synthesise, widest
 from sstkd.filters import Directional
 
 
@@ -60,4 +60,4 @@ def inverse_directional_filter_bank(
     check_sides(hw, made.multiple)
     (shapes,) = made.shapes(*hw)[1]
     lead = tuple(bands[0].shape[:-2])
-    return synthesise(tuple(stacked(bands, shapes, lead)), hw, made).reshape(*lead, *hw)
+    return synthesise(tuple(stacked(bands, shapes, lead, widest(bands))), hw, made).reshape(*lead, *hw)

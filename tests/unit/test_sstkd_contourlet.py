@@ -296,6 +296,27 @@ def test_the_input_is_left_as_it_is(boundary):
     assert all(torch.equal(a, b) for a, b in zip(parts, flat(c), strict=True))
 
 
+def test_coefficients_of_mixed_types_and_numpy_depths():
+    x = random(1, 1, 16, 16)
+    c = contourlet(x, np.array([3, 4]))
+    half = Contourlet(c.lowpass.float(), c.bands, c.levels, c.pyramid, c.directional, c.boundary)
+    back = inverse_contourlet(half)
+    assert back.dtype == torch.float64
+    torch.testing.assert_close(back, x, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_functional_gradients(boundary):
+    x = random(1, 2, 16, 16)
+
+    def energy(v):
+        return sum(part.square().sum() for part in flat(contourlet(v, boundary=boundary)))
+
+    y = x.clone().requires_grad_()
+    (want,) = torch.autograd.grad(energy(y), y)
+    torch.testing.assert_close(torch.func.grad(energy)(x), want)
+
+
 def test_caches_are_bounded():
     for cached in (_periodic.both_ways, _toolbox.level, noise_deviations):
         assert cached.cache_info().maxsize is not None

@@ -1,0 +1,163 @@
+"""The critic and the whole loss: shapes, modes, who is moved by what, refusals. Values: tests/oracles, test_sstkd_losses."""
+
+import pytest
+import torch
+
+from sstkd import CDM, DTIEM, HolisticCritic, SSTKDLoss, critic_loss, generator_loss, gradient_penalty
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def critic_of(classes=5, width=4):
+    torch.manual_seed(0)
+    return HolisticCritic(classes, width)
+
+
+@pytest.mark.parametrize(("hw", "out"), [((64, 64), (1, 1)), ((8, 8), (1, 1)), ((1, 70), (1, 1)), ((128, 96), (5, 3))])
+def test_one_judgement_per_window(hw, out):
+    assert critic_of()(random(2, 5, *hw)).shape == (2, 1, *out)
+
+
+def test_four_calls_and_one_backward_pass():
+    critic = critic_of().train()
+    fake, real = random(3, 5, 32, 32).requires_grad_(), random(3, 5, 32, 32, seed=1)
+    adversarial = generator_loss(critic.with_fixed_parameters(fake))
+    share = torch.rand(3, 1, 1, 1)
+    loss = critic_loss(critic(fake.detach()), critic(real)) + gradient_penalty(critic, fake, real, share)
+    (adversarial + loss).backward()
+    (alone,) = torch.autograd.grad(generator_loss(critic_of().train().with_fixed_parameters(fake)), fake)
+    torch.testing.assert_close(fake.grad, alone, msg="the critic's loss moves the student")
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in critic.parameters())
+    assert any(p.grad.abs().max() > 0 for p in critic.parameters())
+
+
+def test_the_student_sees_a_fixed_critic():
+    critic = critic_of().train()
+    fake = random(2, 5, 64, 64).requires_grad_()
+    before = [buffer.clone() for buffer in critic.buffers()]
+    generator_loss(critic.with_fixed_parameters(fake)).backward()
+    assert fake.grad.abs().max() > 0
+    assert all(p.grad is None for p in critic.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(before, critic.buffers(), strict=True)), "statistics move"
+
+
+def test_spectral_norms_are_one_from_the_start():
+    critic = critic_of().eval()
+    for convolution in critic.convolutions:
+        matrix = convolution.weight.flatten(1)
+        sigma = convolution.u @ (matrix @ convolution.v)
+        assert float(torch.linalg.matrix_norm(matrix / sigma, 2).detach()) == pytest.approx(1, rel=0.1)
+
+
+def test_eval_mode_changes_nothing():
+    critic = critic_of().eval()
+    before = {name: value.clone() for name, value in critic.state_dict().items()}
+    first = critic(random(2, 5, 64, 64))
+    assert torch.equal(critic(random(2, 5, 64, 64)), first)
+    assert all(torch.equal(value, before[name]) for name, value in critic.state_dict().items())
+
+
+def test_autocast_is_off_inside():
+    critic = critic_of().train()
+    scores = random(2, 5, 64, 64).to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = critic(scores)
+        penalty = gradient_penalty(critic, scores.float(), scores.float() + 1, torch.rand(2, 1, 1, 1))
+    assert out.dtype == penalty.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["wgan-gp", "hinge"])
+def test_a_critic_learns_to_tell_them_apart(kind):
+    torch.manual_seed(1)
+    critic = HolisticCritic(3, 4).train()
+    optimizer = torch.optim.Adam(critic.parameters(), lr=4e-3, betas=(0.9, 0.99))
+    draws = torch.Generator().manual_seed(0)
+    gaps = []
+    for _ in range(30):
+        noise = torch.randn(4, 3, 64, 64, generator=draws)
+        fake, real = noise, torch.nn.functional.avg_pool2d(noise, 5, 1, 2)
+        judged, teacher = critic(fake), critic(real)
+        loss = critic_loss(judged, teacher, kind) + gradient_penalty(critic, fake, real, torch.rand(4, 1, 1, 1))
+        gaps.append(float((teacher.mean() - judged.mean()).detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert sum(gaps[-5:]) / 5 > sum(gaps[:5]) / 5 + 0.05
+
+
+def test_critic_refusals():
+    with pytest.raises(ValueError, match="classes is 0"):
+        HolisticCritic(0)
+    with pytest.raises(ValueError, match=r"scores must be \(N, 5, H, W\), got \(2, 4, 64, 64\)"):
+        critic_of()(random(2, 4, 64, 64))
+    with pytest.raises(ValueError, match="unknown adversarial term 'gan'; allowed: 'wgan-gp', 'hinge'"):
+        critic_loss(torch.zeros(1), torch.zeros(1), "gan")
+    with pytest.raises(ValueError, match="the student's scores have shape"):
+        gradient_penalty(critic_of(), random(2, 5, 8, 8), random(2, 5, 9, 8), torch.rand(2, 1, 1, 1))
+
+
+# The whole loss
+
+
+def features(seed):
+    return random(2, 6, 16, 24, seed=seed)
+
+
+def scores(seed):
+    return random(2, 5, 12, 12, seed=seed)
+
+
+def loss_of(**options):
+    torch.manual_seed(0)
+    return SSTKDLoss(**{"classes": 5, "critic_width": 2, **options})
+
+
+def test_all_terms_and_reproducibly_from_the_generator():
+    values = []
+    for seed in (3, 3, 4):
+        loss = loss_of()
+        terms = loss(features(0), features(1), scores(2), scores(3), torch.Generator().manual_seed(seed))
+        assert list(terms) == ["response", "structural", "statistical", "adversarial", "critic"]
+        values.append({name: float(term.detach()) for name, term in terms.items()})
+    assert values[0] == values[1]
+    assert {name for name in values[0] if values[0][name] != values[2][name]} == {"statistical", "critic"}
+
+
+def test_weights_scale_their_terms():
+    one = loss_of()(features(0), features(1), scores(2), scores(3), torch.Generator().manual_seed(0))
+    weights = {"w_re": 10.0, "w_str": 1.8, "w_sta": 2.3, "w_adv": 0.02}
+    two = loss_of(**weights)(features(0), features(1), scores(2), scores(3), torch.Generator().manual_seed(0))
+    for name, term in one.items():
+        torch.testing.assert_close(two[name], term if name == "critic" else 2 * term)
+
+
+def test_parts_of_ones_own():
+    loss = loss_of(cdm=CDM((2,), weighting="whitened"), dtiem=DTIEM(8), congruence=0.5, region_importance="uncertainty")
+    terms = loss(features(0), features(1), scores(2), scores(3))
+    assert all(term.isfinite() for term in terms.values())
+
+
+def test_terms_that_are_off_need_no_inputs():
+    assert list(loss_of(w_str=0, w_sta=0, w_adv=0, classes=None)(None, None, scores(0), scores(1))) == ["response"]
+    with pytest.raises(ValueError, match="need the features"):
+        loss_of()(None, features(0), scores(0), scores(1))
+
+
+def test_loss_refusals():
+    with pytest.raises(ValueError, match="needs `classes`"):
+        SSTKDLoss()
+    for options in ({"w_re": -1.0}, {"w_adv": float("nan")}, {"gradient_penalty": -1.0}, {"congruence": float("inf")}):
+        with pytest.raises(ValueError, match="must not be negative or infinite"):
+            loss_of(**options)
+    with pytest.raises(ValueError, match="region_importance is 'all'"):
+        loss_of(region_importance="all")
+    with pytest.raises(ValueError, match="features differ"):
+        loss_of()(features(0), features(0)[:, :5], scores(0), scores(1))
+    broken = features(0)
+    broken[1, 2, 3, 4] = float("nan")
+    with pytest.raises(ValueError, match=r"the student's low-level features: 1 of 4608 values are NaN.*\[1, 2, 3, 4\]"):
+        loss_of()(broken, features(1), scores(0), scores(1))
+    with pytest.raises(ValueError, match="the teacher's low-level features"):
+        loss_of()(features(1), broken, scores(0), scores(1))
