@@ -174,6 +174,7 @@ def pair_picture(
         number = len(energies[0][j])
         for i, (name, colour) in enumerate(zip(names, ("#d55e00", "#0072b2"), strict=True)):
             axes.bar(np.arange(number) + 0.4 * i - 0.2, energies[i][j], 0.4, color=colour, label=name)
+        axes.set_xticks(range(0, number, max(1, number // 8)))
         axes.set_title(f"level {j + 1}: share of the energy by direction", fontsize=8, color=INK)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)

@@ -6,12 +6,15 @@ import textwrap
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from harness.distillers.sstkd import SSTKD
+from harness.models.weights import sha256
 from harness.taps import NetworkInfo, Pair, TapInfo, Taps, View
 from sstkd.cdm import CDM
 from sstkd.dtiem import DTIEM, Equalized, whole_map
+from sstkd.graph import GraphEnhancement
 from sstkd.losses import congruence_loss, response_loss, statistical_loss, structural_loss
 
 
@@ -279,3 +282,38 @@ def test_hyper_parameters_can_be_read_without_importing():
     assert set(SSTKD.space) <= set(defaults)
     documented = inspect.getdoc(SSTKD)
     assert [name for name in defaults if f"\n    {name}: " not in documented] == []
+
+
+def graph_file(folder, levels=32):
+    graph = GraphEnhancement(width=6, hidden=4)
+    graph.remember(DTIEM(levels).settings())
+    graph(torch.rand(8, levels), torch.rand(8, levels).softmax(-1))  # train mode: its statistics are of something
+    path = folder / "graph.safetensors"
+    save_file({f"head.graph.{name}": value for name, value in graph.state_dict().items()}, path)
+    return {"graph_weights": str(path), "graph_sha256": sha256(path)}, graph
+
+
+def test_the_graph_variant_reads_its_weights_from_a_file(tmp_path):
+    weights, graph = graph_file(tmp_path)
+    distiller = SSTKD(PAIR, variant="graph", w_adv=0.0, regions=0, **weights).double()
+    student, teacher = taps(4, 3), taps(6, 5, seed=1)
+    terms = distiller(view(student, teacher))
+    everywhere = whole_map(2, 6, 6, torch.device("cpu"))
+    dtiem = DTIEM(variant="graph", graph=graph).double()
+    ours = distiller.adapter(distiller._low_level(student, (6, 6)))
+    theirs = distiller._low_level(teacher.detach(), (6, 6))
+    want = 1.15 * statistical_loss(dtiem(ours, everywhere), dtiem(theirs, everywhere))
+    torch.testing.assert_close(terms["statistical"], want)
+    assert not any(name.startswith("loss.dtiem") for name, p in distiller.named_parameters() if p.requires_grad)
+
+
+def test_the_graph_variant_refuses(tmp_path):
+    weights, _ = graph_file(tmp_path, levels=16)
+    with pytest.raises(ValueError, match="needs weights that the teacher was trained with"):
+        SSTKD(PAIR, variant="graph")
+    with pytest.raises(ValueError, match="levels"):
+        SSTKD(PAIR, variant="graph", **weights)
+    with pytest.raises(ValueError, match="does not use"):
+        SSTKD(PAIR, **weights)
+    with pytest.raises(ValueError, match=r"missing\.safetensors"):
+        SSTKD(PAIR, variant="graph", graph_weights=str(tmp_path / "missing.safetensors"), graph_sha256="0" * 64)
