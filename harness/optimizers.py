@@ -24,8 +24,8 @@ class Optimizers:
     """The recipe's optimizer over student and distiller, and Adam for what the distiller trains apart, as one."""
 
     def __init__(self, spec: Optimizer, step: nn.Module, distiller: Distiller) -> None:
-        own = distiller.own_optimizer()
-        apart = {id(p) for p in own.parameters} if own is not None else set()
+        own = distiller.own_optimizers()
+        apart = {id(p) for each in own for p in each.parameters}
         trained = [p for p in step.parameters() if p.requires_grad and id(p) not in apart]
         kwargs: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay}
         self.main: torch.optim.Optimizer = (
@@ -34,8 +34,7 @@ class Optimizers:
             else torch.optim.AdamW(trained, betas=spec.betas, **kwargs)
         )
         self._each: list[tuple[torch.optim.Optimizer, float]] = [(self.main, spec.lr)]
-        if own is not None:
-            self._each.append((torch.optim.Adam(own.parameters, lr=own.lr, betas=own.betas), own.lr))
+        self._each += [(torch.optim.Adam(each.parameters, lr=each.lr, betas=each.betas), each.lr) for each in own]
 
     def schedule(self, factor: float) -> None:
         """Set every learning rate to `factor` of what it was at the start."""

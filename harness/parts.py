@@ -11,6 +11,7 @@ import torch
 from harness import seeds, store
 from harness.datasets import DATASETS, Data, DataInfo
 from harness.distillers import METHODS, Distiller
+from harness.distillers._sum import Sum
 from harness.models import SegNet, build, load_into, load_state
 from harness.signatures import Entry
 from harness.spec import Dataset, Method, Run, Teacher, dataset_entry, method_entry
@@ -82,11 +83,16 @@ def _load_teacher(network: str, num_classes: int, path: Path, digest: str, devic
 
 
 def build_method(method: Method, pair: Pair, seed: int) -> Distiller:
-    """The distiller; what it draws at construction comes from a stream of its own.
+    """The distiller, or the sum of several; what each draws at construction comes from a stream of its own.
 
     Raises:
         ValueError: the method does not apply to this pair, or a hyper-parameter is out of range.
     """
+    parts = {part.name: _build_one(part, pair, seed) for part in method.parts}
+    return Sum(parts) if len(parts) > 1 else parts[method.name]
+
+
+def _build_one(method: Method, pair: Pair, seed: int) -> Distiller:
     entry = method_entry(method.name)
     kind = METHODS[method.name] if method.name in METHODS else _imported(entry)
     keywords = _keywords(entry, method.parameters)

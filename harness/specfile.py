@@ -156,19 +156,10 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report) -> Expe
         written: `methods` as the file has it, to name the key at fault.
         report: takes the mistakes.
     """
-    methods: list[Method | None] = []
-    for index, method in enumerate(experiment.methods):
-        at: KeyPath = ("methods", index)
-        try:
-            entry = method_entry(method.name)
-        except ValueError as error:
-            report(at, str(error))
-            methods.append(None)
-            continue
-        key = "parameters" if isinstance(written[index], dict) and "name" in written[index] else method.name
-        parameters = _validate(entry.parameters, method.parameters, (*at, key), report)
-        complete = {"parameters": parameters.model_dump(mode="json")} if parameters is not None else None
-        methods.append(method.model_copy(update=complete) if complete is not None else None)
+    methods = [
+        _resolve_method(method, ("methods", index), written[index], report)
+        for index, method in enumerate(experiment.methods)
+    ]
     data = experiment.data
     try:
         found = _validate(dataset_entry(data.name).parameters, data.parameters, ("data", "parameters"), report)
@@ -192,6 +183,27 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report) -> Expe
     return experiment.model_copy(update={"methods": tuple(m for m in methods if m is not None), "data": data})
 
 
+def _resolve_method(method: Method, at: KeyPath, written: Any, report: Report) -> Method | None:
+    """The method with every default filled in; None, and a report, where a name or a parameter is wrong."""
+    parts: list[Method] = []
+    try:
+        found = method.parts
+    except ValueError as error:
+        report(at, str(error))
+        return None
+    for index, part in enumerate(found):
+        here, form = ((*at, index), written[index]) if isinstance(written, list) else (at, written)
+        key = "parameters" if isinstance(form, dict) and "name" in form else part.name
+        try:
+            parameters = _validate(method_entry(part.name).parameters, part.parameters, (*here, key), report)
+        except ValueError as error:
+            report(here, str(error))
+            continue
+        if parameters is not None:
+            parts.append(part.model_copy(update={"parameters": parameters.model_dump(mode="json")}))
+    return Method.summed(parts) if len(parts) == len(found) else None
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the experiment file, methods and datasets with their own parameters included."""
     schema = Experiment.model_json_schema()
@@ -211,7 +223,9 @@ def json_schema() -> dict[str, Any]:
     elsewhere = {"patternProperties": {outside: {"type": ["object", "null"]}}, "additionalProperties": False}
     forms.append({"type": "object", "minProperties": 1, "maxProperties": 1, **elsewhere})
     forms.append({"$ref": "#/$defs/Method"})
-    schema["properties"]["methods"]["items"] = {"anyOf": forms}
+    schema["$defs"]["OneMethod"] = {"anyOf": forms}
+    one = {"$ref": "#/$defs/OneMethod"}
+    schema["properties"]["methods"]["items"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 2}]}
     datasets = signatures.table("harness.datasets", "DATASETS")
     schema["$defs"]["Dataset"]["properties"]["name"]["enum"] = sorted(datasets)
     schema["$defs"]["Dataset"]["allOf"] = [

@@ -189,6 +189,36 @@ def gradient_penalty(critic: nn.Module, fake: Tensor, real: Tensor, share: Tenso
         return penalty
 
 
+def adversarial_terms(
+    critic: HolisticCritic,
+    student: Tensor,
+    teacher: Tensor,
+    generator: torch.Generator,
+    kind: Adversarial = "wgan-gp",
+    penalty: float = 10.0,
+) -> tuple[Tensor, Tensor]:
+    """The student's term, which moves the student alone, and the critic's with its penalty, which moves the critic.
+
+    Args:
+        critic: of both.
+        student: its scores (N, K, H, W).
+        teacher: its scores, of the same shape.
+        generator: CPU stream of the penalty's shares.
+        kind: of the critic's term.
+        penalty: weight of the gradient penalty.
+
+    Raises:
+        ValueError: an unknown kind, or scores that differ in shape.
+    """
+    # In this order the critic's running statistics and power iterations advance: student, then its own three.
+    ours = generator_loss(critic.with_fixed_parameters(student))
+    real, fake = critic(teacher), critic(student.detach())
+    share = torch.rand(student.shape[0], 1, 1, 1, generator=generator).to(student.device)
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    gradient = gradient_penalty(critic, student.to(dtype), teacher.to(dtype), share, penalty)
+    return ours, critic_loss(fake, real, kind) + gradient
+
+
 def check_kind(kind: str) -> None:
     """Raise ValueError for what is no kind of adversarial term."""
     if kind not in get_args(Adversarial):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sstkd.cdm import CDM
-from sstkd.critic import Adversarial, HolisticCritic, check_kind, critic_loss, generator_loss, gradient_penalty
+from sstkd.critic import Adversarial, HolisticCritic, adversarial_terms, check_kind
 from sstkd.dtiem import DTIEM
 from sstkd.losses import response_loss, statistical_loss, structural_loss
 from sstkd.regions import sample_regions, texture_importance, uncertainty_importance, whole_map
@@ -169,10 +169,7 @@ class SSTKDLoss(nn.Module):
         return sample_regions(importance, self.regions, generator, **self.region_options)
 
     def _adversarial(self, student: Tensor, teacher: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        # In this order the critic's running statistics and power iterations advance: student, then its own three.
-        adversarial = self.w_adv * generator_loss(self.critic.with_fixed_parameters(student))
-        real, fake = self.critic(teacher), self.critic(student.detach())
-        share = torch.rand(student.shape[0], 1, 1, 1, generator=generator).to(student.device)
-        dtype = torch.promote_types(student.dtype, torch.float32)
-        penalty = gradient_penalty(self.critic, student.to(dtype), teacher.to(dtype), share, self.gradient_penalty)
-        return {"adversarial": adversarial, "critic": critic_loss(fake, real, self.adversarial) + penalty}
+        ours, critic = adversarial_terms(
+            self.critic, student, teacher, generator, self.adversarial, self.gradient_penalty
+        )
+        return {"adversarial": self.w_adv * ours, "critic": critic}

@@ -51,8 +51,15 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     "harness.distillers": ("harness.distillers", ""),
     "harness.distillers.base": ("harness.taps", "torch"),
-    "harness.distillers._ops": ("", "torch"),
-    "harness.distillers.*": ("harness.distillers.base harness.distillers._ops harness.taps", "torch"),
+    "harness.distillers._ops": ("harness.taps", "torch"),
+    "harness.distillers._adversary": ("harness.distillers._ops harness.distillers.base sstkd.critic", "torch"),
+    "harness.distillers._queue": ("", "torch"),
+    "harness.distillers._relation": ("", "torch"),
+    "harness.distillers.*": (
+        "harness.distillers.base harness.distillers._adversary harness.distillers._ops harness.distillers._queue "
+        "harness.distillers._relation harness.taps",
+        "torch",
+    ),
     "harness.distillers.sstkd": ("harness.distillers.base harness.models.weights harness.taps sstkd", "torch"),
     # Training
     "harness.parts": (

@@ -1,8 +1,12 @@
-"""Small tensor operations that several distillers share."""
+"""What several distillers share: reading taps, matching sizes and widths, the two divergences, checks of values."""
+
+from math import inf
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from harness.taps import NetworkInfo, Pair, TapInfo, Taps, View
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -15,3 +19,179 @@ def match_size(x: Tensor, like: Tensor) -> Tensor:
     if x.shape[-2:] == like.shape[-2:]:
         return x
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def nearest_labels(labels: Tensor, like: Tensor) -> Tensor:
+    """Labels (N, H, W) at the size of the map `like`, each the nearest one as `F.interpolate` picks it."""
+    rows, columns = (
+        torch.arange(like.shape[dim], device=labels.device) * labels.shape[dim] // like.shape[dim] for dim in (-2, -1)
+    )
+    return labels[:, rows][:, :, columns]
+
+
+def softened_kl(student: Tensor, teacher: Tensor, temperature: float, dim: int) -> Tensor:
+    """KL(p_T || p_S) of the softmax over `dim` at a temperature, summed over `dim`; in float32 at least."""
+    log_p_student = F.log_softmax(at_least_float32(student) / temperature, dim)
+    log_p_teacher = F.log_softmax(at_least_float32(teacher) / temperature, dim)
+    return F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim)
+
+
+def softened_entropy(scores: Tensor, temperature: float, dim: int) -> Tensor:
+    """-sum p log p of the softmax over `dim` at a temperature: what a cross-entropy has more than the divergence."""
+    log_p = F.log_softmax(at_least_float32(scores) / temperature, dim)
+    return -(log_p.exp() * log_p).sum(dim)
+
+
+def kd_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0, convention: str = "canonical") -> Tensor:
+    """Divergence of the class distributions per position; logits (N, K, h, w) both.
+
+    Args:
+        student: logits.
+        teacher: logits of the same shape.
+        temperature: T.
+        convention: "canonical": T^2 KL, mean over batch and positions (CIRKD; TorchDistiller "spatial").
+            "skd": cross-entropy instead of KL, times N, no T^2 (structure_knowledge_distillation).
+            "ifvd": KL / K, no T^2 (IFVD; CWD's comparison). "mmrazor": canonical times h w.
+    """
+    divergence = softened_kl(student, teacher, temperature, 1)
+    if convention == "skd":
+        return len(student) * (divergence + softened_entropy(teacher, temperature, 1)).mean()
+    if convention == "ifvd":
+        return divergence.mean() / student.shape[1]
+    if convention == "mmrazor":
+        return divergence.sum() / len(student) * temperature**2
+    return divergence.mean() * temperature**2
+
+
+def cwd_loss(
+    student: Tensor, teacher: Tensor, tau: float, convention: str = "canonical", student_channels: int | None = None
+) -> Tensor:
+    """Divergence of the distributions over positions, per channel; maps (N, C, h, w) both.
+
+    Args:
+        student: maps, already brought to the teacher's width.
+        teacher: maps of the same shape.
+        tau: temperature.
+        convention: "canonical": tau^2 KL, mean over batch and channels (TorchDistiller, mmrazor). "cirkd": divided by
+            the student's own width instead of C. "mmseg": as cirkd, and cross-entropy instead of KL.
+        student_channels: the student's own width; C when not given.
+    """
+    ours, theirs = student.flatten(2), teacher.flatten(2)
+    divergence = softened_kl(ours, theirs, tau, 2)
+    if convention == "mmseg":
+        divergence = divergence + softened_entropy(theirs, tau, 2)
+    factor = 1.0
+    if convention != "canonical" and student_channels is not None:
+        factor = teacher.shape[1] / student_channels
+    return divergence.mean() * (tau**2 * factor)
+
+
+def read_tap(taps: Taps, name: str) -> Tensor:
+    """The map called "stem", "stage1", ..., "last" (the deepest stage), "decoder" or "logits"."""
+    if name in ("decoder", "logits"):
+        found: Tensor = getattr(taps, name)
+        return found
+    return taps.stages[_stage(list(taps.stages), name)]
+
+
+def tap_info(network: NetworkInfo, name: str) -> TapInfo:
+    """Width and stride of what `read_tap` reads.
+
+    Raises:
+        ValueError: the network has no such tap.
+    """
+    if name in ("decoder", "logits"):
+        found: TapInfo = getattr(network, name)
+        return found
+    stage = _stage(list(network.stages), name)
+    if stage not in network.stages:
+        raise ValueError(f"there is no tap {name}; there are {', '.join(network.stages)}, last, decoder, logits")
+    return network.stages[stage]
+
+
+def _stage(stages: list[str], name: str) -> str:
+    return stages[-1] if name == "last" else name
+
+
+def missing_tap(pair: Pair, *names: str) -> str | None:
+    """Why taps cannot be read in both networks, or None when they can."""
+    for role, network in (("student", pair.student), ("teacher", pair.teacher)):
+        for name in names:
+            try:
+                tap_info(network, name)
+            except ValueError as error:
+                return f"in the {role}, {error}"
+    return None
+
+
+def widths(pair: Pair, name: str) -> tuple[int, int]:
+    """Channels of a tap in student and teacher.
+
+    Raises:
+        ValueError: one of them has no such tap.
+    """
+    reason = missing_tap(pair, name)
+    if reason is not None:
+        raise ValueError(reason)
+    return tap_info(pair.student, name).channels, tap_info(pair.teacher, name).channels
+
+
+def adapter(pair: Pair, name: str, bias: bool = False, always: bool = False) -> nn.Module:
+    """A 1x1 convolution from the student's width to the teacher's; identity where they are equal, unless `always`."""
+    ours, theirs = widths(pair, name)
+    return nn.Conv2d(ours, theirs, 1, bias=bias) if always or ours != theirs else nn.Identity()
+
+
+def check_positive(method: str, **values: float) -> None:
+    """Raises ValueError unless every value is finite and above 0."""
+    wrong = [f"{name}={value}" for name, value in values.items() if not 0 < value < inf]
+    if wrong:
+        raise ValueError(f"{method}: {', '.join(values)} must be finite and above 0; given {', '.join(wrong)}")
+
+
+def check_weights(method: str, **values: float) -> None:
+    """Raises ValueError unless every weight is finite and not negative; 0 switches a term off."""
+    wrong = [f"{name}={value}" for name, value in values.items() if not 0 <= value < inf]
+    if wrong:
+        raise ValueError(
+            f"{method}: {', '.join(values)} must be finite and not negative (0 leaves a term out); "
+            f"given {', '.join(wrong)}"
+        )
+
+
+def mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference over all elements, in float32 at least."""
+    return F.mse_loss(at_least_float32(student), at_least_float32(teacher))
+
+
+def attention(x: Tensor, like: Tensor) -> Tensor:
+    """Mean over channels of `x`^2 at the size of `like`, as vectors (N, h w) of length 1; a zero map gives zeros."""
+    energy = match_size(at_least_float32(x).square().mean(1, keepdim=True), like)
+    return F.normalize(energy.flatten(1), dim=1)
+
+
+def kd_of(view: View, weight: float, temperature: float = 1.0, convention: str = "canonical") -> dict[str, Tensor]:
+    """{"kd": weight * kd_loss} of the low-resolution logits; empty for weight 0."""
+    if not weight:
+        return {}
+    teacher = view.taught().logits
+    student = match_size(view.student.logits, teacher)
+    return {"kd": weight * kd_loss(student, teacher, temperature, convention)}
+
+
+def squared_error(student: Tensor, teacher: Tensor, convention: str) -> Tensor:
+    """Squared differences: mean over all elements ("canonical"), or their sum / N, as MGD and Af-DCD have it."""
+    return mse(student, teacher) * (1 if convention == "canonical" else teacher[0].numel())
+
+
+def random_mask(like: Tensor, dropped: float, generator: torch.Generator) -> Tensor:
+    """(N, 1, h, w) of `like`'s type: 0 at a share `dropped` of the positions, drawn one by one, 1 elsewhere."""
+    drawn = torch.rand(len(like), 1, *like.shape[-2:], generator=generator)
+    return (drawn <= 1 - dropped).to(like.device, like.dtype)
+
+
+def generator_block(channels: int) -> nn.Module:
+    """3x3 convolution, ReLU, 3x3 convolution, all of one width."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(channels, channels, 3, padding=1)
+    )

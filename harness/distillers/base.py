@@ -34,12 +34,14 @@ class Distiller(nn.Module):
     Attributes:
         paper: citation, one line.
         space: what the `tuned` ruleset may tune, as {hyper-parameter: (low, high)}, log-uniform.
+        weights: hyper-parameters that scale terms; doubling all of them doubles every term.
         caveat: what a table must say of the default values, e.g. that nobody could verify them; empty if nothing.
         needs_teacher: False lets the training loop skip the teacher's forward pass.
     """
 
     paper: ClassVar[str] = ""
     space: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    weights: ClassVar[tuple[str, ...]] = ("weight",)
     caveat: ClassVar[str] = ""
     needs_teacher: ClassVar[bool] = True
 
@@ -48,9 +50,9 @@ class Distiller(nn.Module):
         """Why this method does not apply to `pair` with these hyper-parameters, or None when it does."""
         return None
 
-    def own_optimizer(self) -> OwnOptimizer | None:
-        """Parameters that are trained apart from the student's, in the same step; None when there are none."""
-        return None
+    def own_optimizers(self) -> tuple[OwnOptimizer, ...]:
+        """Parameters that are trained apart from the student's, in the same step."""
+        return ()
 
     def forward(self, view: View) -> dict[str, Tensor]:
         """Named scalar terms, already weighted; their sum is added to the task loss."""

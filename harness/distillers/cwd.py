@@ -1,52 +1,81 @@
 """Channel-wise distillation: each channel's map is a distribution over positions that the student's map follows.
 
-    L = weight * tau^2 / (N C) * sum_{n,c} sum_positions p_T log(p_T / p_S),   p = softmax_positions(map / tau)
+    L = w tau^2 / (N C) * sum_{n,c} sum_positions p_T log(p_T / p_S),   p = softmax_positions(map / tau)
+
+on the logits (w = `logits`) and on a feature (w = `feature`; a 1x1 convolution brings the student to the teacher's
+width).
 
 Paper: Shu, Liu, Gao, Yan, Shen, "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021,
 arXiv 2011.13256.
-Authors' code: irfanICMLL/TorchDistiller SemSeg-distill (logits: weight 3, tau 4); the same number in winycg/CIRKD and
-mmrazor.
-Deviation: log-softmax instead of softmax().log(), which is NaN on peaked maps. Different sizes are resized to the
-teacher's.
+Authors' code: irfanICMLL/TorchDistiller SemSeg-distill (logits 3, features 50, tau 4); the same number in winycg/CIRKD
+and mmrazor.
+Deviation: log-softmax instead of softmax().log(), which is NaN on peaked maps; the feature term is divided by the
+map's own width, not by the student's (`convention` "cirkd"). Different sizes are resized to the teacher's.
 Reduction: sum over positions, mean over batch and channels; ignored pixels count, as in the authors' code.
 """
 
 from collections.abc import Mapping
-from math import inf
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from harness.distillers._ops import at_least_float32, match_size
+from harness.distillers._ops import adapter, check_positive, check_weights, cwd_loss, match_size, missing_tap, read_tap
 from harness.distillers.base import Distiller
 from harness.taps import Pair, View
 
 
-def cwd_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
-    """tau^2 * KL(teacher || student) over positions, mean over batch and channels; maps (N, C, h, w) both."""
-    student, teacher = at_least_float32(student), at_least_float32(teacher)
-    log_p_student = F.log_softmax(student.flatten(2) / tau, dim=2)
-    log_p_teacher = F.log_softmax(teacher.flatten(2) / tau, dim=2)
-    divergence = F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=2)
-    return divergence.mean() * tau**2
-
-
 class CWD(Distiller):
-    """Channel-wise KL divergence on logits."""
+    """Channel-wise KL divergence on logits, on features, or on both.
+
+    Args:
+        pair: widths of both networks' taps.
+        logits: weight of the term on logits; 0 leaves it out.
+        feature: weight of the term on features (published: 50); 0 leaves it out.
+        tau: temperature of both.
+        tap: the feature.
+        convention: whose reduction, see `cwd_loss`; "mmseg" (pppppM/mmsegmentation-distiller: 5, tau 1) has an adapter
+            with bias.
+
+    Raises:
+        ValueError: a value outside its range, or a tap that one of the networks does not have.
+    """
 
     paper: ClassVar[str] = "Shu et al., ICCV 2021, arXiv 2011.13256"
-    space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.3, 30.0), "tau": (1.0, 8.0)}
+    space: ClassVar[Mapping[str, tuple[float, float]]] = {"logits": (0.3, 30.0), "tau": (1.0, 8.0)}
+    weights: ClassVar[tuple[str, ...]] = ("logits", "feature")
 
-    def __init__(self, pair: Pair, *, weight: float = 3.0, tau: float = 4.0) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        *,
+        logits: float = 3.0,
+        feature: float = 0.0,
+        tau: float = 4.0,
+        tap: str = "decoder",
+        convention: Literal["canonical", "cirkd", "mmseg"] = "canonical",
+    ) -> None:
         super().__init__()
-        if not (0 < weight < inf and 0 < tau < inf):
-            raise ValueError(f"cwd: weight and tau are finite and above 0; given weight={weight}, tau={tau}")
-        self.weight = weight
-        self.tau = tau
+        check_positive("cwd", tau=tau)
+        check_weights("cwd", logits=logits, feature=feature)
+        self.logits, self.feature, self.tau, self.tap, self.convention = logits, feature, tau, tap, convention
+        if feature:
+            self.adapter = adapter(pair, tap, bias=convention == "mmseg")
+
+    @classmethod
+    def skip(cls, pair: Pair, **parameters: Any) -> str | None:
+        """A reason when the feature term is on and one network does not have the tap."""
+        return missing_tap(pair, parameters.get("tap", "decoder")) if parameters.get("feature") else None
 
     def forward(self, view: View) -> dict[str, Tensor]:
-        """{"cwd": scalar}."""
-        teacher = view.taught().logits
-        student = match_size(view.student.logits, teacher)
-        return {"cwd": self.weight * cwd_loss(student, teacher, self.tau)}
+        """{"cwd": scalar, "cwd_feature": scalar}, those that are on."""
+        taught = view.taught()
+        terms = {}
+        if self.logits:
+            student = match_size(view.student.logits, taught.logits)
+            terms["cwd"] = self.logits * cwd_loss(student, taught.logits, self.tau, self.convention)
+        if self.feature:
+            ours, theirs = read_tap(view.student, self.tap), read_tap(taught, self.tap)
+            mapped = match_size(self.adapter(ours), theirs)
+            loss = cwd_loss(mapped, theirs, self.tau, self.convention, student_channels=ours.shape[1])
+            terms["cwd_feature"] = self.feature * loss
+        return terms

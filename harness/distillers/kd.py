@@ -4,50 +4,52 @@
 
 Paper: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531; per pixel as in
 Liu et al., "Structured Knowledge Distillation", CVPR 2019, arXiv 1903.04197.
-Authors' code: winycg/CIRKD losses/kd.py has this reduction (weight 1, T 1). SKD sums a cross-entropy over batch and
-classes and divides by h*w; IFVD averages over classes too. See docs for the factors between them.
+Authors' code: winycg/CIRKD losses/kd.py has this reduction (weight 1, T 1). `convention` gives the numbers of others,
+so that their weights can be used as published: SKD 10, IFVD and CWD 10.
 Deviation: none. Logits are those before the head's up-sampling; different sizes are resized to the teacher's.
 Reduction: sum over classes, mean over batch and positions; ignored pixels count, as in the authors' code.
 """
 
 from collections.abc import Mapping
-from math import inf
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from harness.distillers._ops import at_least_float32, match_size
+from harness.distillers._ops import check_positive, kd_of
 from harness.distillers.base import Distiller
 from harness.taps import Pair, View
 
 
-def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 * KL(teacher || student) over classes, mean over batch and positions; logits (N, K, h, w) both."""
-    student, teacher = at_least_float32(student), at_least_float32(teacher)
-    log_p_student = F.log_softmax(student / temperature, dim=1)
-    log_p_teacher = F.log_softmax(teacher / temperature, dim=1)
-    divergence = F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=1)
-    return divergence.mean() * temperature**2
-
-
 class KD(Distiller):
-    """Pixel-wise KL divergence on logits."""
+    """Pixel-wise KL divergence on logits.
+
+    Args:
+        pair: not used.
+        weight: of the term.
+        temperature: T.
+        convention: whose reduction, see `kd_loss`; "skd" is defined for T = 1.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
 
     paper: ClassVar[str] = "Hinton et al., 2015, arXiv 1503.02531"
     space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 10.0), "temperature": (1.0, 8.0)}
 
-    def __init__(self, pair: Pair, *, weight: float = 1.0, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        *,
+        weight: float = 1.0,
+        temperature: float = 1.0,
+        convention: Literal["canonical", "skd", "ifvd", "mmrazor"] = "canonical",
+    ) -> None:
         super().__init__()
-        if not (0 < weight < inf and 0 < temperature < inf):
-            raise ValueError(
-                f"kd: weight and temperature are finite and above 0; given weight={weight}, temperature={temperature}"
-            )
-        self.weight = weight
-        self.temperature = temperature
+        check_positive("kd", weight=weight, temperature=temperature)
+        if convention == "skd" and temperature != 1:
+            raise ValueError(f"kd: convention skd is defined for temperature 1; given {temperature}")
+        self.weight, self.temperature, self.convention = weight, temperature, convention
 
     def forward(self, view: View) -> dict[str, Tensor]:
         """{"kd": scalar}."""
-        teacher = view.taught().logits
-        student = match_size(view.student.logits, teacher)
-        return {"kd": self.weight * kd_loss(student, teacher, self.temperature)}
+        return kd_of(view, self.weight, self.temperature, self.convention)

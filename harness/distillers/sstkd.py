@@ -97,6 +97,8 @@ class SSTKD(Distiller):
         "w_adv": (0.001, 0.1),
     }
 
+    weights: ClassVar[tuple[str, ...]] = ("w_re", "w_str", "w_sta", "w_adv")
+
     def __init__(
         self,
         pair: Pair,
@@ -191,11 +193,11 @@ class SSTKD(Distiller):
             return None
         return _missing_stages(pair, values["stages"])
 
-    def own_optimizer(self) -> OwnOptimizer | None:
+    def own_optimizers(self) -> tuple[OwnOptimizer, ...]:
         """Adam for the critic, when there is one."""
         if not self.loss.w_adv:
-            return None
-        return OwnOptimizer(tuple(self.loss.critic.parameters()), self.critic_lr, self.critic_betas)
+            return ()
+        return (OwnOptimizer(tuple(self.loss.critic.parameters()), self.critic_lr, self.critic_betas),)
 
     def forward(self, view: View) -> dict[str, Tensor]:
         """The weighted terms that are on: "response", "structural", "statistical", "adversarial", "critic"."""

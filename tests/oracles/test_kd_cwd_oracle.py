@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.distillers import Distiller
-from harness.distillers._ops import match_size
-from harness.distillers.cwd import CWD, cwd_loss
-from harness.distillers.kd import KD, kd_loss
+from harness.distillers._ops import cwd_loss, kd_loss, match_size
+from harness.distillers.cwd import CWD
+from harness.distillers.kd import KD
 from harness.taps import NetworkInfo, Pair, TapInfo, Taps, View
 
 HERE = Path(__file__).parent / "distillers"
@@ -269,7 +269,8 @@ def test_the_student_is_resized_to_the_teacher_and_the_loss_weighted(
     rng = np.random.default_rng(0)
     student, teacher = (torch.from_numpy(rng.normal(size=(2, 3, *hw))) for hw in ((4, 6), (5, 3)))
     known = NetworkInfo({}, TapInfo(8, 4), TapInfo(3, 4))
-    distiller = kind(Pair(known, known, 3), **{"weight": 2.5, last: 3.0})
+    weight = "weight" if kind is KD else "logits"
+    distiller = kind(Pair(known, known, 3), **{weight: 2.5, last: 3.0})
     taps = [Taps({}, logits, logits, logits) for logits in (student, teacher)]
     (value,) = distiller(View(*taps, torch.zeros(2, 20, 12).long(), 0.0, torch.Generator())).values()
     resized = F.interpolate(student, (5, 3), mode="bilinear", align_corners=False)

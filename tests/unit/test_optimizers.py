@@ -23,8 +23,8 @@ class Judged(Distiller):
         super().__init__()
         self.adapter, self.critic = nn.Linear(2, 2), nn.Linear(2, 1)
 
-    def own_optimizer(self) -> OwnOptimizer | None:
-        return OwnOptimizer(tuple(self.critic.parameters()), 0.5, (0.9, 0.99)) if self.apart else None
+    def own_optimizers(self) -> tuple[OwnOptimizer, ...]:
+        return (OwnOptimizer(tuple(self.critic.parameters()), 0.5, (0.9, 0.99)),) if self.apart else ()
 
     def forward(self, view: View) -> dict[str, Tensor]:
         return {}

@@ -50,7 +50,7 @@ def test_a_file_is_read_with_every_default_filled_in(tmp_path):
     experiment = load(tmp_path)
     assert experiment.methods == (
         Method(name="none"),
-        Method(name="kd", parameters={"weight": 2.0, "temperature": 1.0}),
+        Method(name="kd", parameters={"weight": 2.0, "temperature": 1.0, "convention": "canonical"}),
     )
     assert experiment.data.parameters["size"] == 64
     assert experiment.data.parameters.keys() > {"size", "train", "dev", "val"}
@@ -64,7 +64,9 @@ def test_a_file_is_read_with_every_default_filled_in(tmp_path):
 )
 def test_the_forms_of_a_method_are_one(tmp_path, written):
     experiment = load(tmp_path, BASE.replace("kd: {weight: 2}", written))
-    assert experiment.methods[1] == Method(name="kd", parameters={"weight": 1.0, "temperature": 1.0})
+    assert experiment.methods[1] == Method(
+        name="kd", parameters={"weight": 1.0, "temperature": 1.0, "convention": "canonical"}
+    )
 
 
 MISTAKES = {
@@ -121,11 +123,12 @@ MISTAKES = {
     ("{size: 64}", "{size: 64.5}"): ["e.yaml:2: data.parameters.size: Input should be a valid integer; given 64.5"],
     ("{size: 64}", "7"): ["e.yaml:2: data.parameters: Input should be a mapping (key: value); given 7"],
     ("  - kd:", "  - dk:"): [
-        "e.yaml:15: methods.1: unknown method 'dk'. Did you mean 'kd'? Allowed: cwd, kd, none, sstkd"
+        "e.yaml:15: methods.1: unknown method 'dk'. Did you mean 'kd'? Allowed: af-dcd, at, cirkd, cwd, "
+        "dist, dsd, feature-kd, fitnet, freekd, ifvd, kd, kt, mgd, none, skd, sstkd"
     ],
     ("kd: {weight: 2}", "KD"): ["e.yaml:15: methods.1: unknown method 'KD'. Did you mean 'kd'?"],
     ("kd: {weight: 2}", "kd: {wieght: 2}"): [
-        "e.yaml:15: methods.1.kd.wieght: unknown key. Did you mean 'weight'? Allowed: weight, temperature"
+        "e.yaml:15: methods.1.kd.wieght: unknown key. Did you mean 'weight'? Allowed: weight, temperature, convention"
     ],
     ("kd: {weight: 2}", "{name: kd, parameters: {wieght: 2}}"): [
         "e.yaml:15: methods.1.parameters.wieght: unknown key."
@@ -137,6 +140,20 @@ MISTAKES = {
     ("kd: {weight: 2}", "{kd: {}, cwd: {}}"): [
         "e.yaml:15: methods.1: one method is `name` or `{name: {parameter: value}}`"
     ],
+    ("kd: {weight: 2}", "[kd, dk]"): ["e.yaml:15: methods.1.1: unknown method 'dk'. Did you mean 'kd'?"],
+    ("kd: {weight: 2}", "[kd, {cwd: {tua: 1}}]"): [
+        "e.yaml:15: methods.1.1.cwd.tua: unknown key. Did you mean 'tau'? Allowed: logits, feature, tau"
+    ],
+    ("kd: {weight: 2}", "{name: kd+cwd, parameters: {cwd.tua: 1}}"): [
+        "e.yaml:15: methods.1.parameters.tua: unknown key. Did you mean 'tau'?"
+    ],
+    ("kd: {weight: 2}", "{name: kd+cwd, parameters: {tau: 1}}"): [
+        "e.yaml:15: methods.1: tau is no parameter of kd+cwd; write it as METHOD.NAME"
+    ],
+    ("kd: {weight: 2}", "[kd]"): ["e.yaml:15: methods.1: a sum is a list of two or more methods"],
+    ("kd: {weight: 2}", "[kd, [at, cwd]]"): ["e.yaml:15: methods.1: a sum is a list of two or more methods"],
+    ("kd: {weight: 2}", "[kd, kd: {weight: 3}]"): ["e.yaml:15: methods.1: kd+kd: a sum has different methods"],
+    ("kd: {weight: 2}", "[kd, none]"): ["e.yaml:15: methods.1: kd+none: a sum has different methods, `none` not"],
     ("kd: {weight: 2}", "3"): ["e.yaml:15: methods.1: one method is `name` or"],
     ("kd: {weight: 2}", "none"): ["e.yaml:15: methods.1: none stands twice; each entry once"],
     ("kd: {weight: 2}", "nothing_here:X"): ["e.yaml:15: methods.1: nothing_here: there is no package or module"],
@@ -249,6 +266,31 @@ def test_a_method_from_elsewhere_is_read_by_its_signature(tmp_path, monkeypatch)
     b = load(tmp_path, BASE.replace("kd: {weight: 2}", f"{{'{target}': {{path: b}}}}"))
     ids = [{run.run_id for run in protocol.plan(e) if run.method.name == target} for e in (a, b)]
     assert len(ids[0] | ids[1]) == 4  # its `path` is a hyper-parameter like any other
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[kd: {weight: 2}, cwd]",
+        "[{name: kd, parameters: {weight: 2}}, cwd:]",
+        "{name: kd+cwd, parameters: {kd.weight: 2}}",
+    ],
+)
+def test_the_forms_of_a_sum_are_one(tmp_path, written):
+    method = load(tmp_path, BASE.replace("kd: {weight: 2}", written)).methods[1]
+    assert method.label == "kd+cwd(kd.weight=2.0)" and method.needs_teacher and method.caveat is None
+    assert method.parameters.keys() == {
+        *("kd.weight", "kd.temperature", "kd.convention"),
+        *(f"cwd.{name}" for name in ("logits", "feature", "tau", "tap", "convention")),
+    }
+    kd, cwd = method.parts
+    assert kd == load(tmp_path, BASE).methods[1] and cwd.label == "cwd" and cwd.parameters["tau"] == 4.0
+    assert Method.summed(method.parts) == method
+
+
+def test_a_sum_says_whose_values_are_unverified(tmp_path):
+    method = load(tmp_path, BASE.replace("kd: {weight: 2}", "[kd, sstkd, freekd]")).methods[1]
+    assert method.caveat.startswith("sstkd: weights unverified") and "; freekd: no published setting" in method.caveat
 
 
 def test_labels_tell_methods_apart():

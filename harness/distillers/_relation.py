@@ -1,0 +1,70 @@
+"""Divergence between the rows of two similarity matrices, without keeping either.
+
+A row is the softmax over keys of (anchor . key) / temperature. Rows are made in blocks; the gradient is taken in the
+same pass, for a scalar loss needs it times one number, so the backward pass neither recomputes nor stores a matrix.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_ELEMENTS = 2**20  # of one block of one matrix: 4 MiB in float32, which stays in the cache
+
+
+class _RowKL(torch.autograd.Function):
+    """Mean over rows of KL(teacher's row || student's row), with gradients for the student's anchors and keys."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, anchors: Tensor, keys: Tensor, teacher: Tensor, teacher_keys: Tensor, scale: float, groups: int
+    ) -> Tensor:
+        rows, count = len(anchors), len(keys)
+        wants = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        grad_anchors = torch.zeros_like(anchors) if ctx.needs_input_grad[0] else None
+        grad_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
+        total = anchors.new_zeros(())
+        step = max(1, _ELEMENTS // max(1, count))
+        for at in range(0, rows, step):
+            ours, theirs = anchors[at : at + step], teacher[at : at + step]
+            log_q = _log_rows(ours @ keys.T, scale, groups)
+            log_p = _log_rows(theirs @ teacher_keys.T, scale, groups)
+            p = log_p.exp()
+            total += (p * log_p.sub_(log_q)).sum()
+            if wants:
+                slope = log_q.exp_().sub_(p).mul_(scale / (rows * groups)).flatten(1)
+                if grad_anchors is not None:
+                    grad_anchors[at : at + step] = slope @ keys
+                if grad_keys is not None:
+                    grad_keys.addmm_(slope.T, ours)
+        ctx.save_for_backward(*(g for g in (grad_anchors, grad_keys) if g is not None))
+        return total / (rows * groups)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        saved = list(ctx.saved_tensors)
+        return (*(grad * saved.pop(0) if wanted else None for wanted in ctx.needs_input_grad[:2]), *([None] * 4))
+
+
+def _log_rows(scores: Tensor, scale: float, groups: int) -> Tensor:
+    """log-softmax of (rows, groups * keys) within each group of keys, as (rows, groups, keys)."""
+    return scores.view(len(scores), groups, -1).mul_(scale).log_softmax(2)
+
+
+def row_kl(
+    anchors: Tensor, keys: Tensor, teacher: Tensor, teacher_keys: Tensor, temperature: float, groups: int = 1
+) -> Tensor:
+    """Mean over anchors (and groups) of KL between softmax rows of similarities.
+
+    Args:
+        anchors: the student's (A, C).
+        keys: what they are compared with, (groups * K, C).
+        teacher: its anchors (A, D); no gradient.
+        teacher_keys: (groups * K, D); no gradient.
+        temperature: the similarities are divided by it.
+        groups: the softmax runs over the K keys of each group.
+    """
+    with torch.autocast(anchors.device.type, enabled=False):
+        out: Tensor = _RowKL.apply(anchors, keys, teacher.detach(), teacher_keys.detach(), 1.0 / temperature, groups)
+        return out

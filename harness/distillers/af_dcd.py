@@ -1,0 +1,149 @@
+"""Af-DCD: masked feature reconstruction, and a dense contrast of channel groups inside small patches.
+
+    L = feature * r |G(m * A f_S) - f_T|^2  +  contrast * L_c  +  kd * L_kd
+    L_c = mean over batch and positions of sum over groups g of
+          -log( e^{-d(s_ig, t_ig)/tau} / (e^{-d(s_ig, t_ig)/tau} + sum_{j in patch, h != g} e^{-d(s_ig, t_jh)/tau}) )
+
+s, t: the generated and the teacher's feature after max-pooling, their channels cut into `groups`; d: sum of absolute
+differences; A, G, m as in `mgd`.
+
+Paper: Fan, Li, Wang, Yao, "Augmentation-free Dense Contrastive Knowledge Distillation for Efficient Semantic
+Segmentation", NeurIPS 2023, arXiv 2312.04168.
+Authors' code: OSVAI/Af-DCD losses/ocmgd.py (2e-6 and 5e-3 on Cityscapes, tau 0.07, patches of 4x4, pooling 4).
+Deviation: A is left out where the widths are equal (theirs fails there); positions beyond the last whole patch are left
+out and a map smaller than a patch is one patch; their mask with a fixed hole and their two-branch G are not offered.
+Different sizes are resized to the teacher's.
+Reduction: sum over channels and positions, mean over batch ("af-dcd", to which the weight 2e-6 belongs), or mean over
+elements ("canonical"); L_c as written. Ignored pixels count.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.distillers._ops import (
+    adapter,
+    at_least_float32,
+    check_positive,
+    check_weights,
+    generator_block,
+    kd_of,
+    match_size,
+    missing_tap,
+    random_mask,
+    read_tap,
+    squared_error,
+    tap_info,
+    widths,
+)
+from harness.distillers.base import Distiller
+from harness.taps import Pair, View
+
+
+def omni_contrast(
+    student: Tensor, teacher: Tensor, groups: int, pool: int, patch: tuple[int, int], tau: float
+) -> Tensor:
+    """The contrastive term from maps (N, C, h, w) of one shape; C is a multiple of `groups`."""
+    height, width = student.shape[-2:]
+    window = (min(pool, height), min(pool, width))
+    rows, columns = min(patch[0], height // window[0]), min(patch[1], width // window[1])
+
+    def vectors(x: Tensor) -> Tensor:
+        """(patches, positions * groups, C / groups), positions first."""
+        x = F.max_pool2d(at_least_float32(x), window)
+        down, across = x.shape[-2] // rows, x.shape[-1] // columns
+        x = x[..., : down * rows, : across * columns]
+        x = x.reshape(len(x), groups, -1, down, rows, across, columns)
+        return x.permute(0, 3, 5, 4, 6, 1, 2).reshape(len(x) * down * across, rows * columns * groups, -1)
+
+    ours, theirs = vectors(student), vectors(teacher)
+    scores = torch.cdist(ours, theirs, p=1) / -tau
+    group = torch.arange(groups, device=scores.device).repeat(rows * columns)
+    same = group[:, None] == group
+    own = scores.diagonal(dim1=1, dim2=2)
+    others = scores.masked_fill(same.fill_diagonal_(False), float("-inf"))
+    return (others.logsumexp(2) - own).mean() * groups
+
+
+class AfDCD(Distiller):
+    """Masked reconstruction and omni-contrast.
+
+    Args:
+        pair: widths of both networks' taps.
+        feature: weight of the reconstruction term.
+        contrast: weight of the contrastive term.
+        kd: weight of pixel-wise KD at temperature 1; 0 leaves it out.
+        groups: into which the teacher's channels are cut.
+        pool: side of the max-pooling windows.
+        patch: height and width of a patch, in pooled positions.
+        tau: temperature of the contrast.
+        dropped: share of the positions that are masked, in [0, 1).
+        tap: the feature.
+        convention: reduction of the reconstruction term, see above.
+
+    Raises:
+        ValueError: a value outside its range, a tap that is missing, or a width that is no multiple of `groups`.
+    """
+
+    paper: ClassVar[str] = "Fan et al., NeurIPS 2023, arXiv 2312.04168"
+    space: ClassVar[Mapping[str, tuple[float, float]]] = {"feature": (1e-8, 1e-4), "contrast": (1e-4, 1.0)}
+    weights: ClassVar[tuple[str, ...]] = ("feature", "contrast", "kd")
+
+    def __init__(
+        self,
+        pair: Pair,
+        *,
+        feature: float = 2e-6,
+        contrast: float = 5e-3,
+        kd: float = 0.0,
+        groups: int = 4,
+        pool: int = 4,
+        patch: tuple[int, int] = (4, 4),
+        tau: float = 0.07,
+        dropped: float = 0.75,
+        tap: str = "decoder",
+        convention: Literal["af-dcd", "canonical"] = "af-dcd",
+    ) -> None:
+        super().__init__()
+        check_weights("af-dcd", feature=feature, contrast=contrast, kd=kd)
+        check_positive("af-dcd", tau=tau, groups=groups, pool=pool, patch_height=patch[0], patch_width=patch[1])
+        if not 0 <= dropped < 1:
+            raise ValueError(f"af-dcd: dropped is a share in [0, 1); given {dropped}")
+        reason = self.skip(pair, tap=tap, groups=groups)
+        if reason is not None:
+            raise ValueError(f"af-dcd: {reason}")
+        self.feature, self.contrast, self.kd = feature, contrast, kd
+        self.groups, self.pool, self.patch, self.tau = groups, pool, (patch[0], patch[1]), tau
+        self.dropped, self.tap, self.convention = dropped, tap, convention
+        if feature or contrast:
+            self.adapter = adapter(pair, tap, bias=True)
+            self.generator = generator_block(widths(pair, tap)[1])
+
+    @classmethod
+    def skip(cls, pair: Pair, **parameters: Any) -> str | None:
+        """A reason when one network does not have the tap, or its width does not divide into groups."""
+        tap, groups = parameters.get("tap", "decoder"), parameters.get("groups", 4)
+        reason = missing_tap(pair, tap)
+        if reason is not None:
+            return reason
+        channels = tap_info(pair.teacher, tap).channels
+        if channels % groups == 0:
+            return None
+        return f"the teacher's {tap} has {channels} channels, no multiple of groups {groups}"
+
+    def forward(self, view: View) -> dict[str, Tensor]:
+        """{"feature", "contrast", "kd"}, those that are on."""
+        terms = {}
+        if self.feature or self.contrast:
+            theirs = read_tap(view.taught(), self.tap)
+            ours = match_size(self.adapter(read_tap(view.student, self.tap)), theirs)
+            made = self.generator(ours * random_mask(theirs, self.dropped, view.generator))
+            if self.feature:
+                terms["feature"] = self.feature * squared_error(made, theirs, self.convention)
+            if self.contrast:
+                loss = omni_contrast(made, theirs, self.groups, self.pool, self.patch, self.tau)
+                terms["contrast"] = self.contrast * loss
+        return terms | kd_of(view, self.kd)

@@ -1,0 +1,183 @@
+"""CIRKD: positions relate to positions of other images as they do in the teacher.
+
+    L = batch * L_b + pixel * L_p + region * L_r  +  kd * L_kd
+    L_b = mean over ordered pairs of images (i, j), i = j included, and positions of i of KL(row_T || row_S),
+          row = softmax over positions of j of (cosine / tau)
+    L_p, L_r = T^2 mean over labelled positions of KL(row_T || row_S),
+          row = softmax over entries of a queue of (cosine / tau) / T
+
+The queues hold the teacher's features per class, of single positions (L_p) and of an image's mean (L_r). The student
+comes in through 1x1 convolution, batch normalisation, ReLU, 1x1 convolution.
+
+Paper: Yang, Zhou, An, Jiang, Xu, Zhang, "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR
+2022, arXiv 2204.06986.
+Authors' code: winycg/CIRKD losses/cirkd_mini_batch.py, losses/cirkd_memory.py (kd 1, batch 1, pixel and region 0.1, on
+Pascal VOC 0.01; queues of 20000 and 2000 per class, 4096 and 1024 entries compared with).
+Deviation: the authors enqueue the image's first pixels in place of the class's own; ours are the class's own.
+`convention` "cirkd" does as they do. A batch without labels gives 0, theirs NaN. Different sizes are resized to the
+teacher's.
+Reduction: as written.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.distillers._ops import (
+    at_least_float32,
+    check_positive,
+    check_weights,
+    kd_of,
+    match_size,
+    missing_tap,
+    nearest_labels,
+    read_tap,
+    widths,
+)
+from harness.distillers._queue import ClassQueue, choose_first, choose_own, gathered, region_means
+from harness.distillers._relation import row_kl
+from harness.distillers.base import Distiller
+from harness.taps import Pair, View
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """(N, C, h, w) to its positions (N h w, C), each of length 1."""
+    return F.normalize(at_least_float32(x), dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def minibatch_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
+    """The mini-batch term; maps (N, C, h, w), widths may differ, sizes not."""
+    ours, theirs = unit_rows(student), unit_rows(teacher)
+    return row_kl(ours, ours, theirs, theirs, tau, groups=len(student))
+
+
+def memory_loss(anchors: Tensor, teacher: Tensor, entries: Tensor, tau: float, temperature: float) -> Tensor:
+    """A memory term from unit rows (A, C) of both networks and entries (E, C) of the queue; 0 without anchors."""
+    if not len(anchors):
+        return anchors.sum() * 0.0
+    return row_kl(anchors, entries, teacher, entries, tau * temperature) * temperature**2
+
+
+class CIRKD(Distiller):
+    """Relations across images, within the batch and against queues of the teacher's features.
+
+    Args:
+        pair: widths of both networks' taps, and the classes.
+        batch: weight of the mini-batch term.
+        pixel: weight of the term against the queues of positions.
+        region: weight of the term against the queues of class means.
+        kd: weight of pixel-wise KD at temperature 1; 0 leaves it out.
+        tau: temperature of the similarities.
+        temperature: T of the memory terms.
+        pixel_memory: entries per class in the queue of positions.
+        region_memory: entries per class in the queue of class means.
+        pixel_contrast: entries of all classes together that a step compares with.
+        region_contrast: the same for class means.
+        enqueued: positions of each class and image that a step enqueues at most.
+        tap: the feature.
+        convention: whose choice of the enqueued positions, see above.
+
+    Raises:
+        ValueError: a value outside its range, or a tap that one of the networks does not have.
+    """
+
+    paper: ClassVar[str] = "Yang et al., CVPR 2022, arXiv 2204.06986"
+    space: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "batch": (0.1, 10.0),
+        "pixel": (0.01, 1.0),
+        "region": (0.01, 1.0),
+    }
+    weights: ClassVar[tuple[str, ...]] = ("batch", "pixel", "region", "kd")
+
+    def __init__(
+        self,
+        pair: Pair,
+        *,
+        batch: float = 1.0,
+        pixel: float = 0.1,
+        region: float = 0.1,
+        kd: float = 1.0,
+        tau: float = 0.1,
+        temperature: float = 1.0,
+        pixel_memory: int = 20000,
+        region_memory: int = 2000,
+        pixel_contrast: int = 4096,
+        region_contrast: int = 1024,
+        enqueued: int = 16,
+        tap: str = "decoder",
+        convention: Literal["canonical", "cirkd"] = "canonical",
+    ) -> None:
+        super().__init__()
+        check_weights("cirkd", batch=batch, pixel=pixel, region=region, kd=kd)
+        check_positive("cirkd", tau=tau, temperature=temperature)
+        sizes = {"pixel_memory": pixel_memory, "region_memory": region_memory, "enqueued": enqueued}
+        check_positive("cirkd", **sizes, pixel_contrast=pixel_contrast, region_contrast=region_contrast)
+        if enqueued > pixel_memory:
+            raise ValueError(f"cirkd: enqueued is at most pixel_memory {pixel_memory}; given {enqueued}")
+        ours, theirs = widths(pair, tap)
+        self.batch, self.pixel, self.region, self.kd = batch, pixel, region, kd
+        self.tau, self.temperature, self.tap, self.convention = tau, temperature, tap, convention
+        self.enqueued, self.num_classes, self.ignore_index = enqueued, pair.num_classes, pair.ignore_index
+        self.contrast = {
+            "pixel": min(pixel_memory, pixel_contrast // pair.num_classes + 1),
+            "region": min(region_memory, region_contrast // pair.num_classes + 1),
+        }
+        if pixel:
+            self.pixels = ClassQueue(pair.num_classes, pixel_memory, theirs)
+        if region:
+            self.regions = ClassQueue(pair.num_classes, region_memory, theirs)
+        if pixel or region:
+            self.projection = nn.Sequential(
+                nn.Conv2d(ours, theirs, 1, bias=False),
+                nn.BatchNorm2d(theirs),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(theirs, theirs, 1, bias=False),
+            )
+
+    @classmethod
+    def skip(cls, pair: Pair, **parameters: Any) -> str | None:
+        """A reason when one network does not have the tap."""
+        return missing_tap(pair, parameters.get("tap", "decoder"))
+
+    def forward(self, view: View) -> dict[str, Tensor]:
+        """{"batch", "pixel", "region", "kd"}, those that are on."""
+        theirs = read_tap(view.taught(), self.tap)
+        ours = match_size(read_tap(view.student, self.tap), theirs)
+        terms = {}
+        if self.batch:
+            terms["batch"] = self.batch * minibatch_loss(ours, theirs, self.tau)
+        if self.pixel or self.region:
+            terms |= self._memory(ours, theirs, view)
+        return terms | kd_of(view, self.kd)
+
+    def _memory(self, ours: Tensor, theirs: Tensor, view: View) -> dict[str, Tensor]:
+        labels = nearest_labels(view.labels, theirs).flatten(1)
+        labels = labels.where((labels >= 0) & (labels < self.num_classes) & (labels != self.ignore_index), -1)
+        teacher = F.normalize(at_least_float32(theirs), dim=1).flatten(2)
+        self._enqueue(teacher, labels, view.generator)
+        kept = (labels >= 0).flatten()
+        anchors = unit_rows(self.projection(ours))[kept]
+        targets = teacher.mT.flatten(0, 1)[kept]
+        terms = {}
+        for name, weight in (("pixel", self.pixel), ("region", self.region)):
+            if weight:
+                queue = self.pixels if name == "pixel" else self.regions
+                entries = queue.sample(self.contrast[name], view.generator)
+                terms[name] = weight * memory_loss(anchors, targets, entries, self.tau, self.temperature)
+        return terms
+
+    @torch.no_grad()
+    def _enqueue(self, teacher: Tensor, labels: Tensor, generator: torch.Generator) -> None:
+        """Teacher features (N, C, P) of unit length and their labels (N, P), -1 where ignored; of every process."""
+        if self.pixel:
+            choose = choose_first if self.convention == "cirkd" else choose_own
+            found, counts = choose(labels, self.num_classes, self.enqueued, generator)
+            chosen = teacher.gather(2, found.flatten(1).unsqueeze(1).expand(-1, teacher.shape[1], -1)).mT
+            chosen = chosen.reshape(*found.shape, -1)
+            self.pixels.enqueue(*gathered(chosen, counts))
+        if self.region:
+            means, present = region_means(teacher, labels, self.num_classes)
+            self.regions.enqueue(*gathered(means.unsqueeze(2), present))

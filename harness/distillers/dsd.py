@@ -1,0 +1,123 @@
+"""Double similarity distillation: how attention changes between layers, and how classes resemble each other.
+
+    L = pixel * L_psd + category * L_csd  +  kd * L_kd
+    L_psd = mean over pairs of layers n < m, batch and positions of (r_mn^S - r_mn^T)^2
+            r_mn = (a_m - a_n) / |a_m - a_n|,   a = attention of a layer's map (see `at`)
+    L_csd = mean over batch and pairs of classes of (g_ij^S - g_ij^T)^2
+            g_ij = sum_positions p_i p_j,   p = softmax_positions(2x2 average of the logits / tau)
+
+Paper: Feng, Sun, Diao, Li, Gao, "Double Similarity Distillation for Semantic Image Segmentation", TIP 2021,
+arXiv 2107.08591.
+Authors' code: none; winycg/CIRKD losses/dsd.py (1000 and 10, beside kd 1) on the auxiliary head's scores, the feature
+in front of the classifier and the scores.
+Deviation: the deepest stage stands for the auxiliary scores, for a teacher in eval mode has none. Maps of different
+size are resized to the teacher's logits before they are normalised.
+Reduction: as written; ignored pixels count.
+"""
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.distillers._ops import (
+    at_least_float32,
+    attention,
+    check_positive,
+    check_weights,
+    kd_of,
+    match_size,
+    missing_tap,
+    mse,
+    read_tap,
+)
+from harness.distillers.base import Distiller
+from harness.taps import Pair, View
+
+
+def psd_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
+    """Pixel-wise similarity term from two or more maps (N, C_k, h_k, w_k) of each network.
+
+    All are brought to the size of the teacher's last; widths are free.
+    """
+
+    def residuals(maps: list[Tensor]) -> Tensor:
+        seen = [attention(x, teacher[-1]) for x in maps]
+        return torch.stack([F.normalize(seen[m] - seen[n], dim=1) for n, m in combinations(range(len(seen)), 2)])
+
+    return mse(residuals(student), residuals(teacher))
+
+
+def csd_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
+    """Category-wise similarity term from logits (N, K, h, w) of one size."""
+
+    def gram(x: Tensor) -> Tensor:
+        p = (F.avg_pool2d(at_least_float32(x), 2, ceil_mode=True).flatten(2) / tau).softmax(2)
+        return p @ p.mT
+
+    return mse(gram(student), gram(teacher))
+
+
+class DSD(Distiller):
+    """Pixel-wise and category-wise similarity.
+
+    Args:
+        pair: what taps there are.
+        pixel: weight of the pixel-wise similarity term; 0 leaves it out.
+        category: weight of the category-wise similarity term; 0 leaves it out.
+        kd: weight of pixel-wise KD at temperature 1; 0 leaves it out.
+        tau: temperature of the category-wise term.
+        taps: maps of the pixel-wise term, at least two.
+
+    Raises:
+        ValueError: a value outside its range, fewer than two taps, or one that one of the networks does not have.
+    """
+
+    paper: ClassVar[str] = "Feng et al., TIP 2021, arXiv 2107.08591"
+    space: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "pixel": (10.0, 10000.0),
+        "category": (0.1, 1000.0),
+        "kd": (0.1, 10.0),
+    }
+    weights: ClassVar[tuple[str, ...]] = ("pixel", "category", "kd")
+
+    def __init__(
+        self,
+        pair: Pair,
+        *,
+        pixel: float = 1000.0,
+        category: float = 10.0,
+        kd: float = 1.0,
+        tau: float = 4.0,
+        taps: tuple[str, ...] = ("last", "decoder", "logits"),
+    ) -> None:
+        super().__init__()
+        check_weights("dsd", pixel=pixel, category=category, kd=kd)
+        check_positive("dsd", tau=tau)
+        reason = self.skip(pair, taps=taps, pixel=pixel)
+        if reason is not None:
+            raise ValueError(f"dsd: {reason}")
+        self.pixel, self.category, self.kd, self.tau, self.taps = pixel, category, kd, tau, tuple(taps)
+
+    @classmethod
+    def skip(cls, pair: Pair, **parameters: Any) -> str | None:
+        """A reason when the pixel-wise term is on and its taps are fewer than two or missing in one network."""
+        taps = parameters.get("taps", ("last", "decoder", "logits"))
+        if not parameters.get("pixel", 1.0):
+            return None
+        return missing_tap(pair, *taps) if len(taps) > 1 else f"taps is {tuple(taps)}; at least two are needed"
+
+    def forward(self, view: View) -> dict[str, Tensor]:
+        """{"psd", "csd", "kd"}, those that are on."""
+        taught = view.taught()
+        terms = {}
+        if self.pixel:
+            ours, theirs = ([read_tap(taps, name) for name in self.taps] for taps in (view.student, taught))
+            terms["psd"] = self.pixel * psd_loss(ours, theirs)
+        if self.category:
+            scores = match_size(view.student.logits, taught.logits)
+            terms["csd"] = self.category * csd_loss(scores, taught.logits, self.tau)
+        return terms | kd_of(view, self.kd)

@@ -1,0 +1,64 @@
+"""FitNet: a 1x1 convolution of the student's feature imitates the teacher's.
+
+    L = weight * mean over elements of (W f_S - f_T)^2  +  kd * L_kd
+
+Paper: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv 1412.6550.
+Authors' code: none for segmentation; winycg/CIRKD losses/fitnet.py (weight 10, beside kd 1), on the feature in front of
+the classifier, with the convolution (no bias) also where the widths are equal.
+Deviation: none. Different sizes are resized to the teacher's.
+Reduction: mean over batch, channels and positions; ignored pixels count.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from harness.distillers._ops import (
+    adapter,
+    check_positive,
+    check_weights,
+    kd_of,
+    match_size,
+    missing_tap,
+    mse,
+    read_tap,
+)
+from harness.distillers.base import Distiller
+from harness.taps import Pair, View
+
+
+class FitNet(Distiller):
+    """Mean squared error of adapted features.
+
+    Args:
+        pair: widths of both networks' taps.
+        weight: of the feature term.
+        kd: weight of pixel-wise KD at temperature 1; 0 leaves it out.
+        tap: the feature.
+
+    Raises:
+        ValueError: a weight outside its range, or a tap that one of the networks does not have.
+    """
+
+    paper: ClassVar[str] = "Romero et al., ICLR 2015, arXiv 1412.6550"
+    space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 100.0), "kd": (0.1, 10.0)}
+    weights: ClassVar[tuple[str, ...]] = ("weight", "kd")
+
+    def __init__(self, pair: Pair, *, weight: float = 10.0, kd: float = 1.0, tap: str = "decoder") -> None:
+        super().__init__()
+        check_positive("fitnet", weight=weight)
+        check_weights("fitnet", kd=kd)
+        self.weight, self.kd, self.tap = weight, kd, tap
+        self.adapter = adapter(pair, tap, always=True)
+
+    @classmethod
+    def skip(cls, pair: Pair, **parameters: Any) -> str | None:
+        """A reason when one network does not have the tap."""
+        return missing_tap(pair, parameters.get("tap", "decoder"))
+
+    def forward(self, view: View) -> dict[str, Tensor]:
+        """{"fitnet": scalar, "kd": scalar}."""
+        theirs = read_tap(view.taught(), self.tap)
+        ours = match_size(self.adapter(read_tap(view.student, self.tap)), theirs)
+        return {"fitnet": self.weight * mse(ours, theirs), **kd_of(view, self.kd)}

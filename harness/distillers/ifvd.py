@@ -1,0 +1,137 @@
+"""Intra-class feature variation: how far each position's feature is from the mean of its class, as in the teacher.
+
+    L = weight * mean over batch and positions of (c_S - c_T)^2  +  kd * L_kd  +  adversarial * L_adv
+    c_p = f_p' m_{y_p} / (|f_p| |m_{y_p}|),   m_y = mean of f over the image's positions of class y
+
+Labels are resized to the feature (nearest). An ignored position counts as equal in both, i.e. adds 0 to the mean.
+
+Paper: Wang, Zhou, Jiang, Bai, Xu, "Intra-class Feature Variation Distillation for Semantic Segmentation", ECCV 2020,
+https://www.ecva.net/papers/eccv_2020/papers_ECCV/papers/123520341.pdf.
+Authors' code: YukangWang/IFVD utils/criterion.py (200, kd 10 in its own reduction, adversarial 0.001); the same number
+in winycg/CIRKD losses/ifvd.py (20, beside kd 1).
+Deviation: means by one matrix product over all classes; the authors loop over classes and keep 42 maps for the backward
+pass. An ignored position where the feature is 0 counts as equal, too.
+Reduction: mean over batch and positions, ignored ones included; `kd` as `convention` says, by default the authors'.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from harness.distillers._adversary import Adversary
+from harness.distillers._ops import (
+    at_least_float32,
+    check_positive,
+    check_weights,
+    kd_of,
+    match_size,
+    missing_tap,
+    nearest_labels,
+    read_tap,
+)
+from harness.distillers.base import Distiller, OwnOptimizer
+from harness.taps import Pair, View
+
+
+def ifv_loss(student: Tensor, teacher: Tensor, labels: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """Mean squared difference of the cosines between features and their class means.
+
+    Args:
+        student: maps (N, C, h, w); widths may differ, sizes not.
+        teacher: maps of the same size.
+        labels: classes at any size (N, H, W); what is `ignore_index` or no class is ignored.
+        num_classes: K.
+        ignore_index: label of ignored pixels.
+    """
+    labels = nearest_labels(labels, teacher).flatten(1)
+    valid = (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
+    index = labels.where(valid, 0).unsqueeze(2)
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
+    members = student.new_zeros(*labels.shape, num_classes).scatter_(2, index, valid.unsqueeze(2).to(student.dtype))
+    count = members.sum(1).unsqueeze(1) + 1e-6
+
+    def cosines(x: Tensor) -> Tensor:
+        x = x.flatten(2)
+        means = x @ members / count
+        dots = (x.mT @ means).gather(2, index).squeeze(2)
+        lengths = torch.linalg.vector_norm(means, dim=1).clamp(min=1e-8).gather(1, index.squeeze(2))
+        found: Tensor = dots / (torch.linalg.vector_norm(x, dim=1).clamp(min=1e-8) * lengths)
+        return found
+
+    return ((cosines(student) - cosines(teacher)) * valid).square().mean()
+
+
+class IFVD(Distiller):
+    """Intra-class variation, pixel-wise and adversarial terms.
+
+    Args:
+        pair: widths of both networks' taps, and the classes.
+        weight: of the intra-class term.
+        kd: weight of pixel-wise KD at temperature 1; 0 leaves it out.
+        adversarial: weight of the student's adversarial term; 0 leaves it and the critic out.
+        tap: the feature.
+        convention: reduction of the `kd` term, see `kd_loss`; the others agree everywhere.
+        critic_width: channels of the critic's first convolution, the others in proportion.
+        critic_lr: learning rate of the critic's Adam; follows the recipe's schedule.
+        gradient_penalty: weight of the critic's penalty (WGAN-GP).
+
+    Raises:
+        ValueError: a value outside its range, or a tap that one of the networks does not have.
+    """
+
+    paper: ClassVar[str] = "Wang et al., ECCV 2020"
+    space: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "weight": (2.0, 2000.0),
+        "kd": (1.0, 100.0),
+        "adversarial": (0.0001, 0.1),
+    }
+    weights: ClassVar[tuple[str, ...]] = ("weight", "kd", "adversarial")
+
+    def __init__(
+        self,
+        pair: Pair,
+        *,
+        weight: float = 200.0,
+        kd: float = 10.0,
+        adversarial: float = 0.001,
+        tap: str = "decoder",
+        convention: Literal["ifvd", "canonical"] = "ifvd",
+        critic_width: int = 64,
+        critic_lr: float = 0.0004,
+        gradient_penalty: float = 10.0,
+    ) -> None:
+        super().__init__()
+        check_positive("ifvd", weight=weight)
+        check_weights("ifvd", kd=kd, adversarial=adversarial)
+        reason = self.skip(pair, tap=tap)
+        if reason is not None:
+            raise ValueError(f"ifvd: {reason}")
+        self.weight, self.kd, self.tap, self.convention = weight, kd, tap, convention
+        self.num_classes, self.ignore_index = pair.num_classes, pair.ignore_index
+        if adversarial:
+            self.adversary = Adversary(
+                pair.num_classes, adversarial, "wgan-gp", critic_width, critic_lr, gradient_penalty
+            )
+
+    @classmethod
+    def skip(cls, pair: Pair, **parameters: Any) -> str | None:
+        """A reason when one network does not have the tap."""
+        return missing_tap(pair, parameters.get("tap", "decoder"))
+
+    def own_optimizers(self) -> tuple[OwnOptimizer, ...]:
+        """The critic's, when there is one."""
+        return (self.adversary.optimizer(),) if hasattr(self, "adversary") else ()
+
+    def forward(self, view: View) -> dict[str, Tensor]:
+        """{"ifv", "kd", "adversarial", "critic"}, those that are on."""
+        taught = view.taught()
+        theirs = read_tap(taught, self.tap)
+        ours = match_size(read_tap(view.student, self.tap), theirs)
+        terms = {"ifv": self.weight * ifv_loss(ours, theirs, view.labels, self.num_classes, self.ignore_index)}
+        terms |= kd_of(view, self.kd, 1.0, self.convention)
+        if hasattr(self, "adversary"):
+            scores = match_size(view.student.logits, taught.logits)
+            terms |= self.adversary(scores, taught.logits, view.generator)
+        return terms

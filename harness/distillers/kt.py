@@ -1,0 +1,121 @@
+"""KT: the released loss of knowledge tailoring, on logits and on features.
+
+    L = logits * L_div(z_S, z_T) + feature * L_div(A f_S, f_T)  +  kd * L_kd
+    L_div = 1 / (N C) * sum of d(x_S, x_T),  by `divergence`
+        kl     tau^2 KL of the softmax over positions at tau: the canonical CWD
+        mse    squared difference of maps that have length 1 over channels
+        l1     absolute difference of maps that have length 1 over positions
+        huber  as mse; where the mean absolute difference is above delta, delta (|difference| - delta / 2) instead
+
+Paper: Cheung, Woo, Kim, Hwang, "Knowledge tailoring: Bridging the teacher-student gap in semantic segmentation",
+Pattern Recognition 172, 2025, https://doi.org/10.1016/j.patcog.2025.112399.
+Authors' code: seok-hwa/KT losses/KT.py (kl, tau 4, all weights 1, kd at T 4), train_KT.py.
+Deviation: this is their divergence where it suffices. Their tailoring of what it compares (logits masked by class,
+features weighted by the correlation of channels, and a triplet term on those) is left out. Features have a 1x1
+convolution where widths differ, and are divided by the teacher's width.
+Reduction: sum over positions, mean over batch and channels; ignored pixels count.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.distillers._ops import (
+    adapter,
+    at_least_float32,
+    check_positive,
+    check_weights,
+    cwd_loss,
+    kd_of,
+    match_size,
+    missing_tap,
+    read_tap,
+)
+from harness.distillers.base import Distiller
+from harness.taps import Pair, View
+
+
+def kt_loss(student: Tensor, teacher: Tensor, divergence: str = "kl", tau: float = 4.0, delta: float = 1.0) -> Tensor:
+    """Divergence of maps (N, C, h, w) of one shape, summed over positions, mean over batch and channels."""
+    if divergence == "kl":
+        return cwd_loss(student, teacher, tau)
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
+    per_map = 1.0 / (student.shape[0] * student.shape[1])
+    if divergence == "l1":
+        ours, theirs = (F.normalize(x.flatten(2), dim=2) for x in (student, teacher))
+        return (ours - theirs).abs().sum() * per_map
+    difference = F.normalize(student, dim=1) - F.normalize(teacher, dim=1)
+    square = difference.square().sum()
+    if divergence == "mse":
+        return square * per_map
+    size = difference.abs()
+    linear = (size - delta / 2).sum()
+    return square.where(size.mean() <= delta, linear) * delta * per_map
+
+
+class KT(Distiller):
+    """The released divergence on logits and features.
+
+    Args:
+        pair: widths of both networks' taps.
+        logits: weight of the term on logits; 0 leaves it out.
+        feature: weight of the term on features; 0 leaves it out.
+        kd: weight of pixel-wise KD at temperature `tau`; 0 leaves it out.
+        divergence: what is compared, see above.
+        tau: temperature.
+        delta: of "huber".
+        tap: the feature.
+
+    Raises:
+        ValueError: a value outside its range, or a tap that one of the networks does not have.
+    """
+
+    paper: ClassVar[str] = "Cheung et al., Pattern Recognition 172, 2025"
+    caveat: ClassVar[str] = "only the released divergence; the tailoring of its inputs is left out"
+    space: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "logits": (0.1, 100.0),
+        "feature": (0.1, 100.0),
+        "kd": (0.1, 10.0),
+    }
+    weights: ClassVar[tuple[str, ...]] = ("logits", "feature", "kd")
+
+    def __init__(
+        self,
+        pair: Pair,
+        *,
+        logits: float = 1.0,
+        feature: float = 1.0,
+        kd: float = 1.0,
+        divergence: Literal["kl", "mse", "l1", "huber"] = "kl",
+        tau: float = 4.0,
+        delta: float = 1.0,
+        tap: str = "decoder",
+    ) -> None:
+        super().__init__()
+        check_weights("kt", logits=logits, feature=feature, kd=kd)
+        check_positive("kt", tau=tau, delta=delta)
+        self.logits, self.feature, self.kd, self.tap = logits, feature, kd, tap
+        self.divergence, self.tau, self.delta = divergence, tau, delta
+        if feature:
+            self.adapter = adapter(pair, tap)
+
+    @classmethod
+    def skip(cls, pair: Pair, **parameters: Any) -> str | None:
+        """A reason when the feature term is on and one network does not have the tap."""
+        return missing_tap(pair, parameters.get("tap", "decoder")) if parameters.get("feature", 1.0) else None
+
+    def forward(self, view: View) -> dict[str, Tensor]:
+        """{"kt_logits", "kt_feature", "kd"}, those that are on."""
+        taught = view.taught()
+        terms = {}
+        if self.logits:
+            scores = match_size(view.student.logits, taught.logits)
+            loss = kt_loss(scores, taught.logits, self.divergence, self.tau, self.delta)
+            terms["kt_logits"] = self.logits * loss
+        if self.feature:
+            theirs = read_tap(taught, self.tap)
+            ours = match_size(self.adapter(read_tap(view.student, self.tap)), theirs)
+            terms["kt_feature"] = self.feature * kt_loss(ours, theirs, self.divergence, self.tau, self.delta)
+        return terms | kd_of(view, self.kd, self.tau)

@@ -1,0 +1,95 @@
+"""Masked generative distillation: from a student's feature with holes the teacher's whole feature is generated.
+
+    L = weight * r |G(m * A f_S) - f_T|^2  +  cwd * L_cwd on logits
+    m = 0 at a random `dropped` share of the positions, 1 elsewhere
+
+A: a 1x1 convolution to the teacher's width where the widths differ; G: 3x3 convolution, ReLU, 3x3 convolution; r by
+`convention`.
+
+Paper: Yang, Li, Shao, Shi, Yuan, Yuan, "Masked Generative Distillation", ECCV 2022, arXiv 2205.01529.
+Authors' code: yzd-v/MGD seg/mmseg/distillation/losses/mgd.py (2e-5, dropped 0.75, on the backbone's last stage, beside
+CWD on logits, 3 at tau 4).
+Deviation: different sizes are resized to the teacher's before the mask.
+Reduction: sum over channels and positions, mean over batch ("mgd", to which the weight 2e-5 belongs), or mean over
+elements ("canonical"). The error counts at every position, masked or not; ignored pixels count.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from harness.distillers._ops import (
+    adapter,
+    check_positive,
+    check_weights,
+    cwd_loss,
+    generator_block,
+    match_size,
+    missing_tap,
+    random_mask,
+    read_tap,
+    squared_error,
+    widths,
+)
+from harness.distillers.base import Distiller
+from harness.taps import Pair, View
+
+
+class MGD(Distiller):
+    """Generation of the teacher's feature from a masked one, and channel-wise KL on logits.
+
+    Args:
+        pair: widths of both networks' taps.
+        weight: of the generation term.
+        cwd: weight of channel-wise distillation of the logits; 0 leaves it out.
+        tau: temperature of that.
+        dropped: share of the positions that are masked, in [0, 1).
+        tap: the feature.
+        convention: reduction of the generation term, see above.
+
+    Raises:
+        ValueError: a value outside its range, or a tap that one of the networks does not have.
+    """
+
+    paper: ClassVar[str] = "Yang et al., ECCV 2022, arXiv 2205.01529"
+    space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (1e-7, 1e-3), "cwd": (0.3, 30.0)}
+    weights: ClassVar[tuple[str, ...]] = ("weight", "cwd")
+
+    def __init__(
+        self,
+        pair: Pair,
+        *,
+        weight: float = 2e-5,
+        cwd: float = 3.0,
+        tau: float = 4.0,
+        dropped: float = 0.75,
+        tap: str = "last",
+        convention: Literal["mgd", "canonical"] = "mgd",
+    ) -> None:
+        super().__init__()
+        check_positive("mgd", weight=weight, tau=tau)
+        check_weights("mgd", cwd=cwd)
+        if not 0 <= dropped < 1:
+            raise ValueError(f"mgd: dropped is a share in [0, 1); given {dropped}")
+        self.weight, self.cwd, self.tau, self.dropped, self.tap = weight, cwd, tau, dropped, tap
+        self.convention = convention
+        self.adapter = adapter(pair, tap, bias=True)
+        self.generator = generator_block(widths(pair, tap)[1])
+
+    @classmethod
+    def skip(cls, pair: Pair, **parameters: Any) -> str | None:
+        """A reason when one network does not have the tap."""
+        return missing_tap(pair, parameters.get("tap", "last"))
+
+    def forward(self, view: View) -> dict[str, Tensor]:
+        """{"mgd": scalar, "cwd": scalar}."""
+        taught = view.taught()
+        theirs = read_tap(taught, self.tap)
+        ours = match_size(self.adapter(read_tap(view.student, self.tap)), theirs)
+        made = self.generator(ours * random_mask(theirs, self.dropped, view.generator))
+        terms = {"mgd": self.weight * squared_error(made, theirs, self.convention)}
+        if self.cwd:
+            scores = match_size(view.student.logits, taught.logits)
+            terms["cwd"] = self.cwd * cwd_loss(scores, taught.logits, self.tau)
+        return terms
