@@ -210,6 +210,48 @@ def tables(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS
 
 
 @app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method: print its equation, paper and parameters.")] = None,
+    pair: Annotated[
+        str, typer.Option(help="TEACHER:STUDENT, each ARCHITECTURE/ENCODER, or an experiment file: its first pair.")
+    ] = "unet/tu-resnet18d:unet/tu-resnet10t",
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 19,
+    side: Annotated[int, typer.Option(help="Side of the square images that terms and times are taken from.")] = 128,
+    measure: Annotated[bool, typer.Option(help="Time a few steps of each method on this machine.")] = True,
+) -> None:
+    """List the methods: terms, hyper-parameters, extra parameters, cost; which apply to a pair, and why not."""
+    with _answering():
+        from harness import catalogue
+
+        if name is not None:
+            typer.echo(catalogue.explain(name))
+            return
+        columns = ["method", "terms", "extra parameters", "step / none", "hyper-parameters [tuned range]", "paper"]
+        lines = []
+        for facts in catalogue.describe(*_networks(pair), classes, side, measure):
+            ratio = "-" if facts.relative_step is None else f"{facts.relative_step:.2f}"
+            cells = [", ".join(facts.terms) or "-", f"{facts.extra_parameters:,}", ratio]
+            if facts.reason is not None:
+                cells = [f"does not apply: {facts.reason}", "-", "-"]
+            note = f"; {facts.caveat}" if facts.caveat else ""
+            lines.append([facts.name, *cells, ", ".join(facts.hyperparameters) or "-", (facts.paper or "-") + note])
+        _print_table(columns, lines, right=("extra parameters", "step / none"))
+
+
+def _networks(pair: str) -> tuple[Any, Any]:
+    """Teacher and student of `--pair`."""
+    from harness import catalogue, specfile
+
+    if pair.endswith((".yaml", ".yml")):
+        first = specfile.load(Path(pair)).pairs[0]
+        return first.teacher, first.student
+    teacher, colon, student = pair.partition(":")
+    if not colon:
+        raise ValueError(f"--pair {pair}: write TEACHER:STUDENT, each ARCHITECTURE/ENCODER, or name an experiment file")
+    return catalogue.network(teacher), catalogue.network(student)
+
+
+@app.command()
 def schema(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of printing.")] = None,
 ) -> None:

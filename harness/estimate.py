@@ -1,12 +1,15 @@
 """What a run will cost: a few real steps of each method, timed on this machine."""
 
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from harness.distillers import Distiller
 from harness.models import SegNet, build
 from harness.parts import build_method, build_network, load_data
 from harness.runtime import Runtime
@@ -48,16 +51,36 @@ def _time(run: Run, resources: Resources) -> float:
         teacher = build(spec, data.info.num_classes, 0).eval().requires_grad_(False).to(device)
     pair = Pair(student.info(), (teacher or student).info(), data.info.num_classes, data.info.ignore_index)
     distiller = build_method(run.method, pair, run.seed).to(device)
-    stream, times = torch.Generator().manual_seed(0), []
-    for image, label in runtime.batches(data.train, data.info, run, 0, WARM_UP + TIMED):
+    batches = runtime.batches(data.train, data.info, run, 0, WARM_UP + TIMED)
+    return step_seconds_of(student, teacher, distiller, batches, data.info.ignore_index)[0]
+
+
+def step_seconds_of(
+    student: SegNet,
+    teacher: SegNet | None,
+    distiller: Distiller,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    ignore_index: int,
+) -> tuple[float, tuple[str, ...]]:
+    """Median seconds of a training step without the optimizer, after the first ones, and the names of the terms.
+
+    Args:
+        student: trained, on its device.
+        teacher: on the same device; None where the method needs none.
+        distiller: on the same device.
+        batches: images (N, 3, H, W) and labels (N, H, W).
+        ignore_index: label of ignored pixels.
+    """
+    stream, times, terms = torch.Generator().manual_seed(0), [], {}
+    for image, label in batches:
         began = time.perf_counter()
         with torch.no_grad():
             taught = teacher(image) if teacher is not None else None
         taps = student(image)
-        loss = F.cross_entropy(taps.full, label, ignore_index=data.info.ignore_index)
-        loss = loss + sum(distiller(View(taps, taught, label, 0.0, stream)).values())
-        loss.backward()
-        if device.type == "cuda":
+        loss = F.cross_entropy(taps.full, label, ignore_index=ignore_index)
+        terms = distiller(View(taps, taught, label, 0.0, stream))
+        torch.stack([loss, *terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        if image.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
-    return sorted(times[WARM_UP:])[TIMED // 2]
+    return statistics.median(times[WARM_UP:] or times), tuple(terms)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from harness.distillers._ops import (
     at_least_float32,
+    check_choices,
     check_positive,
     check_weights,
     kd_of,
@@ -48,9 +49,9 @@ def unit_rows(x: Tensor) -> Tensor:
     return F.normalize(at_least_float32(x), dim=1).permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def minibatch_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
-    """The mini-batch term; maps (N, C, h, w), widths may differ, sizes not."""
-    ours, theirs = unit_rows(student), unit_rows(teacher)
+def minibatch_loss(student: Tensor, teacher: Tensor, tau: float, pool: int = 1) -> Tensor:
+    """The mini-batch term; maps (N, C, h, w), widths may differ, sizes not; averages of `pool` x `pool` windows."""
+    ours, theirs = (unit_rows(F.avg_pool2d(x, pool, ceil_mode=True) if pool > 1 else x) for x in (student, teacher))
     return row_kl(ours, ours, theirs, theirs, tau, groups=len(student))
 
 
@@ -70,6 +71,8 @@ class CIRKD(Distiller):
         pixel: weight of the term against the queues of positions.
         region: weight of the term against the queues of class means.
         kd: weight of pixel-wise KD at temperature 1; 0 leaves it out.
+        pool: the mini-batch term sees averages of windows of this side; its cost falls with the fourth power (the
+            authors' option for large maps is 2).
         tau: temperature of the similarities.
         temperature: T of the memory terms.
         pixel_memory: entries per class in the queue of positions.
@@ -100,6 +103,7 @@ class CIRKD(Distiller):
         pixel: float = 0.1,
         region: float = 0.1,
         kd: float = 1.0,
+        pool: int = 1,
         tau: float = 0.1,
         temperature: float = 1.0,
         pixel_memory: int = 20000,
@@ -113,13 +117,14 @@ class CIRKD(Distiller):
         super().__init__()
         check_weights("cirkd", batch=batch, pixel=pixel, region=region, kd=kd)
         check_positive("cirkd", tau=tau, temperature=temperature)
-        sizes = {"pixel_memory": pixel_memory, "region_memory": region_memory, "enqueued": enqueued}
+        check_choices("cirkd", CIRKD.__init__, convention=convention)
+        sizes = {"pool": pool, "pixel_memory": pixel_memory, "region_memory": region_memory, "enqueued": enqueued}
         check_positive("cirkd", **sizes, pixel_contrast=pixel_contrast, region_contrast=region_contrast)
         if enqueued > pixel_memory:
             raise ValueError(f"cirkd: enqueued is at most pixel_memory {pixel_memory}; given {enqueued}")
         ours, theirs = widths(pair, tap)
         self.batch, self.pixel, self.region, self.kd = batch, pixel, region, kd
-        self.tau, self.temperature, self.tap, self.convention = tau, temperature, tap, convention
+        self.pool, self.tau, self.temperature, self.tap, self.convention = pool, tau, temperature, tap, convention
         self.enqueued, self.num_classes, self.ignore_index = enqueued, pair.num_classes, pair.ignore_index
         self.contrast = {
             "pixel": min(pixel_memory, pixel_contrast // pair.num_classes + 1),
@@ -148,7 +153,7 @@ class CIRKD(Distiller):
         ours = match_size(read_tap(view.student, self.tap), theirs)
         terms = {}
         if self.batch:
-            terms["batch"] = self.batch * minibatch_loss(ours, theirs, self.tau)
+            terms["batch"] = self.batch * minibatch_loss(ours, theirs, self.tau, self.pool)
         if self.pixel or self.region:
             terms |= self._memory(ours, theirs, view)
         return terms | kd_of(view, self.kd)

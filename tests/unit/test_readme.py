@@ -1,4 +1,4 @@
-"""The README's table is the one that its rows give."""
+"""The tables of the pages are those that the committed rows give."""
 
 from pathlib import Path
 
@@ -7,9 +7,17 @@ import pytest
 from harness import protocol, specfile, store
 from harness.comparison import COLUMNS, quick_table
 from harness.report import to_markdown
+from harness.spec import Experiment
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "results" / "examples" / "quickstart"
+
+
+def lines_of(directory: Path, experiment: Experiment, ids: list[str] | None = None) -> list[str]:
+    """The Markdown table and its floor, from rows."""
+    rows = store.read_runs(directory, list(COLUMNS), run_ids=ids)
+    table = quick_table(rows, [method.label for method in experiment.methods], experiment.seeds)
+    return [line for line in to_markdown(table).splitlines() if line.startswith(("|", "Floor"))]
 
 
 def test_the_readme_shows_what_the_example_rows_give() -> None:
@@ -18,12 +26,20 @@ def test_the_readme_shows_what_the_example_rows_give() -> None:
     assert set(store.finished(EXAMPLE)) == set(ids), (
         "the example rows are of another quickstart: run and copy them again"
     )
-    rows = store.read_runs(EXAMPLE, list(COLUMNS), run_ids=ids)
-    table = quick_table(rows, [method.label for method in experiment.methods], experiment.seeds)
-    lines = [line for line in to_markdown(table).splitlines() if line.startswith(("|", "Floor"))]
+    lines = lines_of(EXAMPLE, experiment, ids)
     assert len(lines) == 7
     readme = (ROOT / "README.md").read_text().splitlines()
     assert [line for line in lines if line not in readme] == []
+
+
+@pytest.mark.parametrize(("name", "page"), [("ablation_sstkd", "sstkd.md")])
+def test_pages_show_what_the_example_rows_give(name: str, page: str) -> None:
+    experiment = specfile.load(ROOT / "experiments" / f"{name}.yaml")
+    lines = lines_of(EXAMPLE.parent / experiment.name, experiment)
+    shown = ["|".join(line.split("|")[:4]) + "|" for line in lines if line.startswith("|") and "not run" not in line]
+    assert len(shown) == 2 + len(experiment.methods)
+    written = (ROOT / "docs" / page).read_text().splitlines()
+    assert [line for line in shown if line not in written] == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""What there is to choose from: every method's terms, hyper-parameters, extra parameters and cost on one pair."""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.cost import parameters
+from harness.distillers import METHODS
+from harness.estimate import TIMED, WARM_UP, step_seconds_of
+from harness.models import build
+from harness.parts import build_method
+from harness.signatures import Entry
+from harness.spec import Method, Network, method_entry
+from harness.taps import Pair
+
+BATCH = 2
+PLAIN = "none"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One method on one pair.
+
+    Attributes:
+        name: in METHODS.
+        paper: citation.
+        caveat: what must be known of the default values; empty if nothing.
+        hyperparameters: "name=default", with "[low, high]" where the method declares a range to tune in.
+        reason: why it does not apply to the pair; None when it does.
+        terms: names of the loss terms at the defaults.
+        extra_parameters: trained beside the student and gone afterwards.
+        relative_step: seconds of a training step over those of the plain student's; None where not measured.
+    """
+
+    name: str
+    paper: str
+    caveat: str
+    hyperparameters: tuple[str, ...]
+    reason: str | None = None
+    terms: tuple[str, ...] = ()
+    extra_parameters: int = 0
+    relative_step: float | None = None
+
+
+def network(text: str) -> Network:
+    """`ARCHITECTURE/ENCODER` as a network.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+    architecture, slash, encoder = text.partition("/")
+    if not (architecture and slash and encoder):
+        raise ValueError(f"{text!r} is no network; write it as ARCHITECTURE/ENCODER, such as unet/tu-resnet18d")
+    return Network(architecture=architecture, encoder=encoder)
+
+
+def describe(teacher: Network, student: Network, num_classes: int, side: int, measure: bool) -> Iterator[Facts]:
+    """Every method on a pair of randomly initialised networks, the plain student first.
+
+    Args:
+        teacher: of the pair; its encoder weights are not loaded.
+        student: likewise.
+        num_classes: K.
+        side: of the square images, (2, 3, side, side), that terms and times are taken from.
+        measure: also time a few steps of each, on one thread.
+
+    Raises:
+        ValueError: a network cannot be built.
+    """
+    if side < 32:
+        raise ValueError(f"images are at least 32 pixels wide; given {side}")
+    theirs, ours = (build(n.model_copy(update={"encoder_weights": None}), num_classes, 0) for n in (teacher, student))
+    theirs.eval().requires_grad_(False)
+    pair = Pair(ours.info(), theirs.info(), num_classes)
+    stream = torch.Generator().manual_seed(0)
+    image = torch.randn(BATCH, 3, side, side, generator=stream)
+    label = torch.randint(num_classes, (BATCH, side, side), generator=stream)
+    batches: list[tuple[Tensor, Tensor]] = [(image, label)] * (WARM_UP + TIMED if measure else 1)
+    plain: float | None = None
+    for name, kind in METHODS.items():
+        entry = method_entry(name)
+        known = Facts(name, kind.paper, kind.caveat, _hyperparameters(entry, kind.space))
+        reason = kind.skip(pair)
+        if reason is not None:
+            yield Facts(**{**vars(known), "reason": reason})
+            continue
+        distiller = build_method(Method(name=name), pair, 0)
+        seen = theirs if kind.needs_teacher else None
+        seconds, terms = step_seconds_of(ours, seen, distiller, batches, pair.ignore_index)
+        ours.zero_grad(set_to_none=True)
+        plain = seconds if name == PLAIN else plain
+        yield Facts(
+            **{
+                **vars(known),
+                "terms": terms,
+                "extra_parameters": parameters(distiller),
+                "relative_step": seconds / plain if measure and plain else None,
+            }
+        )
+
+
+def explain(name: str) -> str:
+    """A method's own documentation: equation, paper, deviations, and what its parameters mean.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    method_entry(name)
+    if name not in METHODS:
+        raise ValueError(f"{name}: only the project's own methods are explained; see the package it comes from")
+    kind = METHODS[name]
+    module = inspect.getdoc(sys.modules[kind.__module__]) or ""
+    return f"{name}\n\n{module}\n\n{inspect.getdoc(kind) or ''}"
+
+
+def _hyperparameters(entry: Entry, space: Any) -> tuple[str, ...]:
+    found = []
+    for name, field in entry.parameters.model_fields.items():
+        low, high = space.get(name, (None, None))
+        default = field.default
+        value = "[" + ", ".join(map(str, default)) + "]" if isinstance(default, tuple) else str(default)
+        found.append(f"{name}={value}" + (f" [{low:g}, {high:g}]" if low is not None else ""))
+    return tuple(found)
