@@ -19,7 +19,7 @@ from sstkd import _periodic, _toolbox
 from sstkd import _tree as tree
 from sstkd._scratch import Scratch
 from sstkd._tree import Kind
-from sstkd.filters import LADDERS, Directional, Pyramid, fan_filters, pyramid_filters
+from sstkd.filters import Directional, Pyramid, directional_filters, pyramid_filters
 
 Boundary = Literal["periodic", "toolbox"]
 _MODES: dict[str, Any] = {"periodic": _periodic, "toolbox": _toolbox}
@@ -75,12 +75,11 @@ def plan(depths: tuple[int, ...], pyramid: Pyramid | None, directional: Directio
             f"depths of the directional banks are {depths[::-1]}; one or more whole numbers from {least} to "
             f"{tree.MAX_DEPTH} are needed, coarse to fine"
         )
-    if boundary not in _MODES:
+    if boundary not in get_args(Boundary):
         raise ValueError(f"unknown boundary {boundary!r}; allowed: {', '.join(map(repr, get_args(Boundary)))}")
     if pyramid is not None:
         pyramid_filters(pyramid)
-    if directional not in LADDERS:
-        fan_filters(directional)
+    directional_filters(directional)
     return Plan(tuple(int(k) for k in depths), pyramid, directional, boundary)
 
 
@@ -107,8 +106,15 @@ def check_sides(hw: tuple[int, int], multiple: int) -> None:
 
 
 def widest(tensors: Iterable[Tensor]) -> torch.dtype:
-    """The common type of the computation: float32 or float64."""
-    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
+    """The common type of the computation: float32 or float64.
+
+    Raises:
+        ValueError: one of them is complex.
+    """
+    found = reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
+    if found.is_complex:
+        raise ValueError(f"coefficients must be real; given {found}")
+    return found
 
 
 def stacked(

@@ -14,7 +14,6 @@ Maps are real and all filters are real, so two maps share one complex plane from
 Shapes: P maps, Q = P / 2 complex planes, U V output frequencies, B bands of one lattice, A aliases.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sstkd import _tree as tree
+from sstkd._cache import kept
 from sstkd._responses import Response, Torus, band_responses, level_responses
 from sstkd._scratch import Scratch
 from sstkd.filters import Directional, Pyramid
@@ -70,7 +70,7 @@ def level(
     return both_ways(hw, depth, pyramid, directional, dual, device, dtype)[kind.endswith(".T")]
 
 
-@lru_cache(maxsize=16)
+@kept
 def both_ways(
     hw: tuple[int, int],
     depth: int,

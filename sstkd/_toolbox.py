@@ -17,7 +17,6 @@ Boundary rules and shifts as the oracle numbers of tests/oracles fix them. Shape
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 from math import sqrt
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from sstkd import _tree as tree
+from sstkd._cache import kept
 from sstkd._scratch import Scratch
 from sstkd._sparse import Index, Sparse, Table, Values, entries, halved, low_pass, stacked, table
 from sstkd._tree import Kind
@@ -76,7 +76,7 @@ class Level(NamedTuple):
     keeps_low: bool
 
 
-@lru_cache(maxsize=16)
+@kept
 def level(
     hw: tuple[int, int],
     depth: int,
@@ -207,6 +207,9 @@ def synthesise(
             coarse = coarse.neg_() if rows is None else torch.sub(rows, coarse, out=coarse)
             bands = bands.add_(_through(step.up, coarse))
         rows = bands
+        if step is not levels[0]:
+            # The bands lie in work space that the next level takes for its own.
+            rows = scratch.take("coarse", tuple(bands.shape), x).copy_(bands)
     assert rows is not None
     x.view(planes, -1).copy_(rows.t())
 

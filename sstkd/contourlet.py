@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sstkd._linear import Boundary, Plan, analyse, check_sides, plan, prepared, stacked, synthesise, widest
-from sstkd.filters import Directional, Pyramid
+from sstkd.filters import Directional, Pyramid, pyramid_filters
 
 __all__ = ["Boundary", "Contourlet", "contourlet", "inverse_contourlet"]
 
@@ -53,26 +53,33 @@ def contourlet(
     """Split maps into a low-pass map and directional bands.
 
     On a level of sides (H, W) the first 2 ** (k - 1) directions have sides (H / 2 ** (k - 1), W / 2) and go from edges
-    that rise through vertical ones to edges that fall, the others (H / 2, W / 2 ** (k - 1)) and turn on through
-    horizontal ones; k = 1 gives two bands (H / 2, W), k = 0 a separable wavelet step with bands LH, HL, HH of (H / 2,
-    W / 2). There are less than 4 / 3 coefficients per sample.
+    that fall to the right (as a backslash) through vertical ones to edges that rise (as a slash), the others (H / 2,
+    W / 2 ** (k - 1)) and turn on through horizontal ones to edges that fall; k = 1 gives two bands (H / 2, W), k = 0 a
+    separable wavelet step with bands LH, HL, HH of (H / 2, W / 2). There are less than 4 / 3 coefficients per sample.
 
     Differentiable any number of times, without stored activations. Rounding of one map reaches one other map of the
     batch ("periodic" computes them in pairs), and so does a NaN.
 
     Args:
         x: real maps, (N, C, H, W) or (..., H, W). Half precision is widened to float32; autocast is off.
-        levels: depth k of each pyramid level, coarse to fine, each from 0 to 8.
-        pyramid: low-pass pair of the pyramid; a name, or `PyramidFilters`.
-        directional: filters of the directional bank. "pkva", "pkva6", "pkva8" are ladders; "9-7", "5-3", "pkva-fir",
-            "pkva6-fir", "pkva8-fir" are FIR, as are `FanFilters` of one's own.
-        boundary: "periodic" or "toolbox".
+        levels: depth k of each pyramid level, coarse to fine, each from 0 to 8. That SSTKD has two levels is verified
+            in a secondary source (V2), its depths (3, 4) are recalled and unconfirmed (R).
+        pyramid: low-pass pair of the pyramid; a name, or `PyramidFilters`. The toolbox's default; the paper's choice is
+            not known, so this one is the project's decision (D).
+        directional: filters of the directional bank (D, likewise). "pkva", "pkva6", "pkva8" are ladders; "9-7", "5-3",
+            "pkva-fir", "pkva6-fir", "pkva8-fir" are FIR, as are `FanFilters` of one's own.
+        boundary: "periodic" or "toolbox" (D).
 
     Raises:
         ValueError: a level outside its range, unknown filters or boundary, or sides that do not fit; names the
             multiple that both have to be of.
     """
-    made = plan(tuple(levels)[::-1], pyramid, directional, boundary)
+    try:
+        depths = tuple(levels)
+    except TypeError:
+        raise ValueError(f"levels is {levels!r}; a list of depths is needed, coarse to fine, such as (3, 4)") from None
+    pyramid_filters(pyramid)  # None means a bank alone to `plan`
+    made = plan(depths[::-1], pyramid, directional, boundary)
     low, stacks = subbands(x, made)
     bands = [[band for group in stack for band in group.unbind(-3)] for stack in stacks]
     return Contourlet(low, bands, made.depths[::-1], pyramid, directional, boundary)
@@ -85,7 +92,7 @@ def inverse_contourlet(coefficients: Contourlet) -> Tensor:
     explain them.
 
     Raises:
-        ValueError: coefficients whose number or shapes do not belong to one map.
+        ValueError: coefficients whose number or shapes do not belong to one map, or that are complex.
     """
     c = coefficients
     made = plan(tuple(c.levels)[::-1], c.pyramid, c.directional, c.boundary)

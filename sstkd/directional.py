@@ -33,9 +33,9 @@ def directional_filter_bank(
     Raises:
         ValueError: k outside 0..8, unknown filters or boundary, or sides that do not fit; names the needed multiple.
     """
+    made = plan((1 if k == 0 else k,), None, directional, boundary)
     if k == 0:
         return [prepared(x, 1).reshape(x.shape)]
-    made = plan((k,), None, directional, boundary)
     groups = analyse(prepared(x, made.multiple), made)
     return [band for g in groups for band in g.reshape(*x.shape[:-2], *g.shape[1:]).unbind(-3)]
 
@@ -52,9 +52,9 @@ def inverse_directional_filter_bank(
     if not number or number & (number - 1) or any(band.ndim < 2 for band in bands):
         raise ValueError(f"there are {number} bands; a power of two is needed, each (..., h, w)")
     k = number.bit_length() - 1
+    made = plan((k or 1,), None, directional, boundary)
     if k == 0:
-        return bands[0]
-    made = plan((k,), None, directional, boundary)
+        return bands[0].to(widest(bands))
     rows, cols = bands[0].shape[-2:]
     hw = rows << (max(k, 2) - 1), cols * (1 if k == 1 else 2)
     check_sides(hw, made.multiple)

@@ -63,15 +63,20 @@ class FanFilters:
         for name, taps in (("low", self.low), ("high", self.high)):
             if taps.ndim != 2 or not all(side % 2 for side in taps.shape):
                 raise ValueError(f"{name} has shape {taps.shape}; two odd sides are needed")
+            if not np.isfinite(taps).all():
+                raise ValueError(f"{name} has taps that are not finite")
             if not np.allclose(taps, taps[::-1, ::-1], rtol=0, atol=1e-9 * np.abs(taps).max()):
                 raise ValueError(f"{name} is not symmetric about its middle tap")
         # Of the product of low with the modulated high only the middle may stay, on the lattice of even sums.
         product = _convolve(self.low, self.high * _alternating(self.high.shape))
         rest = np.where(_alternating(product.shape) > 0, product, 0.0)
+        middle = abs(rest[product.shape[0] // 2, product.shape[1] // 2])
         rest[product.shape[0] // 2, product.shape[1] // 2] = 0.0
-        if not np.abs(rest).max() <= 1e-6 * np.abs(product).max():
+        left = np.abs(rest).max()
+        if not (left <= 1e-6 * np.abs(product).max() and middle > 1e-6 * np.abs(product).max()):
             raise ValueError(
-                f"low and high are not biorthogonal: {np.abs(rest).max():.2g} is left beside the middle tap"
+                f"low and high are not biorthogonal: the middle tap of their product is {middle:.2g}, "
+                f"and {left:.2g} is left beside it"
             )
 
 
@@ -90,7 +95,16 @@ def _scaled(numerators: tuple[int, ...], denominator: int) -> tuple[float, ...]:
     return tuple(sqrt(2.0) * n / denominator for n in numerators)
 
 
-@cache
+def directional_filters(name: Directional) -> None:
+    """Check the filters of a directional bank.
+
+    Raises:
+        ValueError: neither the name of one nor `FanFilters`.
+    """
+    if not isinstance(name, FanFilters) and name not in DIRECTIONAL:
+        raise ValueError(f"unknown directional filters {name!r}; allowed: {', '.join(map(repr, DIRECTIONAL))}")
+
+
 def pyramid_filters(name: Pyramid) -> PyramidFilters:
     """The analysis and synthesis low-pass taps of a Laplacian pyramid; a pair of one's own is given back.
 
@@ -104,12 +118,29 @@ def pyramid_filters(name: Pyramid) -> PyramidFilters:
       taps have four decimals, so the pyramid leaks a little of a constant into the bands (sum 1.4063, not 1.4142).
 
     Raises:
-        ValueError: the name is none of these, or taps of one's own are not of odd length and symmetric.
+        ValueError: the name is none of these, or taps of one's own are not tuples of odd length, symmetric and
+            biorthogonal: sum over n of analysis[n] synthesis[n + 2 k] is 1 for k = 0, else 0.
     """
+    if not isinstance(name, PyramidFilters) and name not in get_args(PyramidName):
+        raise ValueError(f"unknown pyramid filters {name!r}; allowed: {', '.join(map(repr, get_args(PyramidName)))}")
+    if isinstance(name, PyramidFilters) and not all(isinstance(taps, tuple) for taps in name):
+        raise ValueError(f"pyramid taps must be tuples; given {name}")
+    return _pyramid_filters(name)
+
+
+@cache
+def _pyramid_filters(name: Pyramid) -> PyramidFilters:
     if isinstance(name, PyramidFilters):
         for taps in name:
             if len(taps) % 2 == 0 or not np.allclose(taps, taps[::-1], rtol=0, atol=1e-9):
                 raise ValueError(f"pyramid taps must be of odd length and symmetric; given {taps}")
+        product = np.convolve(*name)
+        off = np.abs(product - (np.arange(len(product)) == len(product) // 2))[len(product) // 2 % 2 :: 2].max()
+        if not off <= 1e-6:
+            raise ValueError(
+                f"analysis and synthesis taps are not biorthogonal: their product differs by {off:.2g} from what "
+                "reconstruction needs, 1 in the middle and 0 at the other even taps"
+            )
         return name
     if name == "9-7":
         h = (0.03782845550699546, -0.02384946501938, -0.1106244044184234, 0.37740285561265374)
@@ -126,7 +157,7 @@ def pyramid_filters(name: Pyramid) -> PyramidFilters:
         b = np.zeros((2 * len(ladder_taps("pkva")) - 1, 1))
         b[::2, 0] = ladder_taps("pkva")
         return PyramidFilters(tuple(_lifted(b)[0][:, 0].tolist()), tuple(_lifted(-b)[1][:, 0].tolist()))
-    raise ValueError(f"unknown pyramid filters {name!r}; allowed: {', '.join(map(repr, get_args(PyramidName)))}")
+    raise AssertionError(name)
 
 
 def ladder_taps(name: Directional) -> Array:
@@ -143,8 +174,6 @@ def fan_filters(name: Directional) -> FanFilters:
       The high-pass is the modulated synthesis low-pass.
     - "pkva-fir", "pkva6-fir", "pkva8-fir": the ladders multiplied out, (1 + b) / sqrt(2) and (2 - b - b*b) / sqrt(2).
 
-    Raises:
-        ValueError: the name is none of these.
     """
     if isinstance(name, FanFilters):
         return name
@@ -155,8 +184,7 @@ def fan_filters(name: Directional) -> FanFilters:
         i, j = np.indices((len(taps), len(taps)))
         b[i + j, i - j + len(taps) - 1] = np.outer(taps, taps)  # offsets half-integer + half-integer, quincunx
         return FanFilters(*_lifted(b))
-    if name not in ("9-7", "5-3"):
-        raise ValueError(f"unknown directional filters {name!r}; allowed: {', '.join(map(repr, DIRECTIONAL))}")
+    assert name in ("9-7", "5-3"), name
     low, high = (np.array(taps) for taps in pyramid_filters(name))
     return FanFilters(_diamond(low), _diamond(high * (-1.0) ** (np.arange(len(high)) - len(high) // 2)))
 

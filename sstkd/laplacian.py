@@ -15,6 +15,7 @@ obey `torch.set_float32_matmul_precision`: below "highest" they lose digits on d
 
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -37,8 +38,8 @@ def laplacian_pyramid(x: Tensor, levels: int = 2, pyramid: Pyramid = "9-7") -> t
     Raises:
         ValueError: levels below 1, unknown filters, fewer than two dimensions, or a side that is not a multiple.
     """
-    if levels < 1:
-        raise ValueError(f"levels is {levels}; a pyramid needs at least 1")
+    if not isinstance(levels, Integral) or levels < 1:
+        raise ValueError(f"levels is {levels}; a pyramid needs a whole number, at least 1")
     _check_sides(x, 2**levels)
     low, bands = x, []
     for _ in range(levels):
@@ -51,7 +52,7 @@ def inverse_laplacian_pyramid(low: Tensor, bands: Sequence[Tensor], pyramid: Pyr
     """The maps that `laplacian_pyramid` split: from low (..., h, w) and band-pass maps coarse to fine, (..., H, W).
 
     Raises:
-        ValueError: a band whose sides are not twice those of the map below it, or unknown filters.
+        ValueError: a band that is not (..., 2 h, 2 w) for the map (..., h, w) below it, or unknown filters.
     """
     for band in bands:
         low = merge(low, band, pyramid)
@@ -75,14 +76,13 @@ def merge(low: Tensor, band: Tensor, pyramid: Pyramid = "9-7") -> Tensor:
     """Invert `split`: low (..., H/2, W/2) and band (..., H, W) -> x (..., H, W).
 
     Raises:
-        ValueError: the band's sides are not twice those of `low`, or unknown filters.
+        ValueError: the band is not (..., 2 h, 2 w) for low (..., h, w), complex maps, or unknown filters.
     """
     _check_sides(band, 2)
-    want = (2 * low.shape[-2], 2 * low.shape[-1])
-    if tuple(band.shape[-2:]) != want:
-        raise ValueError(
-            f"band has sides {tuple(band.shape[-2:])}; for low {tuple(low.shape[-2:])} they must be {want}"
-        )
+    _check_sides(low, 1)
+    want = (*low.shape[:-2], 2 * low.shape[-2], 2 * low.shape[-1])
+    if tuple(band.shape) != want:
+        raise ValueError(f"band has shape {tuple(band.shape)}; for low {tuple(low.shape)} it must be {want}")
     with torch.autocast(band.device.type, enabled=False):
         dtype = torch.promote_types(torch.promote_types(low.dtype, band.dtype), torch.float32)
         low, band = low.to(dtype), band.to(dtype)
@@ -127,8 +127,8 @@ def _circulant(size: int, taps: tuple[float, ...]) -> Tensor:
 
 
 def _check_sides(x: Tensor, multiple: int) -> None:
-    if x.ndim < 2:
-        raise ValueError(f"maps must be (..., H, W), got shape {tuple(x.shape)}")
+    if x.is_complex() or x.ndim < 2:
+        raise ValueError(f"maps must be real and (..., H, W); given {x.dtype} of shape {tuple(x.shape)}")
     height, width = x.shape[-2:]
     if height < 1 or width < 1 or height % multiple or width % multiple:
         raise ValueError(f"maps have sides ({height}, {width}); both must be positive multiples of {multiple}")

@@ -13,6 +13,7 @@ from sstkd import (
     Contourlet,
     FanFilters,
     PyramidFilters,
+    _cache,
     _linear,
     _periodic,
     _responses,
@@ -286,6 +287,24 @@ def test_maps_do_not_mix(boundary, monkeypatch):
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("directional", ["pkva", "9-7"])
+@pytest.mark.parametrize("levels", [(2, 2), (1, 1), (1, 3), (3, 4), (4, 3), (0, 3), (3, 0, 3), (2, 3, 4)])
+def test_tiles_do_not_mix(boundary, directional, levels, monkeypatch):
+    """Three tiles share one work space: what one level hands to the next must not be overwritten by it."""
+    monkeypatch.setattr(_linear, "_TILE_BYTES", {"cpu": 0})  # 16 maps a tile, the least
+    x = random(48, 32, 32).requires_grad_()
+    c = contourlet(x, levels, directional=directional, boundary=boundary)
+    torch.testing.assert_close(inverse_contourlet(c), x, rtol=0, atol=1e-12)
+    towards = [random(*part.shape, seed=i) for i, part in enumerate(flat(c))]
+    (gradient,) = torch.autograd.grad(flat(c), x, towards)
+    for i in (0, 15, 16, 33, 47):
+        alone = x[i : i + 1].detach().requires_grad_()
+        parts = flat(contourlet(alone, levels, directional=directional, boundary=boundary))
+        (expected,) = torch.autograd.grad(parts, alone, [t[i : i + 1] for t in towards])
+        torch.testing.assert_close(gradient[i : i + 1], expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_the_input_is_left_as_it_is(boundary):
     x = random(1, 1, 16, 16)
     before = x.clone()
@@ -317,9 +336,25 @@ def test_functional_gradients(boundary):
     torch.testing.assert_close(torch.func.grad(energy)(x), want)
 
 
-def test_caches_are_bounded():
-    for cached in (_periodic.both_ways, _toolbox.level, noise_deviations):
-        assert cached.cache_info().maxsize is not None
+@pytest.mark.parametrize(("boundary", "cached"), [("periodic", _periodic.both_ways), ("toolbox", _toolbox.level)])
+def test_tables_are_kept_within_a_bound_of_bytes(boundary, cached, monkeypatch):
+    assert noise_deviations.cache_info().maxsize is not None
+    monkeypatch.setattr(_cache, "MAX_BYTES", 2 << 20)
+    cached.tables.clear()
+    x = random(1, 32, 32)
+    contourlet(x, boundary=boundary)
+    held, size = len(cached.tables), cached.tables.bytes()
+    assert held == 2 and 0 < size < 2 << 20
+    contourlet(x, boundary=boundary)
+    assert (len(cached.tables), cached.tables.bytes()) == (held, size), "the same map needs no new tables"
+    for side in (48, 64, 80, 96):
+        contourlet(random(1, side, side), boundary=boundary)
+    assert len(cached.tables) == _cache.LEAST, "what one transform needs stays, however large"
+    cached.tables.clear()
+    monkeypatch.setattr(_cache, "LEAST", 1)
+    for side in (32, 48, 64, 80):
+        contourlet(random(1, side, side), boundary=boundary)
+        assert cached.tables.bytes() <= 2 << 20 or len(cached.tables) == 1
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
@@ -347,6 +382,20 @@ def test_filters_of_ones_own():
         FanFilters(fans.low, np.arange(9.0).reshape(3, 3))
     with pytest.raises(ValueError, match="not biorthogonal"):
         FanFilters(fans.low, fans.low)
+    one, zero = np.ones((1, 1)), np.zeros((1, 1))
+    for low, high in ((one, zero), (zero, zero), (one * np.inf, one), (one * np.nan, one)):
+        with pytest.raises(ValueError, match=r"not biorthogonal|not finite"):
+            FanFilters(low, high)
+    odd = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    with pytest.raises(ValueError, match="the middle tap of their product is 0"):
+        FanFilters(odd, one)
+    for pair in (((0.25, 0.5, 0.25), (0.25, 0.5, 0.25)), (h, h), ((1.0,), (2.0,)), ((math.inf,), (1.0,))):
+        with pytest.raises(ValueError, match="not biorthogonal"):
+            contourlet(random(16, 16), (2,), PyramidFilters(*pair))
+    with pytest.raises(ValueError, match="must be tuples"):
+        contourlet(random(16, 16), (2,), PyramidFilters([1.0], [1.0]))
+    lazy = PyramidFilters((1.0,), (1.0,))
+    torch.testing.assert_close(inverse_contourlet(contourlet(random(16, 16), (2,), lazy)), random(16, 16))
 
 
 def test_sizes_that_do_not_fit_are_refused_with_the_multiple():
@@ -368,11 +417,42 @@ def test_sizes_that_do_not_fit_are_refused_with_the_multiple():
         ({"pyramid": "haar"}, "unknown pyramid filters 'haar'; allowed: '9-7'"),
         ({"directional": "haar"}, "unknown directional filters 'haar'; allowed: 'pkva'"),
         ({"boundary": "zero"}, "unknown boundary 'zero'; allowed: 'periodic', 'toolbox'"),
+        ({"levels": 4}, "levels is 4; a list of depths is needed"),
+        ({"levels": None}, "levels is None; a list"),
+        ({"levels": "34"}, "whole numbers"),
+        ({"pyramid": None}, "unknown pyramid filters None"),
+        ({"pyramid": ["9-7"]}, "unknown pyramid filters"),
+        ({"directional": ["pkva"]}, "unknown directional filters"),
+        ({"directional": None}, "unknown directional filters None"),
+        ({"boundary": ["periodic"]}, "unknown boundary"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         contourlet(torch.zeros(1, 1, 16, 16), **arguments)
+
+
+def test_a_bank_checks_its_arguments_at_every_depth():
+    for k in (0, 1, 3):
+        with pytest.raises(ValueError, match="unknown directional filters 'haar'"):
+            directional_filter_bank(torch.zeros(8, 8), k, "haar")
+        with pytest.raises(ValueError, match="unknown boundary"):
+            directional_filter_bank(torch.zeros(8, 8), k, boundary="none")
+    for k in (None, "2", 1.5, -1, 9):
+        with pytest.raises(ValueError, match="from 1 to 8"):
+            directional_filter_bank(torch.zeros(8, 8), k)
+    assert inverse_directional_filter_bank([torch.zeros(4, 4, dtype=torch.half)]).dtype == torch.float32
+    with pytest.raises(ValueError, match="unknown directional filters"):
+        inverse_directional_filter_bank([torch.zeros(4, 4)], "haar")
+
+
+def test_edges_that_fall_come_first():
+    """Row 0 is on top: a line along which row and column grow together falls to the right, as a backslash."""
+    row, column = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    for sign, place in ((-1, 0), (1, 3)):
+        wave = torch.cos(2 * math.pi * (12 * column + sign * 8 * row) / 64).double()
+        energy = [float(band.square().sum()) for band in directional_filter_bank(wave, 3)]
+        assert max(range(8), key=energy.__getitem__) == place
 
 
 def test_bad_maps_and_coefficients():
@@ -382,6 +462,8 @@ def test_bad_maps_and_coefficients():
         contourlet(torch.zeros(16, 16, dtype=torch.complex64))
     c = contourlet(random(1, 1, 16, 16))
     options = (c.levels, c.pyramid, c.directional, c.boundary)
+    with pytest.raises(ValueError, match="coefficients must be real"):
+        inverse_contourlet(Contourlet(c.lowpass.to(torch.complex128), c.bands, *options))
     with pytest.raises(ValueError, match="bands of 1 levels"):
         inverse_contourlet(Contourlet(c.lowpass, c.bands[:1], *options))
     with pytest.raises(ValueError, match="bands of a level have shapes"):

@@ -118,6 +118,13 @@ def test_sizes_that_do_not_divide_are_refused(shape):
 
 
 def test_other_bad_input():
+    with pytest.raises(ValueError, match=r"levels is 1\.5; a pyramid needs a whole number"):
+        laplacian_pyramid(torch.zeros(4, 4), 1.5)
+    with pytest.raises(ValueError, match="complex64"):
+        laplacian_pyramid(torch.zeros(4, 4, dtype=torch.complex64), 1)
+    for low in (torch.zeros(2), torch.zeros(1, 2, 2), torch.zeros(3, 2, 2)):
+        with pytest.raises(ValueError, match="must be"):
+            inverse_laplacian_pyramid(low, [torch.zeros(2, 4, 4)])
     with pytest.raises(ValueError, match="at least 1"):
         laplacian_pyramid(torch.zeros(4, 4), 0)
     with pytest.raises(ValueError, match=r"\(\.\.\., H, W\)"):
