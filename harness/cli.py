@@ -335,11 +335,14 @@ def results_show(
 
 @show_app.command("texture")
 def show_texture(
-    image: Annotated[Path, typer.Argument(help="A photograph; reduced to 512 pixels.")],
+    image: Annotated[Path, typer.Argument(help="A photograph; reduced to at most 512 pixels a side.")],
     to: Annotated[Path, typer.Option("--to", help="Folder for the pictures.")] = Path("texture"),
-    levels: Annotated[str, typer.Option(help="Directions 2^k per pyramid level, coarse to fine.")] = "3,4",
+    levels: Annotated[str, typer.Option(help="Depths k of 2^k directions per level, coarse to fine; 1 to 8.")] = "3,4",
     pyramid: Annotated[str, typer.Option(help="Low-pass pair: 9-7, 5-3, Burt, pkva.")] = "9-7",
-    directional: Annotated[str, typer.Option(help="Directional filters: pkva, pkva6, pkva8, 9-7, 5-3.")] = "pkva",
+    directional: Annotated[
+        str,
+        typer.Option(help="Directional filters: pkva, pkva6, pkva8, 9-7, 5-3, pkva-fir, pkva6-fir, pkva8-fir."),
+    ] = "pkva",
     boundary: Annotated[str, typer.Option(help="periodic or toolbox.")] = "periodic",
     quantization_levels: Annotated[int, typer.Option(help="Levels of the intensity.")] = 32,
     results: Annotated[
@@ -349,11 +352,12 @@ def show_texture(
 ) -> None:
     """Draw an image's contourlet subbands, the frequency wedges, the levels and histograms of its intensities.
 
-    With --results and --run also what a student and its teacher make of the image.
+    With --results and --run also what a student and its teacher make of the image, by the options of the run where
+    it is one of sstkd.
     """
     with _answering():
-        depths = tuple(int(k) if k.strip().isdigit() else -1 for k in levels.split(","))
-        if -1 in depths or 0 in depths:
+        depths = tuple(int(k) if k.strip().isdecimal() else 0 for k in levels.split(","))
+        if not all(1 <= k <= 8 for k in depths):
             raise ValueError(f"--levels {levels}: write depths from 1 to 8, coarse to fine, such as 3,4")
         if (results is None) != (run is None):
             raise ValueError("--results and --run belong together: the folder, and the run in it")
@@ -362,26 +366,26 @@ def show_texture(
 
         cdm = CDM(depths, pyramid, directional, boundary)  # type: ignore[arg-type]
         dtiem = DTIEM(quantization_levels)
+        texture.check_folder(to)
         pixels = texture.read_image(image, cdm.multiple)
         found = texture.subbands(pixels, depths, cdm)
         bands = [[band[0, 0].numpy() for band in level] for level in found.bands]
-        seen = texture.equalisation(texture.patches(pixels), dtiem)
+        low, transform = found.lowpass[0, 0].numpy(), texture.described(cdm)
         pictures = {
-            "subbands": textureplots.subband_picture(pixels, found.lowpass[0, 0].numpy(), bands),
-            "wedges": textureplots.wedge_picture([texture.wedges(k, cdm) for k in depths]),
-            "levels": textureplots.level_picture(seen),
+            "subbands": textureplots.subband_picture(pixels, low, bands, transform),
+            "wedges": textureplots.wedge_picture(texture.wedges(cdm), transform),
+            "levels": textureplots.level_picture(pixels, texture.equalisation(texture.edges(pixels), dtiem)),
         }
         if results is not None and run is not None:
             pair = texture.networks(results, run)
-            features = texture.low_level(pair, pixels)
+            read = texture.reading(pair.run, cdm, dtiem)
+            features = texture.low_level(pair, pixels, read)
             names = (f"student ({pair.run.method.label})", "teacher")
-            energies = [texture.direction_energy(x, cdm) for x in features]
-            maps = [texture.equalisation(x, dtiem).after for x in features]
-            pictures["pair"] = textureplots.pair_picture(pixels, names, energies, maps)
-        to.mkdir(parents=True, exist_ok=True)
-        for name, figure in pictures.items():
-            path = to / f"{name}.png"
-            figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
+            energies = [texture.direction_energy(x, read.cdm) for x in features]
+            maps = [texture.equalisation(x, read.dtiem).after for x in features]
+            pictures["pair"] = textureplots.pair_picture(pixels, names, energies, maps, read)
+        drawn = {name: textureplots.rendered(figure) for name, figure in pictures.items()}
+        for path in texture.save(drawn, to):
             typer.echo(path)
         if run is None:
             typer.echo("Without --results and --run there are no networks to compare.", err=True)

@@ -1,13 +1,15 @@
 """The numbers behind the pictures of textures: subbands, wedges, levels and histograms, of images and of networks."""
 
-from collections.abc import Sequence
+import io
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,11 +18,12 @@ from harness.models import SegNet, build, load_into, load_state
 from harness.parts import build_teacher, load_data, weights_path
 from harness.spec import Run
 from harness.taps import Taps
-from sstkd import CDM, DTIEM, Contourlet, contourlet, directional_filter_bank, whole_map
+from sstkd import CDM, DTIEM, Contourlet, contourlet, whole_map
 
 Array = NDArray[np.float64]
 MAX_SIDE = 512
 _PATCH = 5  # side of the patches that stand for features of a bare image
+_SIXTEEN_BITS = 65535
 
 
 @dataclass(frozen=True)
@@ -45,23 +48,51 @@ class Equalisation:
 
 
 def read_image(path: Path, multiple: int) -> NDArray[np.uint8]:
-    """An image (H, W, 3), reduced to sides of at most 512 and cut to multiples of `multiple`.
+    """An image (H, W, 3) as its camera held it, reduced to sides of at most 512 and cut to multiples of `multiple`.
 
     Raises:
-        ValueError: there is no such file, it is no image, or it is smaller than `multiple`.
+        ValueError: no such file, no image, one that is too large to be read, or with a side below `multiple`.
     """
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name one image file")
     if not path.is_file():
         raise ValueError(f"{path}: there is no such image")
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+    image = _decoded(path)
+    given = f"{path}: {image.width} x {image.height} pixels"
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     width, height = (side // multiple * multiple for side in image.size)
     if not width or not height:
-        raise ValueError(f"{path}: {image.size[0]} x {image.size[1]} pixels; both sides must be at least {multiple}")
+        raise ValueError(
+            f"{given}, {image.width} x {image.height} when no side is more than {MAX_SIDE}; both sides must be at "
+            f"least {multiple} then: crop the image, or take fewer levels or directions"
+        )
     return np.array(image.crop((0, 0, width, height)))
+
+
+def _decoded(path: Path) -> Image.Image:
+    """The upright image in RGB."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns at half of the number at which it refuses.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                upright = ImageOps.exif_transpose(file)
+                return (_eight_bits(upright) if upright.mode[0] in "IF" else upright).convert("RGB")
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ValueError(
+            f"{path}: the image is too large, more than {most:,} pixels; reduce it, {MAX_SIDE} a side are shown"
+        ) from None
+    except Exception as error:  # damaged files make the decoders raise anything
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits by its range; `convert` would cut everything above 255."""
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > _SIXTEEN_BITS:
+        raise ValueError(f"mode {image.mode}, values from {values.min()} to {values.max()}; 8 or 16 bits are needed")
+    return Image.fromarray((values.astype(np.float64) * (255 / _SIXTEEN_BITS)).round().astype(np.uint8))
 
 
 def grey(image: NDArray[np.uint8]) -> Tensor:
@@ -75,15 +106,31 @@ def subbands(image: NDArray[np.uint8], levels: Sequence[int], cdm: CDM) -> Conto
     return contourlet(grey(image), levels, plan.pyramid or "9-7", plan.directional, plan.boundary)
 
 
-def wedges(k: int, cdm: CDM, side: int = 128) -> Array:
-    """Magnitude of each band's equivalent filter over the frequency plane, origin in the middle: (2**k, side, side).
+def described(cdm: CDM) -> str:
+    """The transform in a line."""
+    plan = cdm.plan
+    return f"pyramid {plan.pyramid}, directional filters {plan.directional}, boundary {plan.boundary}"
 
-    The filter of a band is the gradient of one of its coefficients with respect to the image.
+
+def wedges(cdm: CDM, side: int = 128) -> list[Array]:
+    """Magnitude of each band's filter over the image's frequency plane, origin in the middle, levels coarse to fine.
+
+    The filter of a band, pyramid included, is the gradient of its middle coefficient with respect to the image.
+
+    Returns:
+        Per level (2**k, s, s), with s the least multiple of what the transform needs that is at least `side`.
     """
+    plan = cdm.plan
+    side = -(-side // plan.multiple) * plan.multiple
     x = torch.zeros(1, 1, side, side, dtype=torch.float64, requires_grad=True)
-    bands = directional_filter_bank(x, k, cdm.plan.directional, "periodic")
-    filters = [torch.autograd.grad(band[0, 0, 0, 0], x, retain_graph=True)[0][0, 0] for band in bands]
-    return np.stack([np.fft.fftshift(np.abs(np.fft.fft2(f.numpy()))) for f in filters])
+    found = contourlet(x, cdm.levels, plan.pyramid or "9-7", plan.directional, plan.boundary)
+
+    def response(band: Tensor) -> Array:
+        middle = band[0, 0, band.shape[2] // 2, band.shape[3] // 2]
+        (taps,) = torch.autograd.grad(middle, x, retain_graph=True)
+        return np.fft.fftshift(np.abs(np.fft.fft2(taps[0, 0].numpy())))
+
+    return [np.stack([response(band) for band in bands]) for bands in found.bands]
 
 
 def equalisation(features: Tensor, dtiem: DTIEM) -> Equalisation:
@@ -105,10 +152,15 @@ def equalisation(features: Tensor, dtiem: DTIEM) -> Equalisation:
     )
 
 
-def patches(image: NDArray[np.uint8]) -> Tensor:
-    """Features of a bare image: the 5 x 5 luminances around each pixel, (1, 25, H, W)."""
-    x = F.pad(grey(image), [_PATCH // 2] * 4, mode="replicate")
-    return F.unfold(x, _PATCH).view(1, _PATCH**2, *image.shape[:2])
+def edges(image: NDArray[np.uint8]) -> Tensor:
+    """Features of a bare image, like those of a first layer: how much brighter each pixel is than its right, left,
+    lower and upper neighbour, or 0 where it is darker, over the 5 x 5 pixels around. (1, 100, H, W), float32."""
+    x = grey(image).float()
+    padded = F.pad(x, [1] * 4, mode="replicate")
+    neighbours = padded[..., 1:-1, 2:], padded[..., 1:-1, :-2], padded[..., 2:, 1:-1], padded[..., :-2, 1:-1]
+    rises = torch.cat([(x - other).relu() for other in neighbours], 1)
+    around = F.unfold(F.pad(rises, [_PATCH // 2] * 4, mode="replicate"), _PATCH)
+    return around.view(1, -1, *image.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -144,17 +196,54 @@ def networks(experiment: Path, run_id: str) -> Networks:
     return Networks(run, student.eval().requires_grad_(False), teacher, data.mean, data.std)
 
 
-def low_level(pair: Networks, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """The low-level features of student and teacher on an image: stage 1 and 2, resized to stride 8 and joined."""
+@dataclass(frozen=True)
+class Reading:
+    """Which features of two networks are compared, and by what."""
+
+    stages: tuple[str, ...]
+    stride: int
+    cdm: CDM
+    dtiem: DTIEM
+    source: str
+
+
+def reading(run: Run, cdm: CDM, dtiem: DTIEM) -> Reading:
+    """The options of the run where it is one of SSTKD; else its default taps with the given transforms."""
+    for part in run.method.parts:
+        if part.name == "sstkd":
+            p = part.parameters
+            own = CDM(p["levels"], p["pyramid"], p["directional"], p["boundary"], p["band_weights"])
+            equaliser = DTIEM(
+                p["quantization_levels"],
+                p["quantization_iterations"],
+                p["quantization_relaxation"],
+                p["clip_limit"],
+                p["quantization_min_range"],
+            )
+            return Reading(tuple(p["stages"]), p["stride"], own, equaliser, "options of the run")
+    return Reading(("stage1", "stage2"), 8, cdm, dtiem, "options of the command")
+
+
+def low_level(pair: Networks, image: NDArray[np.uint8], read: Reading) -> tuple[Tensor, Tensor]:
+    """The low-level features of student and teacher on an image: stages, resized to the stride and joined.
+
+    The student's are those before its adapter, which belongs to the training and is not in the student's weights.
+
+    Raises:
+        ValueError: a network without one of the stages.
+    """
     x = (torch.from_numpy(image).float() - torch.tensor(pair.mean)) / torch.tensor(pair.std)
     x = x.permute(2, 0, 1)[None].contiguous()
-    hw = -(-image.shape[0] // 8), -(-image.shape[1] // 8)
+    hw = -(-image.shape[0] // read.stride), -(-image.shape[1] // read.stride)
 
-    def joined(taps: Taps) -> Tensor:
-        maps = [F.interpolate(taps.stages[name], hw, mode="bilinear") for name in ("stage1", "stage2")]
-        return torch.cat(maps, 1)
+    def joined(role: str, taps: Taps) -> Tensor:
+        missing = [name for name in read.stages if name not in taps.stages]
+        if missing:
+            raise ValueError(f"the {role} has no tap {', '.join(missing)}; it has {', '.join(taps.stages)}")
+        return torch.cat([F.interpolate(taps.stages[name], hw, mode="bilinear") for name in read.stages], 1)
 
-    return joined(pair.student(x)), joined(pair.teacher(x))
+    with torch.no_grad():
+        return joined("student", pair.student(x)), joined("teacher", pair.teacher(x))
 
 
 def direction_energy(features: Tensor, cdm: CDM) -> list[Array]:
@@ -168,3 +257,36 @@ def direction_energy(features: Tensor, cdm: CDM) -> list[Array]:
         energy = torch.cat([group.double().square().mean((0, 1, 3, 4)) for group in groups])
         out.append((energy / energy.sum()).numpy())
     return out
+
+
+def check_folder(to: Path) -> None:
+    """Better told before the drawing than after.
+
+    Raises:
+        ValueError: something that is no folder has this path or one above it.
+    """
+    blocked = next((path for path in (to, *to.parents) if path.exists()), to)
+    if blocked.exists() and not blocked.is_dir():
+        raise ValueError(f"--to {to}: {blocked} is a file; name a folder for the pictures")
+
+
+def save(pictures: Mapping[str, NDArray[np.uint8]], to: Path) -> list[Path]:
+    """Write NAME.png of each picture (H, W, 3), in 256 colours, which is a third of the bytes; the paths.
+
+    Raises:
+        ValueError: the folder cannot be made or written.
+    """
+    paths = []
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        for name, pixels in pictures.items():
+            content = io.BytesIO()
+            few = Image.fromarray(pixels).quantize(256, kmeans=1, dither=Image.Dither.NONE)
+            few.save(content, "png", optimize=True)
+            paths.append(to / f"{name}.png")
+            paths[-1].write_bytes(content.getvalue())
+    except OSError as error:
+        raise ValueError(
+            f"--to {to}: cannot be written ({error.filename or to}: {error.strerror}); name another folder"
+        ) from None
+    return paths

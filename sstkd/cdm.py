@@ -72,10 +72,10 @@ class CDM(nn.Module):
             one, of 3 (k = 0), 2 or 4.
 
         Raises:
-            ValueError: x is not (N, C, H, W) with at least one position.
+            ValueError: x is not (N, C, H, W), or empty.
         """
-        if x.ndim != 4 or not x.shape[-1] or not x.shape[-2]:
-            raise ValueError(f"features must be (N, C, H, W) with H, W >= 1, got shape {tuple(x.shape)}")
+        if x.ndim != 4 or not x.numel():
+            raise ValueError(f"features must be (N, C, H, W) and not empty, got shape {tuple(x.shape)}")
         _, levels = subbands(_pad(x, self.multiple), self.plan)
         stacks = [stack for level in levels for stack in level]
         if self.weighting == "equal":

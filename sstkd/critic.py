@@ -10,6 +10,8 @@ The holistic term of Liu, Chen, Liu, Qin, Luo, Wang, "Structured Knowledge Disti
 2019, arXiv 1903.04197; irfanICMLL/structure_knowledge_distillation utils/criterion.py, utils/sagan.py), which SSTKD
 takes over; on Miyato et al., "Spectral Normalization for GANs" (arXiv 1802.05957), Zhang et al., "Self-Attention GANs"
 (arXiv 1805.08318) and Gulrajani et al., "Improved Training of Wasserstein GANs" (arXiv 1704.00028).
+
+How sure each default is: V verified in SKD's code. A batch without images is a ValueError.
 """
 
 from itertools import pairwise
@@ -18,6 +20,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sstkd.quantize import whole
 
 Adversarial = Literal["wgan-gp", "hinge"]
 _SLOPE = 0.1
@@ -40,13 +44,13 @@ class HolisticCritic(nn.Module):
         width: channels of the first convolution; each further one has twice as many (64: verified, V).
 
     Raises:
-        ValueError: classes or width below 1.
+        ValueError: classes or width no integer or below 1.
     """
 
     def __init__(self, classes: int, width: int = 64) -> None:
         super().__init__()
-        if classes < 1 or width < 1:
-            raise ValueError(f"classes is {classes}, width {width}; both must be at least 1")
+        if not whole(classes, width) or classes < 1 or width < 1:
+            raise ValueError(f"classes is {classes}, width {width}; both must be integers, at least 1")
         self.norm = ScoreNorm(classes)
         widths = [classes, width, 2 * width, 4 * width, 8 * width]
         self.convolutions = nn.ModuleList(SpectralConv(a, b) for a, b in pairwise(widths))
@@ -57,10 +61,12 @@ class HolisticCritic(nn.Module):
         """(N, K, H, W) -> (N, 1, h, w); h = w = 1 for maps of 64 x 64.
 
         Raises:
-            ValueError: the scores are not (N, classes, H, W).
+            ValueError: the scores are not (N, classes, H, W), or empty.
         """
         if scores.ndim != 4 or scores.shape[1] != self.norm.weight.numel():
             raise ValueError(f"scores must be (N, {self.norm.weight.numel()}, H, W), got {tuple(scores.shape)}")
+        if not scores.numel():
+            raise ValueError(f"the scores are empty: shape {tuple(scores.shape)}; at least one image is needed")
         with torch.autocast(scores.device.type, enabled=False):
             x = scores.to(self.last.weight.dtype)
             sides = tuple(max(side, _LEAST_SIDE) for side in x.shape[-2:])
@@ -151,17 +157,28 @@ class SelfAttention(nn.Module):
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    """The student's term, -mean D(z_S), for either kind of critic; from judgements of any shape."""
+    """The student's term, -mean D(z_S), for either kind of critic; from judgements of any shape.
+
+    Raises:
+        ValueError: there is no judgement.
+    """
+    _check_judgements(fake)
     return -fake.mean()
 
 
 def critic_loss(fake: Tensor, real: Tensor, kind: Adversarial = "wgan-gp") -> Tensor:
-    """The critic's term without the gradient penalty, from judgements of the student's and of the teacher's scores.
+    """The critic's term without the gradient penalty.
+
+    Args:
+        fake: judgements of the student's scores, of any shape.
+        real: of the teacher's.
+        kind: "wgan-gp" or "hinge" (V).
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: an unknown kind, or no judgement.
     """
     check_kind(kind)
+    _check_judgements(fake, real)
     if kind == "hinge":
         return F.relu(1 + fake).mean() + F.relu(1 - real).mean()
     return fake.mean() - real.mean()
@@ -178,10 +195,13 @@ def gradient_penalty(critic: nn.Module, fake: Tensor, real: Tensor, share: Tenso
         weight: of the penalty (V).
 
     Raises:
-        ValueError: the scores differ in shape.
+        ValueError: the scores differ in shape or are empty, or it is called in `torch.inference_mode`.
     """
+    _check_gradients()
     if fake.shape != real.shape:
         raise ValueError(f"the student's scores have shape {tuple(fake.shape)}, the teacher's {tuple(real.shape)}")
+    if not fake.numel():
+        raise ValueError(f"the scores are empty: shape {tuple(fake.shape)}; at least one image is needed")
     with torch.autocast(fake.device.type, enabled=False), torch.enable_grad():
         between = (share * real.detach() + (1 - share) * fake.detach()).requires_grad_()
         (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
@@ -204,12 +224,13 @@ def adversarial_terms(
         student: its scores (N, K, H, W).
         teacher: its scores, of the same shape.
         generator: CPU stream of the penalty's shares.
-        kind: of the critic's term.
-        penalty: weight of the gradient penalty.
+        kind: of the critic's term (V).
+        penalty: weight of the gradient penalty (V).
 
     Raises:
-        ValueError: an unknown kind, or scores that differ in shape.
+        ValueError: an unknown kind, scores that differ in shape or are empty, or a call in `torch.inference_mode`.
     """
+    _check_gradients()  # before the critic's statistics advance
     # In this order the critic's running statistics and power iterations advance: student, then its own three.
     ours = generator_loss(critic.with_fixed_parameters(student))
     real, fake = critic(teacher), critic(student.detach())
@@ -223,6 +244,20 @@ def check_kind(kind: str) -> None:
     """Raise ValueError for what is no kind of adversarial term."""
     if kind not in get_args(Adversarial):
         raise ValueError(f"unknown adversarial term {kind!r}; allowed: {', '.join(map(repr, get_args(Adversarial)))}")
+
+
+def _check_gradients() -> None:
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "the critic's gradient penalty is a gradient, and torch.inference_mode() has none: "
+            "use torch.no_grad(), or leave the adversarial term out (w_adv 0)"
+        )
+
+
+def _check_judgements(*judgements: Tensor) -> None:
+    for judged in judgements:
+        if not judged.numel():
+            raise ValueError(f"the judgements are empty: shape {tuple(judged.shape)}; at least one image is needed")
 
 
 def _unit(x: Tensor) -> Tensor:

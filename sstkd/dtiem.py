@@ -22,6 +22,7 @@ Shapes: N images, M regions, P positions read per region, N_l levels, D length o
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -36,6 +37,7 @@ from sstkd.quantize import (
     interpolate_vectors,
     refine_levels,
     uniform_levels,
+    whole,
 )
 from sstkd.regions import region_intensity, sample_regions, texture_importance, uncertainty_importance, whole_map
 
@@ -76,21 +78,24 @@ class DTIEM(nn.Module):
     """Equalised intensity of every region at every position that is read.
 
     Args:
-        levels: number of quantisation levels, at least 2 (decided, D).
-        iterations: re-estimation steps of the levels; 0 keeps the uniform grid of STLNet, which is verified, V (that
-            the quantisation is iterated: secondary source, V2; the Lloyd-Max step and the number decided, D).
+        levels: number of quantisation levels, an integer, at least 2 (decided, D).
+        iterations: re-estimation steps of the levels, an integer; 0 keeps the uniform grid of STLNet, which is
+            verified, V (that the quantisation is iterated: secondary source, V2; the Lloyd-Max step and the number
+            decided, D).
         relaxation: length of such a step, in (0, 1): neighbouring levels cannot meet, so slopes stay bounded
             (decided, D).
         clip_limit: a level's share is cut at this multiple of 1 / levels, at least 1; None does not cut (that
             intensities are limited against noise: V2; CLAHE's rule and the value decided, D).
-        min_range: least width of the level grid in units of the cosine; a flatter region is not stretched further
+        min_range: least width of the level grid in units of the cosine, in [0, 2]; a flatter region is not stretched
+            further. Whatever it is, levels stay four times the rounding of a cosine apart: 0 is no division by 0
             (decided, D).
         variant: "equalize" reads the cumulative distribution, "graph" the vectors of a trained graph (both decided, D;
             the graph itself is STLNet's, V).
         graph: trained weights for "graph", usually `GraphEnhancement.from_state(state)`. A frozen copy is kept, in
             eval mode whatever the module's mode.
-        check_finite: look for NaN and infinities in the features first. On CUDA that waits for the device at each
-            call; where something else watches the losses it can be switched off: NaN then passes through to the loss.
+        check_finite: look for NaN, infinities and norms that overflow in the features first. On CUDA that waits for the
+            device at each call; where something else watches the losses it can be switched off: such features then
+            become NaN, which passes through to the loss.
 
     Raises:
         ValueError: a value outside the ranges above; variant "graph" without a graph, with one that was never trained
@@ -110,14 +115,14 @@ class DTIEM(nn.Module):
         check_finite: bool = True,
     ) -> None:
         super().__init__()
-        if levels < 2 or iterations < 0:
-            raise ValueError(f"levels is {levels}, iterations {iterations}; at least 2 and 0 are needed")
+        if not whole(levels, iterations) or levels < 2 or iterations < 0:
+            raise ValueError(f"levels is {levels}, iterations {iterations}; integers, at least 2 and 0, are needed")
         if not 0 < relaxation < 1:
             raise ValueError(f"relaxation is {relaxation}; it must be between 0 and 1, both excluded")
         if clip_limit is not None and not clip_limit >= 1:
             raise ValueError(f"clip_limit is {clip_limit}; it must be at least 1, or None")
-        if not min_range >= 0:
-            raise ValueError(f"min_range is {min_range}; it must not be negative")
+        if not 0 <= min_range <= 2:
+            raise ValueError(f"min_range is {min_range}; it must be in [0, 2], the range of a cosine being 2 wide")
         if variant not in ("equalize", "graph"):
             raise ValueError(f"variant is {variant!r}; allowed: 'equalize', 'graph'")
         if variant == "graph" and graph is None:
@@ -164,10 +169,15 @@ class DTIEM(nn.Module):
             A region of constant features gives a constant.
 
         Raises:
-            ValueError: the shapes do not fit each other, or (with `check_finite`) a feature is NaN or infinite.
+            ValueError: the shapes do not fit each other, there is no image, a position is outside the map, or (with
+                `check_finite`) a feature is NaN or infinite or the norm of one overflows.
         """
         if self.check_finite:
             require_finite(features, name)
+        return self.enhance(features, positions)
+
+    def enhance(self, features: Tensor, positions: Tensor) -> Equalized:
+        """As `equalize`, for features that the caller has checked."""
         with torch.autocast(features.device.type, enabled=False):
             levels, share, assignment = self.quantize(features, positions)
             rising = cumulative(share)
@@ -178,8 +188,10 @@ class DTIEM(nn.Module):
     def quantize(self, features: Tensor, positions: Tensor) -> Quantized:
         """Levels, denoised shares and assignment; arguments as in `equalize`, autocast left to the caller."""
         intensity = region_intensity(features, positions)
-        levels = uniform_levels(intensity, self.levels, self.min_range)
-        levels = refine_levels(intensity, levels, self.iterations, self.relaxation)
+        # A cosine is rounded to about eps: finer levels would be told apart by noise, by slopes that overflow.
+        gap = 4 * torch.finfo(intensity.dtype).eps
+        levels = uniform_levels(intensity, self.levels, max(self.min_range, self.levels * gap))
+        levels = refine_levels(intensity, levels, self.iterations, self.relaxation, gap)
         assignment = assign(intensity, levels)
         share = counts(assignment, self.levels)
         if self.clip_limit is not None:
@@ -219,14 +231,45 @@ def cumulative(share: Tensor) -> Tensor:
 
 
 def require_finite(features: Tensor, name: str) -> None:
-    """Raise if a feature is NaN or infinite. On CUDA this waits for the device.
+    """Raise if a feature is NaN or infinite, or the norm of one overflows. On CUDA this waits for the device.
 
     Raises:
         ValueError: names the tensor and where it fails first.
     """
-    # The extremes carry NaN and infinities, and need no second tensor of the features' size.
-    if not features.numel() or bool(torch.stack(features.detach().aminmax()).isfinite().all()):
+    require_all_finite({name: features})
+
+
+def require_all_finite(features: Mapping[str, Tensor], scores: Mapping[str, Tensor] | None = None) -> None:
+    """As `require_finite`, for several tensors at the price of one wait; of scores, norms may overflow.
+
+    Args:
+        features: by name, (N, C, ...) each.
+        scores: by name, of any shape.
+
+    Raises:
+        ValueError: names the first tensor that fails, and where.
+    """
+    # The extremes carry NaN and infinities, bound the norms, and need no second tensor of the features' size.
+    fine = [_peak(x) <= (torch.finfo(_wide(x)).max / x.numel()) ** 0.5 for x in features.values() if x.numel()]
+    fine += [_peak(x).isfinite() for x in (scores or {}).values() if x.numel()]
+    if not fine or bool(torch.stack(fine).all()):
         return
-    bad = ~features.detach().isfinite()
-    first = bad.nonzero()[0].tolist()
-    raise ValueError(f"{name}: {int(bad.sum())} of {bad.numel()} values are NaN or infinite, the first at {first}")
+    for name, x in {**features, **(scores or {})}.items():
+        bad = ~x.detach().isfinite()
+        if bad.any():
+            first = bad.nonzero()[0].tolist()
+            raise ValueError(
+                f"{name}: {int(bad.sum())} of {bad.numel()} values are NaN or infinite, the first at {first}"
+            )
+    for name, x in features.items():
+        norms = torch.linalg.vector_norm(x.detach().to(_wide(x)), dim=1) if x.ndim > 1 else x
+        if not norms.isfinite().all():
+            raise ValueError(f"{name}: the largest value is {float(_peak(x)):g}, too large for norms in {_wide(x)}")
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _peak(x: Tensor) -> Tensor:
+    return torch.stack(x.detach().aminmax()).to(_wide(x)).abs().amax()

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from sstkd.quantize import whole
+
 SETTINGS = ("levels", "iterations", "relaxation", "clip_limit", "min_range")
 HOW_TO_TRAIN = (
     "Train the teacher with sstkd.TextureHead(channels, classes) on the features that will be distilled, adding the "
@@ -29,15 +31,15 @@ class GraphEnhancement(nn.Module):
         hidden: width inside the embedding (decided, D).
 
     Raises:
-        ValueError: a value below 1.
+        ValueError: a value that is no integer or below 1.
     """
 
     texture_settings: Tensor
 
     def __init__(self, width: int = 32, hidden: int = 16) -> None:
         super().__init__()
-        if width < 1 or hidden < 1:
-            raise ValueError(f"width is {width}, hidden {hidden}; at least 1 is needed")
+        if not whole(width, hidden) or width < 1 or hidden < 1:
+            raise ValueError(f"width is {width}, hidden {hidden}; integers, at least 1, are needed")
         self.width = width
         self.embed = nn.Sequential(nn.Linear(2, hidden), nn.LeakyReLU(0.01), nn.Linear(hidden, width), nn.ReLU())
         self.q = nn.Linear(width, width, bias=False)

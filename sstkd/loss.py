@@ -7,6 +7,8 @@ CVPR 2022, arXiv 2305.03944.
 """
 
 from collections.abc import Mapping
+from inspect import Parameter, signature
+from math import inf
 from typing import Any, Literal
 
 import torch
@@ -14,8 +16,9 @@ from torch import Tensor, nn
 
 from sstkd.cdm import CDM
 from sstkd.critic import Adversarial, HolisticCritic, adversarial_terms, check_kind
-from sstkd.dtiem import DTIEM
+from sstkd.dtiem import DTIEM, require_all_finite
 from sstkd.losses import response_loss, statistical_loss, structural_loss
+from sstkd.quantize import whole
 from sstkd.regions import sample_regions, texture_importance, uncertainty_importance, whole_map
 
 Importance = Literal["texture", "uncertainty"]
@@ -47,15 +50,19 @@ class SSTKDLoss(nn.Module):
         regions: regions per image; 0 is one region, the whole map (D).
         region_importance: what regions are preferred for: the teacher's local texture, or a small margin between its
             two highest class probabilities (D).
-        region_options: further arguments of `sample_regions`.
+        region_options: further arguments of `sample_regions`, which says how sure they are.
         congruence: weight of `congruence_loss` in the statistical term (V2, the weight D).
         classes: number of classes; needed for the critic only.
         adversarial: kind of critic, "wgan-gp" or "hinge" with the same penalty (V for SKD's code).
         critic_width: channels of the critic's first convolution (V).
         gradient_penalty: weight of the penalty (V).
+        check_finite: look for NaN and infinities in what the terms are computed of, and for features whose norms
+            overflow, whichever terms are on. On CUDA that waits for the device, once a call; where something else
+            watches the terms it can be switched off. It stands for `dtiem`'s own switch.
 
     Raises:
-        ValueError: a weight that is negative or not finite, a value out of range, or no classes for the critic.
+        ValueError: a weight that is negative or not finite, a value out of range, options that `sample_regions` does
+            not know or refuses, or no classes for the critic.
     """
 
     def __init__(
@@ -76,23 +83,26 @@ class SSTKDLoss(nn.Module):
         adversarial: Adversarial = "wgan-gp",
         critic_width: int = 64,
         gradient_penalty: float = 10.0,
+        check_finite: bool = True,
     ) -> None:
         super().__init__()
         weights = {"w_re": w_re, "w_str": w_str, "w_sta": w_sta, "w_adv": w_adv, "congruence": congruence}
-        if not all(0 <= weight < float("inf") for weight in (*weights.values(), gradient_penalty)):
+        if not all(0 <= weight < inf for weight in (*weights.values(), gradient_penalty)):
             raise ValueError(f"weights must not be negative or infinite, got {weights}, penalty {gradient_penalty}")
-        if regions < 0:
-            raise ValueError(f"regions is {regions}; it must be at least 0")
+        if not whole(regions) or regions < 0:
+            raise ValueError(f"regions is {regions}; it must be an integer, at least 0")
         if region_importance not in ("texture", "uncertainty"):
             raise ValueError(f"region_importance is {region_importance!r}; allowed: 'texture', 'uncertainty'")
-        if not temperature > 0:
-            raise ValueError(f"temperature is {temperature}; it must be positive")
+        if not 0 < temperature < inf:
+            raise ValueError(f"temperature is {temperature}; it must be positive and finite")
         check_kind(adversarial)
         self.w_re, self.w_str, self.w_sta, self.w_adv = w_re, w_str, w_sta, w_adv
         self.temperature, self.congruence = temperature, congruence
         self.regions, self.region_importance = regions, region_importance
         self.region_options = dict(region_options or {})
+        _check_region_options(self.region_options, regions)
         self.adversarial, self.gradient_penalty = adversarial, gradient_penalty
+        self.check_finite = check_finite
         if w_str:
             self.cdm = cdm or CDM()
         if w_sta:
@@ -120,10 +130,12 @@ class SSTKDLoss(nn.Module):
             generator: stream for regions and for the critic's interpolation; a CPU one. The global one without it.
 
         Raises:
-            ValueError: shapes that differ, features that are missing or hold a NaN.
+            ValueError: shapes that differ, features that are missing, a batch without images, or (with `check_finite`)
+                features or scores that hold a NaN or an infinity; names them. Also a critic in `torch.inference_mode`.
         """
         if generator is None:
             generator = torch.default_generator
+        self._check(student_features, teacher_features, student_logits, teacher_logits)
         teacher_logits = teacher_logits.detach()
         terms: dict[str, Tensor] = {}
         if self.w_re:
@@ -134,13 +146,30 @@ class SSTKDLoss(nn.Module):
             terms |= self._adversarial(student_logits, teacher_logits, generator)
         return terms
 
+    def _check(self, student: Tensor | None, teacher: Tensor | None, our_scores: Tensor, their_scores: Tensor) -> None:
+        """Refuse what the terms that are on cannot be computed of."""
+        features, scores = {}, {}
+        if self.w_str or self.w_sta:
+            if student is None or teacher is None:
+                raise ValueError("the texture terms are on and need the features of student and teacher")
+            if student.shape != teacher.shape:
+                raise ValueError(f"features differ: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}")
+            features = {"the student's low-level features": student, "the teacher's low-level features": teacher}
+        by_scores = self.w_sta and self.regions and self.region_importance == "uncertainty"
+        if self.w_re or self.w_adv:
+            scores["the student's class scores"] = our_scores
+        if self.w_re or self.w_adv or by_scores:
+            scores["the teacher's class scores"] = their_scores
+        for name, x in {**features, **scores}.items():
+            if not x.numel():
+                raise ValueError(f"{name} are empty: shape {tuple(x.shape)}; at least one image is needed")
+        if self.check_finite:
+            require_all_finite(features, scores)
+
     def _textures(
         self, student: Tensor | None, teacher: Tensor | None, logits: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        if student is None or teacher is None:
-            raise ValueError("the texture terms are on and need the features of student and teacher")
-        if student.shape != teacher.shape:
-            raise ValueError(f"features differ: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}")
+        assert student is not None and teacher is not None  # `_check` has seen to it
         # Under autocast features come in half precision; the difference of two such maps has few digits left.
         dtype = torch.promote_types(student.dtype, torch.float32)
         student, teacher = student.to(dtype), teacher.detach().to(dtype)
@@ -150,8 +179,8 @@ class SSTKDLoss(nn.Module):
         if self.w_sta:
             with torch.no_grad():
                 positions = self._positions(teacher, logits, generator)
-                target = self.dtiem.equalize(teacher, positions, name="the teacher's low-level features")
-            ours = self.dtiem.equalize(student, positions, name="the student's low-level features")
+                target = self.dtiem.enhance(teacher, positions)
+            ours = self.dtiem.enhance(student, positions)
             terms["statistical"] = self.w_sta * statistical_loss(ours, target, self.congruence)
         return terms
 
@@ -173,3 +202,13 @@ class SSTKDLoss(nn.Module):
             self.critic, student, teacher, generator, self.adversarial, self.gradient_penalty
         )
         return {"adversarial": self.w_adv * ours, "critic": critic}
+
+
+def _check_region_options(options: Mapping[str, Any], regions: int) -> None:
+    """Refuse at once what `sample_regions` would refuse at the first step."""
+    allowed = [p.name for p in signature(sample_regions).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+    unknown = [name for name in options if name not in allowed]
+    if unknown:
+        raise ValueError(f"region_options has {', '.join(map(repr, unknown))}; allowed: {', '.join(allowed)}")
+    # A stream of its own: building a loss must not move the global one.
+    sample_regions(torch.zeros(1, 1, 1), max(regions, 1), torch.Generator(), **options)

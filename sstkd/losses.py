@@ -2,9 +2,13 @@
 
 Terms from Ji et al., "Structural and Statistical Texture Knowledge Distillation for Semantic Segmentation" (CVPR 2022,
 arXiv 2305.03944); the reductions behind the paper's weights are not known, those below are this project's choice.
+How sure each default is: V2 verified in a secondary source, R recalled and unconfirmed, D this project's decision.
+
+A batch without images is a ValueError in every term and every module; images without regions (M = 0) are a loss of 0.
 """
 
 from collections.abc import Sequence
+from math import inf
 
 import torch
 from torch import Tensor
@@ -26,7 +30,7 @@ def structural_loss(bands: Sequence[Tensor], target: Sequence[Tensor] | None = N
             is linear, and costs one transform instead of two.
 
     Raises:
-        ValueError: no stack, or the two sides differ in number or shapes.
+        ValueError: no stack, no coefficient in them, or the two sides differ in number or shapes.
     """
     if not bands:
         raise ValueError("there are no subbands to compare")
@@ -37,6 +41,10 @@ def structural_loss(bands: Sequence[Tensor], target: Sequence[Tensor] | None = N
         if ours != theirs:
             raise ValueError(f"student subbands have shapes {ours}, teacher subbands {theirs}")
         differences = [b - t for b, t in zip(bands, target, strict=True)]
+    if not any(d.numel() for d in differences):
+        raise ValueError(
+            f"the subbands are empty: {[tuple(d.shape) for d in differences]}; at least one image is needed"
+        )
     total = torch.stack([d.square().sum() for d in differences]).sum()
     return total / sum(d.numel() for d in differences)
 
@@ -49,16 +57,17 @@ def statistical_loss(student: Tensor | Equalized, teacher: Tensor | Equalized, c
     Args:
         student: equalised intensities (N, M, P), a graph's vectors (N, M, P, D), or what `DTIEM.equalize` gives.
         teacher: the same of the teacher.
-        congruence: weight of `congruence_loss`, not negative (the term V2, its weight decided, D).
+        congruence: weight of `congruence_loss`, finite and not negative (the term V2, its weight decided, D).
 
     Returns:
         A scalar. Without regions (M = 0) it is 0, with a gradient of 0.
 
     Raises:
-        ValueError: the shapes differ, or congruence is negative or needs the distributions and was given tensors.
+        ValueError: the shapes differ, there is no image, or congruence is negative or infinite, or needs the
+            distributions and was given tensors.
     """
-    if not congruence >= 0:
-        raise ValueError(f"congruence is {congruence}; it must not be negative")
+    if not 0 <= congruence < inf:
+        raise ValueError(f"congruence is {congruence}; it must be finite and not negative")
     ours, theirs = (x.values if isinstance(x, Equalized) else x for x in (student, teacher))
     loss = _mean_square(ours, theirs)
     if not congruence:
@@ -81,7 +90,7 @@ def congruence_loss(student: Tensor, teacher: Tensor) -> Tensor:
         A scalar. Without regions (M = 0) it is 0, with a gradient of 0.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or there is no image.
     """
     return _mean_square(student, teacher)
 
@@ -89,6 +98,8 @@ def congruence_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def _mean_square(student: Tensor, teacher: Tensor) -> Tensor:
     if student.shape != teacher.shape:
         raise ValueError(f"student has shape {tuple(student.shape)}, teacher {tuple(teacher.shape)}")
+    if student.ndim and not student.shape[0]:
+        raise ValueError(f"the batch is empty: shape {tuple(student.shape)}; at least one image is needed")
     return (student - teacher).square().sum() / max(student.numel(), 1)
 
 
@@ -103,15 +114,17 @@ def response_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
     Args:
         student: class scores (N, K, H, W).
         teacher: class scores of the same shape.
-        temperature: positive.
+        temperature: positive and finite (recalled, R).
 
     Raises:
-        ValueError: the shapes differ or the temperature is not positive.
+        ValueError: the shapes differ, there is no score, or the temperature is not positive or not finite.
     """
     if student.shape != teacher.shape or student.ndim != 4:
         raise ValueError(f"scores must be (N, K, H, W) alike, got {tuple(student.shape)} and {tuple(teacher.shape)}")
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; it must be positive")
+    if not student.numel():
+        raise ValueError(f"the scores are empty: shape {tuple(student.shape)}; at least one image is needed")
+    if not 0 < temperature < inf:
+        raise ValueError(f"temperature is {temperature}; it must be positive and finite")
     dtype = torch.promote_types(student.dtype, torch.float32)
     with torch.autocast(student.device.type, enabled=False):
         log_student = F.log_softmax(student.to(dtype) / temperature, dim=1)

@@ -15,6 +15,8 @@ On CUDA the order of additions in a scatter-add is not fixed; `torch.use_determi
 Shapes: P positions, N levels, D values per level.
 """
 
+from math import inf
+from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -37,21 +39,22 @@ def uniform_levels(intensity: Tensor, number: int, min_range: float = 0.0) -> Te
 
     Args:
         intensity: (..., P), floating point, P >= 1.
-        number: N, at least 2.
-        min_range: rows with a smaller range get bins of this total width around their middle. Whatever it is, a range
-            so small that neighbouring levels would be rounding noise apart is widened, so levels are always distinct:
-            a constant row sits in the middle of its grid.
+        number: N, an integer, at least 2.
+        min_range: rows with a smaller range get bins of this total width around their middle (0, none: verified, V,
+            in STLNet's released code). Whatever it is, a range so small that neighbouring levels would be rounding
+            noise apart is widened, so levels are always distinct: a constant row sits in the middle of its grid.
 
     Returns:
-        (..., N), increasing.
+        (..., N), increasing. Around 0 they may be as close as the smallest numbers of the type: what divides by their
+        distance needs a `min_range`.
 
     Raises:
-        ValueError: number below 2, min_range negative, or no position.
+        ValueError: number no integer or below 2, min_range negative or not finite, or no position.
     """
-    if number < 2:
-        raise ValueError(f"number of levels is {number}; at least 2 are needed")
-    if min_range < 0:
-        raise ValueError(f"min_range is {min_range}; it must not be negative")
+    if not whole(number) or number < 2:
+        raise ValueError(f"number of levels is {number}; an integer, at least 2, is needed")
+    if not 0 <= min_range < inf:
+        raise ValueError(f"min_range is {min_range}; it must be finite and not negative")
     if intensity.ndim < 1 or not intensity.shape[-1]:
         raise ValueError(f"intensities must be (..., P) with P >= 1, got shape {tuple(intensity.shape)}")
     low, high = intensity.amin(-1, keepdim=True), intensity.amax(-1, keepdim=True)
@@ -62,7 +65,9 @@ def uniform_levels(intensity: Tensor, number: int, min_range: float = 0.0) -> Te
     return middle + ((2 * steps + 1) / (2 * number) - 0.5) * torch.maximum(high - low, floor)
 
 
-def refine_levels(intensity: Tensor, levels: Tensor, iterations: int, relaxation: float = 1.0) -> Tensor:
+def refine_levels(
+    intensity: Tensor, levels: Tensor, iterations: int, relaxation: float = 1.0, min_gap: float = 0.0
+) -> Tensor:
     """Lloyd-Max re-estimation: move each level towards the mean of the intensities nearest to it.
 
         L_n <- L_n + relaxation (mean of the intensities in n's cell - L_n);  an empty cell's level stays
@@ -73,20 +78,25 @@ def refine_levels(intensity: Tensor, levels: Tensor, iterations: int, relaxation
     Args:
         intensity: (..., P).
         levels: (..., N), increasing, with the same leading dimensions.
-        iterations: t, 0 returns the levels unchanged.
+        iterations: t, an integer; 0 returns the levels unchanged.
         relaxation: in (0, 1]; 1 is Lloyd's rule (Lloyd, "Least squares quantization in PCM", IEEE Trans. Inf. Theory
             28, 1982; Max, IRE Trans. Inf. Theory 6, 1960).
+        min_gap: with r < 1, a level that a step could bring nearer than this to a neighbour stays: no two levels come
+            nearer to each other than this, however many steps there are (decided, D).
 
     Returns:
         (..., N), sorted.
 
     Raises:
-        ValueError: iterations negative, relaxation outside (0, 1], or leading dimensions differ.
+        ValueError: iterations no integer or negative, relaxation outside (0, 1], min_gap negative, not finite or
+            together with relaxation 1, or leading dimensions differ.
     """
-    if iterations < 0:
-        raise ValueError(f"iterations is {iterations}; it must not be negative")
+    if not whole(iterations) or iterations < 0:
+        raise ValueError(f"iterations is {iterations}; it must be an integer and not negative")
     if not 0 < relaxation <= 1:
         raise ValueError(f"relaxation is {relaxation}; it must be in (0, 1]")
+    if not 0 <= min_gap < inf or (min_gap and relaxation == 1):
+        raise ValueError(f"min_gap is {min_gap}, relaxation {relaxation}; 0, or positive with relaxation < 1")
     _check_rows(intensity, levels)
     ones = torch.ones_like(intensity)
     for _ in range(iterations):
@@ -95,7 +105,12 @@ def refine_levels(intensity: Tensor, levels: Tensor, iterations: int, relaxation
         size = torch.zeros_like(levels).scatter_add(-1, cell, ones)
         total = torch.zeros_like(levels).scatter_add(-1, cell, intensity)
         step = total / size.clamp(min=1) - levels
-        levels = levels + relaxation * torch.where(size > 0, step, 0.0)
+        moves = size > 0
+        if min_gap:
+            # A step of two neighbours leaves at least 1 - relaxation of the gap between them.
+            free = levels.detach().diff() >= min_gap / (1 - relaxation)
+            moves = moves & F.pad(free, (1, 0), value=True) & F.pad(free, (0, 1), value=True)
+        levels = levels + relaxation * torch.where(moves, step, 0.0)
     return levels
 
 
@@ -204,7 +219,7 @@ def stlnet_statistic(intensity: Tensor, number: int, min_range: float = 0.0) -> 
 
     Args:
         intensity: (..., P), floating point, P >= 1.
-        number: N, at least 2.
+        number: N, an integer, at least 2.
         min_range: see `uniform_levels`.
 
     Returns:
@@ -254,6 +269,11 @@ class _CellSums(torch.autograd.Function):
         order = torch.arange(-1, grad.shape[-1] - 1, device=grad.device, dtype=grad.dtype)
         to_first, to_gap = -to_level.sum(-1, keepdim=True), -(to_level * order).sum(-1, keepdim=True)
         return grad.gather(-1, index), to_first, to_gap, None
+
+
+def whole(*values: object) -> bool:
+    """Whether all are integers, those of numpy included: 2.0 is none, for sizes of tensors are none either."""
+    return all(isinstance(value, Integral) for value in values)
 
 
 def _check_rows(intensity: Tensor, levels: Tensor) -> None:

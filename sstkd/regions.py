@@ -9,11 +9,13 @@ Shapes: N images, M regions, P positions read per region, L = H W positions of t
 """
 
 from collections.abc import Sequence
-from math import sqrt
+from math import inf, sqrt
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from sstkd.quantize import whole
 
 MIN_SIDE = 4  # positions: a smaller region has too few for a distribution
 EPS = 1e-6  # features of a smaller norm count as zero
@@ -27,10 +29,12 @@ def region_intensity(features: Tensor, positions: Tensor) -> Tensor:
         positions: (N, M, P) int64, indices into the flattened map.
 
     Returns:
-        (N, M, P) in [-1, 1]; 0, with gradient 0, where a feature is 0. An empty list of regions (M = 0) is allowed.
+        (N, M, P) in [-1, 1]; 0, with gradient 0, where a feature is 0; NaN where the norm of one overflows. An empty
+        list of regions (M = 0) is allowed.
 
     Raises:
-        ValueError: the shapes do not fit each other, positions are not int64, or a region has none.
+        ValueError: the shapes do not fit each other, the batch or the map is empty, positions are not int64, a region
+            has none, or one is outside the map (on CUDA that is an assertion of the device).
     """
     if features.ndim != 4 or positions.ndim != 3 or features.shape[0] != positions.shape[0]:
         raise ValueError(
@@ -46,16 +50,33 @@ def region_intensity(features: Tensor, positions: Tensor) -> Tensor:
     n, m, p = positions.shape
     # Two matrix products over the whole map cost less than gathering C values for every position of every region.
     weight_NML = x_NCL.new_zeros(n, m, x_NCL.shape[-1])
-    weight_NML.scatter_add_(-1, positions, x_NCL.new_full((1, 1, 1), 1 / p).expand(n, m, p))
+    try:
+        weight_NML.scatter_add_(-1, positions, x_NCL.new_full((1, 1, 1), 1 / p).expand(n, m, p))
+    except RuntimeError as error:
+        # Only now, for on CUDA reading the positions would wait for the device.
+        low, high = int(positions.min()), int(positions.max())
+        if low >= 0 and high < x_NCL.shape[-1]:
+            raise
+        raise ValueError(
+            f"positions go from {low} to {high}; the map has the positions 0 to {x_NCL.shape[-1] - 1}"
+        ) from error
     mean_NMC = F.normalize(weight_NML @ x_NCL.mT, dim=-1, eps=EPS)
     norm_N1L = torch.linalg.vector_norm(x_NCL, dim=1, keepdim=True)
+    # A division by infinity would be a cosine of 0 that nobody notices.
+    norm_N1L = norm_N1L.masked_fill(norm_N1L.detach().isinf(), torch.nan)
     # Dividing by a tiny constant instead would give a zero feature a gradient of its inverse.
-    similarity_NML = torch.where(norm_N1L > EPS, mean_NMC @ x_NCL / norm_N1L.clamp(min=EPS), 0.0)
+    similarity_NML = torch.where(norm_N1L <= EPS, 0.0, mean_NMC @ x_NCL / norm_N1L.clamp(min=EPS))
     return similarity_NML.gather(-1, positions)
 
 
 def texture_importance(features: Tensor) -> Tensor:
-    """Variance, over 3x3 neighbourhoods, of the cosine to the map's mean feature: (N, C, H, W) -> (N, H, W)."""
+    """Variance, over 3x3 neighbourhoods, of the cosine to the map's mean feature: (N, C, H, W) -> (N, H, W).
+
+    Raises:
+        ValueError: the features are not (N, C, H, W), or empty.
+    """
+    if features.ndim != 4 or not features.numel():
+        raise ValueError(f"features must be (N, C, H, W) and not empty, got shape {tuple(features.shape)}")
     n, _, height, width = features.shape
     with torch.autocast(features.device.type, enabled=False):
         everywhere = whole_map(n, height, width, features.device)
@@ -67,7 +88,13 @@ def texture_importance(features: Tensor) -> Tensor:
 
 
 def uncertainty_importance(logits: Tensor) -> Tensor:
-    """One minus the margin between the two highest class probabilities: (N, K, H, W), K >= 2 -> (N, H, W)."""
+    """One minus the margin between the two highest class probabilities: (N, K, H, W), K >= 2 -> (N, H, W).
+
+    Raises:
+        ValueError: the scores are not (N, K, H, W) of at least two classes, or empty.
+    """
+    if logits.ndim != 4 or logits.shape[1] < 2 or not logits.numel():
+        raise ValueError(f"scores must be (N, K, H, W), K >= 2, and not empty, got shape {tuple(logits.shape)}")
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
     first, second = scores.softmax(1).topk(2, dim=1).values.unbind(1)
     return 1 - (first - second)
@@ -97,14 +124,15 @@ def sample_regions(
     placement inside the map is equally likely.
 
     Args:
-        importance: (N, H, W), of the teacher; the regions are used for the student as well (decided, D).
-        regions: M, at least 1 (the number decided, D). One region that is the whole map comes from `whole_map`.
+        importance: (N, H, W), floating point, of the teacher; the regions are used for the student too (decided, D).
+        regions: M, an integer, at least 1 (the number decided, D). One that is the whole map comes from `whole_map`.
         generator: the only source of randomness; it may live on another device than `importance`.
         sizes: share of the map's side, each in (0, 1] (anchors of several sizes recalled, R; the values decided, D).
-        aspects: height over width, relative to the map's own; positive (as `sizes`: R, the values D).
-        points: positions read along each side, at even distances. Positions repeat where a side is shorter than that
-            (decided, D).
-        oversample: k, candidates per region, at least 1 (PointRend's scheme recalled, R; the value decided, D).
+        aspects: height over width, relative to the map's own; positive and finite (as `sizes`: R, the values D).
+        points: positions read along each side, an integer, at even distances. Positions repeat where a side is shorter
+            than that (decided, D).
+        oversample: k, candidates per region, an integer, at least 1 (PointRend's scheme recalled, R; the value
+            decided, D).
         important: beta, share of the regions that is chosen by importance, in [0, 1] (as `oversample`: R, the value D).
 
     Returns:
@@ -113,17 +141,17 @@ def sample_regions(
     Raises:
         ValueError: a value outside the ranges above.
     """
-    if importance.ndim != 3 or not importance.numel():
-        raise ValueError(f"importance must be (N, H, W) and not empty, got shape {tuple(importance.shape)}")
-    if regions < 1 or points < 1 or oversample < 1 or not 0 <= important <= 1:
+    if importance.ndim != 3 or not importance.numel() or not importance.is_floating_point():
         raise ValueError(
-            f"regions {regions}, points {points}, oversample {oversample} must be at least 1 "
-            f"and important {important} in [0, 1]"
+            f"importance must be (N, H, W), floating point and not empty, "
+            f"got {importance.dtype} {tuple(importance.shape)}"
         )
-    if not sizes or not aspects or not all(0 < s <= 1 for s in sizes) or not all(a > 0 for a in aspects):
-        raise ValueError(f"sizes {tuple(sizes)} must be in (0, 1] and aspects {tuple(aspects)} positive, none empty")
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator is {generator!r}; regions are drawn from a torch.Generator")
+    _check_sampling(regions, sizes, aspects, points, oversample, important)
     n, height, width = importance.shape
-    best = int(important * regions)
+    # 0.29 * 100 is 28.999999999999996: without a tolerance rounding would cost a region.
+    best = int(important * regions + 1e-9)
     drawn = oversample * regions
     sides = [
         (_side(size * sqrt(aspect), height), _side(size / sqrt(aspect), width)) for size in sizes for aspect in aspects
@@ -135,6 +163,20 @@ def sample_regions(
     score = flat.gather(-1, positions[:, :drawn]).mean(-1)
     chosen = score.topk(best, dim=-1).indices[..., None].expand(-1, -1, points * points)
     return torch.cat((positions.gather(1, chosen), positions[:, drawn:]), 1)
+
+
+def _check_sampling(
+    regions: int, sizes: Sequence[float], aspects: Sequence[float], points: int, oversample: int, important: float
+) -> None:
+    if not whole(regions, points, oversample) or min(regions, points, oversample) < 1 or not 0 <= important <= 1:
+        raise ValueError(
+            f"regions {regions}, points {points}, oversample {oversample} must be integers, at least 1, "
+            f"and important {important} in [0, 1]"
+        )
+    if not sizes or not aspects or not all(0 < s <= 1 for s in sizes) or not all(0 < a < inf for a in aspects):
+        raise ValueError(
+            f"sizes {tuple(sizes)} must be in (0, 1] and aspects {tuple(aspects)} positive and finite, none empty"
+        )
 
 
 def _side(share: float, length: int) -> int:

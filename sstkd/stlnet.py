@@ -19,6 +19,8 @@ parameters are those of the released code (its weights load), which differs from
     zeros     a zero feature has similarity 0 with gradient 0; the code's gradient there is 1e12
     precision intensities, levels and counts in float32 or wider, whatever autocast says
 
+How sure each default is: V verified in the released code.
+
 Shapes: N images, C channels, H x W map, P positions, L levels, S = s^2 cells.
 """
 
@@ -35,6 +37,7 @@ from sstkd.quantize import (
     interpolate_vectors,
     stlnet_statistic,
     uniform_levels,
+    whole,
 )
 
 SCALES = (1, 2, 3, 6)
@@ -44,8 +47,8 @@ class QCO1d(nn.Module):
     """Features of the levels of a map's intensities, and how the positions share the levels.
 
     Args:
-        levels: L, at least 2 (128 verified in the released code).
-        width: channels of the map, a multiple of 4 (256 verified in the released code).
+        levels: L, at least 2 (128: V).
+        width: channels of the map, a multiple of 4 (256: V).
 
     Raises:
         ValueError: a value outside the ranges above.
@@ -62,7 +65,12 @@ class QCO1d(nn.Module):
         self.out = _Conv(1, width, width // 2, norm=True, relu=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Assignment]:
-        """(N, width, H, W) -> (N, width / 2, L) and the assignment of the (N, H W) positions."""
+        """(N, width, H, W) -> (N, width / 2, L) and the assignment of the (N, H W) positions.
+
+        Raises:
+            ValueError: the map is not (N, C, H, W), or empty.
+        """
+        _check_map(x)
         x = self.conv2(self.conv1(x)).flatten(2)
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -78,8 +86,8 @@ class TEM(nn.Module):
     """Texture enhancement: the levels' features, related to each other, read back at the positions.
 
     Args:
-        levels: as in QCO1d.
-        width: as in QCO1d.
+        levels: as in QCO1d (V).
+        width: as in QCO1d (V).
     """
 
     def __init__(self, levels: int = 128, width: int = 256) -> None:
@@ -104,8 +112,8 @@ class QCO2d(nn.Module):
 
     Args:
         scale: s, cells along each side, at least 1.
-        levels: L, at least 2 (8 verified in the released code).
-        width: as in QCO1d.
+        levels: L, at least 2 (8: V).
+        width: as in QCO1d (V).
 
     Raises:
         ValueError: a value outside the ranges above.
@@ -114,8 +122,8 @@ class QCO2d(nn.Module):
     def __init__(self, scale: int, levels: int = 8, width: int = 256) -> None:
         super().__init__()
         _check(levels, width)
-        if scale < 1:
-            raise ValueError(f"scale is {scale}; it must be at least 1")
+        if not whole(scale) or scale < 1:
+            raise ValueError(f"scale is {scale}; it must be an integer, at least 1")
         self.scale, self.levels = scale, levels
         self.f1 = nn.Sequential(_Conv(2, 3, width // 4), nn.LeakyReLU())
         self.f2 = _Conv(2, width // 4, width // 2, relu=True)
@@ -125,7 +133,12 @@ class QCO2d(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, width, H, W) -> (N, width / 2, s, s)."""
+        """(N, width, H, W) -> (N, width / 2, s, s).
+
+        Raises:
+            ValueError: the map is not (N, C, H, W), or empty.
+        """
+        _check_map(x)
         hw = self._side(x.shape[2]), self._side(x.shape[3])
         if hw != tuple(x.shape[2:]):
             x = F.adaptive_avg_pool2d(x, hw)
@@ -155,8 +168,8 @@ class PTFEM(nn.Module):
     """Pyramid of texture features: QCO2d at four scales.
 
     Args:
-        levels: as in QCO2d.
-        width: channels of the result; the map has twice as many.
+        levels: as in QCO2d (V).
+        width: channels of the result; the map has twice as many (256: V).
     """
 
     def __init__(self, levels: int = 8, width: int = 256) -> None:
@@ -166,7 +179,12 @@ class PTFEM(nn.Module):
         self.out = _Conv(2, 2 * width, width, norm=True, relu=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 2 width, H, W) -> (N, width, H, W)."""
+        """(N, 2 width, H, W) -> (N, width, H, W).
+
+        Raises:
+            ValueError: the map is not (N, C, H, W), or empty.
+        """
+        _check_map(x)
         hw = x.shape[2:]
         x = self.conv(x)
         grids = [operator(x) for operator in (self.qco_1, self.qco_2, self.qco_3, self.qco_6)]
@@ -180,8 +198,8 @@ class STL(nn.Module):
 
     Args:
         channels: of the map.
-        levels: of the texture enhancement.
-        width: channels of each of the three parts of the result.
+        levels: of the texture enhancement (128: V).
+        width: channels of each of the three parts of the result (256: V).
     """
 
     def __init__(self, channels: int, levels: int = 128, width: int = 256) -> None:
@@ -191,7 +209,12 @@ class STL(nn.Module):
         self.ptfem = PTFEM(width=width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W) -> (N, 3 width, H, W)."""
+        """(N, channels, H, W) -> (N, 3 width, H, W).
+
+        Raises:
+            ValueError: the map is not (N, C, H, W), or empty.
+        """
+        _check_map(x)
         x = self.conv_start(x)
         x = torch.cat((self.tem(x), x), 1)
         return torch.cat((self.ptfem(x), x), 1)
@@ -225,5 +248,10 @@ def _cosine(x: Tensor, mean: Tensor, eps: float = 1e-12) -> Tensor:
 
 
 def _check(levels: int, width: int) -> None:
-    if levels < 2 or width < 4 or width % 4:
-        raise ValueError(f"levels is {levels}, width {width}; at least 2 and a multiple of 4 are needed")
+    if not whole(levels, width) or levels < 2 or width < 4 or width % 4:
+        raise ValueError(f"levels is {levels}, width {width}; an integer, at least 2, and a multiple of 4 are needed")
+
+
+def _check_map(x: Tensor) -> None:
+    if x.ndim != 4 or not x.numel():
+        raise ValueError(f"the map must be (N, C, H, W) and not empty, got shape {tuple(x.shape)}")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sstkd.dtiem import DTIEM
 from sstkd.graph import GraphEnhancement
-from sstkd.quantize import interpolate_vectors
+from sstkd.quantize import interpolate_vectors, whole
 
 
 class TextureHead(nn.Module):
@@ -37,7 +37,7 @@ class TextureHead(nn.Module):
         min_range: see `DTIEM`.
 
     Raises:
-        ValueError: a number below 1, or as `DTIEM`.
+        ValueError: a number that is no integer or below 1, or as `DTIEM`.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class TextureHead(nn.Module):
         min_range: float = 0.01,
     ) -> None:
         super().__init__()
-        if channels < 1 or classes < 1 or tiles < 1:
-            raise ValueError(f"channels is {channels}, classes {classes}, tiles {tiles}; at least 1 is needed")
+        if not whole(channels, classes, tiles) or min(channels, classes, tiles) < 1:
+            raise ValueError(f"channels is {channels}, classes {classes}, tiles {tiles}; integers >= 1 are needed")
         self.tiles = tiles
         self.dtiem = DTIEM(levels, iterations, relaxation, clip_limit, min_range)
         self.graph = GraphEnhancement(width, hidden)
@@ -65,19 +65,21 @@ class TextureHead(nn.Module):
         self.classify = nn.Conv2d(2 * width, classes, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Class scores (N, K, H, W) of features (N, C, H, W), at their resolution.
+        """Class scores (N, K, H, W) of features (N, channels, H, W), at their resolution and in the weights' precision.
 
         Raises:
-            ValueError: the features are not (N, C, H, W).
+            ValueError: the features are not (N, channels, H, W), or empty.
         """
-        scores: Tensor = self.classify(torch.cat((self.enhance(features), self.project(features)), 1))
+        enhanced = self.enhance(features)
+        own = self.project(features.to(self.classify.weight.dtype))
+        scores: Tensor = self.classify(torch.cat((enhanced, own), 1))
         return scores
 
     def enhance(self, features: Tensor) -> Tensor:
         """The enhanced map (N, D, H, W) of features (N, C, H, W); autocast is off.
 
         Raises:
-            ValueError: the features are not (N, C, H, W).
+            ValueError: the features are not (N, C, H, W), or empty.
         """
         if features.ndim != 4 or not features.numel():
             raise ValueError(f"features must be (N, C, H, W) and not empty, got shape {tuple(features.shape)}")

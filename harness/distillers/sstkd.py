@@ -158,8 +158,6 @@ class SSTKD(Distiller):
                 quantization_min_range,
                 variant=variant,
                 graph=_graph(graph_weights, graph_sha256),
-                # A diverged run is told by its loss terms, without waiting for the device at every step.
-                check_finite=False,
             )
         self.loss = SSTKDLoss(
             w_re=w_re,
@@ -183,6 +181,8 @@ class SSTKD(Distiller):
             adversarial=adversarial,
             critic_width=critic_width,
             gradient_penalty=gradient_penalty,
+            # It would wait for the device at every step; `_name_taps` looks when a term says that there is something.
+            check_finite=False,
         )
 
     @classmethod
@@ -200,7 +200,11 @@ class SSTKD(Distiller):
         return (OwnOptimizer(tuple(self.loss.critic.parameters()), self.critic_lr, self.critic_betas),)
 
     def forward(self, view: View) -> dict[str, Tensor]:
-        """The weighted terms that are on: "response", "structural", "statistical", "adversarial", "critic"."""
+        """The weighted terms that are on: "response", "structural", "statistical", "adversarial", "critic".
+
+        Raises:
+            FloatingPointError: on a CPU, a term is not finite because a tap is not; names the taps.
+        """
         student, teacher = view.student, view.taught()
         ours = theirs = None
         if self.loss.w_str or self.loss.w_sta:
@@ -210,7 +214,27 @@ class SSTKD(Distiller):
         # Networks of different output stride are compared on the teacher's grid.
         scores = _resized(student.logits, (teacher.logits.shape[-2], teacher.logits.shape[-1]))
         terms: dict[str, Tensor] = self.loss(ours, theirs, scores, teacher.logits, view.generator)
+        # On CUDA a term's value is a wait at every step, and when the loop reads the terms these taps are gone: there
+        # its own check names the term. A run that fails so can be repeated on a CPU to learn the tap.
+        if scores.device.type == "cpu" and not all(term.isfinite() for term in terms.values()):
+            self._name_taps(view)
         return terms
+
+    def _name_taps(self, view: View) -> None:
+        """Raise if a tap that the terms read is not finite; a term may also overflow out of finite taps."""
+        stages = self.stages if self.loss.w_str or self.loss.w_sta else ()
+        found = []
+        for role, taps in (("student", view.student), ("teacher", view.taught())):
+            read = {name: taps.stages[name] for name in stages} | {"logits": taps.logits}
+            for name, x in read.items():
+                bad = int(x.numel() - x.detach().isfinite().sum())
+                if bad:
+                    found.append(f"the {role}'s {name} ({bad} of {x.numel()} values)")
+        if found:
+            raise FloatingPointError(
+                f"not finite, {view.progress:.2%} into the training: {', '.join(found)}. If the student diverged, "
+                "lower train.optimizer.lr, set train.clip_norm, or use precision bf16/fp32."
+            )
 
     def _low_level(self, taps: Taps, hw: tuple[int, int]) -> Tensor:
         return torch.cat([_resized(taps.stages[name], hw) for name in self.stages], 1)

@@ -1,7 +1,7 @@
 """Pretrained weights of an encoder: which tensor of a file is which of the network's, and why a file does not fit."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ def load_encoder(encoder: nn.Module, network: Network) -> None:
     """
     assert network.encoder_weights is not None
     weights = network.encoder_weights
-    state = _with_timm_stem(load_state(Path(weights.path), weights.sha256))
+    state = _with_timm_stem(_unwrapped(load_state(Path(weights.path), weights.sha256)))
     own = encoder.state_dict()
     source = {key: _name_in_file(key, state) for key in own}
     found = {key: state[name] for key, name in source.items() if name is not None}
@@ -39,14 +39,45 @@ def load_encoder(encoder: nn.Module, network: Network) -> None:
         for key, value in found.items()
         if value.shape != own[key].shape
     ]
-    if missing or shapes:
+    left_over = _left_over(state.keys() - source.values(), own, complete=getattr(encoder, "_depth", 5) >= 5)
+    if missing or shapes or left_over:
         raise ValueError(
             _stem_differs(weights.path, network, state, own)
             or f"{weights.path}: does not fit the encoder {network.encoder}: {len(missing)} tensors missing "
-            f"(first {missing[:3]}), {len(shapes)} of another shape (first {shapes[:3]}). "
-            "Give weights of this very encoder."
+            f"(first {missing[:3]}), {len(shapes)} of another shape (first {shapes[:3]}), {len(left_over)} left over "
+            f"(first {left_over[:3]}). Give weights of this very encoder."
         )
     encoder.load_state_dict(found, strict=False)
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the `module.` that DataParallel and DistributedDataParallel put before every name."""
+    if not all(name.startswith("module.") for name in state):
+        return state
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _left_over(unused: Iterable[str], own: Iterable[str], complete: bool) -> list[str]:
+    """What a deeper or another encoder has in the very parts that this one is made of.
+
+    Not counted are whole parts that the encoder lacks: the classifier, and the stages behind the last one that is read.
+
+    Args:
+        unused: names in the file that no tensor of the encoder took.
+        own: names of the encoder's tensors.
+        complete: no stage is cut off, so a part numbered beyond the encoder's own is too much.
+    """
+    plain = [name.removeprefix("model.") for name in own]
+    parts = {_part(name) for name in plain}
+    series = {re.split(r"[._]\d+\.|\.", name, maxsplit=1)[0] for name in plain} if complete else set()
+    names = (name for name in unused if not name.endswith("num_batches_tracked"))
+    return sorted(name for name in names if _part(name.removeprefix("model.")) in parts or name.split(".")[0] in series)
+
+
+def _part(name: str) -> str:
+    """A tensor's stage, its name up to the first number (`layer1`, `blocks4`, `stages3`), or its outermost module."""
+    numbered = re.match(r"([A-Za-z][A-Za-z_]*?)[._]?(\d+)[._]", name)
+    return "".join(numbered.groups()) if numbered else name.split(".")[0]
 
 
 def _name_in_file(key: str, state: Mapping[str, Tensor]) -> str | None:

@@ -203,3 +203,43 @@ def test_a_stem_that_does_not_fit_is_named(tmp_path: Path) -> None:
     assert str(path) in str(caught.value) and "resnet101s" in str(caught.value)
     with pytest.raises(ValueError, match="needs three 3x3 convolutions to 32, 32, 64 channels"):
         build(network("pspnet-papers", parameters={"half_width": True}, encoder_weights=given(path)), 5, 0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "file", "options", "number", "first"),
+    [
+        ("pspnet-papers", "tu-resnet18", "resnet34", {"stem_type": "deep", "stem_width": 64}, 80, "layer1.2.bn1.bias"),
+        ("unet", "tu-resnet50", "resnet101", {}, 255, "layer3.10.bn1.bias"),
+        ("unet", "tu-resnet18", "resnet34", {}, 80, "layer1.2.bn1.bias"),
+    ],
+)
+def test_weights_of_a_deeper_encoder_are_refused(
+    tmp_path: Path, architecture: str, encoder: str, file: str, options: dict[str, Any], number: int, first: str
+) -> None:
+    """Every tensor of the encoder is in the file, and the rest of the file is a part of the same stages."""
+    path = tmp_path / "deeper.safetensors"
+    save_file(timm.create_model(file, pretrained=False, **options).state_dict(), path)
+    message = rf"0 tensors missing .* {number} left over \(first \['{first}'.*Give weights of this very encoder"
+    with pytest.raises(ValueError, match=message):
+        build(network(architecture, encoder, encoder_weights=given(path)), 5, 0)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "efficientnet_b0", "convnext_atto"])
+@pytest.mark.parametrize("depth", [3, 5])
+def test_classifier_and_stages_that_are_not_read_may_be_left_over(tmp_path: Path, encoder: str, depth: int) -> None:
+    state = shifted(timm.create_model(encoder, pretrained=False).state_dict())
+    path = tmp_path / "whole.safetensors"
+    save_file(state, path)
+    parameters = {"encoder_depth": depth, "decoder_channels": [8] * depth}
+    loaded = build(network("unet", f"tu-{encoder}", encoder_weights=given(path), parameters=parameters), 5, 0).encoder
+    first = next(iter(loaded.state_dict().values()))
+    assert any(torch.equal(first, value) for value in state.values())
+
+
+def test_the_prefix_of_data_parallel_is_taken_off(tmp_path: Path) -> None:
+    whole = timm.create_model("resnet18", stem_type="deep", stem_width=64, pretrained=False)
+    state = shifted(whole.state_dict())
+    path = tmp_path / "parallel.pth"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, path)
+    built = build(network("pspnet-papers", encoder_weights=given(path)), 5, 0)
+    assert torch.equal(built.encoder.state_dict()["model.layer4.1.bn2.bias"], state["layer4.1.bn2.bias"])

@@ -85,3 +85,5 @@ def test_refusals():
         CDM(weighting="loud")
     with pytest.raises(ValueError, match=r"\(N, C, H, W\)"):
         CDM()(torch.zeros(3, 8, 8))
+    with pytest.raises(ValueError, match=r"not empty, got shape \(0, 3, 8, 8\)"):
+        CDM()(torch.zeros(0, 3, 8, 8))

@@ -96,6 +96,35 @@ def test_critic_refusals():
         critic_loss(torch.zeros(1), torch.zeros(1), "gan")
     with pytest.raises(ValueError, match="the student's scores have shape"):
         gradient_penalty(critic_of(), random(2, 5, 8, 8), random(2, 5, 9, 8), torch.rand(2, 1, 1, 1))
+    for classes, width in ((2.5, 4), (5, 4.0)):
+        with pytest.raises(ValueError, match="must be integers"):
+            HolisticCritic(classes, width)
+
+
+def test_a_batch_without_images_is_an_error():
+    critic, empty = critic_of(), torch.zeros(0, 5, 64, 64)
+    for run in (
+        lambda: critic(empty),
+        lambda: generator_loss(torch.zeros(0, 1, 1, 1)),
+        lambda: critic_loss(torch.zeros(1), torch.zeros(0)),
+        lambda: gradient_penalty(critic, empty, empty, torch.rand(0, 1, 1, 1)),
+    ):
+        with pytest.raises(ValueError, match=r"empty.*at least one image"):
+            run()
+
+
+def test_inference_mode_is_refused_before_the_critic_moves():
+    loss = loss_of()
+    before = {name: value.clone() for name, value in loss.state_dict().items()}
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"torch\.inference_mode.*torch\.no_grad"):
+        loss(features(0), features(1), scores(2), scores(3))
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"torch\.inference_mode"):
+        gradient_penalty(loss.critic, scores(2), scores(3), torch.rand(2, 1, 1, 1))
+    assert all(torch.equal(value, before[name]) for name, value in loss.state_dict().items())
+    with torch.no_grad():
+        assert all(term.isfinite() for term in loss(features(0), features(1), scores(2), scores(3)).values())
+    with torch.inference_mode():
+        assert loss_of(w_adv=0)(features(0), features(1), scores(2), scores(3))["structural"] > 0
 
 
 # The whole loss
@@ -161,3 +190,78 @@ def test_loss_refusals():
         loss_of()(broken, features(1), scores(0), scores(1))
     with pytest.raises(ValueError, match="the teacher's low-level features"):
         loss_of()(features(1), broken, scores(0), scores(1))
+
+
+TERMS = [{"w_sta": 0, "w_adv": 0}, {"w_str": 0, "w_adv": 0}, {"w_re": 0, "w_adv": 0}, {"w_re": 0, "w_sta": 0}, {}]
+
+
+@pytest.mark.parametrize("weights", TERMS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named_whichever_terms_are_on(weights, bad):
+    inputs = {
+        "the student's low-level features": features(0),
+        "the teacher's low-level features": features(1),
+        "the student's class scores": scores(2),
+        "the teacher's class scores": scores(3),
+    }
+    loss = loss_of(**weights, dtiem=DTIEM(check_finite=False))
+    unread = weights == {"w_re": 0, "w_adv": 0}
+    for name, x in inputs.items():
+        broken = x.clone()
+        broken[1, 2, 3, 4] = bad
+        given = (inputs | {name: broken}).values()
+        if unread and "scores" in name:
+            assert all(term.isfinite() for term in loss(*given).values())
+            continue
+        with pytest.raises(
+            ValueError, match=rf"{name}: 1 of \d+ values are NaN or infinite, the first at \[1, 2, 3, 4\]"
+        ):
+            loss(*given)
+
+
+def test_the_check_can_be_switched_off():
+    broken = features(0)
+    broken[1, 2, 3, 4] = float("nan")
+    terms = loss_of(w_adv=0, check_finite=False)(broken, features(1), scores(2), scores(3))
+    assert [name for name, term in terms.items() if not term.isfinite()] == ["structural", "statistical"]
+
+
+def test_scores_that_choose_the_regions_are_checked():
+    options = {"w_re": 0, "w_adv": 0, "region_importance": "uncertainty"}
+    broken = scores(3)
+    broken[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="the teacher's class scores: 1 of"):
+        loss_of(**options)(features(0), features(1), scores(2), broken)
+    assert loss_of(**options, regions=0)(features(0), features(1), scores(2), broken)["statistical"].isfinite()
+
+
+def test_the_loss_refuses_a_batch_without_images():
+    inputs = features(0), features(1), scores(2), scores(3)
+    for weights in TERMS:
+        with pytest.raises(ValueError, match=r"are empty.*at least one image"):
+            loss_of(**weights)(*(x[:0] for x in inputs))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"region_options": {"foo": 1}},
+            "region_options has 'foo'; allowed: sizes, aspects, points, oversample, important",
+        ),
+        ({"region_options": {"generator": None}}, "region_options has 'generator'"),
+        ({"region_options": {"sizes": (3,)}}, r"sizes \(3,\) must be in"),
+        ({"region_options": {"points": 2.5}, "regions": 0}, r"points 2\.5"),
+        ({"regions": 2.5}, r"regions is 2\.5"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+    ],
+)
+def test_options_are_refused_when_the_loss_is_built(options, message):
+    with pytest.raises(ValueError, match=message):
+        loss_of(**options)
+
+
+def test_building_a_loss_without_a_critic_leaves_the_global_stream_alone():
+    before = torch.get_rng_state()
+    SSTKDLoss(w_adv=0, region_options={"points": 4})
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,5 +1,7 @@
 """Regions, equalisation, and the graph that a texture head trains."""
 
+from math import inf, nan
+
 import pytest
 import torch
 from torch import nn
@@ -189,6 +191,37 @@ def test_what_is_not_finite_is_an_error_with_its_name(bad, variant):
         dtiem(features, everywhere)
     dtiem.check_finite = False
     assert dtiem(features, everywhere)[1].isnan().any() and dtiem(features, everywhere)[0].isfinite().all()
+
+
+@pytest.mark.parametrize(("iterations", "relaxation"), [(1, 0.5), (2, 0.5), (10, 0.5), (40, 0.99)])
+@pytest.mark.parametrize("levels", [2, 32, 256])
+@pytest.mark.parametrize("min_range", [0.0, 1e-30, 0.01])
+@pytest.mark.parametrize("kind", ["opposite halves", "one rounding apart", "two values"])
+def test_no_nan_whatever_the_settings(kind, min_range, levels, iterations, relaxation):
+    features = torch.ones(1, 3, 8, 8)
+    if kind == "opposite halves":  # their mean is 0, so all intensities are
+        features[:, :, 4:] = -1.0
+    elif kind == "one rounding apart":
+        features[:, 0, ::2] += 2e-7
+    else:
+        features[..., ::2] = torch.tensor([1.0, 1.0, 1.0 + 2**-20]).view(3, 1, 1)
+    features.requires_grad_()
+    out = DTIEM(levels, iterations, relaxation, None, min_range).equalize(features, whole_map(1, 8, 8, features.device))
+    (gradient,) = torch.autograd.grad(out.values.square().sum() + out.cumulative.square().sum(), features)
+    assert all(part.isfinite().all() for part in (*out, gradient))
+
+
+def test_norms_that_overflow_are_an_error():
+    features, everywhere = random(1, 3, 4, 4).float(), whole_map(1, 4, 4, torch.device("cpu"))
+    want = DTIEM()(features, everywhere)
+    torch.testing.assert_close(DTIEM()(1e18 * features, everywhere), want, rtol=1e-3, atol=1e-3)
+    dtiem = DTIEM()
+    with pytest.raises(
+        ValueError, match=r"student stage1: the largest value is .*e\+29, too large for norms in torch.float32"
+    ):
+        dtiem(1e30 * features, everywhere, "student stage1")
+    dtiem.check_finite = False
+    assert dtiem(1e30 * features, everywhere).isnan().all()
 
 
 def test_forward_is_the_first_part_of_equalize():
@@ -422,6 +455,11 @@ def test_uncertainty_importance():
         ({"clip_limit": 0.5}, "clip_limit is 0.5"),
         ({"clip_limit": float("nan")}, "clip_limit is nan"),
         ({"min_range": -0.1}, "min_range"),
+        ({"min_range": inf}, r"min_range is inf; it must be in \[0, 2\]"),
+        ({"min_range": nan}, "min_range is nan"),
+        ({"levels": 2.5}, "levels is 2.5.*integers"),
+        ({"levels": nan}, "levels is nan"),
+        ({"iterations": 1.5}, r"iterations 1\.5"),
         ({"variant": "other"}, "'equalize', 'graph'"),
     ],
 )
@@ -432,16 +470,80 @@ def test_dtiem_refuses(options, message):
 
 @pytest.mark.parametrize(
     "options",
-    [{"regions": 0}, {"points": 0}, {"oversample": 0}, {"important": 1.5}, {"sizes": (1.5,)}, {"aspects": ()}],
+    [
+        {"regions": 0},
+        {"points": 0},
+        {"oversample": 0},
+        {"important": 1.5},
+        {"important": nan},
+        {"sizes": (1.5,)},
+        {"aspects": ()},
+        {"regions": 2.5},
+        {"points": 2.5},
+        {"oversample": 2.5},
+        {"aspects": (inf,)},
+        {"sizes": (nan,)},
+        {"generator": None},
+        {"importance": torch.zeros(1, 4, 4, dtype=torch.long)},
+        {"importance": torch.zeros(0, 4, 4)},
+    ],
 )
 def test_sampler_refuses(options):
-    with pytest.raises(ValueError):
-        sample_regions(torch.zeros(1, 4, 4), **({"regions": 2, "generator": stream()} | options))
+    with pytest.raises(ValueError, match=next(iter(options))):
+        sample_regions(**({"importance": torch.zeros(1, 4, 4), "regions": 2, "generator": stream()} | options))
+
+
+@pytest.mark.parametrize(
+    ("regions", "important", "best"), [(100, 0.29, 29), (16, 0.75, 12), (3, 2 / 3, 2), (10, 0.35, 3)]
+)
+def test_the_share_of_important_regions_is_rounded_down(regions, important, best):
+    importance = torch.zeros(1, 64, 64)
+    importance[:, :32, :32] = 1.0
+    options = {"sizes": (0.25,), "aspects": (1.0,), "points": 2}
+    chosen = sample_regions(importance, regions, stream(), important=important, oversample=30, **options)
+    # As many rectangles from the same stream, of which the last is returned: the number shows in its place.
+    drawn = 31 * regions - best
+    last = sample_regions(importance, 1, stream(), important=0.0, oversample=drawn - 1, **options)
+    assert torch.equal(chosen[:, -1:], last) and chosen.shape[1] == regions
+    assert (importance.flatten(1)[0][chosen[0, :best]] == 1).all()
+
+
+@pytest.mark.parametrize(("wrong", "low", "high"), [(16, 16, 16), (-1, -1, -1)])
+def test_positions_outside_the_map_are_refused(wrong, low, high):
+    positions = torch.full((1, 2, 3), wrong)
+    with pytest.raises(ValueError, match=f"positions go from {low} to {high}; the map has the positions 0 to 15"):
+        DTIEM()(torch.rand(1, 3, 4, 4), positions)
+
+
+def test_importance_refuses():
+    for bad in (torch.zeros(2, 4, 4), torch.zeros(0, 3, 4, 4)):
+        with pytest.raises(ValueError, match=r"\(N, C, H, W\) and not empty"):
+            texture_importance(bad)
+    for bad in (torch.zeros(2, 1, 4, 4), torch.zeros(3, 4, 4), torch.zeros(0, 3, 4, 4)):
+        with pytest.raises(ValueError, match=r"\(N, K, H, W\), K >= 2"):
+            uncertainty_importance(bad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_head_takes_features_of_any_precision(dtype):
+    head = TextureHead(3, 2).eval()
+    features = random(2, 3, 8, 8).to(dtype)
+    scores = head(features)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, head(features.float()), rtol=1e-3, atol=1e-3)
+
+
+def test_numbers_that_are_no_integers_are_refused():
+    for build in (lambda: GraphEnhancement(2.5), lambda: TextureHead(3, 2, tiles=1.5), lambda: TextureHead(3.0, 2)):
+        with pytest.raises(ValueError, match="integers"):
+            build()
 
 
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"\(N, H, W\)"):
         sample_regions(torch.zeros(4, 4), 2, stream())
+    with pytest.raises(ValueError, match="maps that are not empty"):
+        DTIEM()(torch.zeros(0, 3, 4, 4), whole_map(0, 4, 4, torch.device("cpu")))
     with pytest.raises(ValueError, match="same N"):
         DTIEM()(torch.zeros(2, 3, 4, 4), whole_map(1, 4, 4, torch.device("cpu")))
     x = torch.zeros(2, 3, 4, 4)

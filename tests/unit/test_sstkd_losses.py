@@ -45,6 +45,8 @@ def test_structural_refuses():
         structural_loss([])
     with pytest.raises(ValueError, match=r"student subbands have shapes \[\(1, 2\)\], teacher subbands \[\(2, 1\)\]"):
         structural_loss([torch.zeros(1, 2)], [torch.zeros(2, 1)])
+    with pytest.raises(ValueError, match=r"subbands are empty.*at least one image"):
+        structural_loss([torch.zeros(0, 3, 2, 4, 4)])
 
 
 def test_statistical_values_and_gradients():
@@ -77,8 +79,18 @@ def test_the_statistical_term_adds_congruence_by_its_weight():
     torch.testing.assert_close(statistical_loss(ours, theirs, 0.7), both)
     with pytest.raises(ValueError, match=r"congruence 0\.7 compares distributions"):
         statistical_loss(ours.values, theirs, 0.7)
-    with pytest.raises(ValueError, match="congruence is -1"):
-        statistical_loss(ours, theirs, -1.0)
+    for congruence in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"congruence is {congruence}"):
+            statistical_loss(ours, theirs, congruence)
+
+
+def test_a_batch_without_images_is_an_error():
+    with pytest.raises(ValueError, match="batch is empty"):
+        statistical_loss(torch.zeros(0, 2, 3), torch.zeros(0, 2, 3))
+    with pytest.raises(ValueError, match="batch is empty"):
+        congruence_loss(torch.zeros(0, 2, 3), torch.zeros(0, 2, 3))
+    with pytest.raises(ValueError, match=r"scores are empty.*at least one image"):
+        response_loss(torch.zeros(0, 2, 3, 3), torch.zeros(0, 2, 3, 3))
 
 
 def test_congruence_compares_shapes_of_histograms():
@@ -117,8 +129,9 @@ def test_response_refuses():
     x = torch.zeros(1, 2, 3, 3)
     with pytest.raises(ValueError, match="alike"):
         response_loss(x, x[:, :1])
-    with pytest.raises(ValueError, match="temperature is 0"):
-        response_loss(x, x, 0)
+    for temperature in (0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"temperature is {temperature}"):
+            response_loss(x, x, temperature)
 
 
 def network(one, two, classes=5):
@@ -234,6 +247,33 @@ def test_constant_features_give_finite_gradients():
     sum(terms.values()).backward()
     assert all(term.isfinite() for term in terms.values())
     assert all(t.grad.isfinite().all() for t in student.stages.values())
+
+
+@pytest.mark.parametrize("weights", [{}, {"w_sta": 0.0}, {"w_str": 0.0}, {"w_re": 0.0, "w_adv": 0.0}])
+@pytest.mark.parametrize(("role", "tap"), [("student", "stage1"), ("student", "stage2"), ("teacher", "stage2")])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_tap_that_is_not_finite_is_named(weights, role, tap, bad):
+    student, teacher = taps(4, 3), taps(6, 5, seed=1)
+    (student if role == "student" else teacher).stages[tap].data[1, 2, 0, 0] = bad
+    distiller = SSTKD(PAIR, **weights).double()
+    with pytest.raises(FloatingPointError, match=rf"the {role}'s {tap} \(1 of \d+ values\)\. If"):
+        distiller(view(student, teacher))
+
+
+def test_scores_that_are_not_finite_are_named_and_what_is_not_read_is_not():
+    student, teacher = taps(4, 3), taps(6, 5, seed=1)
+    teacher.stages["stage1"].data[0] = float("nan")
+    distiller = SSTKD(PAIR, w_str=0.0, w_sta=0.0, w_adv=0.0)
+    assert distiller(view(student, teacher))["response"].isfinite()
+    student.logits.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"training: the student's logits \(1 of \d+ values\)\. If"):
+        distiller(view(student, teacher))
+
+
+def test_a_term_that_overflows_out_of_finite_taps_is_left_to_the_training_loop():
+    student, teacher = taps(4, 3, dtype=torch.float32), taps(6, 5, seed=1, dtype=torch.float32)
+    teacher.stages["stage1"].data.mul_(1e30)
+    assert not SSTKD(PAIR)(view(student, teacher))["structural"].isfinite()
 
 
 def test_scores_of_another_stride_are_brought_to_the_teachers_grid():

@@ -186,6 +186,15 @@ def test_refinement_lowers_the_quantisation_error_and_keeps_levels_apart():
     assert ((refined.diff() / levels.diff()) >= 0.5**4 - 1e-9).all()
 
 
+def test_levels_stay_a_least_gap_apart():
+    s = torch.tensor([0.0, 0.49, 0.51, 1.0])  # the two in the middle draw the levels on either side of 1/2 together
+    levels = uniform_levels(s, 2)
+    assert refine_levels(s[1:3], levels, 60, 0.5).diff() < 0.03
+    near = refine_levels(s[1:3], levels, 60, 0.5, 0.1)
+    assert 0.1 <= near.diff() < 0.2
+    torch.testing.assert_close(refine_levels(s[1:3], levels, 1, 0.5, 0.1), refine_levels(s[1:3], levels, 1, 0.5))
+
+
 def test_empty_cells_keep_their_level():
     s = torch.tensor([0.0, 0.0, 1.0])
     levels = refine_levels(s, uniform_levels(s, 4), 1)
@@ -232,13 +241,22 @@ def test_bad_input():
     s = torch.zeros(2, 5)
     with pytest.raises(ValueError, match="number of levels is 1"):
         uniform_levels(s, 1)
-    with pytest.raises(ValueError, match="min_range"):
-        uniform_levels(s, 4, -1.0)
+    for number in (2.5, float("nan")):
+        with pytest.raises(ValueError, match=f"number of levels is {number}; an integer"):
+            uniform_levels(s, number)
+    for min_range in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"min_range is {min_range}"):
+            uniform_levels(s, 4, min_range)
     with pytest.raises(ValueError, match="P >= 1"):
         uniform_levels(torch.zeros(2, 0), 4)
     levels = uniform_levels(s, 4)
     with pytest.raises(ValueError, match="iterations is -1"):
         refine_levels(s, levels, -1)
+    with pytest.raises(ValueError, match=r"iterations is 1\.5"):
+        refine_levels(s, levels, 1.5)
+    for relaxation, min_gap in ((0.5, -1.0), (0.5, float("inf")), (1.0, 0.1)):
+        with pytest.raises(ValueError, match=f"min_gap is {min_gap}, relaxation {relaxation}"):
+            refine_levels(s, levels, 1, relaxation, min_gap)
     with pytest.raises(ValueError, match="relaxation is 0"):
         refine_levels(s, levels, 1, 0)
     with pytest.raises(ValueError, match="leading dimensions"):

@@ -116,6 +116,12 @@ def test_half_precision_counts_in_float32():
         (lambda: TEM(8, 6), "width 6"),
         (lambda: QCO2d(0), "scale is 0"),
         (lambda: QCO2d(2, 8, 0), "width 0"),
+        (lambda: QCO1d(8.5), "levels is 8.5"),
+        (lambda: QCO2d(1.5), "scale is 1.5"),
+        (lambda: QCO1d(8, WIDTH)(torch.zeros(0, WIDTH, 8, 8)), "not empty"),
+        (lambda: QCO2d(2, 8, WIDTH)(torch.zeros(WIDTH, 8, 8)), "the map must be"),
+        (lambda: PTFEM(8, WIDTH)(torch.zeros(0, 2 * WIDTH, 8, 8)), "not empty"),
+        (lambda: STL(3, 8, WIDTH)(torch.zeros(0, 3, 8, 8)), "not empty"),
     ],
 )
 def test_refuses(make, message):
