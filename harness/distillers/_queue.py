@@ -23,9 +23,15 @@ class ClassQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, features: Tensor, counts: Tensor) -> None:
-        """Write features (N, K, F, C) of which the first counts (N, K) of each image and class are meant."""
+        """Write features (N, K, F, C) of which the first counts (N, K) of each image and class are meant.
+
+        Raises:
+            ValueError: F is more than the queue holds of a class.
+        """
         _, size, width = self.entries.shape
         most = features.shape[2]
+        if most > size:
+            raise ValueError(f"{most} entries per class and image are given; the queue holds {size}")
         slots = torch.arange(most, device=features.device)
         flat = self.entries.view(-1, width)
         first = torch.arange(len(self.pointer), device=features.device) * size
@@ -62,11 +68,11 @@ def choose_own(labels: Tensor, classes: int, most: int, generator: torch.Generat
     """
     keys = torch.rand(labels.shape, generator=generator, dtype=torch.float64).to(labels.device)
     order = (labels + keys).argsort(1)  # by class, at random within it; ignored positions first
-    counts = _members(labels, classes, keys.dtype).sum(1).long()
-    ends = counts.cumsum(1) + (labels < 0).sum(1, keepdim=True)
+    counts = _counts(labels, classes)
+    starts = counts.cumsum(1)[:, :-1]  # a class begins where the one before ends
     slots = torch.arange(most, device=labels.device)
-    places = ((ends - counts).unsqueeze(2) + slots).clamp(max=labels.shape[1] - 1)
-    return order.gather(1, places.flatten(1)).view_as(places), counts.clamp(max=most)
+    places = (starts.unsqueeze(2) + slots).clamp(max=labels.shape[1] - 1)
+    return order.gather(1, places.flatten(1)).view_as(places), counts[:, 1:].clamp(max=most)
 
 
 def choose_first(labels: Tensor, classes: int, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -74,7 +80,7 @@ def choose_first(labels: Tensor, classes: int, most: int, generator: torch.Gener
 
     What winycg/CIRKD losses/cirkd_memory.py does.
     """
-    counts = _members(labels, classes, torch.float32).sum(1).long()
+    counts = _counts(labels, classes)[:, 1:]
     keys = torch.rand(*counts.shape, labels.shape[1], generator=generator).to(labels.device)
     allowed = torch.arange(labels.shape[1], device=labels.device) < counts.unsqueeze(2)
     found = keys.masked_fill(~allowed, -1.0).topk(min(most, labels.shape[1]), dim=2).indices
@@ -82,17 +88,26 @@ def choose_first(labels: Tensor, classes: int, most: int, generator: torch.Gener
 
 
 def region_means(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Normalised means (N, K, C) of features (N, C, P) per image and class, and which classes are there (N, K)."""
-    members = _members(labels, classes, features.dtype)
-    count = members.sum(1)
-    means = (features @ members).mT / count.clamp(min=1).unsqueeze(2)
-    return F.normalize(means, dim=2), (count > 0).long()
+    """Normalised means (N, K, C) of features (N, C, P) per image and class, and which classes are there (N, K).
+
+    Features that are a transposed (N, P, C) are not copied.
+    """
+    images, width, positions = features.shape
+    counts = _counts(labels, classes)
+    # Positions image by image and class by class, so that a mean is one of a run of them: a table of which position is
+    # in which class, N P K numbers and nearly all 0, is not made.
+    first = torch.arange(images, device=labels.device).unsqueeze(1) * positions
+    index = (labels.argsort(1) + first).flatten()
+    runs = counts.flatten().cumsum(0) - counts.flatten()
+    sums = F.embedding_bag(index, features.mT.flatten(0, 1), runs, mode="sum").view(images, -1, width)
+    means = sums[:, 1:] / counts[:, 1:].clamp(min=1).unsqueeze(2)
+    return F.normalize(means, dim=2), (counts[:, 1:] > 0).long()
 
 
-def _members(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """(N, P, K) ones where the label is the class."""
-    table = torch.zeros(*labels.shape, classes, dtype=dtype, device=labels.device)
-    return table.scatter_(2, labels.clamp(min=0).unsqueeze(2), (labels >= 0).unsqueeze(2).to(dtype))
+def _counts(labels: Tensor, classes: int) -> Tensor:
+    """(N, 1 + K) positions with the label -1, 0, ..., K - 1."""
+    found = torch.zeros(len(labels), 1 + classes, dtype=torch.long, device=labels.device)
+    return found.scatter_add_(1, labels + 1, torch.ones_like(labels))
 
 
 def gathered(features: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

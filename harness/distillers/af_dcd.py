@@ -27,6 +27,7 @@ from torch import Tensor
 from harness.distillers._ops import (
     adapter,
     at_least_float32,
+    check_choices,
     check_positive,
     check_weights,
     generator_block,
@@ -60,12 +61,11 @@ def omni_contrast(
         return x.permute(0, 3, 5, 4, 6, 1, 2).reshape(len(x) * down * across, rows * columns * groups, -1)
 
     ours, theirs = vectors(student), vectors(teacher)
-    scores = torch.cdist(ours, theirs, p=1) / -tau
-    group = torch.arange(groups, device=scores.device).repeat(rows * columns)
+    group = torch.arange(groups, device=ours.device).repeat(rows * columns)
     same = group[:, None] == group
-    own = scores.diagonal(dim1=1, dim2=2)
-    others = scores.masked_fill(same.fill_diagonal_(False), float("-inf"))
-    return (others.logsumexp(2) - own).mean() * groups
+    # Far vectors have scores whose exponential is denormal; log-softmax takes those in its stride, logsumexp does not.
+    scores = (torch.cdist(ours, theirs, p=1) / -tau).masked_fill_(same.fill_diagonal_(False), float("-inf"))
+    return -scores.log_softmax(2).diagonal(dim1=1, dim2=2).mean() * groups
 
 
 class AfDCD(Distiller):
@@ -109,6 +109,7 @@ class AfDCD(Distiller):
     ) -> None:
         super().__init__()
         check_weights("af-dcd", feature=feature, contrast=contrast, kd=kd)
+        check_choices("af-dcd", AfDCD.__init__, convention=convention)
         check_positive("af-dcd", tau=tau, groups=groups, pool=pool, patch_height=patch[0], patch_width=patch[1])
         if not 0 <= dropped < 1:
             raise ValueError(f"af-dcd: dropped is a share in [0, 1); given {dropped}")
@@ -130,7 +131,7 @@ class AfDCD(Distiller):
         if reason is not None:
             return reason
         channels = tap_info(pair.teacher, tap).channels
-        if channels % groups == 0:
+        if groups > 0 and channels % groups == 0:
             return None
         return f"the teacher's {tap} has {channels} channels, no multiple of groups {groups}"
 

@@ -36,6 +36,7 @@ from harness.distillers._ops import (
     missing_tap,
     nearest_labels,
     read_tap,
+    unit,
     widths,
 )
 from harness.distillers._queue import ClassQueue, choose_first, choose_own, gathered, region_means
@@ -46,12 +47,13 @@ from harness.taps import Pair, View
 
 def unit_rows(x: Tensor) -> Tensor:
     """(N, C, h, w) to its positions (N h w, C), each of length 1."""
-    return F.normalize(at_least_float32(x), dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+    return unit(at_least_float32(x).permute(0, 2, 3, 1).flatten(0, 2))
 
 
 def minibatch_loss(student: Tensor, teacher: Tensor, tau: float, pool: int = 1) -> Tensor:
     """The mini-batch term; maps (N, C, h, w), widths may differ, sizes not; averages of `pool` x `pool` windows."""
-    ours, theirs = (unit_rows(F.avg_pool2d(x, pool, ceil_mode=True) if pool > 1 else x) for x in (student, teacher))
+    maps = (at_least_float32(x) for x in (student, teacher))
+    ours, theirs = (unit_rows(F.avg_pool2d(x, pool, ceil_mode=True) if pool > 1 else x) for x in maps)
     return row_kl(ours, ours, theirs, theirs, tau, groups=len(student))
 
 
@@ -161,11 +163,11 @@ class CIRKD(Distiller):
     def _memory(self, ours: Tensor, theirs: Tensor, view: View) -> dict[str, Tensor]:
         labels = nearest_labels(view.labels, theirs).flatten(1)
         labels = labels.where((labels >= 0) & (labels < self.num_classes) & (labels != self.ignore_index), -1)
-        teacher = F.normalize(at_least_float32(theirs), dim=1).flatten(2)
+        teacher = unit_rows(theirs).view(*labels.shape, -1)
         self._enqueue(teacher, labels, view.generator)
         kept = (labels >= 0).flatten()
         anchors = unit_rows(self.projection(ours))[kept]
-        targets = teacher.mT.flatten(0, 1)[kept]
+        targets = teacher.flatten(0, 1)[kept]
         terms = {}
         for name, weight in (("pixel", self.pixel), ("region", self.region)):
             if weight:
@@ -176,13 +178,12 @@ class CIRKD(Distiller):
 
     @torch.no_grad()
     def _enqueue(self, teacher: Tensor, labels: Tensor, generator: torch.Generator) -> None:
-        """Teacher features (N, C, P) of unit length and their labels (N, P), -1 where ignored; of every process."""
+        """Teacher features (N, P, C) of unit length and their labels (N, P), -1 where ignored; of every process."""
         if self.pixel:
             choose = choose_first if self.convention == "cirkd" else choose_own
             found, counts = choose(labels, self.num_classes, self.enqueued, generator)
-            chosen = teacher.gather(2, found.flatten(1).unsqueeze(1).expand(-1, teacher.shape[1], -1)).mT
-            chosen = chosen.reshape(*found.shape, -1)
-            self.pixels.enqueue(*gathered(chosen, counts))
+            image = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
+            self.pixels.enqueue(*gathered(teacher[image, found], counts))
         if self.region:
-            means, present = region_means(teacher, labels, self.num_classes)
+            means, present = region_means(teacher.mT, labels, self.num_classes)
             self.regions.enqueue(*gathered(means.unsqueeze(2), present))

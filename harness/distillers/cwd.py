@@ -19,7 +19,16 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from harness.distillers._ops import adapter, check_positive, check_weights, cwd_loss, match_size, missing_tap, read_tap
+from harness.distillers._ops import (
+    adapter,
+    check_choices,
+    check_positive,
+    check_weights,
+    cwd_loss,
+    match_size,
+    missing_tap,
+    read_tap,
+)
 from harness.distillers.base import Distiller
 from harness.taps import Pair, View
 
@@ -56,6 +65,7 @@ class CWD(Distiller):
     ) -> None:
         super().__init__()
         check_positive("cwd", tau=tau)
+        check_choices("cwd", CWD.__init__, convention=convention)
         check_weights("cwd", logits=logits, feature=feature)
         self.logits, self.feature, self.tau, self.tap, self.convention = logits, feature, tau, tap, convention
         if feature:

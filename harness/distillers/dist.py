@@ -13,7 +13,7 @@ Reduction: mean over batch and positions (inter), over classes (intra); ignored 
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,17 +25,42 @@ from harness.taps import Pair, View
 _EPS = 1e-8
 
 
+class _Correlation(torch.autograd.Function):
+    """Keeps the two maps, which both relations share, and numbers per group; no gradient for the second."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, dims: tuple[int, ...]) -> Tensor:
+        mean_x, mean_y = x.mean(dims, keepdim=True), y.mean(dims, keepdim=True)
+        centred_x, centred_y = x - mean_x, y - mean_y
+        product = (centred_x * centred_y).sum(dims, keepdim=True)
+        length_x, length_y = (centred.square_().sum(dims, keepdim=True).sqrt_() for centred in (centred_x, centred_y))
+        lengths = length_x * length_y + _EPS
+        found = product / lengths
+        # d found = (y - mean) / lengths - (x - mean) * found * length_y / (length_x * lengths); constant x: the first.
+        own = (found * length_y / (length_x * lengths)).masked_fill_(length_x == 0, 0)
+        ctx.save_for_backward(x, y, mean_x, mean_y, own, lengths)
+        ctx.dims = dims
+        return found.sum(dims)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        x, y, mean_x, mean_y, own, lengths = ctx.saved_tensors
+        for dim in ctx.dims:
+            grad = grad.unsqueeze(dim)
+        on_y, on_x = grad / lengths, grad * own
+        return (y * on_y).addcmul_(x, on_x, value=-1).add_(mean_x * on_x - mean_y * on_y), None, None
+
+
 def correlation(x: Tensor, y: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Pearson correlation over `dims`; 0 where one of the two is constant."""
-    x, y = x - x.mean(dims, keepdim=True), y - y.mean(dims, keepdim=True)
-    lengths = torch.linalg.vector_norm(x, dim=dims) * torch.linalg.vector_norm(y, dim=dims)
-    found: Tensor = (x * y).sum(dims) / (lengths + _EPS)
+    """Pearson correlation over ascending `dims`; 0 where one of the two is constant. No gradient for `y`."""
+    found: Tensor = _Correlation.apply(x, y.detach(), dims)
     return found
 
 
 def relations(student: Tensor, teacher: Tensor, tau: float = 1.0) -> tuple[Tensor, Tensor]:
     """(inter, intra), each times tau^2, from logits (N, K, h, w) of one size."""
-    ours, theirs = (at_least_float32(x / tau).softmax(1) for x in (student, teacher))
+    ours, theirs = ((at_least_float32(x) / tau).softmax(1) for x in (student, teacher))
     inter = 1 - correlation(ours, theirs, (1,)).mean()
     intra = 1 - correlation(ours, theirs, (0, 2, 3)).mean()
     return inter * tau**2, intra * tau**2

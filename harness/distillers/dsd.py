@@ -51,11 +51,35 @@ def psd_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     return mse(residuals(student), residuals(teacher))
 
 
+class _Halved(torch.autograd.Function):
+    """Sums of every second row and column: on a CPU several times as fast as pooling."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        tall = x[..., 0::2, :] + x[..., 1::2, :]
+        return (tall[..., 0::2] + tall[..., 1::2]).div_(4)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        n, c, height, width = grad.shape
+        spread = grad.new_empty(n, c, height, 2, width, 2).copy_(grad[:, :, :, None, :, None]).div_(4)
+        return spread.view(n, c, 2 * height, 2 * width)
+
+
+def halved(x: Tensor) -> Tensor:
+    """Means of 2 x 2 windows of (N, C, h, w); the last of an odd side is cut."""
+    if x.shape[-2] % 2 or x.shape[-1] % 2:
+        return F.avg_pool2d(x, 2, ceil_mode=True)
+    found: Tensor = _Halved.apply(x)
+    return found
+
+
 def csd_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     """Category-wise similarity term from logits (N, K, h, w) of one size."""
 
     def gram(x: Tensor) -> Tensor:
-        p = (F.avg_pool2d(at_least_float32(x), 2, ceil_mode=True).flatten(2) / tau).softmax(2)
+        p = (halved(at_least_float32(x)).flatten(2) / tau).softmax(2)
         return p @ p.mT
 
     return mse(gram(student), gram(teacher))

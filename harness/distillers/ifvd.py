@@ -17,15 +17,16 @@ Reduction: mean over batch and positions, ignored ones included; `kd` as `conven
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from harness.distillers._adversary import Adversary
 from harness.distillers._ops import (
     at_least_float32,
+    check_choices,
     check_positive,
     check_weights,
     kd_of,
+    length,
     match_size,
     missing_tap,
     nearest_labels,
@@ -56,8 +57,8 @@ def ifv_loss(student: Tensor, teacher: Tensor, labels: Tensor, num_classes: int,
         x = x.flatten(2)
         means = x @ members / count
         dots = (x.mT @ means).gather(2, index).squeeze(2)
-        lengths = torch.linalg.vector_norm(means, dim=1).clamp(min=1e-8).gather(1, index.squeeze(2))
-        found: Tensor = dots / (torch.linalg.vector_norm(x, dim=1).clamp(min=1e-8) * lengths)
+        lengths = length(means).clamp(min=1e-8).gather(1, index.squeeze(2))
+        found: Tensor = dots / (length(x).clamp(min=1e-8) * lengths)
         return found
 
     return ((cosines(student) - cosines(teacher)) * valid).square().mean()
@@ -104,6 +105,7 @@ class IFVD(Distiller):
     ) -> None:
         super().__init__()
         check_positive("ifvd", weight=weight)
+        check_choices("ifvd", IFVD.__init__, convention=convention)
         check_weights("ifvd", kd=kd, adversarial=adversarial)
         reason = self.skip(pair, tap=tap)
         if reason is not None:

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from harness.distillers._ops import check_positive, kd_of
+from harness.distillers._ops import check_choices, check_positive, kd_of
 from harness.distillers.base import Distiller
 from harness.taps import Pair, View
 
@@ -46,6 +46,7 @@ class KD(Distiller):
     ) -> None:
         super().__init__()
         check_positive("kd", weight=weight, temperature=temperature)
+        check_choices("kd", KD.__init__, convention=convention)
         if convention == "skd" and temperature != 1:
             raise ValueError(f"kd: convention skd is defined for temperature 1; given {temperature}")
         self.weight, self.temperature, self.convention = weight, temperature, convention

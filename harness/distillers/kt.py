@@ -5,33 +5,37 @@
         kl     tau^2 KL of the softmax over positions at tau: the canonical CWD
         mse    squared difference of maps that have length 1 over channels
         l1     absolute difference of maps that have length 1 over positions
-        huber  as mse; where the mean absolute difference is above delta, delta (|difference| - delta / 2) instead
+        huber  delta times mse; where the mean absolute difference is above delta, delta (|difference| - delta / 2)
 
 Paper: Cheung, Woo, Kim, Hwang, "Knowledge tailoring: Bridging the teacher-student gap in semantic segmentation",
 Pattern Recognition 172, 2025, https://doi.org/10.1016/j.patcog.2025.112399.
 Authors' code: seok-hwa/KT losses/KT.py (kl, tau 4, all weights 1, kd at T 4), train_KT.py.
 Deviation: this is their divergence where it suffices. Their tailoring of what it compares (logits masked by class,
 features weighted by the correlation of channels, and a triplet term on those) is left out. Features have a 1x1
-convolution where widths differ, and are divided by the teacher's width.
-Reduction: sum over positions, mean over batch and channels; ignored pixels count.
+convolution where widths differ.
+Reduction: sum over positions, mean over batch and channels, those of the student before the convolution ("kt") or of
+what is compared ("canonical"); ignored pixels count.
 """
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness.distillers._ops import (
     adapter,
     at_least_float32,
+    check_choices,
     check_positive,
     check_weights,
     cwd_loss,
     kd_of,
+    length,
     match_size,
     missing_tap,
     read_tap,
+    widths,
+    unit,
 )
 from harness.distillers.base import Distiller
 from harness.taps import Pair, View
@@ -44,10 +48,10 @@ def kt_loss(student: Tensor, teacher: Tensor, divergence: str = "kl", tau: float
     student, teacher = at_least_float32(student), at_least_float32(teacher)
     per_map = 1.0 / (student.shape[0] * student.shape[1])
     if divergence == "l1":
-        ours, theirs = (F.normalize(x.flatten(2), dim=2) for x in (student, teacher))
+        ours, theirs = (unit(x.flatten(2).flatten(0, 1)) for x in (student, teacher))
         return (ours - theirs).abs().sum() * per_map
-    difference = F.normalize(student, dim=1) - F.normalize(teacher, dim=1)
-    square = difference.square().sum()
+    difference = unit(student) - unit(teacher)
+    square = length(difference).square().sum()
     if divergence == "mse":
         return square * per_map
     size = difference.abs()
@@ -67,6 +71,8 @@ class KT(Distiller):
         tau: temperature.
         delta: of "huber".
         tap: the feature.
+        convention: "kt": the feature term divided by the student's own width, to which the weight 1 belongs.
+            "canonical": by the width of what is compared, the teacher's.
 
     Raises:
         ValueError: a value outside its range, or a tap that one of the networks does not have.
@@ -92,14 +98,18 @@ class KT(Distiller):
         tau: float = 4.0,
         delta: float = 1.0,
         tap: str = "decoder",
+        convention: Literal["kt", "canonical"] = "kt",
     ) -> None:
         super().__init__()
         check_weights("kt", logits=logits, feature=feature, kd=kd)
         check_positive("kt", tau=tau, delta=delta)
+        check_choices("kt", KT.__init__, divergence=divergence, convention=convention)
         self.logits, self.feature, self.kd, self.tap = logits, feature, kd, tap
         self.divergence, self.tau, self.delta = divergence, tau, delta
         if feature:
             self.adapter = adapter(pair, tap)
+            ours, theirs = widths(pair, tap)
+            self.factor = theirs / ours if convention == "kt" else 1.0
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
@@ -117,5 +127,6 @@ class KT(Distiller):
         if self.feature:
             theirs = read_tap(taught, self.tap)
             ours = match_size(self.adapter(read_tap(view.student, self.tap)), theirs)
-            terms["kt_feature"] = self.feature * kt_loss(ours, theirs, self.divergence, self.tau, self.delta)
+            loss = kt_loss(ours, theirs, self.divergence, self.tau, self.delta)
+            terms["kt_feature"] = self.feature * self.factor * loss
         return terms | kd_of(view, self.kd, self.tau)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from harness.distillers._ops import (
     adapter,
+    check_choices,
     check_positive,
     check_weights,
     cwd_loss,
@@ -69,6 +70,7 @@ class MGD(Distiller):
     ) -> None:
         super().__init__()
         check_positive("mgd", weight=weight, tau=tau)
+        check_choices("mgd", MGD.__init__, convention=convention)
         check_weights("mgd", cwd=cwd)
         if not 0 <= dropped < 1:
             raise ValueError(f"mgd: dropped is a share in [0, 1); given {dropped}")

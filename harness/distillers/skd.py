@@ -26,13 +26,16 @@ from torch import Tensor
 from harness.distillers._adversary import Adversary
 from harness.distillers._ops import (
     at_least_float32,
+    check_choices,
     check_positive,
     check_weights,
     kd_loss,
+    length,
     match_size,
     missing_tap,
     mse,
     read_tap,
+    unit,
 )
 from harness.distillers.base import Distiller, OwnOptimizer
 from harness.taps import Pair, View
@@ -52,10 +55,7 @@ def pairwise_loss(student: Tensor, teacher: Tensor, scale: float = 0.5, conventi
 
     def similarity(x: Tensor) -> Tensor:
         nodes = F.max_pool2d(at_least_float32(x), window, ceil_mode=True).flatten(2)
-        if convention == "cirkd":
-            nodes = F.normalize(nodes, dim=1)
-        else:
-            nodes = nodes / (nodes.detach().square().sum(1, keepdim=True).sqrt() + 1e-8)
+        nodes = unit(nodes) if convention == "cirkd" else nodes / (length(nodes.detach()).unsqueeze(1) + 1e-8)
         return nodes.mT @ nodes
 
     return mse(similarity(student), similarity(teacher))
@@ -108,6 +108,7 @@ class SKD(Distiller):
         super().__init__()
         check_weights("skd", pixel=pixel, pairwise=pairwise, holistic=holistic)
         check_positive("skd", scale=scale)
+        check_choices("skd", SKD.__init__, convention=convention)
         if scale > 1:
             raise ValueError(f"skd: scale is a share of the map's side, in (0, 1]; given {scale}")
         reason = self.skip(pair, tap=tap, pairwise=pairwise)

@@ -225,7 +225,7 @@ def kt(x: Inputs, hyper: Hyper) -> Found:
     """The authors divide by the student's width, we by the teacher's."""
     settings = {"divergence": hyper["divergence"], "tau": hyper["temperature"], "delta": hyper["delta"]}
     distiller, view = build("kt", *features(x), logits=0.0, feature=1.0, kd=0.0, **settings)
-    loss = terms(distiller, view, adapter(x))["kt_feature"] * (x["feat_t"].shape[1] / x["feat_s"].shape[1])
+    loss = terms(distiller, view, adapter(x))["kt_feature"]
     return Found({"loss": loss}, x)
 
 

@@ -170,7 +170,7 @@ def feature_rows() -> list[Row]:
         Row(pair, "canonical", "SKD", "1", taken(pairwise_loss, "features", 0.5, "canonical"), 1.0),
         Row(pair, "cirkd", "CIRKD", "", taken(pairwise_loss, "features", 0.5, "cirkd"), 10.0),
         Row(kt, "canonical", "this project", "1", taken(kt_loss, "features", "mse")),
-        Row(kt, "", "KT", "C / C_S", taken(by_own_width, "features"), 1.0),
+        Row(kt, "kt", "KT", "C / C_S", taken(by_own_width, "features"), 1.0),
     ]
     for term, own_name, weight in (("MGD, generation", "mgd", 2e-5), ("Af-DCD, reconstruction", "af-dcd", 2e-6)):
         for convention in ("canonical", own_name):
@@ -225,7 +225,7 @@ def test_a_factor_is_the_ratio_of_gradients_and_of_losses(row: Row) -> None:
 
 def test_every_convention_that_a_method_offers_is_in_the_table() -> None:
     listed = {(row.term.split(",")[0], row.convention) for row in rows()}
-    words = {"kd": "pixel-wise KD", "cwd": "CWD", "skd": "SKD", "mgd": "MGD", "af-dcd": "Af-DCD"}
+    words = {"kd": "pixel-wise KD", "cwd": "CWD", "skd": "SKD", "mgd": "MGD", "af-dcd": "Af-DCD", "kt": "KT"}
     # What names the reduction of a term that another method has, or no reduction.
     others = {("ifvd", "ifvd"), ("ifvd", "canonical"), ("skd", "skd"), ("cirkd", "cirkd"), ("cirkd", "canonical")}
     for name, kind in METHODS.items():
