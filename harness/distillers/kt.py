@@ -34,8 +34,8 @@ from harness.distillers._ops import (
     match_size,
     missing_tap,
     read_tap,
-    widths,
     unit,
+    widths,
 )
 from harness.distillers.base import Distiller
 from harness.taps import Pair, View
