@@ -84,6 +84,16 @@ RULES: dict[str, tuple[str, str]] = {
         "harness.spec harness.taps harness.models harness.datasets harness.distillers harness.parts harness.runtime",
         "torch",
     ),
+    "harness.catalogue": (
+        "harness.cost harness.distillers harness.estimate harness.models harness.parts harness.signatures harness.spec "
+        "harness.taps",
+        "torch",
+    ),
+    "harness.testing": (
+        "harness.testing harness.distillers harness.guard harness.models harness.optimizers harness.runtime "
+        "harness.signatures harness.spec harness.taps harness.train",
+        "torch numpy",
+    ),
     # Pictures of textures
     "harness.texture": (
         "harness.store harness.parts harness.models harness.spec harness.taps sstkd",

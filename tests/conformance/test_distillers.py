@@ -1,28 +1,36 @@
-"""What every entry of METHODS owes: a new method gets these lines without writing any."""
+"""Every property that a distiller owes, by method of the table: a new method gets these lines without writing any."""
 
-import copy
-import functools
 import importlib
 import inspect
-import pickle
+import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin, get_type_hints
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from harness import signatures
+from harness import guard, signatures
+from harness.cost import parameters
 from harness.distillers import METHODS, Distiller
 from harness.models import SegNet, build
 from harness.parts import build_method
 from harness.spec import Method, Network
-from harness.taps import NetworkInfo, Pair, Taps, View
+from harness.taps import Pair, View
+from harness.testing import PROPERTIES, Case, check_property, networks
+from harness.testing.case import checked, numbers, own_terms, total
+from harness.testing.made_up import CLASSES, IGNORE, MAIN, SAME, labels, stream, trainable, view
+from harness.testing.ranks import disagreements
+from harness.testing.values import with_labels
 from harness.train import KDStep
+from tests.conformance.methods import AT_THE_TEACHER, SMALL, VARIANTS, WAIVED, WITH_LABELS, WRONG, case, sum_of
 
-CLASSES = 4
-IGNORE = 255
+ALL = pytest.mark.parametrize("method", METHODS)
+SUMS = [("kd", "sstkd"), ("skd", "ifvd"), ("cirkd", "mgd")]
+# What a convention or another tap may break.
+OF_VALUES = ["terms", "gradients", "one-stream", "minimum", "ignored-pixels", "no-labels", "absent-classes"]
+OF_VALUES += ["flat-maps", "bfloat16", "weighted", "resumed"]
+TOGETHER = "two-ranks"  # all methods in one start of two processes
 PAIRS = {  # teacher, student: four architectures and five encoders on either side, a transformer on both
     "fpn": (("fpn", "resnet18"), ("fpn", "tu-mobilenetv3_small_050")),
     "strides-8-and-1": (("deeplabv3", "resnet18"), ("unet", "tu-mobilenetv3_small_050")),
@@ -30,317 +38,194 @@ PAIRS = {  # teacher, student: four architectures and five encoders on either si
     "transformer-student": (("pspnet", "efficientnet-b0"), ("segformer", "mit_b0")),
     "no-stem": (("upernet", "tu-convnext_atto"), ("pspnet", "mobilenet_v2")),
 }
-# Wrong values per method: what is given, and what the message says is allowed.
-WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
-    "none": [],
-    "kd": [
-        ({"weight": 0.0}, "above 0"),
-        ({"weight": -1.0}, "above 0"),
-        ({"temperature": 0.0}, "above 0"),
-        ({"weight": float("nan")}, "finite"),
-        ({"temperature": float("inf")}, "finite"),
-    ],
-    "cwd": [
-        ({"weight": 0.0}, "above 0"),
-        ({"tau": -2.0}, "above 0"),
-        ({"tau": float("nan")}, "finite"),
-        ({"weight": float("inf")}, "finite"),
-    ],
-    "sstkd": [
-        ({"w_str": -0.5}, "not be negative"),
-        ({"w_re": float("nan")}, "not be negative"),
-        ({"w_sta": -1.0}, "not be negative"),
-        ({"temperature": 0.0}, "positive"),
-        ({"w_adv": -0.1}, "not be negative"),
-        ({"stride": 0}, "at least 1"),
-        ({"regions": -1}, "at least 0"),
-        ({"critic_lr": 0.0}, "positive number"),
-        ({"critic_width": 0}, "at least 1"),
-        ({"graph_weights": "graph.safetensors"}, "graph_sha256"),
-        ({"region_importance": "colour"}, "'texture', 'uncertainty'"),
-        ({"stages": ("stage9",)}, "stage1"),
-    ],
+
+
+@ALL
+@pytest.mark.parametrize("name", [name for name in PROPERTIES if name != TOGETHER])
+def test_property(name: str, method: str) -> None:
+    check_property(case(method), name)
+
+
+@pytest.mark.parametrize(("method", "changed"), VARIANTS, ids=[Case(METHODS[m], c).label for m, c in VARIANTS])
+def test_properties_of_a_variant(method: str, changed: dict[str, Any]) -> None:
+    for name in OF_VALUES:
+        check_property(case(method, **changed), name)
+
+
+TWO_RANKS: dict[str, Case] = {
+    **{name: case(name) for name in METHODS},
+    **{"+".join(names): sum_of(*names) for names in SUMS},
+    "the authors' queue": case("cirkd", convention="cirkd"),
+    "trained tokens": case("freekd", train_tokens=True),
 }
-APART = {"critic"}  # terms of what a distiller trains beside the student
-ALL = pytest.mark.parametrize("method", METHODS)
-ON_PAIRS = pytest.mark.parametrize("pair", PAIRS)
 
 
-@functools.cache
-def network(architecture: str, encoder: str) -> tuple[SegNet, NetworkInfo]:
-    """Built once; tests leave it in eval mode and without gradients."""
-    net = build(Network(architecture=architecture, encoder=encoder), CLASSES, seed=5).eval()
-    return net, net.info()
+@pytest.fixture(scope="module")
+def problems() -> dict[str, str | None]:
+    return dict(zip(TWO_RANKS, disagreements(list(TWO_RANKS.values())), strict=True))
 
 
-def student_of(pair: str) -> SegNet:
-    return network(*PAIRS[pair][1])[0]
-
-
-def teacher_of(pair: str) -> SegNet:
-    return network(*PAIRS[pair][0])[0]
-
-
-def info(pair: str) -> Pair:
-    teacher, student = PAIRS[pair]
-    return Pair(network(*student)[1], network(*teacher)[1], CLASSES, IGNORE)
-
-
-def image_of(count: int = 2, height: int = 64, width: int = 64) -> Tensor:
-    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
-
-
-def labels_of(count: int = 2, height: int = 64, width: int = 64) -> Tensor:
-    labels = torch.randint(0, CLASSES, (count, height, width), generator=torch.Generator().manual_seed(2))
-    labels[:, :7] = IGNORE
-    return labels
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def distiller_of(method: str, pair: str = "fpn", seed: int = 0) -> Distiller:
-    return build_method(Method(name=method), info(pair), seed).train()
-
-
-@torch.no_grad()
-def taps_of(net: SegNet, *size: int) -> Taps:
-    return net(image_of(*size))
-
-
-def view_of(pair: str, *size: int, labels: Tensor | None = None, progress: float = 0.5, seed: int = 0) -> View:
-    student, teacher = taps_of(student_of(pair), *size), taps_of(teacher_of(pair), *size)
-    return View(student, teacher, labels_of(*size) if labels is None else labels, progress, stream(seed))
-
-
-def values(terms: dict[str, Tensor]) -> dict[str, float]:
-    return {name: float(value.detach()) for name, value in terms.items()}
-
-
-def check_terms(method: str, terms: dict[str, Tensor]) -> None:
-    assert bool(terms) == METHODS[method].needs_teacher
-    for name, value in terms.items():
-        assert isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9_]*", name) and name != "task"
-        assert value.ndim == 0 and value.is_floating_point()
-        assert torch.isfinite(value), name
+@pytest.mark.parametrize("method", TWO_RANKS)
+def test_two_ranks(problems: dict[str, str | None], method: str) -> None:
+    assert problems[method] is None, problems[method]
 
 
 @ALL
-@ON_PAIRS
-def test_terms_and_gradients(method: str, pair: str) -> None:
-    student, teacher = student_of(pair), teacher_of(pair)
-    distiller = distiller_of(method, pair)
-    before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    with torch.no_grad():
-        taught = teacher(image_of()).detach()
-    copies = {name: x.clone() for name, x in taught.stages.items()} | {"logits": taught.logits.clone()}
-    terms = KDStep(student, distiller, IGNORE)(image_of(), labels_of(), taught, torch.tensor(100.0), 0.5, stream())
-    task = terms.pop("task")
-    check_terms(method, terms)
-    try:
-        sum(terms.values(), start=0 * task).backward()
-        reached = [p for p in student.parameters() if p.grad is not None and p.grad.abs().max() > 0]
-        assert bool(reached) == bool(terms), "a distiller's own terms, without the task, move the student"
-        assert all(p.grad is None or p.grad.isfinite().all() for p in student.parameters())
-        own = distiller.own_optimizer()
-        apart = {id(p) for p in own.parameters} if own is not None else set()
-        for name, parameter in distiller.named_parameters():
-            # What is trained apart may begin where a gradient is 0, such as the attention of a critic.
-            least = 0.0 if id(parameter) in apart else 1e-45
-            assert not parameter.requires_grad or parameter.grad.abs().max() >= least, name
-        assert all(p.grad is None for p in teacher.parameters())
-    finally:
-        student.zero_grad(set_to_none=True)
-    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
-    after = {**taught.stages, "logits": taught.logits}
-    assert all(torch.equal(after[name], x) for name, x in copies.items()), "the teacher's maps were written to"
+def test_what_is_compared_at_the_teacher_is_what_was_meant(method: str) -> None:
+    distiller = case(method).build(SAME)
+    found = distiller(view(SAME))
+    waived = {key.partition(":")[2] for key in WAIVED.get(method, {})}
+    assert waived <= found.keys()
+    assert found.keys() - own_terms(distiller, found) - waived == AT_THE_TEACHER[method]
+
+
+@pytest.mark.parametrize("method", WAIVED)
+def test_what_is_waived_would_fail(method: str) -> None:
+    for key in WAIVED[method]:
+        name, _, term = key.partition(":")
+        with pytest.raises(AssertionError, match=f"property {name}: term {term} "):
+            check_property(Case(METHODS[method], SMALL.get(method, {})), name)
 
 
 @ALL
-def test_no_parameter_of_the_method_is_idle_in_a_whole_step(method: str) -> None:
-    step = KDStep(student_of("fpn"), distiller_of(method), IGNORE)
-    terms = step(image_of(), labels_of(), taps_of(teacher_of("fpn")), torch.tensor(100.0), 0.5, stream())
-    try:
-        sum(terms.values()).backward()
-        assert [name for name, p in step.named_parameters() if p.requires_grad and p.grad is None] == []
-    finally:
-        step.zero_grad(set_to_none=True)
+def test_terms_with_labels_are_those_that_were_meant(method: str) -> None:
+    """`ignored-pixels` asks something of these alone; a term that stopped using labels would pass it unseen."""
+    assert with_labels(case(method)) == WITH_LABELS.get(method, set())
 
 
 @ALL
-@ON_PAIRS
-def test_identical_taps_are_the_minimum(method: str, pair: str) -> None:
-    """A method that trains nothing of its own gives 0 and no gradient for a student that equals the teacher."""
-    teacher, known = taps_of(teacher_of(pair)), network(*PAIRS[pair][0])[1]
-    distiller = build_method(Method(name=method), Pair(known, known, CLASSES, IGNORE), 0)
-    student = Taps(teacher.stages, teacher.decoder, teacher.logits.clone().requires_grad_(True), teacher.full)
-    equal = distiller(View(student, teacher, labels_of(), 0.5, stream()))
-    shifted = Taps(
-        teacher.stages,
-        teacher.decoder,
-        teacher.logits + torch.randn(teacher.logits.shape, generator=stream()),
-        teacher.full,
-    )
-    other = distiller(View(shifted, teacher, labels_of(), 0.5, stream()))
-    compared = set(equal) if not list(distiller.parameters()) else set(equal) & {"response"}
-    assert compared or not METHODS[method].needs_teacher
-    for name in compared:
-        assert abs(equal[name].item()) < 1e-5
-        assert other[name] > 1e-4 > equal[name]
-        (gradient,) = torch.autograd.grad(equal[name], student.logits)
-        assert gradient.abs().max() < 1e-5
-
-
-@ALL
-@pytest.mark.parametrize("size", [(1, 64, 64), (2, 50, 70), (1, 33, 97), (1, 96, 32)])
-@pytest.mark.parametrize("pair", ["strides-8-and-1", "transformer-teacher"])
-def test_batch_of_one_and_odd_sizes(method: str, pair: str, size: tuple[int, int, int]) -> None:
-    check_terms(method, distiller_of(method, pair)(view_of(pair, *size)))
-
-
-@ALL
-@pytest.mark.parametrize("share", ["one image", "all"])
-def test_ignored_labels_give_no_nan(method: str, share: str) -> None:
-    labels = labels_of()
-    labels[: 1 if share == "one image" else 2] = IGNORE
-    check_terms(method, distiller_of(method)(view_of("fpn", labels=labels)))
-
-
-@ALL
-@pytest.mark.parametrize("progress", [0.0, 1.0])
-def test_both_ends_of_the_training(method: str, progress: float) -> None:
-    check_terms(method, distiller_of(method)(view_of("fpn", progress=progress)))
-
-
-@ALL
-def test_a_constant_teacher_gives_no_nan(method: str) -> None:
-    """Zero norms and zero ranges: every map of the teacher is flat."""
-    view = view_of("fpn")
-    taught = view.taught()
-    flat = Taps(
-        {name: torch.zeros_like(x) for name, x in taught.stages.items()},
-        torch.zeros_like(taught.decoder),
-        torch.zeros_like(taught.logits),
-        torch.zeros_like(taught.full),
-    )
-    distiller = distiller_of(method)
-    logits = view.student.logits.clone().requires_grad_(True)
-    stages = {name: x.clone().requires_grad_(True) for name, x in view.student.stages.items()}
-    student = Taps(stages, view.student.decoder, logits, view.student.full)
-    terms = distiller(View(student, flat, view.labels, 0.5, stream()))
-    check_terms(method, terms)
-    if terms:
-        sum(terms.values()).backward()
-    leaves = [logits, *stages.values(), *distiller.parameters()]
-    assert all(x.grad is None or x.grad.isfinite().all() for x in leaves)
-
-
-@ALL
-@ON_PAIRS
-def test_bf16_autocast_is_finite_and_near_float32(method: str, pair: str) -> None:
-    distiller = distiller_of(method, pair)
-    view = view_of(pair)
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        student, teacher = student_of(pair)(image_of()), teacher_of(pair)(image_of())
-        assert student.logits.dtype == torch.bfloat16
-        terms = copy.deepcopy(distiller)(View(student, teacher, view.labels, 0.5, stream()))
-    check_terms(method, terms)
-    assert all(value.dtype == torch.float32 for value in terms.values())
-    whole = values(distiller(view))
-    assert values(terms) == pytest.approx(whole, rel=0.2, abs=1e-2)
-
-
-@ALL
-def test_state_dict_and_pickle_keep_the_value(method: str) -> None:
-    first, second = distiller_of(method, seed=0), distiller_of(method, seed=1)
-    # Copies before the first call, which may move running statistics.
-    clones = [copy.deepcopy(first), pickle.loads(pickle.dumps(first))]
-    expected = values(first(view_of("fpn")))
-    if list(first.parameters()):
-        assert values(second(view_of("fpn"))) != expected
-    second.load_state_dict(distiller_of(method, seed=0).state_dict())
-    for other in (second, *clones):
-        assert values(other(view_of("fpn"))) == expected
-
-
-@ALL
-def test_only_the_given_stream_is_drawn_from(method: str) -> None:
-    distiller = distiller_of(method).eval()  # eval: running statistics would change between the calls
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    first = values(distiller(view_of("fpn", seed=3)))
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(2)
-    assert values(distiller(view_of("fpn", seed=3))) == first
-
-
-@ALL
-def test_building_moves_no_global_stream_and_follows_its_seed(method: str) -> None:
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    first = distiller_of(method, seed=4)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(2)
-    again = distiller_of(method, seed=4)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+def test_default_values(method: str) -> None:
+    """At the published sizes: two steps."""
+    distiller = Case(METHODS[method]).build()
+    for number in range(2):
+        checked(distiller, view(MAIN, seed=number), "default values")
 
 
 @ALL
 def test_wrong_values_are_refused_with_given_and_allowed(method: str) -> None:
-    parameters = inspect.signature(METHODS[method]).parameters
+    known = inspect.signature(METHODS[method]).parameters
     for changed, allowed in WRONG[method]:
-        assert changed.keys() <= parameters.keys()
+        assert changed.keys() <= known.keys()
         with pytest.raises(ValueError) as caught:
-            METHODS[method](info("fpn"), **changed)
-        assert allowed in str(caught.value)
-        (value,) = changed.values()
-        assert str(value[0] if isinstance(value, tuple) else value) in str(caught.value)
+            _as_a_run_does(METHODS[method], changed)
+        value = next(iter(changed.values()))
+        given = [str(item) for item in value if item != "decoder"] if isinstance(value, tuple) else [str(value)]
+        told = str(caught.value)
+        assert allowed in told and any(item in told for item in given or ["()", "is empty"]), changed
 
 
-def test_every_method_lists_its_wrong_values() -> None:
-    assert WRONG.keys() == METHODS.keys()
-    for name, kind in METHODS.items():
-        tuned = set(kind.space)
-        assert tuned <= {key for changed, _ in WRONG[name] for key in changed}
+def _as_a_run_does(kind: type[Distiller], changed: dict[str, Any]) -> None:
+    reason = Case(kind, changed).skip(MAIN)
+    if reason is not None:
+        raise ValueError(reason)
+    kind(MAIN, **changed)
+
+
+@ALL
+def test_every_choice_and_every_tuned_value_is_tried(method: str) -> None:
+    kind = METHODS[method]
+    hints = get_type_hints(kind.__init__)
+    choices = {name for name, hint in hints.items() if get_origin(hint) is Literal}
+    assert choices <= {key for changed, _ in WRONG[method] for key in changed}
+    for name, (low, high) in kind.space.items():
+        for value in (low, high):
+            Case(kind, {**SMALL.get(method, {}), name: value}).build()
 
 
 def test_the_table_read_from_source_is_the_table() -> None:
     table = signatures.table("harness.distillers", "METHODS")
-    assert list(table) == list(METHODS)
+    assert {name: entry.target for name, entry in table.items()} == {
+        name: f"{kind.__module__}:{kind.__qualname__}" for name, kind in METHODS.items()
+    }
+    assert WRONG.keys() == AT_THE_TEACHER.keys() == METHODS.keys()
     for name, kind in METHODS.items():
-        entry = table[name]
-        assert entry.target == f"{kind.__module__}:{kind.__qualname__}"
-        declared = inspect.signature(kind).parameters
-        assert next(iter(declared)) == "pair"
-        own = {key: p for key, p in declared.items() if key != "pair"}
-        assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in own.values())
-        fields = entry.parameters.model_fields
-        assert {key: p.default for key, p in own.items()} == {key: field.default for key, field in fields.items()}
-        assert entry.constants.get("needs_teacher", True) == kind.needs_teacher
+        own = list(inspect.signature(kind).parameters.values())[1:]
+        assert all(p.default is not p.empty for p in own), "each method works as its name alone"
+        assert table[name].constants.get("caveat", "") == kind.caveat
 
 
 @ALL
-def test_class_contract(method: str) -> None:
+def test_the_file_names_its_source(method: str) -> None:
+    """Beside the equation and the reduction, which the property `contract` wants of every distiller."""
     kind = METHODS[method]
-    assert kind.__mro__[1] is Distiller and issubclass(kind, nn.Module), "inheritance depth 1"
-    parameters = inspect.signature(kind).parameters
-    for name, (low, high) in kind.space.items():
-        assert 0 < low <= parameters[name].default <= high and low < high
-    module = importlib.import_module(kind.__module__)
-    doc = module.__doc__ or ""
-    assert re.search(r"(?i)reduction|mean (over|of)", doc)
-    assert " = " in doc, "the equation"
+    doc = importlib.import_module(kind.__module__).__doc__ or ""
     if kind.needs_teacher:
-        assert re.search(r"(19|20)\d\d", kind.paper) and re.search(r"arXiv \d{4}\.\d{4,5}", doc)
-        assert kind.space
-    assert kind.skip(info("fpn")) is None
+        assert re.search(r"arXiv\s\d{4}\.\d{4,5}|https://", doc)
+        assert "code" in doc and re.search(r"[Dd]eviat", doc)
+    taken = {name for name, _ in inspect.getmembers(kind, inspect.isfunction)} - set(dir(Distiller))
+    assert all(name.startswith("_") for name in taken), "no public method beside the contract's"
+
+
+def test_networks_that_cannot_be_built_are_known_with_the_reason() -> None:
+    found, refused = networks.networks()
+    assert refused == {"linknet/mit_b0": "Encoder `mit_b0` is not supported for Linknet"}
+    assert len(found) == len(networks.ARCHITECTURES) * len(networks.ENCODERS) + len(networks.PAPERS) - len(refused)
+    pairs = networks.pairs()
+    assert {name.split(" -> ")[0] for name in pairs} == {name.split(" -> ")[1] for name in pairs} == found.keys()
+    assert not any(pair.student == pair.teacher for pair in pairs.values())
+    for name in ("unet/tu-convnext_atto", "deeplabv3plus/mobilenet_v2", "pspnet-papers/tu-resnet18"):
+        architecture, encoder = name.split("/")
+        assert build(Network(architecture=architecture, encoder=encoder), CLASSES, 0).info() == found[name]
+
+
+@pytest.mark.parametrize(
+    ("method", "refused", "reason"),
+    [
+        ("af-dcd", {"groups": 5}, "channels, no multiple of groups 5"),
+        ("at", {"taps": ["stem"]}, "there is no tap stem"),
+    ],
+)
+def test_pairs_a_method_does_not_apply_to_are_told_and_the_others_built(
+    method: str, refused: dict[str, Any], reason: str
+) -> None:
+    found = {name: Case(METHODS[method], refused).skip(pair) for name, pair in networks.pairs().items()}
+    told = [text for text in found.values() if text is not None]
+    assert told and all(reason in text for text in told)
+    assert method == "af-dcd" or len(told) < len(found)
+
+
+_NETWORKS: dict[tuple[str, str], SegNet] = {}
+
+
+def network(architecture: str, encoder: str) -> SegNet:
+    """Built once; tests leave it as it was."""
+    key = architecture, encoder
+    if key not in _NETWORKS:
+        _NETWORKS[key] = build(Network(architecture=architecture, encoder=encoder), CLASSES, seed=5).eval()
+    return _NETWORKS[key]
+
+
+@ALL
+@pytest.mark.parametrize("pair", PAIRS)
+def test_real_networks(method: str, pair: str) -> None:
+    """One step of the training on real networks, in float32 and with a transformer in bfloat16, too."""
+    teacher, student = (network(*key) for key in PAIRS[pair])
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    image, label = torch.randn(2, 3, 64, 64, generator=stream()), labels()
+    for half in (False, True) if pair == "transformer-teacher" else (False,):
+        distiller = case(method).build(Pair(student.info(), teacher.info(), CLASSES, IGNORE))
+        step = KDStep(student, distiller, IGNORE)
+        try:
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                with torch.no_grad():
+                    taught = teacher(image).detach()
+                terms = step(image, label, taught, torch.tensor(100.0), 0.5, stream())
+            guard.connected(terms, method, METHODS[method].needs_teacher)
+            assert all(torch.isfinite(value) for value in terms.values())
+            total(terms).backward()
+            guard.all_used(step)
+            assert all(p.grad is None or p.grad.isfinite().all() for p in step.parameters())
+            assert all(p.grad is None for p in teacher.parameters())
+        finally:
+            student.zero_grad(set_to_none=True)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
 def test_what_does_not_apply_is_refused_with_the_reason() -> None:
-    for parameters in ({"stages": ["stem"]}, {"stages": ["stage1", "stem"]}):
-        with pytest.raises(ValueError, match=r"sstkd\(.*does not apply to this pair: the teacher has no tap stem"):
-            build_method(Method(name="sstkd", parameters=parameters), info("no-stem"), 0)
+    pair = networks.pairs()["upernet/tu-convnext_atto -> linknet/tu-convnext_atto"]
+    for stages in (["stem"], ["stage1", "stem"]):
+        with pytest.raises(ValueError, match=r"sstkd\(.*does not apply to this pair: the student has no tap stem"):
+            build_method(Method(name="sstkd", parameters={"stages": stages}), pair, 0)
 
 
 OUTSIDE = """
@@ -360,56 +245,76 @@ class Stranger:
 def test_a_method_from_outside_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "outside_method.py").write_text(OUTSIDE)
     monkeypatch.syspath_prepend(tmp_path)
-    built = build_method(Method(name="outside_method:Half", parameters={"sizes": [2, 3]}), info("fpn"), 0)
+    built = build_method(Method(name="outside_method:Half", parameters={"sizes": [2, 3]}), MAIN, 0)
     assert (built.weight, built.sizes, built.classes) == (0.5, (2, 3), CLASSES)
     with pytest.raises(ValueError, match="outside_method:Stranger is no subclass of"):
-        build_method(Method(name="outside_method:Stranger"), info("fpn"), 0)
-
-
-def test_a_method_without_teacher_taps_says_why() -> None:
-    view = view_of("fpn")
-    alone = View(view.student, None, view.labels, 0.5, stream())
-    for name, kind in METHODS.items():
-        distiller = distiller_of(name)
-        if kind.needs_teacher:
-            with pytest.raises(ValueError, match="needs_teacher = False"):
-                distiller(alone)
-        else:
-            assert distiller(alone) == {}
+        build_method(Method(name="outside_method:Stranger"), MAIN, 0)
 
 
 def test_the_base_class_has_no_forward_of_its_own() -> None:
     with pytest.raises(TypeError, match="Distiller has no forward"):
-        Distiller()(view_of("fpn"))
+        Distiller()(view(MAIN))
 
 
-@ALL
-def test_weight_scales_the_terms(method: str) -> None:
-    """Terms are already weighted, and linearly so; but for the loss of what is trained apart, which has no weight."""
-    parameters = inspect.signature(METHODS[method]).parameters
-    weights = {name: p.default for name, p in parameters.items() if name == "weight" or re.fullmatch(r"w_\w+", name)}
-    assert bool(weights) == METHODS[method].needs_teacher
-    once = values(distiller_of(method).eval()(view_of("fpn")))
-    doubled = {name: 2 * value for name, value in weights.items()}
-    twice = build_method(Method(name=method, parameters=doubled), info("fpn"), 0).eval()(view_of("fpn"))
-    factor = {name: 1 if name in APART else 2 for name in once}
-    assert values(twice) == pytest.approx({name: factor[name] * value for name, value in once.items()}, rel=1e-5)
+# Sums
 
 
-@ALL
-def test_what_is_trained_apart_is_reached_by_its_own_terms_alone(method: str) -> None:
-    student, distiller = student_of("fpn"), distiller_of(method)
-    own = distiller.own_optimizer()
-    terms = KDStep(student, distiller, IGNORE)(
-        image_of(), labels_of(), taps_of(teacher_of("fpn")), torch.tensor(100.0), 0.5, stream()
-    )
-    assert (own is not None) == bool(APART & terms.keys())
-    if own is None:
-        return
-    apart = {id(p) for p in own.parameters}
-    rest = [p for p in (*student.parameters(), *distiller.parameters()) if id(p) not in apart and p.requires_grad]
-    for name, value in terms.items():
-        inside = torch.autograd.grad(value, own.parameters, retain_graph=True, allow_unused=True)
-        outside = torch.autograd.grad(value, rest, retain_graph=True, allow_unused=True)
-        assert any(g is not None for g in inside) == (name in APART), name
-        assert any(g is not None for g in outside) == (name not in APART), name
+@pytest.mark.parametrize("names", SUMS, ids="+".join)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "terms",
+        "gradients",
+        "read-only",
+        "no-labels",
+        "absent-classes",
+        "sizes",
+        "flat-maps",
+        "bfloat16",
+        "one-stream",
+        "trained-apart",
+        "whole-step",
+        "resumed",
+        "copies",
+    ],
+)
+def test_property_of_a_sum(name: str, names: tuple[str, ...]) -> None:
+    check_property(sum_of(*names), name)
+
+
+@pytest.mark.parametrize("names", SUMS, ids="+".join)
+def test_a_sum_is_its_parts(names: tuple[str, ...]) -> None:
+    """Terms, optimizers and parameters of the parts built alone, which draw from the step's stream in turn."""
+    together = sum_of(*names).build()
+    alone = {name: build_method(Method(name=name, parameters=SMALL.get(name, {})), MAIN, 0) for name in names}
+    seen = view(MAIN)
+    shared = View(trainable(seen.student), seen.teacher, seen.labels, seen.progress, stream())
+    expected = {f"{name}.{term}": value for name, part in alone.items() for term, value in part(shared).items()}
+    found = together(seen)
+    assert list(found) == list(expected)
+    assert numbers(found) == numbers(expected)
+    for terms, who in ((found, together), (expected, None)):
+        total(terms).backward()
+        assert who is None or any(p.grad is not None for p in who.parameters())
+    gradients = [p.grad for part in alone.values() for p in part.parameters() if p.requires_grad]
+    summed = [p.grad for p in together.parameters() if p.requires_grad]
+    assert all(torch.equal(a, b) for a, b in zip(gradients, summed, strict=True))
+    own = [own for part in alone.values() for own in part.own_optimizers()]
+    assert [(len(o.parameters), o.lr, o.betas) for o in together.own_optimizers()] == [
+        (len(o.parameters), o.lr, o.betas) for o in own
+    ]
+    assert parameters(together) == sum(parameters(part) for part in alone.values())
+
+
+def test_a_sum_holds_a_critic_of_each_part() -> None:
+    critics = sum_of("skd", "ifvd").build().own_optimizers()
+    assert len(critics) == 2
+    assert not {id(p) for p in critics[0].parameters} & {id(p) for p in critics[1].parameters}
+
+
+def test_parameters_of_a_sum_belong_to_its_parts() -> None:
+    method = sum_of("skd", "ifvd").method
+    assert method.parameters == {"skd.critic_width": 8, "ifvd.critic_width": 8}
+    assert json.loads(method.model_dump_json())["name"] == "skd+ifvd"
+    with pytest.raises(ValueError, match=r"kd\.tau.*|tau is no parameter"):
+        build_method(Method(name="kd+mgd", parameters={"tau": 1.0}), MAIN, 0)
