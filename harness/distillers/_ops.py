@@ -173,6 +173,13 @@ def adapter(pair: Pair, name: str, bias: bool = False, always: bool = False) -> 
     return nn.Conv2d(ours, theirs, 1, bias=bias) if always or ours != theirs else nn.Identity()
 
 
+def compared(view: View, name: str, adapter: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+    """A tap of student and teacher at the teacher's size, the student's through `adapter` before it is resized."""
+    theirs = read_tap(view.taught(), name)
+    ours = read_tap(view.student, name)
+    return match_size(ours if adapter is None else adapter(ours), theirs), theirs
+
+
 def check_positive(method: str, **values: float) -> None:
     """Raises ValueError unless every value is finite and above 0."""
     wrong = [f"{name}={value}" for name, value in values.items() if not 0 < value < inf]

@@ -30,12 +30,11 @@ from harness.distillers._ops import (
     check_choices,
     check_positive,
     check_weights,
+    compared,
     generator_block,
     kd_of,
-    match_size,
     missing_tap,
     random_mask,
-    read_tap,
     squared_error,
     tap_info,
     widths,
@@ -139,8 +138,7 @@ class AfDCD(Distiller):
         """{"feature", "contrast", "kd"}, those that are on."""
         terms = {}
         if self.feature or self.contrast:
-            theirs = read_tap(view.taught(), self.tap)
-            ours = match_size(self.adapter(read_tap(view.student, self.tap)), theirs)
+            ours, theirs = compared(view, self.tap, self.adapter)
             made = self.generator(ours * random_mask(theirs, self.dropped, view.generator))
             if self.feature:
                 terms["feature"] = self.feature * squared_error(made, theirs, self.convention)

@@ -31,11 +31,10 @@ from harness.distillers._ops import (
     check_choices,
     check_positive,
     check_weights,
+    compared,
     kd_of,
-    match_size,
     missing_tap,
     nearest_labels,
-    read_tap,
     unit,
     widths,
 )
@@ -151,8 +150,7 @@ class CIRKD(Distiller):
 
     def forward(self, view: View) -> dict[str, Tensor]:
         """{"batch", "pixel", "region", "kd"}, those that are on."""
-        theirs = read_tap(view.taught(), self.tap)
-        ours = match_size(read_tap(view.student, self.tap), theirs)
+        ours, theirs = compared(view, self.tap)
         terms = {}
         if self.batch:
             terms["batch"] = self.batch * minibatch_loss(ours, theirs, self.tau, self.pool)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from harness.distillers._ops import adapter, check_positive, match_size, missing_tap, mse, read_tap
+from harness.distillers._ops import adapter, check_positive, compared, missing_tap, mse
 from harness.distillers.base import Distiller
 from harness.taps import Pair, View
 
@@ -50,6 +50,5 @@ class FeatureKD(Distiller):
 
     def forward(self, view: View) -> dict[str, Tensor]:
         """{"feature": scalar}."""
-        theirs = read_tap(view.taught(), self.tap)
-        ours = match_size(self.adapter(read_tap(view.student, self.tap)), theirs)
+        ours, theirs = compared(view, self.tap, self.adapter)
         return {"feature": self.weight * mse(ours, theirs)}

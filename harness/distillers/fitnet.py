@@ -14,16 +14,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from harness.distillers._ops import (
-    adapter,
-    check_positive,
-    check_weights,
-    kd_of,
-    match_size,
-    missing_tap,
-    mse,
-    read_tap,
-)
+from harness.distillers._ops import adapter, check_positive, check_weights, compared, kd_of, missing_tap, mse
 from harness.distillers.base import Distiller
 from harness.taps import Pair, View
 
@@ -59,6 +50,5 @@ class FitNet(Distiller):
 
     def forward(self, view: View) -> dict[str, Tensor]:
         """{"fitnet": scalar, "kd": scalar}."""
-        theirs = read_tap(view.taught(), self.tap)
-        ours = match_size(self.adapter(read_tap(view.student, self.tap)), theirs)
+        ours, theirs = compared(view, self.tap, self.adapter)
         return {"fitnet": self.weight * mse(ours, theirs), **kd_of(view, self.kd)}

@@ -22,15 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.distillers._ops import (
-    adapter,
-    at_least_float32,
-    check_positive,
-    match_size,
-    missing_tap,
-    read_tap,
-    widths,
-)
+from harness.distillers._ops import adapter, at_least_float32, check_positive, compared, missing_tap, widths
 from harness.distillers.base import Distiller
 from harness.taps import Pair, View
 
@@ -112,6 +104,5 @@ class FreeKD(Distiller):
 
     def forward(self, view: View) -> dict[str, Tensor]:
         """{"freekd": scalar}."""
-        theirs = read_tap(view.taught(), self.tap)
-        ours = match_size(self.adapter(read_tap(view.student, self.tap)), theirs)
+        ours, theirs = compared(view, self.tap, self.adapter)
         return {"freekd": self.weight * freekd_loss(ours, theirs, self.tokens)}

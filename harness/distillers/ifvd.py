@@ -25,12 +25,12 @@ from harness.distillers._ops import (
     check_choices,
     check_positive,
     check_weights,
+    compared,
     kd_of,
     length,
     match_size,
     missing_tap,
     nearest_labels,
-    read_tap,
 )
 from harness.distillers.base import Distiller, OwnOptimizer
 from harness.taps import Pair, View
@@ -129,8 +129,7 @@ class IFVD(Distiller):
     def forward(self, view: View) -> dict[str, Tensor]:
         """{"ifv", "kd", "adversarial", "critic"}, those that are on."""
         taught = view.taught()
-        theirs = read_tap(taught, self.tap)
-        ours = match_size(read_tap(view.student, self.tap), theirs)
+        ours, theirs = compared(view, self.tap)
         terms = {"ifv": self.weight * ifv_loss(ours, theirs, view.labels, self.num_classes, self.ignore_index)}
         terms |= kd_of(view, self.kd, 1.0, self.convention)
         if hasattr(self, "adversary"):

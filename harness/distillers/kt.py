@@ -28,12 +28,12 @@ from harness.distillers._ops import (
     check_choices,
     check_positive,
     check_weights,
+    compared,
     cwd_loss,
     kd_of,
     length,
     match_size,
     missing_tap,
-    read_tap,
     unit,
     widths,
 )
@@ -125,8 +125,7 @@ class KT(Distiller):
             loss = kt_loss(scores, taught.logits, self.divergence, self.tau, self.delta)
             terms["kt_logits"] = self.logits * loss
         if self.feature:
-            theirs = read_tap(taught, self.tap)
-            ours = match_size(self.adapter(read_tap(view.student, self.tap)), theirs)
+            ours, theirs = compared(view, self.tap, self.adapter)
             loss = kt_loss(ours, theirs, self.divergence, self.tau, self.delta)
             terms["kt_feature"] = self.feature * self.factor * loss
         return terms | kd_of(view, self.kd, self.tau)

@@ -24,12 +24,12 @@ from harness.distillers._ops import (
     check_choices,
     check_positive,
     check_weights,
+    compared,
     cwd_loss,
     generator_block,
     match_size,
     missing_tap,
     random_mask,
-    read_tap,
     squared_error,
     widths,
 )
@@ -87,8 +87,7 @@ class MGD(Distiller):
     def forward(self, view: View) -> dict[str, Tensor]:
         """{"mgd": scalar, "cwd": scalar}."""
         taught = view.taught()
-        theirs = read_tap(taught, self.tap)
-        ours = match_size(self.adapter(read_tap(view.student, self.tap)), theirs)
+        ours, theirs = compared(view, self.tap, self.adapter)
         made = self.generator(ours * random_mask(theirs, self.dropped, view.generator))
         terms = {"mgd": self.weight * squared_error(made, theirs, self.convention)}
         if self.cwd:

@@ -29,12 +29,12 @@ from harness.distillers._ops import (
     check_choices,
     check_positive,
     check_weights,
+    compared,
     kd_loss,
     length,
     match_size,
     missing_tap,
     mse,
-    read_tap,
     unit,
 )
 from harness.distillers.base import Distiller, OwnOptimizer
@@ -138,8 +138,7 @@ class SKD(Distiller):
             convention = "skd" if self.convention == "skd" else "canonical"
             terms["pixel"] = self.pixel * kd_loss(scores, taught.logits, 1.0, convention)
         if self.pairwise:
-            theirs = read_tap(taught, self.tap)
-            ours = match_size(read_tap(view.student, self.tap), theirs)
+            ours, theirs = compared(view, self.tap)
             convention = "cirkd" if self.convention == "cirkd" else "canonical"
             terms["pairwise"] = self.pairwise * pairwise_loss(ours, theirs, self.scale, convention)
         if hasattr(self, "adversary"):
