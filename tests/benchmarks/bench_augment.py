@@ -1,6 +1,6 @@
 """What one augmented training pair costs: the shipped cv2 path against two alternatives of the same meaning.
 
-    pytest tests/benchmarks/bench_augment.py -s
+    pytest tests/benchmarks/bench_augment.py
 
 All run in one process on one thread; the table prints their times and the ratio to the shipped one.
 """

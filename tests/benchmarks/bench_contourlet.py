@@ -1,6 +1,6 @@
 """What the contourlet transform costs, with the copy of the input tensor as the unit.
 
-    pytest tests/benchmarks/bench_contourlet.py -s
+    pytest tests/benchmarks/bench_contourlet.py
 
 One thread, float32, levels (3, 4); least CPU time of several calls, the copy and the transform taken in turns, so that a
 neighbour's load meets both. Memory is the largest sum of tensors alive at a time beyond the input. The traffic bound

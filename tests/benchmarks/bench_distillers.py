@@ -1,6 +1,6 @@
 """What every distillation loss costs, beside the forms that public implementations use.
 
-    pytest tests/benchmarks/bench_distillers.py -s
+    pytest tests/benchmarks/bench_distillers.py
 
 Forward and backward, one thread, float32. Before a loss is measured, its value and gradients are compared with those of
 the plain forms (plain_distillers.py, plain_relations.py, plain_critic.py). Time is the least CPU time of several calls,

@@ -1,6 +1,6 @@
 """What STLNet's statistics cost: its dense formula against the counting of `sstkd.quantize`, forward and backward.
 
-    pytest tests/benchmarks/bench_quantize.py -s
+    pytest tests/benchmarks/bench_quantize.py
 
 All run in one process on one thread. Memory is the largest sum of tensors alive at a time, beyond the input, counted
 allocation by allocation.
