@@ -4,11 +4,13 @@ import inspect
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from harness import specfile
 from harness.cost import parameters
 from harness.distillers import METHODS
 from harness.estimate import TIMED, WARM_UP, step_seconds_of
@@ -34,6 +36,7 @@ class Facts:
         reason: why it does not apply to the pair; None when it does.
         terms: names of the loss terms at the defaults.
         extra_parameters: trained beside the student and gone afterwards.
+        buffers_mb: MiB of what it keeps besides, such as queues; they are in every checkpoint.
         relative_step: seconds of a training step over those of the plain student's; None where not measured.
     """
 
@@ -44,6 +47,7 @@ class Facts:
     reason: str | None = None
     terms: tuple[str, ...] = ()
     extra_parameters: int = 0
+    buffers_mb: float = 0.0
     relative_step: float | None = None
 
 
@@ -57,6 +61,21 @@ def network(text: str) -> Network:
     if not (architecture and slash and encoder):
         raise ValueError(f"{text!r} is no network; write it as ARCHITECTURE/ENCODER, such as unet/tu-resnet18d")
     return Network(architecture=architecture, encoder=encoder)
+
+
+def networks(pair: str) -> tuple[Network, Network]:
+    """Teacher and student of `TEACHER:STUDENT`, or of an experiment file's first pair.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if pair.endswith((".yaml", ".yml")):
+        first = specfile.load(Path(pair)).pairs[0]
+        return first.teacher, first.student
+    teacher, colon, student = pair.partition(":")
+    if not colon:
+        raise ValueError(f"--pair {pair}: write TEACHER:STUDENT, each ARCHITECTURE/ENCODER, or name an experiment file")
+    return network(teacher), network(student)
 
 
 def describe(teacher: Network, student: Network, num_classes: int, side: int, measure: bool) -> Iterator[Facts]:
@@ -99,6 +118,7 @@ def describe(teacher: Network, student: Network, num_classes: int, side: int, me
                 **vars(known),
                 "terms": terms,
                 "extra_parameters": parameters(distiller),
+                "buffers_mb": sum(b.numel() * b.element_size() for b in distiller.buffers()) / 2**20,
                 "relative_step": seconds / plain if measure and plain else None,
             }
         )

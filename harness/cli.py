@@ -144,6 +144,10 @@ def run(
         again = ("failed", "skipped") if retry_failed else ()
         waiting = [r for r in runs if rows.get(r.run_id, "none") in ("none", *again)]
         if waiting:
+            if experiment.resources.address == "local":  # elsewhere this machine may not have the data
+                from harness.estimate import require_buildable
+
+                require_buildable(waiting)
             _writable(directory)
             _launch(runs, experiment, directory, retry_failed)
         failed = _report(file, experiment, runs, directory, rewrite=bool(waiting))
@@ -226,29 +230,24 @@ def methods(
         if name is not None:
             typer.echo(catalogue.explain(name))
             return
-        columns = ["method", "terms", "extra parameters", "step / none", "hyper-parameters [tuned range]", "paper"]
+        columns = [
+            "method",
+            "terms",
+            "extra parameters",
+            "buffers MB",
+            "step / none",
+            "hyper-parameters [tuned range]",
+            "paper",
+        ]
         lines = []
-        for facts in catalogue.describe(*_networks(pair), classes, side, measure):
+        for facts in catalogue.describe(*catalogue.networks(pair), classes, side, measure):
             ratio = "-" if facts.relative_step is None else f"{facts.relative_step:.2f}"
-            cells = [", ".join(facts.terms) or "-", f"{facts.extra_parameters:,}", ratio]
+            cells = [", ".join(facts.terms) or "-", f"{facts.extra_parameters:,}", f"{facts.buffers_mb:.1f}", ratio]
             if facts.reason is not None:
-                cells = [f"does not apply: {facts.reason}", "-", "-"]
+                cells = [f"does not apply: {facts.reason}", "-", "-", "-"]
             note = f"; {facts.caveat}" if facts.caveat else ""
             lines.append([facts.name, *cells, ", ".join(facts.hyperparameters) or "-", (facts.paper or "-") + note])
-        _print_table(columns, lines, right=("extra parameters", "step / none"))
-
-
-def _networks(pair: str) -> tuple[Any, Any]:
-    """Teacher and student of `--pair`."""
-    from harness import catalogue, specfile
-
-    if pair.endswith((".yaml", ".yml")):
-        first = specfile.load(Path(pair)).pairs[0]
-        return first.teacher, first.student
-    teacher, colon, student = pair.partition(":")
-    if not colon:
-        raise ValueError(f"--pair {pair}: write TEACHER:STUDENT, each ARCHITECTURE/ENCODER, or name an experiment file")
-    return catalogue.network(teacher), catalogue.network(student)
+        _print_table(columns, lines, right=("extra parameters", "buffers MB", "step / none"))
 
 
 @app.command()

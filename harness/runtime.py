@@ -127,6 +127,11 @@ class Runtime:
         if sync_batchnorm:
             step = convert_batchnorm(step, self.device)
         devices = [self.device] if self.device.type == "cuda" else None
+        # CIRKD's queues are hundreds of megabytes, which would be broadcast before every forward pass.
+        distiller: Any = getattr(step, "distiller", None)
+        equal = () if distiller is None else distiller.equal_buffers()
+        ignore: Any = nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+        ignore(step, [f"distiller.{name}" for name in equal])
         return nn.parallel.DistributedDataParallel(step, device_ids=devices, gradient_as_bucket_view=True)
 
     def sum(self, values: Tensor) -> Tensor:

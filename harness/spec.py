@@ -206,8 +206,10 @@ class Method(Spec):
         names = self.name.split("+")
         if len(names) == 1:
             return (self,)
-        if "none" in names or len(set(names)) < len(names):
-            raise ValueError(f"{self.name}: a sum has different methods, `none` not among them")
+        if "none" in names:
+            raise ValueError(f"{self.name}: `none` has no terms to add; leave it out of the sum")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{self.name}: a sum has each method once; put the weights together")
         own: dict[str, dict[str, Any]] = {name: {} for name in names}
         for key, value in self.parameters.items():
             name, _, parameter = key.rpartition(".")
@@ -218,9 +220,10 @@ class Method(Spec):
 
     @classmethod
     def summed(cls, parts: Sequence["Method"]) -> "Method":
-        """The method whose terms are those of all `parts`; the part itself when it is one."""
+        """The method whose terms are those of all `parts`, by name; the part itself when it is one."""
         if len(parts) == 1:
             return parts[0]
+        parts = sorted(parts, key=lambda part: part.name)  # a sum is one method in any order
         parameters = {f"{part.name}.{key}": value for part in parts for key, value in part.parameters.items()}
         return cls(name="+".join(part.name for part in parts), parameters=parameters)
 

@@ -191,17 +191,32 @@ def _resolve_method(method: Method, at: KeyPath, written: Any, report: Report) -
     except ValueError as error:
         report(at, str(error))
         return None
-    for index, part in enumerate(found):
-        here, form = ((*at, index), written[index]) if isinstance(written, list) else (at, written)
+    for part in found:
+        here, form, said = at, written, report
+        if isinstance(written, list):
+            index = [_name(item) for item in written].index(part.name)
+            here, form = (*at, index), written[index]
+        elif len(found) > 1:
+            said = _prefixed(part.name, report)
         key = "parameters" if isinstance(form, dict) and "name" in form else part.name
         try:
-            parameters = _validate(method_entry(part.name).parameters, part.parameters, (*here, key), report)
+            parameters = _validate(method_entry(part.name).parameters, part.parameters, (*here, key), said)
         except ValueError as error:
             report(here, str(error))
             continue
         if parameters is not None:
             parts.append(part.model_copy(update={"parameters": parameters.model_dump(mode="json")}))
     return Method.summed(parts) if len(parts) == len(found) else None
+
+
+def _name(written: Any) -> str:
+    """The method that one entry of a file's list names."""
+    return written if isinstance(written, str) else str(written.get("name", next(iter(written))))
+
+
+def _prefixed(name: str, report: Report) -> Report:
+    """Reports of a parameter of one method as the sum's parameter METHOD.NAME."""
+    return lambda at, message: report((*at[:3], f"{name}.{at[3]}", *at[4:]), message)
 
 
 def json_schema() -> dict[str, Any]:

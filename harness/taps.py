@@ -72,6 +72,8 @@ class View:
         labels: class indices at image size, (N, H, W) int64; `Pair.ignore_index` where there is none.
         progress: share of the training that is done, in [0, 1].
         generator: the distiller's own random stream for this step, on the CPU.
+        global_images: images of the global batch, of which `labels` may be one micro-batch on one of several workers;
+            None when there is no other.
     """
 
     student: Taps
@@ -79,6 +81,12 @@ class View:
     labels: Tensor
     progress: float
     generator: torch.Generator
+    global_images: int | None = None
+
+    def images(self) -> int:
+        """Images of the global batch: for a term that is a sum over them, so that its weight means the same on any
+        number of workers and accumulation steps."""
+        return len(self.labels) if self.global_images is None else self.global_images
 
     def taught(self) -> Taps:
         """The teacher's taps, for a method that cannot do without them.

@@ -62,9 +62,15 @@ class KDStep(nn.Module):
     """Student and distiller as one module, the only one that is wrapped for several workers."""
 
     def __init__(
-        self, student: nn.Module, distiller: Distiller, ignore_index: int, auxiliary_weight: float = 0.4
+        self,
+        student: nn.Module,
+        distiller: Distiller,
+        ignore_index: int,
+        auxiliary_weight: float = 0.4,
+        global_images: int | None = None,
     ) -> None:
         super().__init__()
+        self.global_images = global_images
         self.student = student
         self.distiller = distiller
         self.ignore_index = ignore_index
@@ -93,7 +99,7 @@ class KDStep(nn.Module):
         if taps.aux is not None:
             scores = F.interpolate(taps.aux.float(), label.shape[-2:], mode="bilinear", align_corners=True)
             own["auxiliary"] = self.auxiliary_weight * self._cross_entropy(scores, label) / valid
-        terms: Terms = self.distiller(View(taps, teacher, label, progress, stream))
+        terms: Terms = self.distiller(View(taps, teacher, label, progress, stream, self.global_images))
         if self.distiller.needs_teacher and not terms:
             raise ValueError("the method gives no loss terms; every weight is 0. Use `none` for the plain student.")
         for name in ("task", "auxiliary"):
@@ -134,7 +140,13 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
         if network is not None:
             network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     step = runtime.wrap(
-        KDStep(_compiled(student, recipe.compile), distiller, data.info.ignore_index, recipe.auxiliary_weight),
+        KDStep(
+            _compiled(student, recipe.compile),
+            distiller,
+            data.info.ignore_index,
+            recipe.auxiliary_weight,
+            recipe.batch_size,
+        ),
         recipe.sync_batchnorm,
     )
     seen_by_teacher = _compiled(teacher, recipe.compile) if teacher is not None else None

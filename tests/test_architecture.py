@@ -85,8 +85,8 @@ RULES: dict[str, tuple[str, str]] = {
         "torch",
     ),
     "harness.catalogue": (
-        "harness.cost harness.distillers harness.estimate harness.models harness.parts harness.signatures harness.spec "
-        "harness.taps",
+        "harness harness.cost harness.distillers harness.estimate harness.models harness.parts harness.signatures "
+        "harness.spec harness.specfile harness.taps",
         "torch",
     ),
     "harness.testing": (

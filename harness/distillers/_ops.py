@@ -72,7 +72,13 @@ def softened_entropy(scores: Tensor, temperature: float, dim: int) -> Tensor:
     return -(log_p.exp() * log_p).sum(dim)
 
 
-def kd_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0, convention: str = "canonical") -> Tensor:
+def kd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float = 1.0,
+    convention: str = "canonical",
+    images: int | None = None,
+) -> Tensor:
     """Divergence of the class distributions per position; logits (N, K, h, w) both.
 
     Args:
@@ -82,10 +88,12 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0, conventi
         convention: "canonical": T^2 KL, mean over batch and positions (CIRKD; TorchDistiller "spatial").
             "skd": cross-entropy instead of KL, times N, no T^2 (structure_knowledge_distillation).
             "ifvd": KL / K, no T^2 (IFVD; CWD's comparison). "mmrazor": canonical times h w.
+        images: N of "skd", the global batch's (`View.images`); these logits' own when not given.
     """
     if convention == "skd":
         ours, theirs = (_over(at_least_float32(x), temperature) for x in (student, teacher))
-        return F.cross_entropy(ours, theirs.softmax(1), reduction="sum") / ours[0, 0].numel()
+        total = F.cross_entropy(ours, theirs.softmax(1), reduction="sum") / ours[0, 0].numel()
+        return total if images is None else total * (images / len(ours))
     divergence = softened_kl(student, teacher, temperature, 1)
     if convention == "ifvd":
         return divergence.mean() / student.shape[1]
@@ -275,7 +283,7 @@ def kd_of(view: View, weight: float, temperature: float = 1.0, convention: str =
         return {}
     teacher = view.taught().logits
     student = match_size(view.student.logits, teacher)
-    return {"kd": weight * kd_loss(student, teacher, temperature, convention)}
+    return {"kd": weight * kd_loss(student, teacher, temperature, convention, view.images())}
 
 
 def squared_error(student: Tensor, teacher: Tensor, convention: str) -> Tensor:

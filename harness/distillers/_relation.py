@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _ELEMENTS = 2**20  # of one block of one matrix: 4 MiB in float32, which stays in the cache
+_ROWS = 64  # of a block at least: each reads and writes all keys
 
 
 class _RowKL(torch.autograd.Function):
@@ -24,7 +25,7 @@ class _RowKL(torch.autograd.Function):
         grad_anchors = torch.zeros_like(anchors) if ctx.needs_input_grad[0] else None
         grad_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
         total = anchors.new_zeros(())
-        step = max(1, _ELEMENTS // max(1, count))
+        step = max(_ROWS, _ELEMENTS // max(1, count))
         for at in range(0, rows, step):
             ours, theirs = anchors[at : at + step], teacher[at : at + step]
             log_q = _log_rows(ours @ keys.T, scale, groups)

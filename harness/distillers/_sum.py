@@ -29,6 +29,11 @@ class Sum(Distiller):
         """Those of all parts."""
         return tuple(own for _, part in self._each() for own in part.own_optimizers())
 
+    def equal_buffers(self) -> tuple[str, ...]:
+        """Those of all parts."""
+        parts = enumerate(part for _, part in self._each())
+        return tuple(f"parts.{i}.{name}" for i, part in parts for name in part.equal_buffers())
+
     def forward(self, view: View) -> dict[str, Tensor]:
         """The weighted terms of every part."""
         return {f"{name}.{term}": value for name, part in self._each() for term, value in part(view).items()}

@@ -54,6 +54,10 @@ class Distiller(nn.Module):
         """Parameters that are trained apart from the student's, in the same step."""
         return ()
 
+    def equal_buffers(self) -> tuple[str, ...]:
+        """Names of buffers that every process keeps equal by itself, so that they need not be sent at each step."""
+        return ()
+
     def forward(self, view: View) -> dict[str, Tensor]:
         """Named scalar terms, already weighted; their sum is added to the task loss."""
         raise TypeError(f"{type(self).__name__} has no forward(view) -> dict of named terms")

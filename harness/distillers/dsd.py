@@ -68,7 +68,7 @@ class _Halved(torch.autograd.Function):
 
 
 def halved(x: Tensor) -> Tensor:
-    """Means of 2 x 2 windows of (N, C, h, w); the last of an odd side is cut."""
+    """Means of 2 x 2 windows of (N, C, h, w); of an odd side the last has one row or column."""
     if x.shape[-2] % 2 or x.shape[-1] % 2:
         return F.avg_pool2d(x, 2, ceil_mode=True)
     found: Tensor = _Halved.apply(x)

@@ -136,7 +136,7 @@ class SKD(Distiller):
         scores = match_size(view.student.logits, taught.logits)
         if self.pixel:
             convention = "skd" if self.convention == "skd" else "canonical"
-            terms["pixel"] = self.pixel * kd_loss(scores, taught.logits, 1.0, convention)
+            terms["pixel"] = self.pixel * kd_loss(scores, taught.logits, 1.0, convention, view.images())
         if self.pairwise:
             ours, theirs = compared(view, self.tap)
             convention = "cirkd" if self.convention == "cirkd" else "canonical"

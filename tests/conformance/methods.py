@@ -133,6 +133,7 @@ WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"tau": 0.0}, "above 0"),
         ({"delta": 0.0}, "above 0"),
         ({"divergence": "nobody"}, "'kl', 'mse', 'l1', 'huber'"),
+        ({"convention": "nobody"}, "'kt', 'canonical'"),
         _TAP,
     ],
     "sstkd": [

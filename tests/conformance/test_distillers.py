@@ -284,9 +284,9 @@ def test_property_of_a_sum(name: str, names: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("names", SUMS, ids="+".join)
 def test_a_sum_is_its_parts(names: tuple[str, ...]) -> None:
-    """Terms, optimizers and parameters of the parts built alone, which draw from the step's stream in turn."""
+    """Terms, optimizers, parameters of the parts built alone; by name, they draw from the step's stream in turn."""
     together = sum_of(*names).build()
-    alone = {name: build_method(Method(name=name, parameters=SMALL.get(name, {})), MAIN, 0) for name in names}
+    alone = {name: build_method(Method(name=name, parameters=SMALL.get(name, {})), MAIN, 0) for name in sorted(names)}
     seen = view(MAIN)
     shared = View(trainable(seen.student), seen.teacher, seen.labels, seen.progress, stream())
     expected = {f"{name}.{term}": value for name, part in alone.items() for term, value in part(shared).items()}
@@ -315,6 +315,6 @@ def test_a_sum_holds_a_critic_of_each_part() -> None:
 def test_parameters_of_a_sum_belong_to_its_parts() -> None:
     method = sum_of("skd", "ifvd").method
     assert method.parameters == {"skd.critic_width": 8, "ifvd.critic_width": 8}
-    assert json.loads(method.model_dump_json())["name"] == "skd+ifvd"
+    assert json.loads(method.model_dump_json())["name"] == "ifvd+skd"
     with pytest.raises(ValueError, match=r"kd\.tau.*|tau is no parameter"):
         build_method(Method(name="kd+mgd", parameters={"tau": 1.0}), MAIN, 0)

@@ -348,3 +348,12 @@ def test_doctor_checks_weights(tmp_path):
 
     assert [okay for _, okay, _ in lines(digest)] == [True, True]
     assert lines("0" * 64)[1] == ("p: teacher.checkpoint", False, f"{tmp_path / 'w.pt'} has another sha256")
+
+
+def test_what_cannot_be_built_is_told_before_a_teacher_is_trained(tmp_path):
+    methods = ["none", {"cwd": {"tau": -1.0}}, ["kd", {"dsd": {"taps": ["stage9", "last"]}}], {"af-dcd": {"groups": 7}}]
+    text = refused("run", write(tmp_path, methods=methods), "--results", tmp_path / "results")
+    assert "pair tiny, method cwd(tau=-1.0): cwd: tau must be finite and above 0; given tau=-1.0" in text
+    assert "method dsd+kd(dsd.taps=[stage9,last]): " in text and "there is no tap stage9" in text
+    assert "no multiple of groups 7" in text and text.count("error: ") == 3
+    assert not (tmp_path / "results").exists()

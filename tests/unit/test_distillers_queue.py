@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from harness.distillers import METHODS
 from harness.distillers._queue import ClassQueue, choose_first, choose_own, gathered, region_means
+from harness.distillers._sum import Sum
+from harness.taps import NetworkInfo, Pair, TapInfo
 from tests import dense
 from tests.dense import EXAMPLES
 
@@ -213,3 +215,14 @@ def test_several_processes_are_in_the_order_of_their_ranks(monkeypatch):
     features, counts = gathered(torch.arange(4.0).view(2, 2).T, torch.tensor([1, 2]))
     assert features.tolist() == [[0, 2], [1, 3], [10, 12], [11, 13], [20, 22], [21, 23]]
     assert counts.tolist() == [1, 2, 11, 12, 21, 22]
+
+
+def test_queues_are_not_sent_to_other_processes():
+    """They are hundreds of megabytes, and every process fills its own alike."""
+    tap = TapInfo(4, 8)
+    pair = Pair(NetworkInfo({}, tap, tap), NetworkInfo({}, tap, tap), 3)
+    cirkd = METHODS["cirkd"](pair)
+    names = {"pixels.entries", "pixels.pointer", "regions.entries", "regions.pointer"}
+    assert set(cirkd.equal_buffers()) == names < set(dict(cirkd.named_buffers()))
+    both = Sum({"kd": METHODS["kd"](pair), "cirkd": cirkd})
+    assert set(both.equal_buffers()) == {f"parts.1.{name}" for name in names} < set(dict(both.named_buffers()))

@@ -257,7 +257,7 @@ def test_row_kl_in_blocks_of_any_size(rows, count, groups, widths, elements, tem
     given = (anchors, keys, teacher, teacher_keys)
     before = [x.detach().clone() for x in given]
     expected = dense_row_kl(*given, temperature, groups)
-    with patch.object(_relation, "_ELEMENTS", elements):
+    with patch.multiple(_relation, _ELEMENTS=elements, _ROWS=1):
         agree(row_kl(*given, temperature, groups), expected, [anchors, keys])
         for leaves in ([anchors], [keys]):  # one of them alone has a gradient
             chosen = [x if any(x is leaf for leaf in leaves) else x.detach() for x in given]
@@ -273,7 +273,7 @@ def test_row_kl_in_blocks_of_any_size(rows, count, groups, widths, elements, tem
 def test_row_kl_by_finite_differences(elements, groups):
     given = [random(5, 3).requires_grad_(), random(12, 3, seed=1).requires_grad_(), random(5, 4, seed=2)]
     given.append(random(12, 4, seed=3))
-    with patch.object(_relation, "_ELEMENTS", elements):
+    with patch.multiple(_relation, _ELEMENTS=elements, _ROWS=1):
         assert torch.autograd.gradcheck(lambda *x: row_kl(*x, 0.5, groups), given)
         same = random(4, 3).requires_grad_()
         assert torch.autograd.gradcheck(lambda x: row_kl(x, x, *2 * (random(4, 2, seed=1),), 0.5, groups), same)

@@ -144,16 +144,17 @@ MISTAKES = {
     ("kd: {weight: 2}", "[kd, {cwd: {tua: 1}}]"): [
         "e.yaml:15: methods.1.1.cwd.tua: unknown key. Did you mean 'tau'? Allowed: logits, feature, tau"
     ],
+    ("kd: {weight: 2}", "[sstkd, {cwd: {tua: 1}}]"): ["e.yaml:15: methods.1.1.cwd.tua: unknown key."],
     ("kd: {weight: 2}", "{name: kd+cwd, parameters: {cwd.tua: 1}}"): [
-        "e.yaml:15: methods.1.parameters.tua: unknown key. Did you mean 'tau'?"
+        "e.yaml:15: methods.1.parameters.cwd.tua: unknown key. Did you mean 'tau'?"
     ],
     ("kd: {weight: 2}", "{name: kd+cwd, parameters: {tau: 1}}"): [
         "e.yaml:15: methods.1: tau is no parameter of kd+cwd; write it as METHOD.NAME"
     ],
     ("kd: {weight: 2}", "[kd]"): ["e.yaml:15: methods.1: a sum is a list of two or more methods"],
     ("kd: {weight: 2}", "[kd, [at, cwd]]"): ["e.yaml:15: methods.1: a sum is a list of two or more methods"],
-    ("kd: {weight: 2}", "[kd, kd: {weight: 3}]"): ["e.yaml:15: methods.1: kd+kd: a sum has different methods"],
-    ("kd: {weight: 2}", "[kd, none]"): ["e.yaml:15: methods.1: kd+none: a sum has different methods, `none` not"],
+    ("kd: {weight: 2}", "[kd, kd: {weight: 3}]"): ["e.yaml:15: methods.1: kd+kd: a sum has each method once"],
+    ("kd: {weight: 2}", "[kd, none]"): ["e.yaml:15: methods.1: kd+none: `none` has no terms to add"],
     ("kd: {weight: 2}", "3"): ["e.yaml:15: methods.1: one method is `name` or"],
     ("kd: {weight: 2}", "none"): ["e.yaml:15: methods.1: none stands twice; each entry once"],
     ("kd: {weight: 2}", "nothing_here:X"): ["e.yaml:15: methods.1: nothing_here: there is no package or module"],
@@ -274,23 +275,24 @@ def test_a_method_from_elsewhere_is_read_by_its_signature(tmp_path, monkeypatch)
         "[kd: {weight: 2}, cwd]",
         "[{name: kd, parameters: {weight: 2}}, cwd:]",
         "{name: kd+cwd, parameters: {kd.weight: 2}}",
+        "[cwd, kd: {weight: 2}]",
     ],
 )
 def test_the_forms_of_a_sum_are_one(tmp_path, written):
     method = load(tmp_path, BASE.replace("kd: {weight: 2}", written)).methods[1]
-    assert method.label == "kd+cwd(kd.weight=2.0)" and method.needs_teacher and method.caveat is None
+    assert method.label == "cwd+kd(kd.weight=2.0)" and method.needs_teacher and method.caveat is None
     assert method.parameters.keys() == {
         *("kd.weight", "kd.temperature", "kd.convention"),
         *(f"cwd.{name}" for name in ("logits", "feature", "tau", "tap", "convention")),
     }
-    kd, cwd = method.parts
+    cwd, kd = method.parts
     assert kd == load(tmp_path, BASE).methods[1] and cwd.label == "cwd" and cwd.parameters["tau"] == 4.0
     assert Method.summed(method.parts) == method
 
 
 def test_a_sum_says_whose_values_are_unverified(tmp_path):
     method = load(tmp_path, BASE.replace("kd: {weight: 2}", "[kd, sstkd, freekd]")).methods[1]
-    assert method.caveat.startswith("sstkd: weights unverified") and "; freekd: no published setting" in method.caveat
+    assert method.caveat.startswith("freekd: no published setting") and "; sstkd: weights unverified" in method.caveat
 
 
 def test_labels_tell_methods_apart():

@@ -345,3 +345,14 @@ def test_ranks_share_the_global_batch(taught: tuple[Path, list[Run]], tmp_path: 
         assert torch.equal(part.image, whole.image[rank::2]) and torch.equal(part.label, whole.label[rank::2])
     with pytest.raises(ValueError, match="does not divide into 3 workers"):
         next(iter(local(tmp_path, run, workers=3).batches(data.train, data.info, run, 0, 1)))
+
+
+def test_a_sum_over_images_means_the_global_batch_however_it_is_divided(tmp_path: Path) -> None:
+    """`skd` multiplies by the images of a batch, in whose number workers and accumulation steps have no say."""
+    found = []
+    for accumulate in (1, 4):
+        settings = (f"train.accumulate={accumulate}", "train.steps=1")
+        runs = tiny.plan(tmp_path, *settings, methods=["none", {"kd": {"convention": "skd"}}])
+        rows = {run.method.name: finish(tmp_path / str(accumulate), run) for run in runs}
+        found.append(dict(rows["kd"]["losses"][0]["terms"])["kd"])
+    assert found[1] == pytest.approx(found[0], rel=0.1)  # batch normalisation sees micro-batches
