@@ -33,7 +33,7 @@ em{font-style:normal;display:block}
 .main thead th,.main td{white-space:nowrap}
 .main tbody th{position:relative;padding-left:1.25em}
 .main .dot{position:absolute;left:0;top:1.1em}
-.main td small{display:block;font-size:.75rem;font-weight:400}
+.main td small{display:block;font-size:.75rem;font-weight:400;white-space:normal}
 .beyond span{color:var(--accent);font-weight:600}
 .beyond small{color:var(--muted)}
 .dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.5em;flex:none}

@@ -26,6 +26,8 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES: tuple[Any, ...] = ((0, (5, 2)), "-", (0, (6, 2, 1.2, 2)), (0, (9, 2.5)), (0, (2, 1.2)))
 _MARKERS = "s^DvPX*<>phd8"
 
+_LEGEND_LINE = 0.2  # inches, at its font size
+
 _WHEEL = ((213, 94, 0), (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (240, 228, 66))
 _VOID = ((112, 112, 112), (216, 216, 216))
 
@@ -91,7 +93,7 @@ def curve_figure(panels: Sequence[Panel], width: float = 7.6, height: float = 4.
     Args:
         panels: at least one.
         width: inches.
-        height: inches per panel.
+        height: inches per panel; more where the legend has many lines.
 
     Raises:
         ValueError: no panels.
@@ -101,6 +103,7 @@ def curve_figure(panels: Sequence[Panel], width: float = 7.6, height: float = 4.
     if not panels:
         raise ValueError("no panels: at least one pair is needed")
     figure = Figure(figsize=(width, height * len(panels)), layout="constrained", facecolor="white")
+    lines = 0
     for part, one in zip(figure.subfigures(len(panels), 1, squeeze=False).ravel(), panels, strict=True):
         axes = part.subplots()
         _draw(axes, one)
@@ -112,6 +115,9 @@ def curve_figure(panels: Sequence[Panel], width: float = 7.6, height: float = 4.
             handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
             labelcolor=INK, handlelength=3.4, columnspacing=1.4,
         )  # fmt: skip
+        lines = max(lines, -(-len(labels) // columns))
+    # The space of a legend of many methods is not taken from the curves.
+    figure.set_size_inches(width, (height + _LEGEND_LINE * max(0, lines - 3)) * len(panels))
     return figure
 
 

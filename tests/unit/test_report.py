@@ -12,7 +12,7 @@ from rich.console import Console
 
 from harness import store
 from harness.comparison import quick_table
-from harness.plots import INK, class_colours, colourise, curve_figure, figure_svg, panel, style
+from harness.plots import INK, Curve, Panel, class_colours, colourise, curve_figure, figure_svg, panel, style
 from harness.report import print_table, to_csv, to_markdown, write_report
 from harness.row import checked
 from harness.tables import HEADER
@@ -363,3 +363,22 @@ def test_what_must_be_known_of_a_method_is_under_the_table():
     table = quick_table(arrow(rows))
     assert table.blocks[0].caveats == ("sstkd: weights unverified",)
     assert "- sstkd: weights unverified" in to_markdown(table)
+
+
+def test_a_legend_of_many_methods_leaves_room_for_the_curves():
+    curve = ((np.array([50, 100]), np.array([20.0, 30.0])),)
+    few, many = (
+        Panel("pair", tuple(Curve(f"a method with a long name {i}", curve) for i in range(n)), 5.0, 60.0)
+        for n in (3, 24)
+    )
+    heights = []
+    for one in (few, many):
+        figure = curve_figure([one, one])
+        figure.draw_without_rendering()
+        for part in figure.subfigs:
+            (axes,) = part.axes
+            (legend,) = part.legends
+            below = axes.get_tightbbox().y0
+            assert legend.get_window_extent().y1 <= below + 1, "the legend lies on the axes"
+            heights.append(axes.get_window_extent().height)
+    assert max(heights) < 1.6 * min(heights)
