@@ -3,7 +3,7 @@
 import inspect
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,18 +79,19 @@ def networks(pair: str) -> tuple[Network, Network]:
 
 
 def describe(teacher: Network, student: Network, num_classes: int, side: int, measure: bool) -> Iterator[Facts]:
-    """Every method on a pair of randomly initialised networks, the plain student first.
+    """Every method on a pair of randomly initialised networks, the plain student first; on one thread from here on.
 
     Args:
         teacher: of the pair; its encoder weights are not loaded.
         student: likewise.
         num_classes: K.
         side: of the square images, (2, 3, side, side), that terms and times are taken from.
-        measure: also time a few steps of each, on one thread.
+        measure: also time a few steps of each.
 
     Raises:
         ValueError: a network cannot be built.
     """
+    torch.set_num_threads(1)
     if side < 32:
         raise ValueError(f"images are at least 32 pixels wide; given {side}")
     theirs, ours = (build(n.model_copy(update={"encoder_weights": None}), num_classes, 0) for n in (teacher, student))
@@ -106,21 +107,19 @@ def describe(teacher: Network, student: Network, num_classes: int, side: int, me
         known = Facts(name, kind.paper, kind.caveat, _hyperparameters(entry, kind.space))
         reason = kind.skip(pair)
         if reason is not None:
-            yield Facts(**{**vars(known), "reason": reason})
+            yield replace(known, reason=reason)
             continue
         distiller = build_method(Method(name=name), pair, 0)
         seen = theirs if kind.needs_teacher else None
         seconds, terms = step_seconds_of(ours, seen, distiller, batches, pair.ignore_index)
         ours.zero_grad(set_to_none=True)
         plain = seconds if name == PLAIN else plain
-        yield Facts(
-            **{
-                **vars(known),
-                "terms": terms,
-                "extra_parameters": parameters(distiller),
-                "buffers_mb": sum(b.numel() * b.element_size() for b in distiller.buffers()) / 2**20,
-                "relative_step": seconds / plain if measure and plain else None,
-            }
+        yield replace(
+            known,
+            terms=terms,
+            extra_parameters=parameters(distiller),
+            buffers_mb=sum(b.numel() * b.element_size() for b in distiller.buffers()) / 2**20,
+            relative_step=seconds / plain if measure and plain else None,
         )
 
 

@@ -360,29 +360,16 @@ def show_texture(
             raise ValueError(f"--levels {levels}: write depths from 1 to 8, coarse to fine, such as 3,4")
         if (results is None) != (run is None):
             raise ValueError("--results and --run belong together: the folder, and the run in it")
-        from harness import texture, textureplots
+        from harness import showtexture, texture, textureplots
         from sstkd import CDM, DTIEM
 
         cdm = CDM(depths, pyramid, directional, boundary)  # type: ignore[arg-type]
         dtiem = DTIEM(quantization_levels)
         texture.check_folder(to)
         pixels = texture.read_image(image, cdm.multiple)
-        found = texture.subbands(pixels, depths, cdm)
-        bands = [[band[0, 0].numpy() for band in level] for level in found.bands]
-        low, transform = found.lowpass[0, 0].numpy(), texture.described(cdm)
-        pictures = {
-            "subbands": textureplots.subband_picture(pixels, low, bands, transform),
-            "wedges": textureplots.wedge_picture(texture.wedges(cdm), transform),
-            "levels": textureplots.level_picture(pixels, texture.equalisation(texture.edges(pixels), dtiem)),
-        }
+        pictures = showtexture.image_pictures(pixels, depths, cdm, dtiem)
         if results is not None and run is not None:
-            pair = texture.networks(results, run)
-            read = texture.reading(pair.run, cdm, dtiem)
-            features = texture.low_level(pair, pixels, read)
-            names = (f"student ({pair.run.method.label})", "teacher")
-            energies = [texture.direction_energy(x, read.cdm) for x in features]
-            maps = [texture.equalisation(x, read.dtiem).after for x in features]
-            pictures["pair"] = textureplots.pair_picture(pixels, names, energies, maps, read)
+            pictures["pair"] = showtexture.network_picture(pixels, texture.networks(results, run), cdm, dtiem)
         drawn = {name: textureplots.rendered(figure) for name, figure in pictures.items()}
         for path in texture.save(drawn, to):
             typer.echo(path)

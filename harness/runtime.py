@@ -119,19 +119,22 @@ class Runtime:
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(0)
 
-    def wrap(self, step: nn.Module, sync_batchnorm: bool) -> nn.Module:
-        """The module on its device; with several workers inside DistributedDataParallel."""
+    def wrap(self, step: nn.Module, sync_batchnorm: bool, equal_buffers: Sequence[str] = ()) -> nn.Module:
+        """The module on its device; with several workers inside DistributedDataParallel.
+
+        Args:
+            step: the module that is trained.
+            sync_batchnorm: whether statistics are those of all workers' images.
+            equal_buffers: names of buffers that every worker keeps equal by itself; the others are sent at each step.
+        """
         step = step.to(self.device)
         if self.workers == 1:
             return step
         if sync_batchnorm:
             step = convert_batchnorm(step, self.device)
         devices = [self.device] if self.device.type == "cuda" else None
-        # CIRKD's queues are hundreds of megabytes, which would be broadcast before every forward pass.
-        distiller: Any = getattr(step, "distiller", None)
-        equal = () if distiller is None else distiller.equal_buffers()
         ignore: Any = nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
-        ignore(step, [f"distiller.{name}" for name in equal])
+        ignore(step, list(equal_buffers))
         return nn.parallel.DistributedDataParallel(step, device_ids=devices, gradient_as_bucket_view=True)
 
     def sum(self, values: Tensor) -> Tensor:

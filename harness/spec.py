@@ -283,9 +283,10 @@ def _as_method(value: Any) -> Any:
     if isinstance(value, str):
         return {"name": value}
     if isinstance(value, list):
-        if len(value) < 2 or any(isinstance(item, list) for item in value):
-            raise ValueError("a sum is a list of two or more methods: [kd, {cwd: {tau: 1}}]")
-        return Method.summed([Method.model_validate_json(json.dumps(_as_method(item))) for item in value]).model_dump()
+        parts = [Method.model_validate_json(json.dumps(_as_method(item))) for item in value]
+        if len(parts) < 2 or any("+" in part.name for part in parts):
+            raise ValueError("a sum is a list of two or more methods, each by itself: [kd, {cwd: {tau: 1}}]")
+        return Method.summed(parts).model_dump()
     if not isinstance(value, dict) or (len(value) != 1 and "name" not in value):
         raise ValueError("one method is `name` or `{name: {parameter: value}}`, a sum is a list of these")
     if "name" not in value:

@@ -107,6 +107,10 @@ class KDStep(nn.Module):
                 raise ValueError(f"a distiller's term is called {name!r}, a supervised loss; give it another name")
         return {**own, **terms}
 
+    def equal_buffers(self) -> list[str]:
+        """Names of the distiller's buffers that need not be sent to other workers."""
+        return [f"distiller.{name}" for name in self.distiller.equal_buffers()]
+
     def _cross_entropy(self, scores: Tensor, label: Tensor) -> Tensor:
         return F.cross_entropy(scores.float(), label, ignore_index=self.ignore_index, reduction="sum")
 
@@ -139,16 +143,14 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
     for network in (student, teacher):
         if network is not None:
             network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    step = runtime.wrap(
-        KDStep(
-            _compiled(student, recipe.compile),
-            distiller,
-            data.info.ignore_index,
-            recipe.auxiliary_weight,
-            recipe.batch_size,
-        ),
-        recipe.sync_batchnorm,
+    module = KDStep(
+        _compiled(student, recipe.compile),
+        distiller,
+        data.info.ignore_index,
+        recipe.auxiliary_weight,
+        recipe.batch_size,
     )
+    step = runtime.wrap(module, recipe.sync_batchnorm, module.equal_buffers())
     seen_by_teacher = _compiled(teacher, recipe.compile) if teacher is not None else None
     optimizers = Optimizers(recipe.optimizer, step, distiller)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")

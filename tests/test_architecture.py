@@ -100,6 +100,7 @@ RULES: dict[str, tuple[str, str]] = {
         "torch numpy PIL",
     ),
     "harness.textureplots": ("harness.plots harness.texture", "numpy matplotlib"),
+    "harness.showtexture": ("harness harness.texture harness.textureplots sstkd", "numpy matplotlib"),
     # Ray, and the terminal
     "harness.launch": (
         "harness.spec harness.protocol harness.store harness.record harness.parts harness.runtime harness.train "

@@ -113,7 +113,8 @@ def _train(case: Case, folder: Path, rank: int) -> dict[str, torch.Tensor]:
     student, teacher = net(MAIN.student, 1), net(MAIN.teacher, 2).eval().requires_grad_(False)
     distiller = case.build()
     runtime = Runtime(folder, torch.device("cpu"), rank=rank, workers=WORLD)
-    step = runtime.wrap(KDStep(student, distiller, IGNORE), sync_batchnorm=True)
+    module = KDStep(student, distiller, IGNORE)
+    step = runtime.wrap(module, sync_batchnorm=True, equal_buffers=module.equal_buffers())
     optimizers = Optimizers(Optimizer(name="adamw", lr=1e-3), step, distiller)
     for number in range(STEPS):
         total(one_step(step, teacher, number, rank)).backward()  # type: ignore[no-untyped-call]

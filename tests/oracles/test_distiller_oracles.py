@@ -129,7 +129,7 @@ def test_the_committed_cases_prove_every_map_by_a_number_above_zero() -> None:
 def test_the_committed_folder_is_small_and_complete() -> None:
     files = {path.name for path in HERE.iterdir()}
     assert files == {"INDEX.json"} | {entry.case["file"] for entry in entries(HERE)}
-    assert sum(path.stat().st_size for path in HERE.iterdir()) <= 4 * 2**20
+    assert sum(path.stat().st_size for path in HERE.iterdir()) <= 4_000_000
 
 
 @pytest.mark.skipif(not ORIGINAL.is_dir(), reason="the full set of oracles is not beside this checkout")

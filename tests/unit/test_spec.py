@@ -152,6 +152,9 @@ MISTAKES = {
         "e.yaml:15: methods.1: tau is no parameter of kd+cwd; write it as METHOD.NAME"
     ],
     ("kd: {weight: 2}", "[kd]"): ["e.yaml:15: methods.1: a sum is a list of two or more methods"],
+    ("kd: {weight: 2}", "[kd+cwd, at]"): [
+        "e.yaml:15: methods.1: a sum is a list of two or more methods, each by itself"
+    ],
     ("kd: {weight: 2}", "[kd, [at, cwd]]"): ["e.yaml:15: methods.1: a sum is a list of two or more methods"],
     ("kd: {weight: 2}", "[kd, kd: {weight: 3}]"): ["e.yaml:15: methods.1: kd+kd: a sum has each method once"],
     ("kd: {weight: 2}", "[kd, none]"): ["e.yaml:15: methods.1: kd+none: `none` has no terms to add"],
