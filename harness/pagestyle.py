@@ -47,7 +47,7 @@ figcaption{font-size:.82rem}
 .heat{width:auto}
 .heat td{min-width:4.6rem;padding:7px 12px}
 .heat tbody th,.heat td{white-space:nowrap}
-.heat thead th{max-width:9rem}
+.heat thead th{max-width:9rem;overflow-wrap:break-word}
 .heat tbody th{font-weight:500}
 .heat th:first-child{position:sticky;left:0;background:var(--paper);padding-right:16px}
 .key{display:flex;flex-wrap:wrap;gap:4px 18px;list-style:none;margin:0 0 12px;padding:0;font-size:.88rem}
