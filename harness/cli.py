@@ -6,12 +6,13 @@ Heavy imports (torch, ray, pyarrow) are inside the commands, so that help and mi
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from harness.clidata import data_app
+from harness.terminal import answering, print_table
 
 app = typer.Typer(
     help="Train every distiller under one recipe, seed by seed; each run is an Arrow row, each table is made of rows.",
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 results_app = typer.Typer(help="Look at the rows.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(results_app, name="results")
+app.add_typer(data_app, name="data")
 show_app = typer.Typer(help="Pictures of what the methods see.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(show_app, name="show")
 
@@ -32,7 +34,6 @@ Set = Annotated[
 ]
 Results = Annotated[Path, typer.Option("--results", help="Folder of all results.")]
 DEFAULT_RESULTS = Path("results")
-WRONG_PATH = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError)
 
 
 def _version(wanted: bool) -> None:
@@ -52,38 +53,6 @@ def _main(
     pass
 
 
-@contextmanager
-def _answering() -> Iterator[None]:
-    """Turn what went wrong into a message and an exit code; SSTKD_BENCH_TRACEBACK=1 shows where instead."""
-    try:
-        yield
-    except BrokenPipeError:  # `... | head`: nobody reads any more
-        raise
-    except (ValueError, OSError) as error:
-        if os.environ.get("SSTKD_BENCH_TRACEBACK"):
-            raise
-        for line in str(error).splitlines() or [type(error).__name__]:
-            typer.echo(f"error: {line}", err=True)
-        raise typer.Exit(2 if isinstance(error, (ValueError, *WRONG_PATH)) else 1) from None
-
-
-def _print_table(columns: list[str], rows: list[list[str]], right: tuple[str, ...] = ()) -> None:
-    """A table as wide as the terminal; into a file or a pipe one line per row."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # cells may hold [...], which is markup in plain strings
-    if not console.is_terminal:
-        console = Console(width=max(80, Console(width=10_000).measure(table).maximum))
-    console.print(table)
-
-
 def _load(file: Path, overrides: list[str] | None) -> tuple[Any, list[Any]]:
     from harness import protocol, specfile
 
@@ -99,7 +68,7 @@ def check(
     measure: Annotated[bool, typer.Option(help="Time a few steps of each method on this machine.")] = True,
 ) -> None:
     """Validate an experiment file, list its runs and estimate what they cost."""
-    with _answering():
+    with answering():
         from harness import store
         from harness.display import clock, run_name
 
@@ -119,7 +88,7 @@ def check(
                 seconds += 0.0 if rows.get(run.run_id) == "ok" else each * steps
                 cells += [f"{each:.3f}", clock(each * steps)]
             lines.append(cells)
-        _print_table(columns, lines, right=("steps", "s/step", "time"))
+        print_table(columns, lines, right=("steps", "s/step", "time"))
         waiting = sum(rows.get(run.run_id) != "ok" for run in runs)
         text = f"{len(runs)} runs, {waiting} to do"
         if measure and waiting:
@@ -135,7 +104,7 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
 ) -> None:
     """Run what has no row yet, then print the table. Interrupt it at any time; the same command continues."""
-    with _answering():
+    with answering():
         experiment, runs = _load(file, overrides)
         directory = results / experiment.name
         from harness import store
@@ -205,12 +174,30 @@ def _report(file: Path, experiment: Any, runs: list[Any], directory: Path, rewri
 @app.command()
 def tables(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS) -> None:
     """Rebuild the table, the plots and the HTML page from the rows there are."""
-    with _answering():
+    with answering():
         experiment, runs = _load(file, overrides)
         directory = results / experiment.name
         if not directory.is_dir():
             raise ValueError(f"{directory}: there are no rows yet. Run it first: sstkd-bench run {file}")
         _report(file, experiment, runs, directory, rewrite=True)
+
+
+@app.command()
+def predict(
+    directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
+    run_id: Annotated[str, typer.Argument(help="The run, or the beginning of its run_id.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder for the PNGs.")],
+    split: Annotated[str, typer.Option(help="val, dev, train, or test (images without labels).")] = "val",
+    root: Annotated[Path | None, typer.Option("--root", help="The dataset's folder, if it is elsewhere now.")] = None,
+) -> None:
+    """Write a run's predictions as PNGs: as Cityscapes', VOC's and ADE20K's servers take them, else class indices."""
+    with answering():
+        if split not in ("val", "dev", "train", "test"):
+            raise ValueError(f"--split {split}: allowed are val, dev, train, test")
+        from harness.predict import write_predictions
+
+        count = write_predictions(directory, run_id, split, to, root)
+        typer.echo(f"{to}: {count} predictions")
 
 
 @app.command()
@@ -224,7 +211,7 @@ def methods(
     measure: Annotated[bool, typer.Option(help="Time a few steps of each method on this machine.")] = True,
 ) -> None:
     """List the methods: terms, hyper-parameters, extra parameters, cost; which apply to a pair, and why not."""
-    with _answering():
+    with answering():
         from harness import catalogue
 
         if name is not None:
@@ -247,7 +234,7 @@ def methods(
                 cells = [f"does not apply: {facts.reason}", "-", "-", "-"]
             note = f"; {facts.caveat}" if facts.caveat else ""
             lines.append([facts.name, *cells, ", ".join(facts.hyperparameters) or "-", (facts.paper or "-") + note])
-        _print_table(columns, lines, right=("extra parameters", "buffers MB", "step / none"))
+        print_table(columns, lines, right=("extra parameters", "buffers MB", "step / none"))
 
 
 @app.command()
@@ -255,7 +242,7 @@ def schema(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of printing.")] = None,
 ) -> None:
     """Print the JSON Schema of experiment files, for editors (yaml-language-server)."""
-    with _answering():
+    with answering():
         import json
 
         from harness.specfile import json_schema
@@ -273,7 +260,7 @@ def doctor(
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """Check this machine: versions, devices, disk, Ray, datasets. Exit code 1 if something is missing."""
-    with _answering():
+    with answering():
         from harness.doctor import diagnose
 
         problems = diagnose(file, results)
@@ -286,7 +273,7 @@ def results_list(
     directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
 ) -> None:
     """One line per row."""
-    with _answering():
+    with answering():
         from harness import store
 
         columns = [
@@ -308,7 +295,7 @@ def results_list(
         lines = [
             ["" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows
         ]
-        _print_table(columns, lines)
+        print_table(columns, lines)
 
 
 @results_app.command("show")
@@ -317,7 +304,7 @@ def results_show(
     run_id: Annotated[str, typer.Argument(help="The run, or the beginning of its run_id.")],
 ) -> None:
     """Everything in one row, as JSON (pictures as their size)."""
-    with _answering():
+    with answering():
         import json
 
         from harness import store
@@ -354,7 +341,7 @@ def show_texture(
     With --results and --run also what a student and its teacher make of the image, by the options of the run where
     it is one of sstkd.
     """
-    with _answering():
+    with answering():
         depths = tuple(int(k) if k.strip().isdecimal() else 0 for k in levels.split(","))
         if not all(1 <= k <= 8 for k in depths):
             raise ValueError(f"--levels {levels}: write depths from 1 to 8, coarse to fine, such as 3,4")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from harness.distillers import Distiller
 from harness.models import SegNet, build
-from harness.parts import build_method, build_network, load_data
+from harness.parts import build_method, build_network, for_inputs, load_data
 from harness.runtime import Runtime
 from harness.spec import Resources, Run
 from harness.taps import Pair, View
@@ -67,7 +67,7 @@ def require_buildable(runs: Sequence[Run]) -> None:
 
 
 def _time(run: Run, resources: Resources) -> float:
-    data = load_data(run.data)
+    data = for_inputs(load_data(run.data), run.train.normalize, run.network.encoder)
     device = torch.device("cuda" if resources.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
     runtime = Runtime.local(Path(), device=device, threads=resources.cpus_per_worker)
     student = build_network(run, data.info).to(device)

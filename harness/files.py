@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and their digests."""
 
+import hashlib
 import os
 import uuid
 from pathlib import Path
@@ -29,3 +30,9 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
         os.fsync(entry)
     finally:
         os.close(entry)
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

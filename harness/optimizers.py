@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from harness.distillers import Distiller
-from harness.spec import Optimizer, Schedule
+from harness.recipe import Optimizer, Schedule
 
 
 def lr_factor(schedule: Schedule, step: int, steps: int) -> float:

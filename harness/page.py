@@ -97,7 +97,7 @@ def _block(
     teacher = block.teacher
     facts = [
         ("Teacher mIoU", f"{teacher.miou:.2f}" if teacher.miou is not None else "–", teacher.text),
-        ("Floor", floor, "best look-up by single-pixel intensity"),
+        ("Floor", floor, "best look-up from a single pixel"),
         ("Budget", block.budget, f"per run, on {block.devices}"),
         ("Rules", block.ruleset, f"protocol {table.protocol}"),
     ]

@@ -3,16 +3,18 @@
 import functools
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from harness import seeds, store
 from harness.datasets import DATASETS, Data, DataInfo
 from harness.distillers import METHODS, Distiller
 from harness.distillers._sum import Sum
-from harness.models import SegNet, build, load_into, load_state
+from harness.models import SegNet, build, inputs, load_into, load_state
 from harness.signatures import Entry
 from harness.spec import Dataset, Method, Run, Teacher, dataset_entry, method_entry
 from harness.taps import Pair
@@ -34,6 +36,30 @@ def _load_data(name: str, root: str | None, parameters: str) -> Data:
     return loader(None if root is None else Path(root), **_keywords(dataset_entry(name), json.loads(parameters)))
 
 
+def for_inputs(data: Data, normalize: str, encoder: str) -> Data:
+    """The dataset with the mean and deviation that a network of this encoder gets its images by."""
+    if normalize == "dataset":
+        return data
+    if normalize == "bgr-mean":
+        info = replace(data.info, mean=inputs.CAFFE_MEAN, std=(1.0, 1.0, 1.0), bgr=True)
+    else:
+        mean, std = inputs.input_statistics(encoder)
+        info = replace(data.info, mean=mean, std=std)
+    return replace(data, info=info)
+
+
+def converted(image: Tensor, seen: DataInfo, wanted: DataInfo) -> Tensor:
+    """Images (N, 3, H, W) normalised as `seen` says, normalised as `wanted` says; the same tensor if that is equal."""
+    if (seen.mean, seen.std) == (wanted.mean, wanted.std):
+        return image
+    assert not seen.bgr and not wanted.bgr
+    mean, std, other_mean, other_std = (
+        torch.tensor(values, device=image.device).view(1, 3, 1, 1)
+        for values in (seen.mean, seen.std, wanted.mean, wanted.std)
+    )
+    return (image * std + (mean - other_mean)) / other_std
+
+
 def _keywords(entry: Entry, parameters: dict[str, Any]) -> dict[str, Any]:
     """Parameters with the types of the signature (JSON has no tuples)."""
     return dict(entry.parameters.model_validate_json(json.dumps(parameters)))
@@ -43,7 +69,7 @@ def build_network(run: Run, info: DataInfo) -> SegNet:
     """The network that the run trains: the same initial weights for every method of the same seed."""
     network = build(run.network, info.num_classes, seeds.derive(run.seed, "initial weights"))
     if run.checkpoint is not None:
-        load_into(network, load_state(Path(run.checkpoint.path), run.checkpoint.sha256), run.checkpoint.path)
+        load_into(network, load_state(Path(run.checkpoint.path), run.checkpoint.digest), run.checkpoint.path)
     return network
 
 

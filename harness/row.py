@@ -23,6 +23,7 @@ HEAVY = ("samples", "curve", "losses")
 
 _CHOICES = {"status": STATUSES, "role": ROLES, "budget_unit": BUDGET_UNITS, "absent_policy": ("skip", "zero")}
 _JSON = ("method_parameters", "teacher_network", "student_network", "dataset_parameters", "recipe", "spec")
+_CONFUSIONS = ("dev_confusion", "val_confusion", "dev_boundary_confusion", "val_boundary_confusion")
 _OF_AN_OK_ROW = ("num_classes", "dev_confusion", "dev_miou")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -88,12 +89,15 @@ def _schema() -> Any:
         "num_classes": whole,
         "class_names": pa.list_(text),
         "palette": pa.list_(pa.list_(whole)),  # [r, g, b] of every class
-        "floor_dev_miou": real,  # the best look-up table on a single pixel's intensity
+        "floor_dev_miou": real,  # the best look-up table on a single pixel, grey or in colour
         "floor_val_miou": real,
         "taps": pa.list_(text),
         # What came out.
         "dev_confusion": pa.list_(whole),
         "val_confusion": pa.list_(whole),
+        "dev_boundary_confusion": pa.list_(whole),  # of the pixels near class boundaries only
+        "val_boundary_confusion": pa.list_(whole),
+        "per_image_sha256": text,  # of the file with the confusion matrix of every val image
         "dev_miou": real,  # of the last step
         "val_miou": real,
         "best_dev_miou": real,
@@ -157,7 +161,7 @@ def checked(row: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"column {name}: missing; a row with status 'ok' has it")
     if out["status"] == "ok" and not math.isfinite(out["dev_miou"]):
         raise ValueError(f"column dev_miou: {out['dev_miou']}; a row with status 'ok' has a finite one")
-    for name in ("dev_confusion", "val_confusion"):
+    for name in _CONFUSIONS:
         classes, counts = out["num_classes"], out[name]
         if counts is not None and (classes is None or len(counts) != classes**2):
             raise ValueError(f"column {name}: {len(counts)} counts; num_classes**2 are needed, num_classes={classes}")

@@ -53,6 +53,10 @@ class _Steps(Dataset[tuple[Tensor, Tensor]]):
                 flip=0.5 if options.flip else 0.0,
                 brightness=options.jitter,
                 contrast=options.jitter,
+                saturation=options.saturation,
+                hue=options.hue,
+                scale_step=options.scale_step,
+                class_cap=options.class_cap,
                 fill=self.info.mean,
                 ignore_index=self.info.ignore_index,
             )
@@ -149,6 +153,20 @@ class Runtime:
             dist.all_reduce(values, op=dist.ReduceOp.MIN)
         return values
 
+    def gather(self, values: Tensor) -> Tensor:
+        """Every rank's `values` (n, ...), one rank's below the other's: (sum of n, ...). n may differ, the rest not."""
+        if self.workers == 1:
+            return values
+        own = torch.tensor([len(values)], device=values.device)
+        sizes = [torch.empty_like(own) for _ in range(self.workers)]
+        dist.all_gather(sizes, own)
+        lengths = [int(size) for size in sizes]
+        padded = values.new_zeros(max(lengths), *values.shape[1:])
+        padded[: len(values)] = values
+        parts = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(parts, padded)  # tensors only: nothing that comes from another process is unpickled
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
     def batches(self, split: Split, info: DataInfo, run: Run, start: int, stop: int) -> Iterator[Batch]:
         """This rank's batches of steps start..stop-1, on the device.
 
@@ -175,11 +193,11 @@ class Runtime:
 
     def batch(self, image: Tensor, label: Tensor, info: DataInfo, layout: torch.memory_format) -> Batch:
         """Move uint8 images (N, H, W, 3) and labels (N, H, W) to the device and normalise them there."""
+        label = label.to(self.device, non_blocking=True).long()
+        if self.device.type == "cpu":
+            return Batch(_looked_up(image, info, layout), label)
         x = image.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        mean = torch.tensor(info.mean, device=self.device).view(1, 3, 1, 1)
-        std = torch.tensor(info.std, device=self.device).view(1, 3, 1, 1)
-        x = ((x - mean) / std).contiguous(memory_format=layout)
-        return Batch(x, label.to(self.device, non_blocking=True).long())
+        return Batch(_normalised(x, info).contiguous(memory_format=layout), label)
 
     def evaluation(self, split: Split, info: DataInfo, batch_size: int, indices: Sequence[int] = ()) -> Iterator[Batch]:
         """Batches of this rank's share of a split (or of `indices`): each sample once, images of one size together."""
@@ -225,3 +243,28 @@ class Runtime:
             )
             return None
         return state if own else None
+
+
+def _normalised(x: Tensor, info: DataInfo) -> Tensor:
+    """RGB values (N, 3, H, W) in 0..255 as networks see them."""
+    mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (info.mean, info.std))
+    x = (x - mean) / std
+    return x.flip(1) if info.bgr else x
+
+
+def _looked_up(image: Tensor, info: DataInfo, layout: torch.memory_format) -> Tensor:
+    """The same bits for uint8 images (N, H, W, 3) on a CPU: a byte has 256 values, which are normalised once."""
+    table = _normalised(torch.arange(256.0).view(1, 1, 1, 256).expand(1, 3, 1, 256), info)[0, :, 0].numpy()
+    pixels = image.numpy()
+    count, height, width, _ = pixels.shape
+    flat = pixels.reshape(count * height, width, 3)
+    if info.bgr:
+        flat = cv2.cvtColor(flat, cv2.COLOR_RGB2BGR)
+    if layout == torch.channels_last:
+        values = cv2.LUT(flat, np.ascontiguousarray(table.T)[:, None, :])
+        return torch.from_numpy(values.reshape(count, height, width, 3)).permute(0, 3, 1, 2)
+    out = np.empty((count, 3, height, width), np.float32)
+    for i, image_i in enumerate(pixels if not info.bgr else flat.reshape(pixels.shape)):
+        for c, plane in enumerate(cv2.split(image_i)):
+            out[i, c] = cv2.LUT(plane, table[c])
+    return torch.from_numpy(out)

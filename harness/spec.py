@@ -9,18 +9,22 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from harness import signatures
+from harness.recipe import (
+    NonNegative,
+    Positive,
+    PositiveInt,
+    Spec,
+    Train,
+    without_defaults_of_added_keys,
+)
 
 PROTOCOL_VERSION = "1.1"
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -37,14 +41,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """As wide as the row's column."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 """Of a folder or a table's line: letters, digits, `.`, `_`, `-`."""
-
-
-class Spec(BaseModel):
-    """Base of every section: immutable, strict types, unknown keys are errors."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class Protocol(Spec):
@@ -72,8 +68,14 @@ class Weights(Spec):
 
     path: FilePath
     """A .safetensors file, or a .pt/.pth state dict (loaded with weights_only=True)."""
-    sha256: Sha256
-    """`sha256sum FILE`."""
+    sha256: Sha256 | None = None
+    """`sha256sum FILE`; what the file has when the experiment is read, when not given."""
+
+    @property
+    def digest(self) -> str:
+        """The digest, which `harness.specfile.load` has filled in."""
+        assert self.sha256 is not None
+        return self.sha256
 
 
 class Network(Spec):
@@ -107,82 +109,6 @@ class PairSpec(Spec):
     name: Name
     teacher: Teacher
     student: Network
-
-
-class Optimizer(Spec):
-    """Optimiser of every run."""
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.01
-    weight_decay: NonNegative = 5e-4
-    momentum: Fraction = 0.9
-    """SGD's momentum."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    """AdamW's decay rates."""
-
-
-class Schedule(Spec):
-    """Learning-rate schedule, a factor on the optimiser's lr."""
-
-    name: Literal["poly", "cosine", "constant"] = "poly"
-    power: Positive = 0.9
-    """Exponent of poly: (1 - step / steps) ** power."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Linear from lr / warmup_steps to lr over the first steps."""
-
-
-class Augment(Spec):
-    """Random changes of a training sample, drawn from a stream of their own."""
-
-    crop_hw: tuple[PositiveInt, PositiveInt] | None = None
-    """Height and width of the random crop; the whole image when not given."""
-    scale: tuple[Positive, Positive] = (1.0, 1.0)
-    """Range of the random scale, drawn uniformly."""
-    flip: bool = True
-    """Mirror left-right with probability 1/2."""
-    jitter: Fraction = 0.0
-    """Brightness and contrast change by a factor within 1 +- jitter."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Augment":
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale is (low, high) with low <= high; given {list(self.scale)}")
-        return self
-
-
-class Train(Spec):
-    """The recipe, the same for every method of the experiment."""
-
-    steps: PositiveInt
-    batch_size: PositiveInt
-    """Global batch, over all workers and accumulation steps."""
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
-    auxiliary_weight: NonNegative = 0.4
-    """Weight of the auxiliary head's cross-entropy in networks that have such a head; at 0 the head is not trained."""
-    augment: Augment = Augment()
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Autocast type of the forward passes; fp16 adds a gradient scaler and needs a GPU."""
-    clip_norm: Positive | None = None
-    """Largest norm of the student's gradient."""
-    accumulate: PositiveInt = 1
-    """Split each global batch into this many forward/backward passes."""
-    channels_last: bool = False
-    compile: bool = False
-    """torch.compile the student step and the teacher."""
-    sync_batchnorm: bool = True
-    """With several workers: batch statistics over the global batch."""
-    eval_every: PositiveInt | None = None
-    """Evaluate on dev every so many steps; at the last step only when not given."""
-    eval_batch_size: PositiveInt = 16
-    checkpoint_every: PositiveInt | None = None
-    """Write a resumable checkpoint every so many steps; with each evaluation when not given."""
-
-    @model_validator(mode="after")
-    def _divisible(self) -> "Train":
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
-        return self
 
 
 class Budget(Spec):
@@ -345,6 +271,7 @@ class Run(Spec):
                 weights.pop("path")
         spec["data"].pop("root")
         spec["train"].pop("checkpoint_every")
+        spec["train"] = without_defaults_of_added_keys(spec["train"])
         return {"protocol_version": PROTOCOL_VERSION, **spec}
 
     @property

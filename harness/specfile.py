@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from harness import protocol, signatures, yamlfile
-from harness.spec import Experiment, Method, PathMark, Spec, dataset_entry, method_entry, nearest
+from harness.files import sha256
+from harness.recipe import Spec
+from harness.spec import Experiment, Method, Network, PathMark, dataset_entry, method_entry, nearest
 from harness.yamlfile import KeyPath, dotted
 
 M = TypeVar("M", bound=BaseModel)
+N = TypeVar("N", bound=Network)
 Report = Callable[[KeyPath, str], None]
 
 
@@ -166,7 +169,11 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report) -> Expe
         data = data.model_copy(update={"parameters": found.model_dump(mode="json") if found else {}})
     except ValueError as error:
         report(("data", "name"), str(error))
-    same = [(p.teacher, p.student) for p in experiment.pairs]
+    pairs = tuple(
+        pair.model_copy(update={role: _digested(getattr(pair, role)) for role in ("teacher", "student")})
+        for pair in experiment.pairs
+    )
+    same = [(p.teacher, p.student) for p in pairs]
     for key, items, names in (
         ("methods", methods, [m.label if m is not None else "" for m in methods]),
         ("seeds", experiment.seeds, experiment.seeds),
@@ -180,7 +187,18 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report) -> Expe
         protocol.require_control(experiment)
     except ValueError as error:
         report(("methods",), str(error))
-    return experiment.model_copy(update={"methods": tuple(m for m in methods if m is not None), "data": data})
+    resolved = {"methods": tuple(m for m in methods if m is not None), "data": data, "pairs": pairs}
+    return experiment.model_copy(update=resolved)
+
+
+def _digested(network: N) -> N:
+    """The network with the digests of its weight files, which are there: `_expand_paths` looked."""
+    found = {}
+    for key in ("encoder_weights", "checkpoint"):
+        weights = getattr(network, key, None)
+        if weights is not None and weights.sha256 is None:
+            found[key] = weights.model_copy(update={"sha256": sha256(Path(weights.path))})
+    return network.model_copy(update=found)
 
 
 def _resolve_method(method: Method, at: KeyPath, written: Any, report: Report) -> Method | None:

@@ -147,7 +147,7 @@ class Block:
     def headline(self) -> str:
         """What the numbers below it are to be read against."""
         floor = "not measured" if self.floor is None else f"{self.floor:.2f}"
-        return f"Floor (best look-up by single-pixel intensity): {floor}. Teacher: {self.teacher.text}."
+        return f"Floor (best look-up from a single pixel): {floor}. Teacher: {self.teacher.text}."
 
 
 @dataclass(frozen=True)

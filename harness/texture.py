@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness import store
+from harness.datasets import DataInfo
 from harness.models import SegNet, build, load_into, load_state
-from harness.parts import build_teacher, load_data, weights_path
+from harness.parts import build_teacher, converted, for_inputs, load_data, weights_path
 from harness.spec import Run
 from harness.taps import Taps
 from sstkd import CDM, DTIEM, Contourlet, contourlet, whole_map
@@ -165,13 +166,13 @@ def edges(image: NDArray[np.uint8]) -> Tensor:
 
 @dataclass(frozen=True)
 class Networks:
-    """A trained student and its teacher, and the normalisation their data has."""
+    """A trained student and its teacher, and how each of them wants its images."""
 
     run: Run
     student: SegNet
     teacher: SegNet
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    student_sees: DataInfo
+    teacher_sees: DataInfo
 
 
 def networks(experiment: Path, run_id: str) -> Networks:
@@ -188,12 +189,13 @@ def networks(experiment: Path, run_id: str) -> Networks:
     if row["status"] != "ok" or run.teacher is None or run.role != "student":
         what = f"{row['status']} {run.role} of {run.method.label}"
         raise ValueError(f"{matches[0]}: {what}; a finished student with a teacher is needed")
-    data = load_data(run.data).info
-    student = build(run.network.model_copy(update={"encoder_weights": None}), data.num_classes, 0)
+    data = load_data(run.data)
+    sees, taught = (for_inputs(data, run.train.normalize, n.encoder).info for n in (run.network, run.teacher))
+    student = build(run.network.model_copy(update={"encoder_weights": None}), sees.num_classes, 0)
     path = weights_path(experiment, matches[0])
     load_into(student, load_state(path, row["weights_sha256"]), str(path))
-    teacher = build_teacher(run, data, experiment, torch.device("cpu"))
-    return Networks(run, student.eval().requires_grad_(False), teacher, data.mean, data.std)
+    teacher = build_teacher(run, sees, experiment, torch.device("cpu"))
+    return Networks(run, student.eval().requires_grad_(False), teacher, sees, taught)
 
 
 @dataclass(frozen=True)
@@ -232,8 +234,9 @@ def low_level(pair: Networks, image: NDArray[np.uint8], read: Reading) -> tuple[
     Raises:
         ValueError: a network without one of the stages.
     """
-    x = (torch.from_numpy(image).float() - torch.tensor(pair.mean)) / torch.tensor(pair.std)
-    x = x.permute(2, 0, 1)[None].contiguous()
+    sees = pair.student_sees
+    x = (torch.from_numpy(image).float() - torch.tensor(sees.mean)) / torch.tensor(sees.std)
+    x = (x.flip(2) if sees.bgr else x).permute(2, 0, 1)[None].contiguous()
     hw = -(-image.shape[0] // read.stride), -(-image.shape[1] // read.stride)
 
     def joined(role: str, taps: Taps) -> Tensor:
@@ -243,7 +246,8 @@ def low_level(pair: Networks, image: NDArray[np.uint8], read: Reading) -> tuple[
         return torch.cat([F.interpolate(taps.stages[name], hw, mode="bilinear") for name in read.stages], 1)
 
     with torch.no_grad():
-        return joined("student", pair.student(x)), joined("teacher", pair.teacher(x))
+        taught = pair.teacher(converted(x, sees, pair.teacher_sees))
+        return joined("student", pair.student(x)), joined("teacher", taught)
 
 
 def direction_energy(features: Tensor, cdm: CDM) -> list[Array]:

@@ -21,10 +21,20 @@ from harness import guard, seeds
 from harness.cost import PeakMemory, StepClock, multiply_adds, parameters
 from harness.datasets import Data
 from harness.distillers import Distiller
-from harness.metrics import Confusion
+from harness.evaluate import Counted, evaluate, predict
 from harness.models import SegNet, save_state, state_sha256
 from harness.optimizers import Optimizers, lr_factor
-from harness.parts import build_method, build_network, build_teacher, load_data, teacher_weights, weights_path
+from harness.parts import (
+    build_method,
+    build_network,
+    build_teacher,
+    converted,
+    for_inputs,
+    load_data,
+    teacher_weights,
+    weights_path,
+)
+from harness.perimage import per_image_path, write_per_image
 from harness.runtime import Runtime
 from harness.scores import miou
 from harness.spec import Run
@@ -132,7 +142,7 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
     recipe, device = run.train, runtime.device
     if recipe.precision == "fp16" and device.type != "cuda":
         raise ValueError("train.precision: fp16 needs a GPU; use fp32 or bf16 on a CPU")
-    data = load_data(run.data)
+    data = for_inputs(load_data(run.data), recipe.normalize, run.network.encoder)
     student = build_network(run, data.info)
     teacher = build_teacher(run, data.info, experiment, device) if run.method.needs_teacher else None
     infos = student.info(), (teacher or student).info()
@@ -152,6 +162,7 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
     )
     step = runtime.wrap(module, recipe.sync_batchnorm, module.equal_buffers())
     seen_by_teacher = _compiled(teacher, recipe.compile) if teacher is not None else None
+    wanted_by_teacher = for_inputs(data, recipe.normalize, run.teacher.encoder).info if run.teacher else data.info
     optimizers = Optimizers(recipe.optimizer, step, distiller)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     steps = 0 if run.checkpoint is not None else recipe.steps
@@ -178,7 +189,8 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
             ):
                 with autocast:
                     with torch.no_grad():
-                        taught = seen_by_teacher(image).detach() if seen_by_teacher is not None else None
+                        shown = converted(image, data.info, wanted_by_teacher)
+                        taught = seen_by_teacher(shown).detach() if seen_by_teacher is not None else None
                     terms: Terms = step(image, label, taught, valid, i / steps, stream)
                 if i == first:
                     guard.connected(terms, run.method.label, teacher is not None)
@@ -204,7 +216,7 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
         log.train_seconds += time.perf_counter() - tick
         tick = time.perf_counter()
         if evaluates:
-            confusion = evaluate(student, data, "dev", run, runtime)
+            confusion = evaluate(student, data, "dev", run, runtime).confusion
             log.curve.append({"step": done, "dev_miou": miou(confusion, run.protocol.absent_policy)})
             log.eval_seconds += time.perf_counter() - tick
         if saves:
@@ -215,32 +227,23 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
         tick = waited = time.perf_counter()
 
     guard.all_contributed({name: float(value) for name, value in log.total.items()}, steps)
-    confusions = {name: evaluate(student, data, name, run, runtime) for name in ("dev", "val")}
+    counted = {name: evaluate(student, data, name, run, runtime, final=True) for name in ("dev", "val")}
     log.eval_seconds += time.perf_counter() - tick
     if runtime.rank != 0:
         return None
     if not log.curve:
-        log.curve.append({"step": steps, "dev_miou": miou(confusions["dev"], run.protocol.absent_policy)})
-    facts |= _measured(run, log, clock, confusions) | {
-        "samples": _samples(student, data, runtime, with_images=run.role == "teacher"),
-        "wall_seconds": time.perf_counter() - began,
-        "peak_memory_mb": memory.mb(),
-    }
+        log.curve.append({"step": steps, "dev_miou": miou(counted["dev"].confusion, run.protocol.absent_policy)})
+    facts |= (
+        _measured(run, log, clock, counted)
+        | _images(run, data, counted["val"], experiment)
+        | {
+            "samples": _samples(student, data, run, runtime, with_images=run.role == "teacher" and data.info.shareable),
+            "wall_seconds": time.perf_counter() - began,
+            "peak_memory_mb": memory.mb(),
+        }
+    )
     digest = save_state(student.state_dict(), weights_path(experiment, run.run_id))
     return RunResult(facts, digest)
-
-
-@torch.no_grad()
-def evaluate(student: SegNet, data: Data, split: str, run: Run, runtime: Runtime) -> NDArray[np.int64]:
-    """Confusion matrix (K, K) of the network over a whole split, at the labels' resolution, summed over the ranks."""
-    info = data.info
-    counts = Confusion(info.num_classes, info.ignore_index, runtime.device)
-    student.eval()
-    for image, label in runtime.evaluation(getattr(data, split), info, run.train.eval_batch_size):
-        counts.update(student(image).full.argmax(dim=1), label)
-    student.train()
-    runtime.sum(counts.counts)
-    return counts.numpy()
 
 
 def _compiled(network: SegNet, wanted: bool) -> nn.Module:
@@ -333,14 +336,16 @@ def _facts(run: Run, student: SegNet, distiller: Distiller, data: Data, device: 
     }
 
 
-def _measured(run: Run, log: Log, clock: StepClock, confusions: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
+def _measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counted]) -> dict[str, Any]:
     """Columns that are known after the last step."""
     best = max(log.curve, key=lambda point: point["dev_miou"])
-    return {
-        "dev_confusion": confusions["dev"].ravel().tolist(),
-        "val_confusion": confusions["val"].ravel().tolist(),
-        "dev_miou": miou(confusions["dev"], run.protocol.absent_policy),
-        "val_miou": miou(confusions["val"], run.protocol.absent_policy),
+    columns: dict[str, Any] = {}
+    for name, counts in counted.items():
+        columns[f"{name}_confusion"] = counts.confusion.ravel().tolist()
+        columns[f"{name}_miou"] = miou(counts.confusion, run.protocol.absent_policy)
+        if counts.boundary is not None:
+            columns[f"{name}_boundary_confusion"] = counts.boundary.ravel().tolist()
+    return columns | {
         "best_dev_miou": best["dev_miou"],
         "best_dev_step": int(best["step"]),
         "curve": log.curve,
@@ -354,15 +359,22 @@ def _measured(run: Run, log: Log, clock: StepClock, confusions: Mapping[str, NDA
     }
 
 
-@torch.no_grad()
-def _samples(student: SegNet, data: Data, runtime: Runtime, with_images: bool) -> list[dict[str, Any]]:
+def _images(run: Run, data: Data, val: Counted, experiment: Path) -> dict[str, Any]:
+    """The matrices of single val images into their file, if the run keeps them; the column that names its content."""
+    if val.images is None:
+        return {}
+    path, images, info = per_image_path(experiment, run.run_id), len(data.val), data.info
+    digest = write_per_image(path, val.images, images, run.run_id, info.num_classes, info.content_hash)
+    return {"per_image_sha256": digest}
+
+
+def _samples(student: SegNet, data: Data, run: Run, runtime: Runtime, with_images: bool) -> list[dict[str, Any]]:
     """Predictions on the first dev images as PNG; images and labels too where they are wanted (once per teacher)."""
-    student.eval()
     samples = []
     for index in range(min(SAMPLE_IMAGES, len(data.dev))):
         image, label = data.dev[index]
         (batch,) = runtime.evaluation(data.dev, data.info, 1, [index])
-        prediction = student(batch.image).full.argmax(dim=1)[0].byte().cpu().numpy()
+        prediction = predict(student, batch.image, run.train.evaluation)[0].byte().cpu().numpy()
         samples.append(
             {
                 "index": index,
@@ -371,7 +383,6 @@ def _samples(student: SegNet, data: Data, runtime: Runtime, with_images: bool) -
                 "prediction": _png(prediction),
             }
         )
-    student.train()
     return samples
 
 

@@ -18,15 +18,20 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.yamlfile": ("", "yaml"),
     "harness.signatures": ("", "pydantic"),
     "harness.seeds": ("", "numpy"),
-    "harness.spec": ("harness.signatures", "pydantic"),
+    "harness.recipe": ("", "pydantic"),
+    "harness.spec": ("harness.recipe harness.signatures", "pydantic"),
     "harness.protocol": ("harness.spec", ""),
-    "harness.specfile": ("harness.spec harness.signatures harness.yamlfile harness.protocol", "pydantic"),
+    "harness.specfile": (
+        "harness.files harness.recipe harness.spec harness.signatures harness.yamlfile harness.protocol",
+        "pydantic",
+    ),
     # Rows, and what is computed from them
     "harness.scores": ("", "numpy"),
     "harness.stats": ("", "numpy scipy"),
     "harness.row": ("", "numpy pyarrow"),
     "harness.files": ("", ""),
     "harness.store": ("harness.files harness.row", "pyarrow"),
+    "harness.perimage": ("harness.files", "numpy pyarrow"),
     "harness.record": ("harness harness.spec harness.store", ""),
     "harness.tables": ("harness.stats", ""),
     "harness.comparison": ("harness.stats harness.tables", "numpy"),
@@ -39,15 +44,15 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     # Tensors
     "harness.taps": ("", "torch numpy"),
-    "harness.metrics": ("", "torch numpy"),
+    "harness.metrics": ("", "torch numpy cv2"),
     "harness.cost": ("", "torch numpy"),
     "harness.models": (
         "harness.models harness.files harness.taps harness.spec harness.seeds",
         "torch numpy timm segmentation_models_pytorch safetensors",
     ),
     "harness.datasets": (
-        "harness.datasets harness.taps harness.spec harness.seeds harness.scores",
-        "torch numpy PIL cv2 skimage pyarrow",
+        "harness.datasets harness.files harness.taps harness.spec harness.seeds harness.scores",
+        "torch numpy PIL cv2 skimage pyarrow pydantic scipy yaml",
     ),
     "harness.distillers": ("harness.distillers", ""),
     "harness.distillers.base": ("harness.taps", "torch"),
@@ -72,10 +77,15 @@ RULES: dict[str, tuple[str, str]] = {
         "torch numpy cv2",
     ),
     "harness.guard": ("harness.runtime", "torch"),
-    "harness.optimizers": ("harness.spec harness.distillers", "torch"),
+    "harness.optimizers": ("harness.recipe harness.distillers", "torch"),
+    "harness.evaluate": (
+        "harness.recipe harness.spec harness.taps harness.metrics harness.datasets harness.runtime",
+        "torch numpy",
+    ),
     "harness.train": (
-        "harness.spec harness.seeds harness.scores harness.taps harness.metrics harness.cost harness.models "
-        "harness.datasets harness.distillers harness.optimizers harness.parts harness.guard harness.runtime",
+        "harness.spec harness.seeds harness.scores harness.taps harness.evaluate harness.perimage harness.cost "
+        "harness.models harness.datasets harness.distillers harness.optimizers harness.parts harness.guard "
+        "harness.runtime",
         "torch numpy PIL",
     ),
     "harness.execute": ("harness.spec harness.record harness.runtime harness.train", ""),
@@ -90,13 +100,13 @@ RULES: dict[str, tuple[str, str]] = {
         "torch",
     ),
     "harness.testing": (
-        "harness.testing harness.distillers harness.guard harness.models harness.optimizers harness.runtime "
+        "harness.testing harness.distillers harness.guard harness.models harness.optimizers harness.recipe harness.runtime "
         "harness.signatures harness.spec harness.taps harness.train",
         "torch numpy",
     ),
     # Pictures of textures
     "harness.texture": (
-        "harness.store harness.parts harness.models harness.spec harness.taps sstkd",
+        "harness.store harness.parts harness.datasets harness.models harness.spec harness.taps sstkd",
         "torch numpy PIL",
     ),
     "harness.textureplots": ("harness.plots harness.texture", "numpy matplotlib"),
@@ -107,20 +117,28 @@ RULES: dict[str, tuple[str, str]] = {
         "harness.execute harness.loggers",
         "torch ray",
     ),
+    "harness.predict": (
+        "harness harness.store harness.datasets harness.evaluate harness.models harness.parts harness.runtime harness.spec",
+        "torch numpy PIL cv2",
+    ),
+    "harness.prepare": ("harness.datasets harness.files harness.launch harness.spec", "torch ray cv2 pyarrow"),
+    "harness.datatool": ("harness.datasets harness.spec", "numpy"),
+    "harness.terminal": ("", "typer"),
+    "harness.clidata": ("harness.terminal", "typer"),
     "harness.display": ("harness.spec", "rich"),
     "harness.doctor": ("harness.spec harness.record", "rich"),
-    "harness.cli": ("", "typer"),
+    "harness.cli": ("harness.clidata harness.terminal", "typer"),
 }
 # Functions that may import what their module may not, because it is slow or missing on some machines.
 FREE = {
     "harness.runtime": {"Runtime.ray_worker": {"ray"}},
     "harness.loggers": {"tensorboard": {"torch"}},
 }
-FREE_MODULES = {"harness.cli", "harness.doctor"}  # every function
+FREE_MODULES = {"harness.cli", "harness.clidata", "harness.doctor", "harness.terminal"}  # every function
 
 LIGHT = (
-    "spec specfile yamlfile signatures protocol seeds files store row scores stats report tables comparison plots page record "
-    "cli display"
+    "recipe spec specfile yamlfile signatures protocol seeds files store row scores stats report tables comparison plots page record "
+    "perimage cli clidata terminal display"
 )
 
 

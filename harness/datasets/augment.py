@@ -1,4 +1,4 @@
-"""Augmentation of one training pair, and the step from bytes to a network's input.
+"""Augmentation of one training pair.
 
 Scaling by s and cropping (h, w) is done the other way round: a window of (h / s, w / s) is cut from the source and
 resized to (h, w), so that nothing outside the crop is ever computed. OpenCV runs it; whoever calls this in a worker
@@ -9,11 +9,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from harness.datasets.base import Image, Label
+from harness.datasets.decode import value_counts
+
+TRIES = 10
+"""Other places that a crop above the cap is tried at."""
 
 
 def augment(
@@ -26,13 +28,17 @@ def augment(
     flip: float = 0.5,
     brightness: float = 0.0,
     contrast: float = 0.0,
+    saturation: float = 0.0,
+    hue: float = 0.0,
+    scale_step: float = 0.0,
+    class_cap: float = 1.0,
     fill: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ignore_index: int = 255,
 ) -> tuple[Image, Label]:
     """Random scale, crop with padding, horizontal flip and photometric jitter.
 
-    Each call takes the same six numbers from `rng` whatever it does with them, so that a switched-off option does not
-    move what comes later in the stream.
+    Each call takes the same numbers from `rng` whatever it does with them, so that a switched-off option does not move
+    what comes later in the stream.
 
     Args:
         image: (H, W, 3) uint8.
@@ -44,6 +50,11 @@ def augment(
         flip: probability of a horizontal flip, in [0, 1].
         brightness: the image is shifted by up to this share of 255 either way, in [0, 1].
         contrast: differences from `fill` are multiplied by a factor of up to 1 +- this, in [0, 1].
+        saturation: the saturation (HSV) is multiplied by a factor of up to 1 +- this, in [0, 1].
+        hue: the hue is turned by up to this many degrees either way, in [0, 180].
+        scale_step: scales are `scale[0]` plus multiples of this, each equally likely, up to `scale[1]`; 0 for any.
+        class_cap: a crop in which one class has more than this share of the labelled pixels gives way to another one,
+            ten times at most (MMSegmentation's `cat_max_ratio`); in (0, 1], 1 keeps the first.
         fill: RGB in 0..255 of pixels outside the source; the dataset's mean.
         ignore_index: label of pixels outside the source.
 
@@ -53,12 +64,13 @@ def augment(
     Raises:
         ValueError: shapes or dtypes other than these, or a parameter outside its range.
     """
-    _check(image, label, crop_hw, scale, flip, brightness, contrast)
+    _check(image, label, crop_hw, scale, scale_step, class_cap)
+    _check_shares(flip=flip, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue / 180)
     u_scale, u_y, u_x, u_flip, u_brightness, u_contrast = rng.random(6)
-    factor = scale[0] + (scale[1] - scale[0]) * u_scale
+    u_saturation, u_hue, *u_again = rng.random(2 + 2 * TRIES)
+    factor = _factor(scale, scale_step, u_scale)
     window_hw = (max(1, round(crop_hw[0] / factor)), max(1, round(crop_hw[1] / factor)))
-    top = _offset(label.shape[0], window_hw[0], u_y)
-    left = _offset(label.shape[1], window_hw[1], u_x)
+    top, left = _place(label, window_hw, class_cap, ignore_index, [u_y, u_x, *u_again])
     shown, truth = _window(image, fill, top, left, window_hw), _window(label, ignore_index, top, left, window_hw)
     if window_hw != crop_hw:
         shown = _resize(shown, crop_hw, cv2.INTER_LINEAR)
@@ -69,32 +81,35 @@ def augment(
     if brightness or contrast:
         shift = 255 * brightness * (2 * u_brightness - 1)
         shown = _jitter(shown, shift, 1 + contrast * (2 * u_contrast - 1), fill)
+    if saturation or hue:
+        shown = _recolour(shown, 1 + saturation * (2 * u_saturation - 1), hue * (2 * u_hue - 1))
     # Without scale, padding and flip these are still views of the inputs.
     return shown.copy(), truth.copy()
 
 
-def to_tensor(image: Image, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
-    """Normalise an image: (value - mean) / std per channel.
+def _factor(scale: tuple[float, float], step: float, u: float) -> float:
+    """The scale that the uniform number `u` stands for."""
+    low, high = scale
+    if not step:
+        return low + (high - low) * u
+    choices = int((high - low) / step + 1e-9) + 1
+    return low + step * min(int(u * choices), choices - 1)
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        mean: per channel, in 0..255.
-        std: per channel, in 0..255, above 0.
 
-    Returns:
-        (3, H, W) float32, contiguous.
-
-    Raises:
-        ValueError: the image is not (H, W, 3) uint8, or a std is not above 0.
-    """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"an image is (H, W, 3) uint8; given: {image.shape} {image.dtype}")
-    if min(std) <= 0:
-        raise ValueError(f"std={std}: all three must be above 0")
-    x = image.astype(np.float32)
-    x -= np.asarray(mean, np.float32)
-    x /= np.asarray(std, np.float32)
-    return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))
+def _place(
+    label: Label, window_hw: tuple[int, int], class_cap: float, ignore_index: int, uniform: list[float]
+) -> tuple[int, int]:
+    """Top and left of the first window in which no class is above `class_cap`; of the last one tried if none is."""
+    for u_y, u_x in zip(uniform[::2], uniform[1::2], strict=True):
+        top, left = _offset(label.shape[0], window_hw[0], u_y), _offset(label.shape[1], window_hw[1], u_x)
+        if class_cap == 1:
+            break
+        inside = label[max(top, 0) : top + window_hw[0], max(left, 0) : left + window_hw[1]]
+        counts = value_counts(inside)
+        counts[ignore_index] = 0
+        if counts.max() <= class_cap * counts.sum() and np.count_nonzero(counts) > 1:
+            break
+    return top, left
 
 
 def _offset(size: int, window: int, u: float) -> int:
@@ -136,14 +151,22 @@ def _jitter(image: Image, shift: float, gain: float, centre: tuple[float, float,
     return _bytes(cv2.LUT(image, table[:, None, :]))
 
 
+def _recolour(image: Image, gain: float, degrees: float) -> Image:
+    """Multiply the saturation and turn the hue, in HSV with 256 hues."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    values = np.arange(256)
+    table = np.stack([values + round(degrees * 256 / 360), np.clip(np.round(values * gain), 0, 255), values], axis=1)
+    turned = cv2.LUT(hsv, (table % 256).astype(np.uint8)[:, None, :])
+    return _bytes(cv2.cvtColor(turned, cv2.COLOR_HSV2RGB_FULL))
+
+
 def _check(
     image: Image,
     label: Label,
     crop_hw: tuple[int, int],
     scale: tuple[float, float],
-    flip: float,
-    brightness: float,
-    contrast: float,
+    scale_step: float,
+    class_cap: float,
 ) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"an image is (H, W, 3) uint8; given: {image.shape} {image.dtype}")
@@ -153,6 +176,14 @@ def _check(
         raise ValueError(f"crop_hw={crop_hw}: both sides are at least 1 pixel")
     if not 0 < scale[0] <= scale[1]:
         raise ValueError(f"scale={scale}: 0 < smallest <= largest is needed")
-    for name, value in (("flip", flip), ("brightness", brightness), ("contrast", contrast)):
+    if scale_step < 0:
+        raise ValueError(f"scale_step={scale_step}: allowed are 0 and more")
+    if not 0 < class_cap <= 1:
+        raise ValueError(f"class_cap={class_cap}: allowed are values above 0, up to 1")
+
+
+def _check_shares(**shares: float) -> None:
+    for name, value in shares.items():
         if not 0 <= value <= 1:
-            raise ValueError(f"{name}={value}: allowed are 0..1")
+            given, most = (value * 180, 180) if name == "hue" else (value, 1)
+            raise ValueError(f"{name}={given}: allowed are 0..{most}")

@@ -36,13 +36,15 @@ class DataInfo:
         num_classes: K; labels are 0..K-1.
         class_names: K names.
         palette: K RGB colours, for pictures of labels.
-        mean: per-channel mean of the training images, RGB, in 0..255.
-        std: per-channel standard deviation of the training images, RGB, in 0..255.
+        mean: what is subtracted from an image, RGB, in 0..255; also the colour outside of it.
+        std: what it is divided by then, RGB.
         content_hash: sha256 of the splits' content; two rows with the same hash saw the same data.
         note: what the data is, in one sentence.
         ignore_index: the label that never counts.
-        floor_dev_miou: mIoU on dev of the best classifier by single-pixel intensity; None where it was not computed.
+        floor_dev_miou: mIoU on dev of the best classifier of a single pixel by itself; None where it was not computed.
         floor_val_miou: the same on val.
+        shareable: whether rows that anybody may see can hold its photographs and labels.
+        bgr: whether networks see the channels in the order blue, green, red.
     """
 
     name: str
@@ -56,6 +58,8 @@ class DataInfo:
     ignore_index: int = 255
     floor_dev_miou: float | None = None
     floor_val_miou: float | None = None
+    shareable: bool = True
+    bgr: bool = False
 
     def __post_init__(self) -> None:
         for name in ("class_names", "palette"):

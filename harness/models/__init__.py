@@ -1,6 +1,6 @@
 """Networks of a pair: build, load weights, read taps."""
 
 from harness.models.segnet import ARCHITECTURES, SegNet, build
-from harness.models.weights import load_into, load_state, save_state, sha256, state_sha256
+from harness.models.weights import load_into, load_state, save_state, state_sha256
 
-__all__ = ["ARCHITECTURES", "SegNet", "build", "load_into", "load_state", "save_state", "sha256", "state_sha256"]
+__all__ = ["ARCHITECTURES", "SegNet", "build", "load_into", "load_state", "save_state", "state_sha256"]

@@ -29,7 +29,7 @@ def load_encoder(encoder: nn.Module, network: Network) -> None:
     """
     assert network.encoder_weights is not None
     weights = network.encoder_weights
-    state = _with_timm_stem(_unwrapped(load_state(Path(weights.path), weights.sha256)))
+    state = _with_timm_stem(_unwrapped(load_state(Path(weights.path), weights.digest)))
     own = encoder.state_dict()
     source = {key: _name_in_file(key, state) for key in own}
     found = {key: state[name] for key, name in source.items() if name is not None}

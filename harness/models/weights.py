@@ -8,13 +8,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from harness.files import write_atomic
-
-
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from harness.files import sha256, write_atomic
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:

@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import nn
 
 from harness.optimizers import Optimizers
+from harness.recipe import Optimizer
 from harness.runtime import Runtime
-from harness.spec import Optimizer
 from harness.testing.case import Case, require, total
 from harness.testing.made_up import IGNORE, MAIN, net
 from harness.testing.steps import STEPS, one_step

@@ -10,7 +10,7 @@ from torch import Tensor
 from harness import guard
 from harness.distillers import Distiller
 from harness.optimizers import Optimizers
-from harness.spec import Optimizer
+from harness.recipe import Optimizer
 from harness.taps import Pair
 from harness.testing.case import Case, Terms, apart, numbers, own_terms, reaches, require, total
 from harness.testing.made_up import IGNORE, MAIN, Net, labels, net, stream, view

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-import torch
 
-from harness.datasets.augment import augment, to_tensor
+from harness.datasets.augment import TRIES, augment
 
 MEAN = (127.0, 126.0, 125.0)
 
@@ -153,13 +152,16 @@ def test_jitter_moves_the_image_only_and_by_no_more_than_asked():
         {"scale": (2.0, 2.0)},
         {"brightness": 0.3, "contrast": 0.3},
         {"crop_hw": (64, 64)},
+        {"saturation": 0.3, "hue": 10.0},
+        {"class_cap": 0.2},
+        {"scale": (0.5, 2.0), "scale_step": 0.1},
     ],
 )
 def test_every_call_takes_the_same_draws(options):
     image, label = pair()
     rng, reference = np.random.default_rng(4), np.random.default_rng(4)
     augment(image, label, rng, **{"crop_hw": (16, 16), **options})
-    reference.random(6)
+    reference.random(6 + 2 + 2 * TRIES)
     assert rng.random() == reference.random()
 
 
@@ -198,6 +200,10 @@ def test_extreme_scales_still_give_the_crop(scale):
         ({"flip": 1.5}, r"flip=1.5"),
         ({"brightness": -0.1}, r"brightness=-0.1"),
         ({"contrast": 2.0}, r"contrast=2.0"),
+        ({"saturation": 1.1}, r"saturation=1.1"),
+        ({"hue": 360.0}, r"hue=360.0: allowed are 0..180"),
+        ({"scale_step": -0.1}, r"scale_step=-0.1"),
+        ({"class_cap": 0.0}, r"class_cap=0.0"),
     ],
 )
 def test_bad_input_is_named(change, message):
@@ -207,13 +213,91 @@ def test_bad_input_is_named(change, message):
         augment(**arguments)
 
 
-def test_to_tensor_normalises_per_channel():
-    image, _ = pair()
-    got = to_tensor(image, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
-    assert got.dtype == torch.float32 and got.shape == (3, 20, 30) and got.is_contiguous()
-    want = (image.astype(np.float64) - [1, 2, 3]) / [4, 5, 6]
-    np.testing.assert_allclose(got.permute(1, 2, 0), want, rtol=1e-6)
-    with pytest.raises(ValueError, match="std"):
-        to_tensor(image, (0.0, 0.0, 0.0), (1.0, 0.0, 1.0))
-    with pytest.raises(ValueError, match="uint8"):
-        to_tensor(image.astype(np.int16), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+def test_scale_steps_are_equally_likely_and_end_at_the_largest():
+    from harness.datasets.augment import _factor
+
+    rng = np.random.default_rng(0)
+    drawn = [_factor((0.5, 2.0), 0.1, u) for u in rng.random(16000)]
+    values, counts = np.unique(np.round(drawn, 6), return_counts=True)
+    np.testing.assert_allclose(values, np.arange(5, 21) / 10)
+    assert counts.min() > 850 and counts.max() < 1150  # 1000 +- 5 standard deviations
+    assert _factor((0.5, 2.0), 0.1, np.nextafter(1.0, 0.0)) == pytest.approx(2.0)
+    assert _factor((0.5, 2.0), 0.0, 0.5) == 1.25
+
+
+def lopsided():
+    """Class 0 everywhere but in the lower right quarter."""
+    label = np.zeros((40, 60), np.uint8)
+    label[20:, 30:] = 1
+    return np.repeat(label[:, :, None], 3, axis=2), label
+
+
+def test_a_crop_of_one_class_gives_way_to_another():
+    image, label = lopsided()
+    single = dict.fromkeys((1.0, 0.75), 0)
+    for cap in single:
+        for seed in range(300):
+            _, b = augment(image, label, np.random.default_rng(seed), crop_hw=(16, 16), flip=0.0, class_cap=cap)
+            share = np.bincount(b.reshape(-1), minlength=2).max() / b.size
+            single[cap] += share > 0.75
+    assert single[1.0] > 200
+    # Windows below the cap are about a third of all: eleven misses in a row are rare.
+    assert single[0.75] < 15
+
+
+def test_the_cap_does_not_count_ignored_pixels_and_leaves_good_crops_alone():
+    image, label = lopsided()
+    holes = np.where(label == 0, 255, label).astype(np.uint8)
+    holes[:, :2] = 0  # nearly all labelled pixels are of class 1: above any cap, whatever is drawn
+    plain = augment(image, holes, np.random.default_rng(0), crop_hw=(40, 60), flip=0.0)
+    capped = augment(image, holes, np.random.default_rng(0), crop_hw=(40, 60), flip=0.0, class_cap=0.5)
+    np.testing.assert_array_equal(plain[1], capped[1])
+    mixed = np.random.default_rng(1).integers(0, 8, (40, 60), dtype=np.uint8)
+    for seed in range(20):
+        first = augment(image, mixed, np.random.default_rng(seed), crop_hw=(16, 16), class_cap=0.75)
+        again = augment(image, mixed, np.random.default_rng(seed), crop_hw=(16, 16))
+        np.testing.assert_array_equal(first[1], again[1])
+
+
+def test_hue_and_saturation_leave_grey_alone_and_turn_colours():
+    image, label = pair()
+    grey = np.repeat(image[..., :1], 3, axis=2)
+    options = {"crop_hw": (20, 30), "flip": 0.0, "saturation": 0.5, "hue": 40.0}
+    a, b = augment(grey, label, np.random.default_rng(0), **options)
+    np.testing.assert_array_equal(a, grey)
+    np.testing.assert_array_equal(b, label)
+    red = np.zeros_like(image)
+    red[..., 0] = 200
+    hues, saturations = [], []
+    for seed in range(60):
+        a, _ = augment(red, label, np.random.default_rng(seed), **options)
+        r, g, b = a[0, 0].astype(float)
+        assert max(r, g, b) == pytest.approx(200, abs=1)
+        saturations.append((max(r, g, b) - min(r, g, b)) / max(r, g, b))
+        hues.append(60 * ((g - b) / (max(r, g, b) - min(r, g, b))))
+    assert -42 < min(hues) < -30 and 30 < max(hues) < 42
+    assert 0.45 < min(saturations) < 0.6 and max(saturations) == pytest.approx(1)
+
+
+def test_new_options_do_not_move_the_old_draws():
+    image, label = pair(50, 70)
+    old = {"crop_hw": (32, 32), "scale": (0.5, 2.0), "brightness": 0.2, "contrast": 0.2, "fill": MEAN}
+    a = augment(image, label, np.random.default_rng(5), **old)
+    b = augment(image, label, np.random.default_rng(5), **old, hue=20.0, saturation=0.5)
+    np.testing.assert_array_equal(a[1], b[1])
+
+
+def test_read_only_views_are_augmented_like_arrays():
+    image, label = pair(50, 70)
+    frozen = image.copy(), label.copy()
+    for x in frozen:
+        x.flags.writeable = False
+    options = {"crop_hw": (32, 32), "scale": (0.5, 2.0), "brightness": 0.2, "hue": 9.0, "fill": MEAN, "class_cap": 0.5}
+    for seed in range(10):
+        for a, b in zip(
+            augment(image, label, np.random.default_rng(seed), **options),
+            augment(*frozen, np.random.default_rng(seed), **options),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+            assert b.flags.writeable

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.models import ARCHITECTURES, SegNet, build, load_into, load_state, save_state, sha256, state_sha256
+from harness.files import sha256
+from harness.models import ARCHITECTURES, SegNet, build, load_into, load_state, save_state, state_sha256
 from harness.spec import Network, Weights
 
 ENCODERS = ["resnet18", "mobilenet_v2", "efficientnet-b0", "mit_b0", "tu-convnext_atto", "tu-mobilenetv3_small_050"]

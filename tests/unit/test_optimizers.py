@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from harness.distillers.base import Distiller, OwnOptimizer
 from harness.optimizers import Optimizers
-from harness.spec import Optimizer
+from harness.recipe import Optimizer
 from harness.taps import View
 from harness.train import KDStep
 

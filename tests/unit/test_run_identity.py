@@ -36,6 +36,9 @@ def test_a_run_survives_the_way_to_a_worker(tmp_path):
         "train.checkpoint_every=1",
         "train.optimizer.lr=0.01",  # the default
         "train.optimizer.momentum=0.9",
+        "train.augment={crop_hw: null, saturation: 0, hue: 0, scale_step: 0, class_cap: 1}",
+        "train.evaluation={scales: [1.0], flip: false}",
+        "train.normalize=dataset",
         "data.parameters.size=64",
         "methods.1.kd.temperature=1",
     ],
@@ -83,6 +86,17 @@ CHANGES = {
     "train.augment.scale=[0.5, 2.0]": ALL,
     "train.augment.flip=false": ALL,
     "train.augment.jitter=0.1": ALL,
+    "train.augment.saturation=0.2": ALL,
+    "train.augment.hue=10": ALL,
+    "train.augment.scale_step=0.1": ALL,
+    "train.augment.class_cap=0.75": ALL,
+    "train.normalize=encoder": ALL,
+    "train.evaluation.window_hw=[32, 32]": ALL,
+    "train.evaluation={window_hw: [32, 32], stride_hw: [16, 16]}": ALL,
+    "train.evaluation.scales=[0.5, 1.0]": ALL,
+    "train.evaluation.flip=true": ALL,
+    "train.evaluation.boundary=2": ALL,
+    "train.evaluation.per_image=true": ALL,
     "train.precision=bf16": ALL,
     "train.clip_norm=1": ALL,
     "train.accumulate=2": ALL,
@@ -108,7 +122,7 @@ def test_every_setting_of_the_recipe_is_covered_above(tmp_path):
     """A new key of `train` is either in CHANGES or said to change nothing."""
     train = load(tmp_path).train
     keys = {f"train.{k}" for k in type(train).model_fields} - {"train.checkpoint_every", "train.eval_batch_size"}
-    covered = {key.split("=")[0] for key in CHANGES}
+    covered = {key.split("=")[0] for key in CHANGES} | {"train.evaluation.stride_hw"}  # given with its window
     for key in keys:
         inner = getattr(train, key.partition(".")[2])
         names = [f"{key}.{k}" for k in type(inner).model_fields] if hasattr(type(inner), "model_fields") else [key]

@@ -364,3 +364,14 @@ def test_an_experiment_can_be_built_without_a_file(tmp_path):
     data["methods"] = ["none", "kd"]
     experiment = Experiment.model_validate_json(json.dumps(data))
     assert [m.name for m in experiment.methods] == ["none", "kd"]
+
+
+def test_weights_without_a_digest_get_the_one_their_file_has(tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", FIPS 180-2
+    for key in ("student.encoder_weights", "teacher.encoder_weights", "teacher.checkpoint"):
+        experiment = load(tmp_path, BASE, f"pairs.0.{key}={{path: {tmp_path}/w.pt}}")
+        role, _, name = key.partition(".")
+        assert getattr(getattr(experiment.pairs[0], role), name).sha256 == known
+        same = load(tmp_path, BASE, f"pairs.0.{key}={{path: {tmp_path}/w.pt, sha256: {known}}}")
+        assert same.pairs == experiment.pairs

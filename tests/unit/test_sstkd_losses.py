@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from harness.distillers.sstkd import SSTKD
-from harness.models.weights import sha256
+from harness.files import sha256
 from harness.taps import NetworkInfo, Pair, TapInfo, Taps, View
 from sstkd.cdm import CDM
 from sstkd.dtiem import DTIEM, Equalized, whole_map

@@ -39,6 +39,18 @@ def test_numpy_values_are_welcome(tmp_path):
     assert (back["steps"], back["dev_miou"], back["dev_confusion"]) == (4, 0.5, [4, 0, 1, 3])
 
 
+def test_what_an_evaluation_adds_comes_back(tmp_path):
+    added = {
+        "dev_boundary_confusion": list(range(36)),
+        "val_boundary_confusion": [0] * 36,
+        "per_image_sha256": "ab" * 32,
+    }
+    row = make_row(**added)
+    store.write_run(tmp_path, row)
+    back = store.read_row(store.run_path(tmp_path, row["run_id"]))
+    assert {name: back[name] for name in added} == added
+
+
 def test_an_ok_row_is_never_replaced(tmp_path):
     assert store.write_run(tmp_path, make_row(dev_miou=0.5))
     for later in (make_row(dev_miou=0.9), make_row(status="failed")):
@@ -85,6 +97,10 @@ def without(column):
         (make_row(message="hm"), "column message"),
         (make_row(status="failed", message=""), "column message"),
         (make_row(dev_confusion=[1, 2, 3]), r"column dev_confusion: 3 counts; num_classes\*\*2"),
+        (make_row(val_confusion=[1] * 35), r"column val_confusion: 35 counts; num_classes\*\*2"),
+        (make_row(dev_boundary_confusion=[1] * 37), r"column dev_boundary_confusion: 37 counts; num_classes\*\*2"),
+        (make_row(val_boundary_confusion=[]), r"column val_boundary_confusion: 0 counts; num_classes\*\*2"),
+        (make_row(per_image_sha256=b"ab"), "column per_image_sha256: string"),
         (make_row(dev_miou=None), "column dev_miou: missing"),
         (make_row(dev_miou=float("nan")), "column dev_miou: nan"),
     ],

@@ -13,8 +13,9 @@ from harness import record, store
 from harness.distillers import METHODS, Distiller
 from harness.execute import execute
 from harness.optimizers import lr_factor
+from harness.recipe import Schedule
 from harness.runtime import Runtime
-from harness.spec import Run, Schedule
+from harness.spec import Run
 from harness.train import train
 from tests import tiny
 

@@ -1,0 +1,260 @@
+"""The prepared cache: a dataset's pairs in memory-mapped Arrow files, decoded (`raw`) or not (`encoded`).
+
+A cache is a folder with `manifest.json`, `index.parquet` (a line per pair: names, digests, class counts) and
+`shards/*.arrow`, one record batch per pair. Label maps hold class indices already. Whoever reads it needs no other
+file, gets the very pixels that reading the dataset's own files gives, and pays no decoding where it is `raw`.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness.datasets import decode
+from harness.datasets.base import Image, Label
+from harness.datasets.index import Entry
+from harness.datasets.source import Sample
+from harness.files import write_atomic
+
+MANIFEST, INDEX, VERSION = "manifest.json", "index.parquet", 1
+Format = Literal["raw", "encoded"]
+_PAIR = pa.schema({"image": pa.large_binary(), "label": pa.large_binary(), "height": pa.int32(), "width": pa.int32()})
+_INDEX = pa.schema(
+    {
+        "split": pa.string(),
+        "name": pa.string(),
+        "image": pa.string(),
+        "label": pa.string(),
+        "group": pa.string(),
+        "table": pa.string(),
+        "extra": pa.bool_(),
+        "image_sha256": pa.binary(32),
+        "label_sha256": pa.binary(32),
+        "height": pa.int32(),
+        "width": pa.int32(),
+        "counts": pa.list_(pa.int64()),
+    }
+)
+
+
+class Shard(BaseModel):
+    """One Arrow file of a cache."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    file: str
+    split: str
+    rows: int
+    bytes: int
+    sha256: str
+    plan: str
+    """Digest of what went into it; the same plan makes the same file."""
+
+
+class Manifest(BaseModel):
+    """What a cache holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    version: int
+    name: str
+    variant: dict[str, Any]
+    short_side: int | None
+    format: Format
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    tables_sha256: str
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a pair is: its shard's file and its row there."""
+
+    file: str
+    row: int
+
+
+def is_cache(root: Path) -> bool:
+    """Whether `root` is a prepared cache."""
+    return (root / MANIFEST).is_file()
+
+
+def read_manifest(root: Path) -> Manifest:
+    """The manifest of a cache.
+
+    Raises:
+        ValueError: it cannot be read or is of another version; names the file and the remedy.
+    """
+    path = root / MANIFEST
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"{path}: not the manifest of a prepared cache ({first}). Prepare it again.") from None
+    if manifest.version != VERSION:
+        raise ValueError(f"{path}: a cache of version {manifest.version}; this is version {VERSION}. Prepare it again.")
+    return manifest
+
+
+def write_manifest(root: Path, manifest: Manifest, index: Any) -> None:
+    """Make the cache complete: its index, then its manifest."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(index, sink, compression="zstd")
+    write_atomic(root / INDEX, sink.getvalue().to_pybytes())
+    write_atomic(root / MANIFEST, manifest.model_dump_json(indent=1))
+
+
+def index_table(split: str, samples: Sequence[Sample], entries: Sequence[Entry]) -> Any:
+    """Lines of the index as a `pyarrow.Table`."""
+    rows = [
+        {
+            "split": split,
+            **{key: getattr(sample, key) for key in ("name", "image", "label", "group", "table", "extra")},
+            "image_sha256": entry.image_sha256,
+            "label_sha256": entry.label_sha256,
+            "height": entry.size_hw[0],
+            "width": entry.size_hw[1],
+            "counts": entry.counts.tolist(),
+        }
+        for sample, entry in zip(samples, entries, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=_INDEX)
+
+
+def read_index(root: Path, manifest: Manifest) -> dict[str, list[tuple[Sample, Entry, Place]]]:
+    """Every pair of the cache by official split, in order.
+
+    Raises:
+        ValueError: the index or a shard is missing, torn or not of this manifest; names the file and the remedy.
+    """
+    remedy = "Prepare the cache again; whole shards are kept."
+    for shard in manifest.shards:
+        path = root / shard.file
+        size = path.stat().st_size if path.is_file() else -1
+        if size != shard.bytes:
+            what = "is missing" if size < 0 else f"has {size} bytes instead of {shard.bytes}"
+            raise ValueError(f"{path}: this part of the cache {what}. {remedy}")
+    try:
+        columns = pq.read_table(root / INDEX, schema=_INDEX).to_pydict()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{root / INDEX}: not readable ({error}). {remedy}") from None
+    places = [(shard.split, Place(shard.file, row)) for shard in manifest.shards for row in range(shard.rows)]
+    out: dict[str, list[tuple[Sample, Entry, Place]]] = {}
+    names = list(_INDEX.names)
+    if len(columns["split"]) != len(places):
+        raise ValueError(f"{root / INDEX}: {len(columns['split'])} pairs, the shards hold {len(places)}. {remedy}")
+    for values, (split, place) in zip(zip(*(columns[n] for n in names), strict=True), places, strict=True):
+        line = dict(zip(names, values, strict=True))
+        sample = Sample(**{key: line[key] for key in ("name", "image", "label", "group", "table", "extra")})
+        size_hw = (line["height"], line["width"])
+        entry = Entry(line["image_sha256"], line["label_sha256"], size_hw, np.asarray(line["counts"], np.int64))
+        out.setdefault(split, []).append((sample, entry, place))
+    return out
+
+
+def write_shard(path: Path, pairs: Iterable[tuple[bytes, Image | None, Label]], how: Format) -> tuple[int, str]:
+    """Write pairs as one Arrow file, whole or not at all; its size in bytes and sha256.
+
+    Args:
+        path: the file.
+        pairs: the encoded image, its pixels where they are to be stored instead (always for `raw`), class indices.
+        how: `raw` stores pixels; `encoded` stores the image's own bytes (or a PNG of the pixels) and packs the label.
+
+    Raises:
+        OSError: the disk is full; nothing is left behind.
+    """
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with pa.OSFile(str(hidden), "wb") as sink, pa.ipc.new_file(sink, _PAIR) as writer:
+            for encoded, pixels, label in pairs:
+                image, classes, height, width = _stored(encoded, pixels, label, how)
+                sizes = [pa.array([side], pa.int32()) for side in (height, width)]
+                row = [_one_value(image), _one_value(classes), *sizes]
+                writer.write_batch(pa.record_batch(row, schema=_PAIR))
+        with open(hidden, "rb+") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+            size = file.tell()
+        os.replace(hidden, path)
+    except BaseException:
+        hidden.unlink(missing_ok=True)
+        raise
+    return size, digest
+
+
+def _stored(encoded: bytes, pixels: Image | None, label: Label, how: Format) -> tuple[Any, Any, int, int]:
+    height, width = label.shape
+    flat = np.ascontiguousarray(label)
+    if how == "raw":
+        assert pixels is not None
+        return np.ascontiguousarray(pixels), flat, height, width
+    if pixels is not None:
+        done, buffer = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        assert done
+        encoded = buffer.tobytes()
+    return encoded, pa.compress(pa.py_buffer(flat), codec="zstd"), height, width
+
+
+def _one_value(content: Any) -> Any:
+    """A column of one large value, without a copy."""
+    data = pa.py_buffer(content)
+    offsets = pa.py_buffer(np.array([0, data.size], np.int64))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, data])
+
+
+def read_pair(root: Path, place: Place, how: Format) -> tuple[Image, Label]:
+    """One pair: image (H, W, 3) uint8 RGB and class indices (H, W) uint8; views of the mapped file where it is `raw`.
+
+    Raises:
+        ValueError: the shard is not readable; names it.
+    """
+    path = str(root / place.file)
+    try:
+        batch = _shard(path).get_batch(place.row)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: not readable ({error}). Prepare the cache again.") from None
+    height, width = batch.column(2)[0].as_py(), batch.column(3)[0].as_py()
+    # The column's own buffer: going by its only value would copy.
+    image, label = (batch.column(i).buffers()[2] for i in (0, 1))
+    if how == "raw":
+        return _shaped(image, (height, width, 3)), _shaped(label, (height, width))
+    packed = pa.decompress(label, decompressed_size=height * width, codec="zstd")
+    return decode.image_pixels(memoryview(image), path), _shaped(packed, (height, width))
+
+
+@functools.lru_cache(maxsize=4096)
+def _shard(path: str) -> Any:
+    return pa.ipc.open_file(pa.memory_map(path))
+
+
+def _shaped(buffer: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.frombuffer(buffer, np.uint8).reshape(shape)
+
+
+def damaged(root: Path, manifest: Manifest) -> Iterator[str]:
+    """A line for each shard whose content is not what was written."""
+    for shard in manifest.shards:
+        path = root / shard.file
+        try:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            yield f"{path}: {error.strerror}. Prepare the cache again; whole shards are kept."
+            continue
+        if digest != shard.sha256:
+            yield f"{path}: its content changed since it was written. Delete it and prepare the cache again."
+
+
+def variant_text(variant: dict[str, Any]) -> str:
+    """A variant in one canonical line."""
+    return json.dumps(variant, sort_keys=True)

@@ -1,0 +1,150 @@
+"""From bytes to pixels: images, label maps, and both at a smaller size. Every error names the file."""
+
+import io
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from harness.datasets.base import Image, Label
+
+NOT_ALLOWED = -1
+"""Entry of a label table for a value that may not occur."""
+_COLOUR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+def image_pixels(data: bytes | memoryview, file: object) -> Image:
+    """Decode an encoded image as it is stored; an orientation tag is not followed, since labels have none.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: the bytes are no whole image; names `file`.
+    """
+    buffer = np.frombuffer(data, np.uint8)
+    try:
+        pixels = cv2.imdecode(buffer, _COLOUR) if buffer.size else None
+    except cv2.error as error:
+        raise ValueError(f"{file}: not a readable image ({error.err}). Fetch the file again.") from None
+    if pixels is None:
+        raise ValueError(f"{file}: not a readable image, or cut short. Fetch the file again.")
+    return _bytes(pixels)
+
+
+def label_values(data: bytes | memoryview, file: object) -> NDArray[np.uint8]:
+    """Decode a label map: a grey or palette image with 8 bits (or fewer) per pixel, or a .mat file of SBD.
+
+    Returns:
+        (H, W) uint8 of the stored values (of a palette image: the indices).
+
+    Raises:
+        ValueError: not a readable image, or one with colours or 16 bits; names `file`.
+    """
+    if str(file).endswith(".mat"):
+        return _mat_values(data, file)
+    try:
+        with PILImage.open(io.BytesIO(data)) as picture:
+            mode = picture.mode
+            if mode == "P":
+                return np.asarray(picture)
+            if mode == "1":
+                return np.asarray(picture, np.uint8)
+    except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
+        raise ValueError(f"{file}: not a readable label map ({error}). Fetch the file again.") from None
+    if mode != "L":
+        raise ValueError(f"{file}: a label map has one channel of 8 bits, or a palette; this one's mode is {mode}")
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.ndim != 2:
+        raise ValueError(f"{file}: not a readable label map, or cut short. Fetch the file again.")
+    return _bytes(pixels)
+
+
+def _mat_values(data: bytes | memoryview, file: object) -> NDArray[np.uint8]:
+    """GTcls.Segmentation of a MATLAB file of version 5, as SBD's folder cls has them."""
+    from scipy.io import loadmat  # takes a third of a second, and one dataset needs it
+
+    # Version and byte order. Such a file is read as numbers and text only; versions 4 and 7.3 are other formats.
+    if bytes(data[124:128]) not in (b"\0\1IM", b"\1\0MI"):
+        raise ValueError(f"{file}: not a MATLAB file of version 5. Fetch the file again.")
+    try:
+        values = loadmat(io.BytesIO(data), variable_names=["GTcls"])["GTcls"][0, 0]["Segmentation"]
+    except Exception as error:  # what a damaged file makes of the reader is not documented
+        raise ValueError(f"{file}: GTcls.Segmentation cannot be read ({error!r}). Fetch the file again.") from None
+    if not isinstance(values, np.ndarray) or values.dtype != np.uint8 or values.ndim != 2:
+        raise ValueError(f"{file}: GTcls.Segmentation is not an array (H, W) of 8 bits")
+    return np.ascontiguousarray(values)
+
+
+def image_size(data: bytes | memoryview, file: object) -> tuple[int, int]:
+    """Height and width from the header alone.
+
+    Raises:
+        ValueError: not an image; names `file`.
+    """
+    try:
+        with PILImage.open(io.BytesIO(data)) as picture:
+            return picture.height, picture.width
+    except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
+        raise ValueError(f"{file}: not a readable image ({error}). Fetch the file again.") from None
+
+
+def to_classes(values: NDArray[np.uint8], table: NDArray[np.int16], file: object) -> Label:
+    """Map stored label values to class indices.
+
+    Args:
+        values: (H, W) uint8.
+        table: (256,) int16: class index or the ignore index of every value, `NOT_ALLOWED` where it may not occur.
+        file: for the message.
+
+    Raises:
+        ValueError: a value that is not allowed; names it and how often it occurs.
+    """
+    wrong = np.flatnonzero(table == NOT_ALLOWED)
+    if wrong.size:
+        counts = value_counts(values)[wrong]
+        if counts.any():
+            found = ", ".join(f"{v} ({n} pixels)" for v, n in zip(wrong[counts > 0], counts[counts > 0], strict=True))
+            allowed = _ranges(np.flatnonzero(table != NOT_ALLOWED))
+            raise ValueError(f"{file}: label values {found} are not allowed; allowed: {allowed}")
+    return _bytes(cv2.LUT(values, table.astype(np.uint8)))
+
+
+def value_counts(values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each of 256 values occurs, (256,)."""
+    # OpenCV counts bytes several times faster than numpy; its float32 result is exact up to 2**24 pixels.
+    if values.size >= 2**24:
+        return np.bincount(values.reshape(-1), minlength=256)
+    counts: NDArray[np.int64] = cv2.calcHist([values], [0], None, [256], [0, 256]).reshape(-1).astype(np.int64)
+    return counts
+
+
+def shrink(image: Image, label: Label | None, short_side: int | None) -> tuple[Image, Label | None]:
+    """Bring the shorter side down to `short_side` pixels; smaller pairs are left alone.
+
+    The image is averaged over areas, the label takes the nearest pixel.
+    """
+    height, width = image.shape[:2]
+    if short_side is None or min(height, width) <= short_side:
+        return image, label
+    factor = short_side / min(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    small = _bytes(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    if label is None:
+        return small, None
+    return small, _bytes(cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT))
+
+
+def _ranges(values: NDArray[np.int64]) -> str:
+    """`0..33, 255` for the sorted values."""
+    groups = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return ", ".join(str(g[0]) if len(g) == 1 else f"{g[0]}..{g[-1]}" for g in groups)
+
+
+def _bytes(x: Any) -> NDArray[np.uint8]:
+    """OpenCV's results are typed as arrays of any number; here they are bytes."""
+    assert x.dtype == np.uint8
+    out: NDArray[np.uint8] = x
+    return out

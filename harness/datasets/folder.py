@@ -1,0 +1,256 @@
+"""folder: your own images and masks, with the classes in a file classes.yaml beside them."""
+
+import colorsys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.datasets import cache, splits
+from harness.datasets.base import Data
+from harness.datasets.filedata import load
+from harness.datasets.pairing import Pairing
+from harness.datasets.source import IGNORE, OFFICIAL, Listing, Sample, Source, table
+from harness.datasets.tree import Tree
+from harness.spec import nearest
+
+CLASSES = "classes.yaml"
+IMAGES = tuple(
+    suffix for low in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp") for suffix in (low, low.upper())
+)
+Colour = tuple[int, int, int]
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class ClassEntry(BaseModel):
+    """One class of classes.yaml."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    name: str = Field(min_length=1)
+    value: Byte
+    """What the masks call it."""
+    colour: list[Byte] | None = Field(None, min_length=3, max_length=3)
+    """RGB, for pictures of labels; one that differs from the others is made where there is none."""
+
+
+class ClassTable(BaseModel):
+    """The file classes.yaml."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    classes: list[ClassEntry] = Field(min_length=2, max_length=IGNORE)
+    ignore: list[Byte] | None = None
+    """Values that never count; 255 where this is left out and no class has it."""
+
+
+def listing(tree: Tree, val_fraction: float = 0.2, val_seed: int = 0) -> Listing:
+    """The pairs below a root: by folders train and val, by lists train.txt and val.txt, or cut at random.
+
+    Args:
+        tree: the folder that holds images, masks and classes.yaml.
+        val_fraction: share of the pairs that becomes val where neither folders nor lists say.
+        val_seed: of that cut.
+    """
+    pairing = Pairing(tree)
+    if any(pairing.exists(f"{kind}/{split}") for kind in ("images", "masks") for split in OFFICIAL):
+        samples = {split: _by_folder(pairing, f"/{split}") for split in OFFICIAL}
+    elif any(pairing.exists(f"{split}.txt") for split in OFFICIAL):
+        samples = _by_lists(pairing)
+    else:
+        pairs = _by_folder(pairing, "")
+        held = _cut(len(pairs), val_fraction, val_seed)
+        samples = {
+            split: [pair for pair, is_val in zip(pairs, held, strict=True) if is_val == (split == "val")]
+            for split in OFFICIAL
+        }
+    return Listing(samples, pairing.problems)
+
+
+def _cut(count: int, fraction: float, seed: int) -> Sequence[Any]:
+    if count < 2:
+        return [False] * count
+    marked: list[Any] = splits.at_random(count, fraction, np.random.default_rng(seed)).tolist()
+    return marked
+
+
+def _by_folder(pairing: Pairing, below: str) -> list[Sample]:
+    images, masks = pairing.files(f"images{below}", IMAGES), pairing.files(f"masks{below}", ".png")
+    names = pairing.matched(images, masks, lambda name: f"masks{below}/{name}.png")
+    return [Sample(name, images[name], masks[name]) for name in sorted(names)]
+
+
+def _by_lists(pairing: Pairing) -> dict[str, list[Sample]]:
+    images, masks = pairing.files("images", IMAGES), pairing.files("masks", ".png")
+    pairing.orphans(masks, images)
+    files = {image.removeprefix("images/"): name for name, image in images.items()}
+    samples, lists = {}, {}
+    for split in OFFICIAL:
+        lists[split] = pairing.lists(f"{split}.txt", lambda line: files.get(line, line))
+        names = pairing.listed(
+            f"{split}.txt",
+            lists[split],
+            images,
+            masks,
+            lambda name: f"images/{name}",
+            lambda name: f"masks/{name}.png",
+        )
+        samples[split] = [Sample(name, images[name], masks[name]) for name in sorted(names)]
+    for name in sorted(set(lists["train"]) & set(lists["val"])):
+        pairing.problems.append(f"{pairing.tree.root}: {name} is in train.txt and in val.txt; keep it in one")
+    return samples
+
+
+def read_classes(path: Path) -> ClassTable:
+    """Read a class table.
+
+    Raises:
+        ValueError: no such file, not YAML, an unknown or missing key, a value out of range or twice; a line each.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: the list of classes is missing. Write one:\n{EXAMPLE}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    try:
+        found = ClassTable.model_validate(data)
+    except ValidationError as error:
+        raise ValueError("\n".join(f"{path}: {_explained(item)}" for item in error.errors())) from None
+    if wrong := list(_repeated(found)):
+        raise ValueError("\n".join(f"{path}: {line}" for line in wrong))
+    return found
+
+
+def _explained(error: Any) -> str:
+    place = ".".join(map(str, error["loc"])) or "the file"
+    if error["type"] == "extra_forbidden":
+        key, allowed = str(error["loc"][-1]), (ClassTable if len(error["loc"]) == 1 else ClassEntry).model_fields
+        return f"{place}: unknown key.{nearest(key, allowed)} Allowed: {', '.join(allowed)}"
+    if error["type"] == "missing":
+        return f"{place}: this key is missing"
+    if error["type"] == "model_type":
+        return f"{place}: not a mapping of keys. Write it as\n{EXAMPLE}"
+    quote = ' (YAML reads it as another type; put it in "quotes")' if error["type"] == "string_type" else ""
+    return f"{place}: {error['input']!r} is given; {error['msg'].replace('Input should be', 'allowed:')}{quote}"
+
+
+def _repeated(found: ClassTable) -> Iterable[str]:
+    """A line for each name, value or colour that is there twice."""
+    ignored = [("ignore", value) for value in found.ignore or ()]
+    for what, values in (
+        ("the name", [entry.name for entry in found.classes]),
+        ("the value", [*(entry.value for entry in found.classes), *(value for _, value in ignored)]),
+        ("the colour", [tuple(entry.colour) for entry in found.classes if entry.colour]),
+    ):
+        for value, count in Counter[Any](values).items():
+            if count > 1:
+                where = " (classes and ignore together)" if what == "the value" else ""
+                yield f"{what} {value} is there {count} times{where}; it can be one class's only"
+
+
+def distinct_colours(given: Sequence[Colour | None]) -> tuple[Colour, ...]:
+    """`given` with a colour for each None, all different: hues a golden angle apart, in three brightnesses."""
+    used, out, number = {colour for colour in given if colour is not None}, [], 0
+    for colour in given:
+        while colour is None:
+            brightness = (0.95, 0.65, 0.8)[number % 3]
+            red, green, blue = colorsys.hsv_to_rgb(number * 0.61803398875 % 1, (0.85, 0.6)[number // 3 % 2], brightness)
+            new, number = (round(255 * red), round(255 * green), round(255 * blue)), number + 1
+            if new not in used:
+                used.add(new)
+                colour = new
+        out.append(colour)
+    return tuple(out)
+
+
+EXAMPLE = """\
+classes:
+  - {name: soil, value: 0}
+  - {name: crop, value: 1, colour: [0, 158, 115]}
+  - {name: weed, value: 2}
+ignore: [255]"""
+
+FOLDER = Source(
+    name="folder",
+    title="your own images and masks",
+    class_names=(),
+    palette=(),
+    tables={},
+    licence="yours; photographs are kept out of what is made for others to see",
+    obtain="put images, masks and classes.yaml into one folder",
+    layout=f"""\
+ROOT/classes.yaml:
+{EXAMPLE}
+and one of
+  ROOT/images/{{train,val}}/NAME.jpg (or .png and others) with ROOT/masks/{{train,val}}/NAME.png
+  ROOT/images/NAME.jpg with ROOT/masks/NAME.png and lists of names ROOT/train.txt and ROOT/val.txt
+  ROOT/images/NAME.jpg with ROOT/masks/NAME.png; val_fraction of them becomes val at random
+masks have one channel of 8 bits, or a palette, whose values classes.yaml names""",
+    published={},
+    cut="presence",
+    listing=listing,
+    note="A folder of images and masks of the user's own.",
+)
+
+
+def source(root: Path | None = None, val_fraction: float = 0.2, val_seed: int = 0) -> Source:
+    """What is known of the dataset: without `root` no more than its layout.
+
+    Args:
+        root: the folder that holds classes.yaml, or a prepared cache, which has the classes in its manifest.
+        val_fraction: checked only.
+        val_seed: checked only.
+
+    Raises:
+        ValueError: a parameter is out of range, there is no such folder, or classes.yaml is missing or wrong.
+    """
+    if not 0 < val_fraction < 1:
+        raise ValueError(f"folder: val_fraction is {val_fraction}; allowed: above 0 and below 1")
+    if val_seed < 0:
+        raise ValueError(f"folder: val_seed is {val_seed}; allowed: 0 and more")
+    if root is None:
+        return FOLDER
+    if cache.is_cache(root):
+        manifest = cache.read_manifest(root)
+        return replace(FOLDER, class_names=manifest.class_names, palette=manifest.palette)
+    found = read_classes(Tree(root).file(CLASSES))
+    values = {entry.value: index for index, entry in enumerate(found.classes)}
+    ignored = [value for value in (IGNORE,) if value not in values] if found.ignore is None else found.ignore
+    colours = [(c[0], c[1], c[2]) if (c := entry.colour) else None for entry in found.classes]
+    return replace(
+        FOLDER,
+        class_names=tuple(entry.name for entry in found.classes),
+        palette=distinct_colours(colours),
+        tables={"ids": table({**values, **dict.fromkeys(ignored, IGNORE)})},
+    )
+
+
+def folder(
+    root: Path | None = None,
+    *,
+    val_fraction: float = 0.2,
+    val_seed: int = 0,
+    dev_fraction: float = 0.1,
+    dev_seed: int = 0,
+    short_side: int | None = None,
+) -> Data:
+    """Read the user's folder or its prepared cache.
+
+    Args:
+        root: the folder that holds images, masks and classes.yaml, or a prepared cache.
+        val_fraction: share of the pairs that becomes val where neither folders nor lists name one.
+        val_seed: decides which pairs that are.
+        dev_fraction: this share of the training images becomes dev, every class about as often as in the others.
+        dev_seed: decides which images.
+        short_side: images are brought down to this many pixels on their shorter side; None leaves them alone.
+
+    Raises:
+        ValueError: a parameter is out of range, or files are missing or wrong; names them.
+    """
+    own = source(root, val_fraction, val_seed)
+    variant = {"val_fraction": val_fraction, "val_seed": val_seed}
+    return load(own, root, variant, dev_fraction, dev_seed, short_side)

@@ -1,0 +1,206 @@
+"""The index of a dataset in files: size, digest and class counts of every pair, found once and remembered.
+
+Reading every file once is what it costs to know that all of them are whole, that no label is out of range, and to name
+the data by content. The answer is kept by path, size and time of change, so that later runs only look at those.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from harness.datasets import decode
+from harness.datasets.base import Label
+from harness.datasets.source import Sample, Source, tables_sha256
+from harness.datasets.tree import Tree
+from harness.files import write_atomic
+
+LOUD = 1000
+"""Files that are read without a word."""
+_SCHEMA = pa.schema(
+    {
+        "files": pa.list_(pa.string()),  # image and label below the root
+        "stamp": pa.list_(pa.int64()),  # size and time of change in ns of both
+        "image_sha256": pa.binary(32),
+        "label_sha256": pa.binary(32),
+        "height": pa.int32(),
+        "width": pa.int32(),
+        "counts": pa.list_(pa.int64()),  # pixels of each class, then ignored ones
+    }
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of one pair.
+
+    Attributes:
+        image_sha256: digest of the image's file.
+        label_sha256: digest of the label map's file.
+        size_hw: height and width in pixels.
+        counts: (K + 1,) labelled pixels of each class, then ignored ones.
+    """
+
+    image_sha256: bytes
+    label_sha256: bytes
+    size_hw: tuple[int, int]
+    counts: NDArray[np.int64]
+
+
+def read_label(source: Source, sample: Sample, data: bytes, file: object) -> Label:
+    """Class indices (H, W) uint8 of a label map's bytes."""
+    return decode.to_classes(decode.label_values(data, file), source.tables[sample.table], file)
+
+
+def examine(source: Source, sample: Sample, image: bytes, label: bytes, file: object) -> tuple[Entry, Label]:
+    """The entry of a pair, and its decoded label map.
+
+    Raises:
+        ValueError: one of the two cannot be read, a label is out of range, or the sizes differ; names the file.
+    """
+    size = decode.image_size(image, file)
+    classes = read_label(source, sample, label, sample.label)
+    if classes.shape != size:
+        raise ValueError(f"{file}: {size[1]}x{size[0]} pixels, its label map {classes.shape[1]}x{classes.shape[0]}")
+    counts = decode.value_counts(classes)
+    known = np.append(counts[: len(source.class_names)], counts[255])
+    return Entry(hashlib.sha256(image).digest(), hashlib.sha256(label).digest(), size, known), classes
+
+
+def build(
+    source: Source, tree: Tree, samples: Sequence[Sample], tell: Callable[[str], None] | None = None
+) -> list[Entry]:
+    """The entry of every sample, from memory where the files have not changed.
+
+    Args:
+        source: the dataset.
+        tree: its folder.
+        samples: labelled pairs below it.
+        tell: takes a line when many files have to be read; standard error when not given.
+
+    Raises:
+        ValueError: what is wrong with the files, a line each (the first 20).
+    """
+    found, problems = survey(source, tree, samples, tell)
+    if problems:
+        more = [f"... and {len(problems) - 20} more"] if len(problems) > 20 else []
+        hint = f"`sstkd-bench data check {source.name} --root {tree.root}` lists everything that is wrong."
+        raise ValueError("\n".join([*problems[:20], *more, hint]))
+    return [entry for entry in found if entry is not None]
+
+
+def survey(
+    source: Source, tree: Tree, samples: Sequence[Sample], tell: Callable[[str], None] | None = None
+) -> tuple[list[Entry | None], list[str]]:
+    """As `build`, but what is wrong is handed back: an entry or None per sample, and the problems."""
+    tell = tell or (lambda line: print(line, file=sys.stderr, flush=True))
+    file = _memory(source, tree)
+    memory = _remembered(file)
+    stamps = [_stamp(tree, sample) for sample in samples]
+    found: list[Entry | None] = [
+        memory.get((sample.image, str(sample.label), *stamp)) for sample, stamp in zip(samples, stamps, strict=True)
+    ]
+    missing = [i for i, entry in enumerate(found) if entry is None]
+    if not missing:
+        return found, []
+    if len(missing) > LOUD:
+        tell(f"{source.name}: reading {len(missing)} pairs below {tree.root} once, to check and to hash them ...")
+    problems: list[str] = []
+
+    def look(i: int) -> Entry | str:
+        sample = samples[i]
+        path = tree.file(sample.image)
+        try:
+            return examine(source, sample, path.read_bytes(), tree.file(str(sample.label)).read_bytes(), path)[0]
+        except (ValueError, OSError) as error:
+            return str(error)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        for i, answer in zip(missing, pool.map(look, missing), strict=True):
+            if isinstance(answer, str):
+                problems.append(answer)
+            else:
+                found[i] = answer
+    _remember(file, {**memory, **dict(_keyed(samples, stamps, found))})
+    return found, problems
+
+
+def cores() -> int:
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _stamp(tree: Tree, sample: Sample) -> tuple[int, int, int, int]:
+    """Size and time of change of both files; zeros where there is none, which is found out when it is read."""
+    stamp: list[int] = []
+    for name in (sample.image, str(sample.label)):
+        try:
+            status = tree.file(name).stat()
+            stamp += [status.st_size, status.st_mtime_ns]
+        except FileNotFoundError:
+            stamp += [0, 0]
+    return stamp[0], stamp[1], stamp[2], stamp[3]
+
+
+def _keyed(
+    samples: Sequence[Sample], stamps: Sequence[tuple[int, ...]], found: Sequence[Entry | None]
+) -> Iterator[tuple[tuple[str | int, ...], Entry]]:
+    for sample, stamp, entry in zip(samples, stamps, found, strict=True):
+        if entry is not None:
+            yield (sample.image, str(sample.label), *stamp), entry
+
+
+def cache_home() -> Path:
+    """Where what was found out is remembered: $SSTKD_BENCH_CACHE, or the user's cache folder."""
+    if own := os.environ.get("SSTKD_BENCH_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sstkd-bench"
+
+
+def _memory(source: Source, tree: Tree) -> Path:
+    """The file that remembers this folder read by this source's tables."""
+    digest = hashlib.sha256(f"{os.path.realpath(tree.root)}\0{tables_sha256(source)}".encode())
+    return cache_home() / "index" / f"{source.name}-{digest.hexdigest()[:16]}.parquet"
+
+
+def _remembered(file: Path) -> dict[tuple[str | int, ...], Entry]:
+    if not file.is_file():
+        return {}
+    try:
+        rows = pq.read_table(file, schema=_SCHEMA).to_pydict()
+    except (pa.ArrowInvalid, OSError):
+        return {}  # torn or of another version: found out anew
+    return {
+        (*files, *stamp): Entry(image, label, (height, width), np.asarray(counts, np.int64))
+        for files, stamp, image, label, height, width, counts in zip(*rows.values(), strict=True)
+    }
+
+
+def _remember(file: Path, entries: dict[tuple[str | int, ...], Entry]) -> None:
+    rows = [
+        {
+            "files": list(key[:2]),
+            "stamp": list(key[2:]),
+            "image_sha256": entry.image_sha256,
+            "label_sha256": entry.label_sha256,
+            "height": entry.size_hw[0],
+            "width": entry.size_hw[1],
+            "counts": entry.counts.tolist(),
+        }
+        for key, entry in entries.items()
+    ]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), sink, compression="zstd")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, sink.getvalue().to_pybytes())
+    except OSError as error:
+        print(f"note: {file} cannot be written ({error.strerror}); the next run reads all files again", file=sys.stderr)

@@ -1,0 +1,162 @@
+"""The pairs below a dataset's root: images matched with label maps by name, every problem collected as a line."""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import PurePosixPath
+
+from harness.datasets.tree import Tree
+
+NAME = re.compile(r"\w[\w.+ -]*")
+"""What a list file may call an image: no folder, no hidden file, no `..`."""
+
+
+class Pairing:
+    """Looks for pairs and never stops at the first thing that is wrong.
+
+    Args:
+        tree: the dataset's folder.
+
+    Attributes:
+        problems: what is wrong, a line each.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.problems: list[str] = []
+        # Names whose file is there but was refused; that their pair is incomplete needs no line of its own.
+        self._refused: set[str] = set()
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file or folder below the root; one that leads out of it is a problem."""
+        try:
+            return self.tree.file(name).exists()
+        except ValueError as error:
+            self.problems.append(str(error))
+            return False
+
+    def base(self, candidates: Iterable[str], marker: str) -> str | None:
+        """The first of `candidates` (folders below the root that end in `/`, or "") that holds `marker`."""
+        return next((candidate for candidate in candidates if self.exists(candidate + marker)), None)
+
+    def files(
+        self,
+        folder: str,
+        suffix: str | tuple[str, ...],
+        key: Callable[[str], str] = lambda name: PurePosixPath(name).stem,
+        deep: bool = False,
+        needed: bool = True,
+    ) -> dict[str, str]:
+        """The files of a folder by key, sorted by name.
+
+        Args:
+            folder: below the root.
+            suffix: of the files.
+            key: what a file's name below the root says it is a picture of; equal for an image and its label map.
+            deep: look into the sub-folders too (one level).
+            needed: a folder without such files is a problem.
+        """
+        try:
+            names = self.tree.names(folder, suffix, deep)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return {}
+        if not names and needed:
+            there = (self.tree.root / folder).is_dir()
+            kinds = suffix if isinstance(suffix, str) else ", ".join(suffix)
+            what = f"no file here ends in {kinds}" if there else "this folder of the dataset is missing"
+            self.problems.append(f"{self.tree.root / folder}: {what}")
+        found: dict[str, str] = {}
+        for name in names:
+            try:
+                self.tree.file(name)
+            except ValueError as error:
+                self.problems.append(str(error))
+                self._refused.add(key(name))
+                continue
+            if (other := found.setdefault(key(name), name)) != name:
+                self.problems.append(f"{self.tree.root / name}: {other} is called the same; keep one of the two")
+        return found
+
+    def lists(self, file: str, name_of: Callable[[str], str] = lambda line: line) -> list[str]:
+        """The names in a list file, each once; `name_of` takes the name out of a line."""
+        try:
+            lines = self.tree.lines(file)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return []
+        names: dict[str, None] = {}
+        for line in lines:
+            name = name_of(line)
+            if not NAME.fullmatch(name):
+                self.problems.append(f"{self.tree.root / file}: {line!r} is not the name of an image")
+            elif name in names:
+                self.problems.append(f"{self.tree.root / file}: {name} is listed twice")
+            else:
+                names[name] = None
+        return list(names)
+
+    def matched(
+        self, images: Mapping[str, str], labels: Mapping[str, str], label_of: Callable[[str], str]
+    ) -> list[str]:
+        """Keys that have an image and a label map, in the images' order; a line for each file that stands alone.
+
+        Args:
+            images: image files by key.
+            labels: label maps by key.
+            label_of: where the label map of a key is looked for.
+        """
+        if not images or not labels:  # that a folder is missing or empty was said already
+            return []
+        self.orphans(labels, images)
+        return [key for key in images if self._labelled(images[key], key, labels, label_of)]
+
+    def listed(
+        self,
+        file: str,
+        names: Iterable[str],
+        images: Mapping[str, str],
+        labels: Mapping[str, str],
+        image_of: Callable[[str], str],
+        label_of: Callable[[str], str],
+    ) -> list[str]:
+        """Those of a list file's names that have an image and a label map; a line for each of the others.
+
+        Args:
+            file: the list file, for messages.
+            names: what it lists.
+            images: image files by name.
+            labels: label maps by name.
+            image_of: where the image of a name is looked for.
+            label_of: where its label map is looked for.
+        """
+        whole = []
+        for name in names:
+            if name in images:
+                if self._labelled(images[name], name, labels, label_of):
+                    whole.append(name)
+            elif images and name not in self._refused:
+                self.problems.append(f"{self.tree.root / file}: {name} is listed, and {image_of(name)} is missing")
+        return whole
+
+    def _labelled(self, image: str, key: str, labels: Mapping[str, str], label_of: Callable[[str], str]) -> bool:
+        if key not in labels and labels and key not in self._refused:
+            self.problems.append(f"{self.tree.root / image}: its label map {label_of(key)} is missing")
+        return key in labels
+
+    def orphans(self, labels: Mapping[str, str], images: Collection[str]) -> None:
+        """A line for each label map without an image."""
+        if not images:
+            return
+        for key, label in labels.items():
+            if key not in images and key not in self._refused:
+                self.problems.append(f"{self.tree.root / label}: a label map without an image")
+
+
+def one_of(dataset: str, parameter: str, given: str, allowed: Collection[str]) -> None:
+    """Check a dataset's parameter.
+
+    Raises:
+        ValueError: `given` is not one of `allowed`.
+    """
+    if given not in allowed:
+        raise ValueError(f"{dataset}: {parameter} is {given!r}; allowed: {', '.join(allowed)}")

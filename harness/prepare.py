@@ -1,0 +1,234 @@
+"""`data prepare`: a dataset in files becomes a prepared cache, shard by shard on Ray, resumable at any moment.
+
+A shard is whole or absent, and carries in a small file beside it what went into it, so that the same command after an
+interruption, a full disk or a corrected file makes only what is missing. The manifest comes last: without it the folder
+is no cache.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pyarrow as pa
+import ray
+import torch
+
+from harness.datasets import cache, decode
+from harness.datasets.cache import Format, Manifest, Shard
+from harness.datasets.index import examine
+from harness.datasets.source import OFFICIAL, Sample, Source, tables_sha256
+from harness.datasets.tree import Tree
+from harness.files import write_atomic
+from harness.launch import connected
+from harness.spec import Resources
+
+PAIRS = 64
+"""Pairs of a shard: half a gigabyte of raw Cityscapes, so that few seconds are lost to an interruption."""
+SHOWN = 20
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard to be made."""
+
+    file: str
+    split: str
+    samples: tuple[Sample, ...]
+    plan: str
+
+
+def prepare(
+    source: Source,
+    root: Path,
+    to: Path,
+    variant: dict[str, Any],
+    short_side: int | None = None,
+    how: Format = "raw",
+    on_progress: Progress = lambda done, total: None,
+) -> Manifest:
+    """Make (or complete) the prepared cache of a dataset.
+
+    Args:
+        source: the dataset.
+        root: its folder.
+        to: the cache's folder; made if it does not exist.
+        variant: the dataset's own parameters, as `source.listing` takes them.
+        short_side: pairs are brought down to this many pixels on their shorter side; None leaves them alone.
+        how: `raw` stores pixels, `encoded` the images as they are.
+        on_progress: called with the pairs that are done and the number of all.
+
+    Raises:
+        ValueError: files are missing or wrong (the first 20 are named), or `to` is another cache. Nothing is lost.
+        OSError: the disk is full; whole shards are kept.
+    """
+    tree = Tree(root)
+    if cache.is_cache(root):
+        raise ValueError(f"{root} is a prepared cache itself; give the dataset's own folder")
+    _same_dataset(source, to)
+    listing = source.listing(tree, **variant)
+    _raise(source, root, listing.problems)
+    tasks = list(_tasks(source, tree, listing.samples, variant, short_side, how))
+    if not tasks:
+        raise ValueError(f"{root}: no pairs of {source.name} are there. Layout:\n{source.layout}")
+    _writable(to / "shards")
+    made = {task.file: found for task in tasks if (found := _finished(to, task)) is not None}
+    total = sum(len(task.samples) for task in tasks)
+    done = sum(shard.rows for shard, _ in made.values())
+    on_progress(done, total)
+    waiting = [task for task in tasks if task.file not in made]
+    problems: list[str] = []
+    if waiting:
+        with connected(Resources()):
+            for task, answer in _answers(waiting, source, root, to, short_side, how):
+                if isinstance(answer, list):
+                    problems += answer
+                else:
+                    made[task.file] = answer
+                    done += len(task.samples)
+                    on_progress(done, total)
+    _raise(source, root, problems)
+    manifest = Manifest(
+        version=cache.VERSION,
+        name=source.name,
+        variant=variant,
+        short_side=short_side,
+        format=how,
+        class_names=source.class_names,
+        palette=source.palette,
+        tables_sha256=tables_sha256(source),
+        shards=tuple(made[task.file][0] for task in tasks),
+    )
+    cache.write_manifest(to, manifest, pa.concat_tables(made[task.file][1] for task in tasks))
+    _drop_others(to, manifest)
+    return manifest
+
+
+def _same_dataset(source: Source, to: Path) -> None:
+    if cache.is_cache(to) and (name := cache.read_manifest(to).name) != source.name:
+        raise ValueError(f"{to} is a cache of {name}; choose another folder")
+    if to.is_dir() and not cache.is_cache(to) and any(e.name not in ("shards", cache.INDEX) for e in to.iterdir()):
+        raise ValueError(f"{to} holds other files; choose an empty folder, or one that does not exist")
+
+
+def _raise(source: Source, root: Path, problems: Sequence[str]) -> None:
+    if problems:
+        more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        hint = f"`sstkd-bench data check {source.name} --root {root}` lists everything that is wrong."
+        raise ValueError("\n".join([*problems[:SHOWN], *more, hint]))
+
+
+def _writable(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} cannot be written; choose another --to folder")
+
+
+def _tasks(
+    source: Source, tree: Tree, samples: Any, variant: dict[str, Any], short_side: int | None, how: Format
+) -> Iterator[Task]:
+    """The shards of a dataset; a plan names everything that its content follows from."""
+    common = f"{cache.VERSION} {source.name} {tables_sha256(source)} {cache.variant_text(variant)} {short_side} {how}"
+    for split in OFFICIAL:
+        everything = samples.get(split, [])
+        for number, first in enumerate(range(0, len(everything), PAIRS)):
+            part = tuple(everything[first : first + PAIRS])
+            digest = hashlib.sha256(common.encode())
+            for sample in part:
+                digest.update(f"\0{sample}".encode())
+                for name in (sample.image, str(sample.label)):
+                    status = tree.file(name).stat()
+                    digest.update(f"\0{status.st_size} {status.st_mtime_ns}".encode())
+            yield Task(f"shards/{split}-{number:05d}.arrow", split, part, digest.hexdigest())
+
+
+def _finished(to: Path, task: Task) -> tuple[Shard, Any] | None:
+    """The shard and its lines of the index, if it was made by the same plan and is there in full length."""
+    note = _note(to, task.file)
+    try:
+        kept = json.loads(note.read_text())
+        shard = Shard.model_validate(kept["shard"])
+        lines = pa.ipc.open_stream(bytes.fromhex(kept["index"])).read_all()
+        whole = shard.plan == task.plan and (to / task.file).stat().st_size == shard.bytes
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid):
+        return None  # absent or torn: made anew
+    return (shard, lines) if whole else None
+
+
+def _note(to: Path, file: str) -> Path:
+    """The small file that says what a shard was made of."""
+    return (to / file).with_suffix(".json")
+
+
+def _answers(
+    waiting: Sequence[Task], source: Source, root: Path, to: Path, short_side: int | None, how: Format
+) -> Iterator[tuple[Task, Any]]:
+    """Each task with its shard and index lines, or with the list of what is wrong, as they end."""
+    make = ray.remote(num_cpus=1, max_retries=2)(_make)
+    known = ray.put(source)
+    left = list(waiting)
+    running: dict[Any, Task] = {}
+    most = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    while left or running:
+        while left and len(running) < most:
+            task = left.pop(0)
+            running[make.remote(known, root.absolute(), to.absolute(), task, short_side, how)] = task
+        (future,), _ = ray.wait(list(running), num_returns=1)
+        task = running.pop(future)
+        try:
+            yield task, ray.get(future)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, OSError):
+                raise OSError(f"{cause}; the whole shards in {to} are kept, the same command goes on") from None
+            raise
+
+
+def _make(source: Source, root: Path, to: Path, task: Task, short_side: int | None, how: Format) -> Any:
+    """Make one shard; the problems, if there are any (then nothing is written)."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    tree, entries, problems = Tree(root), [], []
+
+    def pairs() -> Iterator[tuple[bytes, Any, Any]]:
+        for sample in task.samples:
+            path = tree.file(sample.image)
+            try:
+                image, label = path.read_bytes(), tree.file(str(sample.label)).read_bytes()
+                entry, classes = examine(source, sample, image, label, path)
+                pixels = decode.image_pixels(image, path)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            entries.append(entry)
+            small, small_classes = decode.shrink(pixels, classes, short_side)
+            assert small_classes is not None
+            keeps = how == "raw" or small.shape != pixels.shape
+            if not problems:
+                yield image, small if keeps else None, small_classes
+
+    size, digest = cache.write_shard(to / task.file, pairs(), how)
+    if problems:
+        (to / task.file).unlink()
+        return problems
+    shard = Shard(file=task.file, split=task.split, rows=len(entries), bytes=size, sha256=digest, plan=task.plan)
+    lines = cache.index_table(task.split, task.samples, entries)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, lines.schema) as writer:
+        writer.write_table(lines)
+    kept = {"shard": shard.model_dump(), "index": sink.getvalue().to_pybytes().hex()}
+    write_atomic(_note(to, task.file), json.dumps(kept))
+    return shard, lines
+
+
+def _drop_others(to: Path, manifest: Manifest) -> None:
+    """Delete shards of an earlier state of the dataset."""
+    keep = {Path(shard.file).stem for shard in manifest.shards}
+    for path in (to / "shards").iterdir():
+        if path.stem not in keep or path.name.startswith("."):
+            path.unlink()

@@ -1,0 +1,155 @@
+"""The recipe of an experiment: how every run of it is trained and evaluated. Frozen models with strict types."""
+
+import json
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Spec(BaseModel):
+    """Base of every section: immutable, strict types, unknown keys are errors."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Optimizer(Spec):
+    """Optimiser of every run."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive = 0.01
+    weight_decay: NonNegative = 5e-4
+    momentum: Fraction = 0.9
+    """SGD's momentum."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """AdamW's decay rates."""
+
+
+class Schedule(Spec):
+    """Learning-rate schedule, a factor on the optimiser's lr."""
+
+    name: Literal["poly", "cosine", "constant"] = "poly"
+    power: Positive = 0.9
+    """Exponent of poly: (1 - step / steps) ** power."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Linear from lr / warmup_steps to lr over the first steps."""
+
+
+class Evaluation(Spec):
+    """How a network is run over dev and val; labels always at their own resolution."""
+
+    window_hw: tuple[PositiveInt, PositiveInt] | None = None
+    """Height and width of the sliding window; the whole image at once when not given."""
+    stride_hw: tuple[PositiveInt, PositiveInt] | None = None
+    """Steps of the sliding window, at most its size; two thirds of it when not given."""
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
+    """The image is also shown at these scales; the class probabilities are averaged."""
+    flip: bool = False
+    """Also show the image mirrored left-right, at every scale."""
+    boundary: PositiveInt | None = None
+    """Also count the pixels within this distance of a class boundary by themselves (trimap)."""
+    per_image: bool = False
+    """Keep the confusion matrix of every val image in a file beside the row."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Evaluation":
+        if self.stride_hw is not None:
+            if self.window_hw is None:
+                raise ValueError(f"stride_hw {list(self.stride_hw)} needs window_hw, the window that is moved")
+            if self.stride_hw[0] > self.window_hw[0] or self.stride_hw[1] > self.window_hw[1]:
+                raise ValueError(f"stride_hw {list(self.stride_hw)} leaves gaps between windows {list(self.window_hw)}")
+        return self
+
+
+class Augment(Spec):
+    """Random changes of a training sample, drawn from a stream of their own."""
+
+    crop_hw: tuple[PositiveInt, PositiveInt] | None = None
+    """Height and width of the random crop; the whole image when not given."""
+    scale: tuple[Positive, Positive] = (1.0, 1.0)
+    """Range of the random scale, drawn uniformly."""
+    flip: bool = True
+    """Mirror left-right with probability 1/2."""
+    jitter: Fraction = 0.0
+    """Brightness and contrast change by a factor within 1 +- jitter."""
+    saturation: Fraction = 0.0
+    """Saturation changes by a factor within 1 +- saturation."""
+    hue: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """The hue turns by up to so many degrees either way."""
+    scale_step: NonNegative = 0.0
+    """Scales are low, low + step, ..., each equally likely; any number of the range at 0."""
+    class_cap: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """A crop in which one class has a larger share of the labelled pixels is drawn again, up to ten times."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Augment":
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale is (low, high) with low <= high; given {list(self.scale)}")
+        return self
+
+
+class Train(Spec):
+    """The recipe, the same for every method of the experiment."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    """Global batch, over all workers and accumulation steps."""
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    auxiliary_weight: NonNegative = 0.4
+    """Weight of the auxiliary head's cross-entropy in networks that have such a head; at 0 the head is not trained."""
+    augment: Augment = Augment()
+    normalize: Literal["dataset", "encoder", "bgr-mean"] = "dataset"
+    """Mean and deviation taken off an image: the dataset's (ImageNet's for photographs in files), those that each
+    network's encoder was pretrained with, or the papers' (BGR order, Caffe's mean, no deviation)."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast type of the forward passes; fp16 adds a gradient scaler and needs a GPU."""
+    clip_norm: Positive | None = None
+    """Largest norm of the student's gradient."""
+    accumulate: PositiveInt = 1
+    """Split each global batch into this many forward/backward passes."""
+    channels_last: bool = False
+    compile: bool = False
+    """torch.compile the student step and the teacher."""
+    sync_batchnorm: bool = True
+    """With several workers: batch statistics over the global batch."""
+    eval_every: PositiveInt | None = None
+    """Evaluate on dev every so many steps; at the last step only when not given."""
+    eval_batch_size: PositiveInt = 16
+    evaluation: Evaluation = Evaluation()
+    checkpoint_every: PositiveInt | None = None
+    """Write a resumable checkpoint every so many steps; with each evaluation when not given."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Train":
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        return self
+
+
+ADDED: tuple[tuple[tuple[str, ...], type[Spec], tuple[str, ...]], ...] = (
+    (("augment",), Augment, ("saturation", "hue", "scale_step", "class_cap")),
+    ((), Train, ("normalize", "evaluation")),
+)
+"""Keys that came after the first release, by section: at their defaults a run is the one it was without them."""
+
+
+def without_defaults_of_added_keys(train: dict[str, Any]) -> dict[str, Any]:
+    """The recipe as plain data, without the `ADDED` keys that are at their defaults."""
+    train = json.loads(json.dumps(train))
+    for path, model, keys in ADDED:
+        section = train
+        for name in path:
+            section = section[name]
+        defaults = {key: model.model_fields[key].get_default() for key in keys}
+        for key, value in defaults.items():
+            plain = value.model_dump(mode="json") if isinstance(value, Spec) else value
+            if section[key] == plain:
+                del section[key]
+    return train

@@ -1,0 +1,379 @@
+"""Datasets in files: the index, the dev split, the prepared cache, and that both ways of reading give the same bytes."""
+
+import json
+import os
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.datasets import cache, decode, filedata, index, splits
+from harness.datasets.source import IGNORE, table
+from harness.datasets.tree import Tree
+from tests.toydata import TOY, write
+
+
+@pytest.fixture(autouse=True)
+def _own_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSTKD_BENCH_CACHE", str(tmp_path / "remembered"))
+
+
+def load(root, short_side=None, source=TOY, fraction=0.3, seed=0, **variant):
+    return filedata.load(source, root, variant, fraction, seed, short_side)
+
+
+def every_pair(data):
+    return [getattr(data, part)[i] for part in ("train", "dev", "val") for i in range(len(getattr(data, part)))]
+
+
+def prepared(tmp_path, root, how="raw", short_side=None):
+    from harness.prepare import _make, _tasks  # what runs in a Ray worker, called here
+
+    to = tmp_path / f"cache-{how}-{short_side}"
+    (to / "shards").mkdir(parents=True)
+    tree = Tree(root)
+    tasks = list(_tasks(TOY, tree, TOY.listing(tree).samples, {}, short_side, how))
+    made = [_make(TOY, root, to, task, short_side, how) for task in tasks]
+    import pyarrow as pa
+
+    manifest = cache.Manifest(
+        version=cache.VERSION,
+        name="toy",
+        variant={},
+        short_side=short_side,
+        format=how,
+        class_names=TOY.class_names,
+        palette=TOY.palette,
+        tables_sha256=filedata.tables_sha256(TOY),
+        shards=tuple(shard for shard, _ in made),
+    )
+    cache.write_manifest(to, manifest, pa.concat_tables(lines for _, lines in made))
+    return to
+
+
+def test_pairs_are_the_files(tmp_path):
+    root = write(tmp_path / "toy")
+    data = load(root)
+    assert (len(data.train), len(data.dev), len(data.val)) == (6, 3, 3)
+    assert not set(data.train.names) & set(data.dev.names)
+    image, label = data.val[1]
+    name = data.val.names[1]
+    np.testing.assert_array_equal(image, np.asarray(Image.open(root / f"images/val/{name}.png")))
+    raw = np.asarray(Image.open(root / f"labels/val/{name}.png"))
+    want = np.select([raw == 10, raw == 20, raw == 30], [0, 1, 2], IGNORE)
+    np.testing.assert_array_equal(label, want)
+    assert image.dtype == label.dtype == np.uint8
+    with pytest.raises(IndexError):
+        data.val[3]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("how", ["raw", "encoded"])
+@pytest.mark.parametrize("short_side", [None, 16])
+def test_the_cache_gives_the_same_samples_bit_for_bit(tmp_path, how, short_side, suffix):
+    root = write(tmp_path / "toy", suffix=suffix)
+    direct, cached = load(root, short_side), load(prepared(tmp_path, root, how, short_side), short_side)
+    assert direct.info == cached.info
+    for (a, b), (c, d) in zip(every_pair(direct), every_pair(cached), strict=True):
+        np.testing.assert_array_equal(a, c)
+        np.testing.assert_array_equal(b, d)
+        if short_side:
+            assert min(a.shape[:2]) == short_side
+
+
+def test_a_full_size_cache_serves_a_smaller_side_but_not_the_other_way_round(tmp_path):
+    root = write(tmp_path / "toy")
+    full = prepared(tmp_path, root)
+    for (a, b), (c, d) in zip(every_pair(load(root, 16)), every_pair(load(full, 16)), strict=True):
+        np.testing.assert_array_equal(a, c)
+        np.testing.assert_array_equal(b, d)
+    small = prepared(tmp_path, root, short_side=16)
+    with pytest.raises(ValueError, match="short_side 16, the run asks for None"):
+        load(small)
+
+
+def test_shrinking_halves_exactly():
+    image = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3) // 2
+    label = np.arange(96, dtype=np.uint8).reshape(8, 12)
+    small, classes = decode.shrink(image, label, 4)
+    mean = image.reshape(4, 2, 6, 2, 3).mean((1, 3))
+    assert np.abs(small - mean).max() <= 0.5
+    assert classes.shape == (4, 6)
+    assert all(classes[y, x] in label[2 * y : 2 * y + 2, 2 * x : 2 * x + 2] for y in range(4) for x in range(6))
+    assert decode.shrink(image, label, 8)[0] is image
+
+
+def test_raw_pairs_are_views_of_the_mapped_file(tmp_path):
+    image, _ = load(prepared(tmp_path, write(tmp_path / "toy"))).train[0]
+    assert not image.flags.owndata and not image.flags.writeable
+
+
+def test_splits_survive_pickling(tmp_path):
+    data = load(prepared(tmp_path, write(tmp_path / "toy")))
+    again = pickle.loads(pickle.dumps(data.train))  # how a spawned loader worker gets it
+    np.testing.assert_array_equal(again[0][0], data.train[0][0])
+
+
+def test_the_content_hash_follows_content_splits_and_size_only(tmp_path):
+    root = write(tmp_path / "toy")
+    first = load(root).info.content_hash
+    os.utime(root / "images/train/x_000.png")
+    assert load(root).info.content_hash == first
+    moved = root.rename(tmp_path / "elsewhere")
+    assert load(moved).info.content_hash == first
+    others = {load(moved, 16).info.content_hash, load(moved, seed=1).info.content_hash, first}
+    assert len(others) == 3
+    path = moved / "labels/val/x_000.png"
+    values = np.asarray(Image.open(path)).copy()
+    values[0, 0] = 10 if values[0, 0] != 10 else 20
+    Image.fromarray(values).save(path)
+    assert load(moved).info.content_hash not in others
+    recoded = replace(TOY, tables={"ids": table({10: 1, 20: 0, 30: 2, 0: 255})})
+    assert load(moved, source=recoded).info.content_hash != load(moved).info.content_hash
+
+
+def test_unchanged_files_are_not_read_again(tmp_path, monkeypatch):
+    root = write(tmp_path / "toy")
+    load(root)
+    seen = []
+    real = index.examine
+    monkeypatch.setattr(index, "examine", lambda *a: seen.append(a[1].name) or real(*a))
+    load(root)
+    assert seen == []
+    Image.fromarray(np.zeros((24, 36, 3), np.uint8)).save(root / "images/train/x_000.png")
+    load(root)
+    assert seen == ["x_000"]
+
+
+def test_a_memory_that_is_torn_is_made_anew(tmp_path):
+    root = write(tmp_path / "toy")
+    first = load(root).info
+    (file,) = (tmp_path / "remembered/index").iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    assert load(root).info == first
+
+
+def test_a_memory_that_cannot_be_written_is_said(tmp_path, monkeypatch, capsys):
+    (tmp_path / "blocked").write_text("")
+    monkeypatch.setenv("SSTKD_BENCH_CACHE", str(tmp_path / "blocked"))
+    load(write(tmp_path / "toy"))
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda r: (r / "labels/train/x_000.png").unlink(), r"images/train/x_000.png: its label map labels/train"),
+        (lambda r: (r / "images/train/x_000.png").write_bytes(b"GIF"), r"images/train/x_000.png: not a readable image"),
+        (lambda r: (r / "labels/val/y_001.png").write_bytes(b""), r"labels/val/y_001.png: not a readable label map"),
+        (
+            lambda r: Image.fromarray(np.full((24, 36), 7, np.uint8)).save(r / "labels/train/x_000.png"),
+            r"label values 7 \(864 pixels\) are not allowed; allowed: 0, 10, 20, 30",
+        ),
+        (
+            lambda r: Image.fromarray(np.zeros((24, 36, 3), np.uint8)).save(r / "labels/train/x_000.png"),
+            r"labels/train/x_000.png: a label map has one channel of 8 bits.*mode is RGB",
+        ),
+        (
+            lambda r: Image.fromarray(np.zeros((24, 36), np.uint16)).save(r / "labels/train/x_000.png"),
+            r"labels/train/x_000.png: a label map has one channel of 8 bits.*mode is I;16",
+        ),
+        (
+            lambda r: Image.fromarray(np.full((9, 9), 10, np.uint8)).save(r / "labels/train/x_000.png"),
+            r"x_000.png: 36x24 pixels, its label map 9x9",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(tmp_path, damage, message):
+    root = write(tmp_path / "toy")
+    damage(root)
+    with pytest.raises(ValueError, match=message):
+        load(root)
+
+
+def test_many_problems_are_counted(tmp_path):
+    root = write(tmp_path / "toy", train=30)
+    for path in (root / "labels/train").iterdir():
+        path.write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"\.\.\. and 10 more\n`sstkd-bench data check toy --root") as error:
+        load(root)
+    assert len(str(error.value).splitlines()) == 22
+
+
+def test_a_truncated_jpeg_is_named_when_it_is_read(tmp_path):
+    root = write(tmp_path / "toy", suffix=".jpg", size=(200, 200))
+    path = root / "images/val/x_000.jpg"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    data = load(root)  # its header and its label map are whole
+    with pytest.raises(ValueError, match=r"x_000.jpg: not a readable image, or cut short"):
+        data.val[0]
+
+
+def test_an_orientation_tag_is_not_followed(tmp_path):
+    root = write(tmp_path / "toy", suffix=".jpg")
+    path = root / "images/val/x_000.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((24, 36, 3), np.uint8)).save(path, exif=exif)
+    assert load(root).val[0][0].shape == (24, 36, 3)
+
+
+@pytest.mark.parametrize("name", ["../x.png", "/etc/passwd", "a/../../x", "a\\..\\x", "x\0y"])
+def test_names_that_leave_the_root_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="leaves the dataset's folder"):
+        Tree(tmp_path).file(name)
+
+
+def test_links_that_leave_the_root_are_refused_and_others_are_not(tmp_path):
+    root = write(tmp_path / "toy")
+    outside = write(tmp_path / "other")
+    (root / "images/train/linked.png").symlink_to(outside / "images/train/x_000.png")
+    with pytest.raises(ValueError, match="leads out of"):
+        Tree(root).file("images/train/linked.png")
+    (root / "folder").symlink_to(outside)
+    with pytest.raises(ValueError, match="leads out of"):
+        Tree(root).file("folder/images/train/x_000.png")
+    (root / "inner.png").symlink_to(root / "images/train/x_000.png")
+    assert Tree(root).file("inner.png").is_file()
+    twin = tmp_path / "toy-twin"  # begins with the root's own name
+    twin.mkdir()
+    (root / "images/train/linked.png").unlink()
+    (root / "twin").symlink_to(twin)
+    with pytest.raises(ValueError, match="leads out of"):
+        Tree(root).file("twin/x.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fraction": 0.0}, "dev_fraction is 0.0"),
+        ({"fraction": 1.0}, "dev_fraction is 1.0"),
+        ({"seed": -1}, "dev_seed is -1"),
+        ({"short_side": 0}, "short_side is 0"),
+    ],
+)
+def test_parameters_out_of_range(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        load(write(tmp_path / "toy"), **change)
+
+
+def test_no_root_and_an_empty_root(tmp_path):
+    with pytest.raises(ValueError, match="data info toy"):
+        load(None)
+    with pytest.raises(ValueError, match="no such folder"):
+        load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="0 training and 0 val pairs"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda c: (c / "manifest.json").write_text("{}"), "not the manifest of a prepared cache"),
+        (lambda c: (c / "shards/val-00000.arrow").unlink(), "val-00000.arrow: this part of the cache is missing"),
+        (lambda c: os.truncate(c / "shards/val-00000.arrow", 100), "has 100 bytes instead of"),
+        (lambda c: (c / "index.parquet").write_bytes(b"x"), "index.parquet: not readable"),
+    ],
+)
+def test_a_damaged_cache_is_named(tmp_path, damage, message):
+    to = prepared(tmp_path, write(tmp_path / "toy"))
+    damage(to)
+    with pytest.raises(ValueError, match=message):
+        load(to)
+
+
+def test_a_flipped_byte_of_a_cache_is_found_by_a_check(tmp_path):
+    to = prepared(tmp_path, write(tmp_path / "toy"))
+    assert list(cache.damaged(to, cache.read_manifest(to))) == []
+    path = to / "shards/train-00000.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert [str(path) in line for line in cache.damaged(to, cache.read_manifest(to))] == [True]
+
+
+def test_a_cache_of_something_else_is_refused(tmp_path):
+    to = prepared(tmp_path, write(tmp_path / "toy"))
+    with pytest.raises(ValueError, match=r"prepared for the parameters \{\}, the run asks for"):
+        load(to, kind="coarse")
+    with pytest.raises(ValueError, match="prepared for the dataset toy"):
+        load(to, source=replace(TOY, name="other"))
+    manifest = json.loads((to / "manifest.json").read_text())
+    (to / "manifest.json").write_text(json.dumps({**manifest, "version": 0}))
+    with pytest.raises(ValueError, match="a cache of version 0"):
+        load(to)
+
+
+def test_extra_pairs_are_trained_on_and_never_in_dev(tmp_path):
+    def listing(tree, **variant):
+        found = TOY.listing(tree)
+        train = [replace(s, extra=i >= 4) for i, s in enumerate(found.samples["train"])]
+        return replace(found, samples={**found.samples, "train": train})
+
+    data = load(write(tmp_path / "toy"), source=replace(TOY, listing=listing), fraction=0.5)
+    assert (len(data.train), len(data.dev)) == (7, 2)
+    assert set(data.dev.names) <= {"x_000", "x_003", "x_006", "y_001"}
+
+
+def test_whole_groups_go_to_dev(tmp_path):
+    data = load(write(tmp_path / "toy"), source=replace(TOY, cut="group"))
+    cities = [{name[0] for name in part.names} for part in (data.train, data.dev)]
+    assert len(cities[1]) == 1 and not cities[0] & cities[1]
+
+
+def test_groups_come_near_to_the_fraction_wanted():
+    groups = [f"c{i}" for i, n in enumerate([50, 10, 20, 5, 15, 40, 60, 30]) for _ in range(n)]
+    for seed in range(50):
+        marked = splits.by_group(groups, 0.2, np.random.default_rng(seed))
+        assert 0 < marked.sum() < len(groups)
+        assert {g for g, m in zip(groups, marked, strict=True) if m}.isdisjoint(
+            {g for g, m in zip(groups, marked, strict=True) if not m}
+        )
+        assert abs(marked.sum() - 46) <= 30
+    assert splits.by_group(["a"] * 5 + ["b"] * 5, 0.01, np.random.default_rng(0)).sum() == 5
+    assert splits.by_group(["a"] * 5 + ["b"] * 5, 0.99, np.random.default_rng(0)).sum() == 5
+    with pytest.raises(ValueError, match="whole groups"):
+        splits.by_group(["a"] * 5, 0.5, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+def test_each_class_is_split_alike(fraction):
+    rng = np.random.default_rng(1)
+    present = rng.random((400, 12)) < np.geomspace(0.02, 0.9, 12)
+    marked = splits.by_presence(present, fraction, np.random.default_rng(2))
+    assert marked.sum() == round(400 * fraction)
+    wanted = present.sum(0) * fraction
+    off = np.abs(present[marked].sum(0) - wanted)
+    assert (off <= np.maximum(2, 0.15 * wanted)).all()
+    np.testing.assert_array_equal(marked, splits.by_presence(present, fraction, np.random.default_rng(2)))
+    assert (marked != splits.by_presence(present, fraction, np.random.default_rng(3))).any()
+
+
+def test_a_class_in_a_single_image_stays_in_train():
+    present = np.zeros((50, 3), bool)
+    present[:, 0] = True
+    present[7, 1] = True
+    for seed in range(20):
+        marked = splits.by_presence(present, 0.1, np.random.default_rng(seed))
+        assert marked.sum() == 5 and not marked[7]
+
+
+def test_images_without_any_class_are_dealt_out_too():
+    marked = splits.by_presence(np.zeros((20, 3), bool), 0.25, np.random.default_rng(0))
+    assert marked.sum() == 5
+
+
+def test_at_random_takes_at_least_one_and_leaves_one():
+    for count, fraction, want in ((10, 0.3, 3), (2, 0.01, 1), (2, 0.99, 1), (1000, 0.0001, 1)):
+        assert splits.at_random(count, fraction, np.random.default_rng(0)).sum() == want
+
+
+def test_values_are_counted_as_numpy_counts_them():
+    values = np.random.default_rng(0).integers(0, 256, (301, 203), dtype=np.uint8)
+    np.testing.assert_array_equal(decode.value_counts(values), np.bincount(values.reshape(-1), minlength=256))
+    window = values[10:90, 7:100]
+    np.testing.assert_array_equal(decode.value_counts(window), np.bincount(window.reshape(-1), minlength=256))
+    large = np.zeros((4096, 4097), np.uint8)  # more than float32 counts exactly
+    assert decode.value_counts(large)[0] == large.size
