@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness import record
-from harness.spec import Weights
+from harness.spec import Dataset, Weights
 
 FREE_GB = 2.0
 
@@ -107,8 +107,7 @@ def _experiment(file: Path | None) -> list[Line]:
     except ValueError as error:
         return [(str(file), False, line) for line in str(error).splitlines()]
     lines: list[Line] = [(str(file), True, f"{len(runs)} runs")]
-    if experiment.data.root is not None:
-        lines.append(("data.root", True, experiment.data.root))
+    lines += _data(experiment.data)
     for pair in experiment.pairs:
         for name, weights in (
             ("teacher.checkpoint", pair.teacher.checkpoint),
@@ -120,8 +119,36 @@ def _experiment(file: Path | None) -> list[Line]:
     return lines
 
 
+def _data(data: Dataset) -> list[Line]:
+    """What is below data.root, by name only: reading all of it takes minutes, and is what `data check` is for."""
+    try:
+        from harness import datatool
+        from harness.datasets import SOURCES, cache
+        from harness.datasets.tree import Tree
+        from harness.spec import dataset_entry
+
+        if data.name not in SOURCES:
+            return [] if data.root is None else [("data.root", True, data.root)]
+        if data.root is None:
+            return [("data.root", False, f"is missing; how to get the data: sstkd-bench data info {data.name}")]
+        root, parameters = Path(data.root), dataset_entry(data.name).parameters.model_validate(data.parameters)
+        source, variant, _ = datatool.source_of(data.name, root, parameters.model_dump(mode="json"))
+        if cache.is_cache(root):
+            found = cache.read_index(root, cache.read_manifest(root))
+            pairs = ", ".join(f"{len(lines)} {split}" for split, lines in found.items())
+            return [("data.root", True, f"{root}, a prepared cache ({pairs})")]
+        listing = source.listing(Tree(root), **variant)
+    except (ValueError, OSError, ImportError) as error:
+        return [("data.root", False, line) for line in str(error).splitlines()]
+    pairs = ", ".join(f"{len(samples)} {split}" for split, samples in listing.samples.items())
+    if not listing.problems:
+        return [("data.root", True, f"{root} ({pairs})")]
+    text = f"{len(listing.problems)} problems, see `sstkd-bench data check {data.name} --root {root}`; the first: "
+    return [("data.root", False, text + listing.problems[0])]
+
+
 def _weights(weights: Weights) -> tuple[bool, str]:
-    from harness.models import sha256
+    from harness.files import sha256
 
     try:
         same = sha256(Path(weights.path)) == weights.sha256

@@ -78,9 +78,10 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pair is: its shard's file and its row there."""
+    """Where a pair is: its shard's file and digest, and its row there."""
 
     file: str
+    sha256: str
     row: int
 
 
@@ -148,7 +149,9 @@ def read_index(root: Path, manifest: Manifest) -> dict[str, list[tuple[Sample, E
         columns = pq.read_table(root / INDEX, schema=_INDEX).to_pydict()
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{root / INDEX}: not readable ({error}). {remedy}") from None
-    places = [(shard.split, Place(shard.file, row)) for shard in manifest.shards for row in range(shard.rows)]
+    places = [
+        (shard.split, Place(shard.file, shard.sha256, row)) for shard in manifest.shards for row in range(shard.rows)
+    ]
     out: dict[str, list[tuple[Sample, Entry, Place]]] = {}
     names = list(_INDEX.names)
     if len(columns["split"]) != len(places):
@@ -220,7 +223,7 @@ def read_pair(root: Path, place: Place, how: Format) -> tuple[Image, Label]:
     """
     path = str(root / place.file)
     try:
-        batch = _shard(path).get_batch(place.row)
+        batch = _shard(path, place.sha256).get_batch(place.row)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not readable ({error}). Prepare the cache again.") from None
     height, width = batch.column(2)[0].as_py(), batch.column(3)[0].as_py()
@@ -233,7 +236,8 @@ def read_pair(root: Path, place: Place, how: Format) -> tuple[Image, Label]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _shard(path: str) -> Any:
+def _shard(path: str, sha256: str) -> Any:
+    """A shard, mapped. The digest tells it from a file that was at the same place when this process looked before."""
     return pa.ipc.open_file(pa.memory_map(path))
 
 

@@ -19,8 +19,8 @@ from harness import seeds
 from harness.datasets import filedata
 from harness.datasets.augment import augment
 from harness.runtime import Runtime
+from tests.caches import prepared
 from tests.toydata import TOY, write_street
-from tests.unit.test_filedata import prepared
 
 MEAN, STD = np.array(filedata.MEAN), np.array(filedata.STD)
 IDS = {0: 255, 10: 0, 20: 1, 30: 2}
@@ -113,7 +113,7 @@ def test_pairs_per_second(size_hw, crop_hw, suffix, rounds, tmp_path, monkeypatc
     root = write_street(tmp_path / "toy", size_hw, suffix, count=6)
     direct, raw, encoded = (
         filedata.load(TOY, where, {}, 0.2, 0, None)
-        for where in (root, prepared(tmp_path, root, "raw"), prepared(tmp_path, root, "encoded"))
+        for where in (root, *(prepared(TOY, root, tmp_path / how, how) for how in ("raw", "encoded")))
     )
     names = direct.train.names
     files = [(f"{root}/images/train/{n}{suffix}", f"{root}/labels/train/{n}.png") for n in names]

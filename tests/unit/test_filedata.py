@@ -12,6 +12,7 @@ from PIL import Image
 from harness.datasets import cache, decode, filedata, index, splits
 from harness.datasets.source import IGNORE, table
 from harness.datasets.tree import Tree
+from tests import caches
 from tests.toydata import TOY, write
 
 
@@ -29,28 +30,7 @@ def every_pair(data):
 
 
 def prepared(tmp_path, root, how="raw", short_side=None):
-    from harness.prepare import _make, _tasks  # what runs in a Ray worker, called here
-
-    to = tmp_path / f"cache-{how}-{short_side}"
-    (to / "shards").mkdir(parents=True)
-    tree = Tree(root)
-    tasks = list(_tasks(TOY, tree, TOY.listing(tree).samples, {}, short_side, how))
-    made = [_make(TOY, root, to, task, short_side, how) for task in tasks]
-    import pyarrow as pa
-
-    manifest = cache.Manifest(
-        version=cache.VERSION,
-        name="toy",
-        variant={},
-        short_side=short_side,
-        format=how,
-        class_names=TOY.class_names,
-        palette=TOY.palette,
-        tables_sha256=filedata.tables_sha256(TOY),
-        shards=tuple(shard for shard, _ in made),
-    )
-    cache.write_manifest(to, manifest, pa.concat_tables(lines for _, lines in made))
-    return to
+    return caches.prepared(TOY, root, tmp_path / f"cache-{how}-{short_side}", how, short_side)
 
 
 def test_pairs_are_the_files(tmp_path):
