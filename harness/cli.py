@@ -303,11 +303,11 @@ def results_show(
     directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
     run_id: Annotated[str, typer.Argument(help="The run, or the beginning of its run_id.")],
 ) -> None:
-    """Everything in one row, as JSON (pictures as their size)."""
+    """Everything in one row, as JSON (pictures as their size), and every score of its confusion matrices."""
     with answering():
         import json
 
-        from harness import store
+        from harness import scores, store
 
         matches = [name for name in store.finished(directory) if name.startswith(run_id)]
         if len(matches) != 1:
@@ -316,6 +316,7 @@ def results_show(
                 f"{directory}: {run_id!r} names {len(matches)} rows ({found}); name one, see `results list`"
             )
         row = store.read_row(store.run_path(directory, matches[0]))
+        row["scores"] = scores.of_row(row)
         typer.echo(json.dumps(row, indent=2, default=lambda v: f"{len(v)} bytes" if isinstance(v, bytes) else str(v)))
 
 

@@ -4,6 +4,7 @@ A confusion matrix is (K, K) of counted pixels: rows are labels, columns are pre
 Needs numpy only, so that reading results never loads torch.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -105,6 +106,33 @@ def summary(confusion: NDArray[Any], absent: Absent = "skip") -> dict[str, float
         "mean_accuracy": mean_accuracy(confusion),
         "frequency_weighted_iou": frequency_weighted_iou(confusion),
     }
+
+
+def of_row(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every score of every confusion matrix in a row: `dev`, `val`, `dev_boundary`, `val_boundary` where they are kept.
+
+    Args:
+        row: with class_names, absent_policy and the confusion columns of `harness.store.SCHEMA`.
+
+    Returns:
+        By matrix the means of `summary` and `class_iou` by class name; None where nothing was counted.
+    """
+    out: dict[str, dict[str, Any]] = {}
+    for part in ("dev", "val", "dev_boundary", "val_boundary"):
+        counts = row.get(f"{part}_confusion")
+        if counts is None:
+            continue
+        names = row["class_names"]
+        confusion = np.asarray(counts).reshape(len(names), len(names))
+        by_class = dict(zip(names, class_iou(confusion).tolist(), strict=True))
+        means = summary(confusion, row["absent_policy"])
+        out[part] = {key: _known(value) for key, value in means.items()}
+        out[part]["class_iou"] = {key: _known(value) for key, value in by_class.items()}
+    return out
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 def _checked(confusion: NDArray[Any]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from harness.evaluate import class_scores, predict, window_starts
 from harness.models import build
-from harness.recipe import Evaluation, Train
+from harness.recipe import Evaluation
 from harness.runtime import Runtime
 from harness.spec import Network
 from tests.segmenters import CLASSES, Constant, Pixelwise, Placed, counted, data, split

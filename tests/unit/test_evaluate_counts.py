@@ -9,9 +9,9 @@ import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from harness.evaluate import boundary_band, evaluate
+from harness.recipe import Train
 from harness.runtime import Runtime
 from harness.scores import class_iou, miou
-from harness.spec import Train
 from tests import segmenters
 from tests.segmenters import CLASSES, Pixelwise, counted, data, split
 

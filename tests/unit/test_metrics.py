@@ -17,6 +17,7 @@ from harness.scores import (
     frequency_weighted_iou,
     mean_accuracy,
     miou,
+    of_row,
     pixel_accuracy,
     summary,
 )
@@ -364,3 +365,23 @@ def test_a_gpu_counts_what_a_cpu_counts():
     on_gpu.update(there, torch.full_like(label, 19).cuda())
     with pytest.raises(ValueError, match="label holds 19"):
         on_gpu.numpy()
+
+
+def test_all_scores_of_a_row():
+    confusion = [[8, 2, 0], [0, 10, 0], [0, 0, 0]]
+    flat = [n for line in confusion for n in line]
+    row = {
+        "class_names": ["a", "b", "c"],
+        "absent_policy": "skip",
+        "dev_confusion": flat,
+        "val_confusion": None,
+        "val_boundary_confusion": [0] * 9,
+    }
+    found = of_row(row)
+    assert found.keys() == {"dev", "val_boundary"}
+    assert found["dev"]["class_iou"] == {"a": 0.8, "b": pytest.approx(10 / 12), "c": None}
+    assert found["dev"]["miou"] == pytest.approx((0.8 + 10 / 12) / 2)
+    assert found["dev"]["pixel_accuracy"] == 0.9
+    assert set(found["val_boundary"]["class_iou"].values()) == {None} and found["val_boundary"]["miou"] is None
+    zero = of_row({**row, "absent_policy": "zero"})
+    assert zero["dev"]["miou"] == pytest.approx((0.8 + 10 / 12) / 3)
