@@ -44,7 +44,10 @@ def _parameters(name: str, settings: list[str] | None) -> dict[str, Any]:
         if not mark or key not in model.model_fields:
             allowed = ", ".join(model.model_fields) or "none"
             raise ValueError(f"--set {setting}: KEY=VALUE is needed.{nearest(key, model.model_fields)} Keys: {allowed}")
-        given[key] = yaml.safe_load(value)
+        try:
+            given[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {setting}: not a YAML value ({' '.join(str(error).split())[:120]})") from None
     try:
         return dict(model.model_validate(given).model_dump(mode="json"))
     except ValidationError as error:

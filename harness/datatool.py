@@ -2,8 +2,6 @@
 
 import inspect
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.datasets import DATASETS, SOURCES, cache, decode, index
+from harness.datasets.filedata import require_ranges
 from harness.datasets.index import Entry
 from harness.datasets.source import OFFICIAL, Sample, Source
 from harness.datasets.tree import Tree
@@ -39,6 +38,7 @@ def source_of(name: str, root: Path | None, parameters: dict[str, Any]) -> tuple
     """
     if name not in SOURCES:
         raise ValueError(f"{name} is made from installed packages and has no files of its own; it needs no preparation")
+    require_ranges(name, *(parameters[key] for key in COMMON))
     variant = {key: value for key, value in parameters.items() if key not in COMMON}
     return SOURCES[name](root, **variant), variant, parameters["short_side"]
 
@@ -124,23 +124,7 @@ def _read_all(
         entries, problems = index.survey(source, tree, samples)
         found.problems += problems
         stock[split] = [(s, e) for s, e in zip(samples, entries, strict=True) if e is not None]
-        found.problems += _undecodable(tree, [sample for sample, _ in stock[split]])
     return stock
-
-
-def _undecodable(tree: Tree, samples: Sequence[Sample]) -> list[str]:
-    """A line for each image that has a header but no whole content."""
-
-    def look(sample: Sample) -> str | None:
-        path = tree.file(sample.image)
-        try:
-            decode.image_pixels(path.read_bytes(), path)
-        except (ValueError, OSError) as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(index.cores()) as pool:
-        return [problem for problem in pool.map(look, samples) if problem is not None]
 
 
 def _tabulate(source: Source, stock: dict[str, list[tuple[Sample, Entry]]], found: Findings) -> None:

@@ -60,13 +60,13 @@ class Status:
             if run.run_id in known:
                 by_method.setdefault((run.role, run.method.label), []).append(known[run.run_id])
         typical = statistics.median(known.values())
-        left = 0.0
+        left = [0.0]
         for run in self.runs:
             if self.state[run.run_id] in ("waiting", "running"):
                 alike = by_method.get((run.role, run.method.label))
                 ms = known.get(run.run_id) or (statistics.median(alike) if alike else typical)
-                left += (run.train.steps - self.progress.get(run.run_id, {}).get("step", 0)) * ms / 1e3
-        return left / self.slots
+                left.append((run.train.steps - self.progress.get(run.run_id, {}).get("step", 0)) * ms / 1e3)
+        return max(sum(left) / self.slots, *left)  # a single run cannot be shared out
 
 
 class _Board:

@@ -1,5 +1,6 @@
 """Predictions of a finished run as the label maps that the test servers take."""
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from harness.datasets.cityscapes import TRAIN_ID_TO_ID
 from harness.datasets.filedata import Pairs
 from harness.datasets.tree import Tree
 from harness.evaluate import predict
+from harness.files import write_atomic
 from harness.models import build, load_into, load_state
 from harness.parts import for_inputs, load_data, weights_path
 from harness.runtime import Runtime
@@ -156,17 +158,19 @@ def _unlabelled(data: Data, run: Run, root: Path | None) -> tuple[int, Iterator[
 @torch.no_grad()
 def _classes(network: nn.Module, image: Pixels, sees: Data, run: Run, runtime: Runtime) -> Pixels:
     """(H, W) uint8 class indices of one image."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image))[None]
+    pixels = torch.from_numpy(image[None].copy())  # the image may be a read-only view
     batch = runtime.batch(pixels, pixels[..., 0], sees.info, torch.contiguous_format)
     classes: Pixels = predict(network, batch.image, run.train.evaluation)[0].byte().cpu().numpy()
     return classes
 
 
 def _write(path: Path, server: Server, classes: Pixels, data: Data) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     picture = PILImage.fromarray(cv2.LUT(classes, server.values))
     if server.palette:
         colours = np.zeros((256, 3), np.uint8)
         colours[: len(data.info.palette)] = data.info.palette
         picture.putpalette(colours.tobytes())
-    picture.save(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    write_atomic(path, buffer.getvalue())

@@ -1,14 +1,15 @@
 """`data prepare`: a dataset in files becomes a prepared cache, shard by shard on Ray, resumable at any moment.
 
-A shard is whole or absent, and carries in a small file beside it what went into it, so that the same command after an
-interruption, a full disk or a corrected file makes only what is missing. The manifest comes last: without it the folder
-is no cache.
+A shard is whole or absent, its name says what went into it, and a small file beside it holds its part of the index: the
+same command after an interruption, a full disk or a corrected file makes only what is missing. The manifest comes last.
+Until then the folder is no cache, or still the one that it was before: no shard is ever written over.
 """
 
+import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from harness.datasets import cache, decode
 from harness.datasets.cache import Format, Manifest, Shard
 from harness.datasets.index import examine
-from harness.datasets.source import OFFICIAL, Sample, Source, tables_sha256
+from harness.datasets.source import OFFICIAL, Sample, Source, require_none, tables_sha256
 from harness.datasets.tree import Tree
 from harness.files import write_atomic
 from harness.launch import connected
@@ -29,8 +30,11 @@ from harness.spec import Resources
 
 PAIRS = 64
 """Pairs of a shard: half a gigabyte of raw Cityscapes, so that few seconds are lost to an interruption."""
-SHOWN = 20
 Progress = Callable[[int, int], None]
+
+
+class _Wrong(Exception):
+    """Files of a shard are wrong; which ones is said elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,26 @@ def prepare(
     tree = Tree(root)
     if cache.is_cache(root):
         raise ValueError(f"{root} is a prepared cache itself; give the dataset's own folder")
-    _same_dataset(source, to)
+    _ours(source, to)
     listing = source.listing(tree, **variant)
-    _raise(source, root, listing.problems)
+    require_none(source, root, listing.problems)
     tasks = list(_tasks(source, tree, listing.samples, variant, short_side, how))
     if not tasks:
         raise ValueError(f"{root}: no pairs of {source.name} are there. Layout:\n{source.layout}")
-    _writable(to / "shards")
+    with _alone(to):
+        return _prepare(source, root, to, variant, short_side, how, tasks, on_progress)
+
+
+def _prepare(
+    source: Source,
+    root: Path,
+    to: Path,
+    variant: dict[str, Any],
+    short_side: int | None,
+    how: Format,
+    tasks: Sequence[Task],
+    on_progress: Progress,
+) -> Manifest:
     made = {task.file: found for task in tasks if (found := _finished(to, task)) is not None}
     total = sum(len(task.samples) for task in tasks)
     done = sum(shard.rows for shard, _ in made.values())
@@ -92,9 +109,10 @@ def prepare(
                     made[task.file] = answer
                     done += len(task.samples)
                     on_progress(done, total)
-    _raise(source, root, problems)
-    manifest = Manifest(
-        version=cache.VERSION,
+    require_none(source, root, problems)
+    manifest = cache.write_manifest(
+        to,
+        pa.concat_tables(made[task.file][1] for task in tasks),
         name=source.name,
         variant=variant,
         short_side=short_side,
@@ -104,29 +122,36 @@ def prepare(
         tables_sha256=tables_sha256(source),
         shards=tuple(made[task.file][0] for task in tasks),
     )
-    cache.write_manifest(to, manifest, pa.concat_tables(made[task.file][1] for task in tasks))
     _drop_others(to, manifest)
     return manifest
 
 
-def _same_dataset(source: Source, to: Path) -> None:
+def _ours(source: Source, to: Path) -> None:
+    """Raise ValueError if the folder is another dataset's cache, or holds anything else."""
     if cache.is_cache(to) and (name := cache.read_manifest(to).name) != source.name:
         raise ValueError(f"{to} is a cache of {name}; choose another folder")
-    if to.is_dir() and not cache.is_cache(to) and any(e.name not in ("shards", cache.INDEX) for e in to.iterdir()):
-        raise ValueError(f"{to} holds other files; choose an empty folder, or one that does not exist")
+    if to.is_dir() and not cache.is_cache(to):
+        others = sorted(e.name for e in to.iterdir() if e.name not in ("shards", cache.INDEX) and e.name[0] != ".")
+        if others:
+            raise ValueError(
+                f"{to} holds other files ({others[0]}); choose an empty folder, or one that does not exist"
+            )
 
 
-def _raise(source: Source, root: Path, problems: Sequence[str]) -> None:
-    if problems:
-        more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        hint = f"`sstkd-bench data check {source.name} --root {root}` lists everything that is wrong."
-        raise ValueError("\n".join([*problems[:SHOWN], *more, hint]))
-
-
-def _writable(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{folder} cannot be written; choose another --to folder")
+@contextmanager
+def _alone(to: Path) -> Iterator[None]:
+    """One process at a time: the lock ends with the process, however that ends."""
+    (to / "shards").mkdir(parents=True, exist_ok=True)
+    with open(to / ".lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{to}: another `data prepare` is at work there; wait for it, or choose another folder"
+            ) from None
+        for left in (to / "shards").glob(".*.tmp"):
+            left.unlink()  # of a worker that was killed: nobody else is writing here
+        yield
 
 
 def _tasks(
@@ -143,8 +168,9 @@ def _tasks(
                 digest.update(f"\0{sample}".encode())
                 for name in (sample.image, str(sample.label)):
                     status = tree.file(name).stat()
-                    digest.update(f"\0{status.st_size} {status.st_mtime_ns}".encode())
-            yield Task(f"shards/{split}-{number:05d}.arrow", split, part, digest.hexdigest())
+                    digest.update(f"\0{status.st_size} {status.st_ctime_ns}".encode())
+            plan = digest.hexdigest()
+            yield Task(f"shards/{split}-{number:05d}-{plan[:12]}.arrow", split, part, plan)
 
 
 def _finished(to: Path, task: Task) -> tuple[Shard, Any] | None:
@@ -154,7 +180,8 @@ def _finished(to: Path, task: Task) -> tuple[Shard, Any] | None:
         kept = json.loads(note.read_text())
         shard = Shard.model_validate(kept["shard"])
         lines = pa.ipc.open_stream(bytes.fromhex(kept["index"])).read_all()
-        whole = shard.plan == task.plan and (to / task.file).stat().st_size == shard.bytes
+        known = (shard.file, shard.plan, shard.rows) == (task.file, task.plan, len(task.samples))
+        whole = known and (to / task.file).stat().st_size == shard.bytes
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid):
         return None  # absent or torn: made anew
     return (shard, lines) if whole else None
@@ -182,11 +209,12 @@ def _answers(
         task = running.pop(future)
         try:
             yield task, ray.get(future)
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, OSError):
-                raise OSError(f"{cause}; the whole shards in {to} are kept, the same command goes on") from None
-            raise
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(cause, OSError):
+                raise
+            what = cause or f"a worker was lost again and again ({' '.join(str(error).split())[:200]})"
+            raise OSError(f"{what}; the whole shards in {to} are kept, the same command goes on") from None
 
 
 def _make(source: Source, root: Path, to: Path, task: Task, short_side: int | None, how: Format) -> Any:
@@ -200,9 +228,8 @@ def _make(source: Source, root: Path, to: Path, task: Task, short_side: int | No
             path = tree.file(sample.image)
             try:
                 image, label = path.read_bytes(), tree.file(str(sample.label)).read_bytes()
-                entry, classes = examine(source, sample, image, label, path)
-                pixels = decode.image_pixels(image, path)
-            except ValueError as error:
+                entry, pixels, classes = examine(source, sample, image, label, path)
+            except (ValueError, OSError) as error:
                 problems.append(str(error))
                 continue
             entries.append(entry)
@@ -211,10 +238,12 @@ def _make(source: Source, root: Path, to: Path, task: Task, short_side: int | No
             keeps = how == "raw" or small.shape != pixels.shape
             if not problems:
                 yield image, small if keeps else None, small_classes
+        if problems:
+            raise _Wrong  # what was written so far is thrown away with it
 
-    size, digest = cache.write_shard(to / task.file, pairs(), how)
-    if problems:
-        (to / task.file).unlink()
+    try:
+        size, digest = cache.write_shard(to / task.file, pairs(), how)
+    except _Wrong:
         return problems
     shard = Shard(file=task.file, split=task.split, rows=len(entries), bytes=size, sha256=digest, plan=task.plan)
     lines = cache.index_table(task.split, task.samples, entries)
@@ -227,8 +256,8 @@ def _make(source: Source, root: Path, to: Path, task: Task, short_side: int | No
 
 
 def _drop_others(to: Path, manifest: Manifest) -> None:
-    """Delete shards of an earlier state of the dataset."""
+    """Delete the shards of an earlier state of the dataset, which nothing names any more."""
     keep = {Path(shard.file).stem for shard in manifest.shards}
     for path in (to / "shards").iterdir():
-        if path.stem not in keep or path.name.startswith("."):
+        if path.stem not in keep:
             path.unlink()

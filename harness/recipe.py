@@ -91,6 +91,8 @@ class Augment(Spec):
     def _ordered(self) -> "Augment":
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale is (low, high) with low <= high; given {list(self.scale)}")
+        if self.scale[0] < 0.02 or self.scale[1] > 50:
+            raise ValueError(f"scale lies between 0.02 and 50; given {list(self.scale)}")
         return self
 
 

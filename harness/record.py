@@ -17,7 +17,17 @@ import harness
 from harness import store
 from harness.spec import PROTOCOL_VERSION, Run
 
-PACKAGES = ("torch", "torchvision", "ray", "timm", "segmentation-models-pytorch", "numpy", "pyarrow")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "ray",
+    "timm",
+    "segmentation-models-pytorch",
+    "numpy",
+    "pyarrow",
+    "opencv-python-headless",
+    "pillow",
+)
 
 
 def checkpoint_directory(experiment: Path, run_id: str) -> Path:

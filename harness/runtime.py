@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from harness import seeds
 from harness.datasets.augment import augment
-from harness.datasets.base import DataInfo, Split
+from harness.datasets.base import DataInfo, Image, Label, Split
 from harness.files import write_atomic
 from harness.models.syncbn import convert_batchnorm
 from harness.spec import Run
@@ -179,6 +179,10 @@ class Runtime:
                 f"train.batch_size: {run.train.batch_size} does not divide into {self.workers} workers x "
                 f"{run.train.accumulate} accumulation steps; give a multiple of {share}"
             )
+        if run.train.augment.crop_hw is None and run.train.batch_size > 1 and not getattr(split, "one_size", True):
+            raise ValueError(
+                f"train.augment.crop_hw: images of {info.name} differ in size; give a crop, e.g. [512, 512]"
+            )
         loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
             _Steps(split, info, run, self.rank, self.workers),
             batch_size=None,
@@ -201,19 +205,19 @@ class Runtime:
 
     def evaluation(self, split: Split, info: DataInfo, batch_size: int, indices: Sequence[int] = ()) -> Iterator[Batch]:
         """Batches of this rank's share of a split (or of `indices`): each sample once, images of one size together."""
-        waiting: list[tuple[Tensor, Tensor]] = []
+        waiting: list[tuple[Image, Label]] = []
         for index in indices or range(self.rank, len(split), self.workers):
             image, label = split[index]
             if waiting and (len(waiting) == batch_size or waiting[0][0].shape != image.shape):
                 yield self._stack(waiting, info)
                 waiting = []
-            waiting.append((torch.from_numpy(image), torch.from_numpy(label)))
+            waiting.append((image, label))
         if waiting:
             yield self._stack(waiting, info)
 
-    def _stack(self, samples: list[tuple[Tensor, Tensor]], info: DataInfo) -> Batch:
-        images, labels = zip(*samples, strict=True)
-        return self.batch(torch.stack(images), torch.stack(labels), info, torch.contiguous_format)
+    def _stack(self, samples: list[tuple[Image, Label]], info: DataInfo) -> Batch:
+        images, labels = (torch.from_numpy(np.stack(parts)) for parts in zip(*samples, strict=True))
+        return self.batch(images, labels, info, torch.contiguous_format)
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the run's checkpoint, whole or not at all; rank 0 writes, the others wait."""

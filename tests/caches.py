@@ -15,8 +15,9 @@ def prepared(source, root: Path, to: Path, how="raw", short_side=None, variant=N
     tree, variant = Tree(root), variant or {}
     tasks = list(_tasks(source, tree, source.listing(tree, **variant).samples, variant, short_side, how))
     made = [_make(source, root, to, task, short_side, how) for task in tasks]
-    manifest = cache.Manifest(
-        version=cache.VERSION,
+    cache.write_manifest(
+        to,
+        pa.concat_tables(lines for _, lines in made),
         name=source.name,
         variant=variant,
         short_side=short_side,
@@ -26,5 +27,4 @@ def prepared(source, root: Path, to: Path, how="raw", short_side=None, variant=N
         tables_sha256=tables_sha256(source),
         shards=tuple(shard for shard, _ in made),
     )
-    cache.write_manifest(to, manifest, pa.concat_tables(lines for _, lines in made))
     return to

@@ -5,21 +5,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from harness.datasets.source import Listing, Sample, Source, paired, table
+from harness.datasets.source import Listing, Sample, Source, table
 
 
 def listing(tree, **variant):
     samples, problems = {}, []
     for split in ("train", "val"):
-        names = tree.names(f"images/{split}", (".png", ".jpg"))
-        found, wrong = paired(
-            tree,
-            names,
-            lambda name: str(Path(name.replace("images/", "labels/", 1)).with_suffix(".png")),
-            lambda name: Path(name).stem,
-        )
-        samples[split] = [Sample(s.name, s.image, s.label, group=s.name.split("_")[0]) for s in found]
-        problems += wrong
+        samples[split] = []
+        for image in tree.names(f"images/{split}", (".png", ".jpg")):
+            name = Path(image).stem
+            label = f"labels/{split}/{name}.png"
+            if tree.file(label).is_file():
+                samples[split].append(Sample(name, image, label, group=name.split("_")[0]))
+            else:
+                problems.append(f"{tree.root / image}: its label map {label} is missing")
     return Listing(samples, problems)
 
 

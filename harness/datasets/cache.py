@@ -9,17 +9,18 @@ import functools
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.datasets import decode
 from harness.datasets.base import Image, Label
@@ -52,7 +53,7 @@ class Shard(BaseModel):
     """One Arrow file of a cache."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    file: str
+    file: Annotated[str, Field(pattern=r"^shards/[A-Za-z0-9][A-Za-z0-9-]*\.arrow$")]
     split: str
     rows: int
     bytes: int
@@ -73,6 +74,7 @@ class Manifest(BaseModel):
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     tables_sha256: str
+    index_sha256: str
     shards: tuple[Shard, ...]
 
 
@@ -100,19 +102,25 @@ def read_manifest(root: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except (ValidationError, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"{path}: not the manifest of a prepared cache ({first}). Prepare it again.") from None
+        first = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path}: not the manifest of a prepared cache ({first}). Prepare it again; if this folder is no cache, "
+            "the file needs another name."
+        ) from None
     if manifest.version != VERSION:
         raise ValueError(f"{path}: a cache of version {manifest.version}; this is version {VERSION}. Prepare it again.")
     return manifest
 
 
-def write_manifest(root: Path, manifest: Manifest, index: Any) -> None:
-    """Make the cache complete: its index, then its manifest."""
+def write_manifest(root: Path, index: Any, **facts: Any) -> Manifest:
+    """Make the cache complete: its index (a `pyarrow.Table`), then its manifest of `facts`."""
     sink = pa.BufferOutputStream()
     pq.write_table(index, sink, compression="zstd")
-    write_atomic(root / INDEX, sink.getvalue().to_pybytes())
+    content = sink.getvalue().to_pybytes()
+    manifest = Manifest(version=VERSION, index_sha256=hashlib.sha256(content).hexdigest(), **facts)
+    write_atomic(root / INDEX, content)
     write_atomic(root / MANIFEST, manifest.model_dump_json(indent=1))
+    return manifest
 
 
 def index_table(split: str, samples: Sequence[Sample], entries: Sequence[Entry]) -> Any:
@@ -146,8 +154,11 @@ def read_index(root: Path, manifest: Manifest) -> dict[str, list[tuple[Sample, E
             what = "is missing" if size < 0 else f"has {size} bytes instead of {shard.bytes}"
             raise ValueError(f"{path}: this part of the cache {what}. {remedy}")
     try:
-        columns = pq.read_table(root / INDEX, schema=_INDEX).to_pydict()
-    except (pa.ArrowInvalid, OSError) as error:
+        content = (root / INDEX).read_bytes()
+        if hashlib.sha256(content).hexdigest() != manifest.index_sha256:
+            raise ValueError("its content is not what was written")
+        columns = pq.read_table(pa.BufferReader(content), schema=_INDEX).to_pydict()
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
         raise ValueError(f"{root / INDEX}: not readable ({error}). {remedy}") from None
     places = [
         (shard.split, Place(shard.file, shard.sha256, row)) for shard in manifest.shards for row in range(shard.rows)
@@ -176,7 +187,7 @@ def write_shard(path: Path, pairs: Iterable[tuple[bytes, Image | None, Label]], 
     Raises:
         OSError: the disk is full; nothing is left behind.
     """
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         with pa.OSFile(str(hidden), "wb") as sink, pa.ipc.new_file(sink, _PAIR) as writer:
             for encoded, pixels, label in pairs:

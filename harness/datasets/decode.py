@@ -1,12 +1,15 @@
 """From bytes to pixels: images, label maps, and both at a smaller size. Every error names the file."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
 
 from harness.datasets.base import Image, Label
 
@@ -25,6 +28,10 @@ def image_pixels(data: bytes | memoryview, file: object) -> Image:
         ValueError: the bytes are no whole image; names `file`.
     """
     buffer = np.frombuffer(data, np.uint8)
+    if png_depth(data) == 16:
+        raise ValueError(
+            f"{file}: an image has 8 bits per channel, this one 16; convert it (values are not rescaled here)"
+        )
     try:
         pixels = cv2.imdecode(buffer, _COLOUR) if buffer.size else None
     except cv2.error as error:
@@ -35,27 +42,28 @@ def image_pixels(data: bytes | memoryview, file: object) -> Image:
 
 
 def label_values(data: bytes | memoryview, file: object) -> NDArray[np.uint8]:
-    """Decode a label map: a grey or palette image with 8 bits (or fewer) per pixel, or a .mat file of SBD.
+    """Decode a label map: a grey image with 8 bits per pixel, a palette image, or a .mat file of SBD.
 
     Returns:
         (H, W) uint8 of the stored values (of a palette image: the indices).
 
     Raises:
-        ValueError: not a readable image, or one with colours or 16 bits; names `file`.
+        ValueError: not a readable image, or one with colours or another number of bits; names `file`.
     """
     if str(file).endswith(".mat"):
         return _mat_values(data, file)
-    try:
-        with PILImage.open(io.BytesIO(data)) as picture:
-            mode = picture.mode
-            if mode == "P":
-                return np.asarray(picture)
-            if mode == "1":
-                return np.asarray(picture, np.uint8)
-    except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
-        raise ValueError(f"{file}: not a readable label map ({error}). Fetch the file again.") from None
-    if mode != "L":
-        raise ValueError(f"{file}: a label map has one channel of 8 bits, or a palette; this one's mode is {mode}")
+    with _opened(data, file, "label map") as picture:
+        mode = picture.mode
+        if mode == "P":
+            values = np.asarray(picture)
+    if mode == "P":
+        with _opened(data, file, "label map") as picture:
+            picture.verify()  # checksums, which reading the pixels does not look at
+        return values
+    depth = png_depth(data)
+    if mode != "L" or depth not in (None, 8):
+        what = f"mode is {mode}" + ("" if depth in (None, 8) else f", with {depth} bits")
+        raise ValueError(f"{file}: a label map has one channel of 8 bits, or a palette; this one's {what}")
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.ndim != 2:
         raise ValueError(f"{file}: not a readable label map, or cut short. Fetch the file again.")
@@ -78,17 +86,24 @@ def _mat_values(data: bytes | memoryview, file: object) -> NDArray[np.uint8]:
     return np.ascontiguousarray(values)
 
 
-def image_size(data: bytes | memoryview, file: object) -> tuple[int, int]:
-    """Height and width from the header alone.
-
-    Raises:
-        ValueError: not an image; names `file`.
-    """
+@contextlib.contextmanager
+def _opened(data: bytes | memoryview, file: object, what: str) -> Iterator[PILImage.Image]:
+    """Pillow's view of the bytes, its errors turned into one that names the file."""
     try:
         with PILImage.open(io.BytesIO(data)) as picture:
-            return picture.height, picture.width
-    except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
-        raise ValueError(f"{file}: not a readable image ({error}). Fetch the file again.") from None
+            yield picture
+    except UnidentifiedImageError:
+        raise ValueError(f"{file}: not a readable {what}. Fetch the file again.") from None
+    except PILImage.DecompressionBombError:
+        most = 2 * (PILImage.MAX_IMAGE_PIXELS or 0)
+        raise ValueError(f"{file}: a {what} of more than {most:,} pixels; cut it into tiles") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{file}: not a readable {what} ({error}). Fetch the file again.") from None
+
+
+def png_depth(data: bytes | memoryview) -> int | None:
+    """Bits per channel that a PNG's header names; None for anything that is no PNG."""
+    return data[24] if bytes(data[:8]) == b"\x89PNG\r\n\x1a\n" and len(data) > 24 else None
 
 
 def to_classes(values: NDArray[np.uint8], table: NDArray[np.int16], file: object) -> Label:

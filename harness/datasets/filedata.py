@@ -11,7 +11,7 @@ import numpy as np
 from harness.datasets import cache, decode, index, splits
 from harness.datasets.base import Data, DataInfo, Image, Label
 from harness.datasets.index import Entry
-from harness.datasets.source import IGNORE, OFFICIAL, Sample, Source, tables_sha256
+from harness.datasets.source import IGNORE, OFFICIAL, Sample, Source, require_none, tables_sha256
 from harness.datasets.tree import Tree
 
 # Of ImageNet, in 0..255: what most encoders were pretrained with; `train.normalize` names the alternatives.
@@ -48,6 +48,11 @@ class Pairs:
         image, label = decode.shrink(*self.pairs[i].read(), self.short_side)
         assert label is not None
         return image, label
+
+    @property
+    def one_size(self) -> bool:
+        """Whether all pairs are of one size, as far as is known without reading them."""
+        return len({pair.entry.size_hw for pair in self.pairs}) == 1
 
     @property
     def names(self) -> list[str]:
@@ -109,12 +114,7 @@ def load(
             f"{source.name}: data.root is missing; give the dataset's folder, or the one `sstkd-bench data prepare` "
             f"wrote. How to get the data: sstkd-bench data info {source.name}"
         )
-    if not 0 < dev_fraction < 1:
-        raise ValueError(f"{source.name}: dev_fraction is {dev_fraction}; allowed: above 0 and below 1")
-    if dev_seed < 0:
-        raise ValueError(f"{source.name}: dev_seed is {dev_seed}; allowed: 0 and more")
-    if short_side is not None and short_side < 1:
-        raise ValueError(f"{source.name}: short_side is {short_side}; allowed: 1 and more, or null")
+    require_ranges(source.name, dev_fraction, dev_seed, short_side)
     stock, tables = (
         _cached(source, root, variant, short_side) if cache.is_cache(root) else _direct(source, root, variant)
     )
@@ -148,12 +148,20 @@ def load(
     return Data(info, **parts)
 
 
+def require_ranges(name: str, dev_fraction: float, dev_seed: int, short_side: int | None) -> None:
+    """Raise ValueError where a parameter that every dataset in files has is out of range."""
+    if not 0 < dev_fraction < 1:
+        raise ValueError(f"{name}: dev_fraction is {dev_fraction}; allowed: above 0 and below 1")
+    if dev_seed < 0:
+        raise ValueError(f"{name}: dev_seed is {dev_seed}; allowed: 0 and more")
+    if short_side is not None and short_side < 1:
+        raise ValueError(f"{name}: short_side is {short_side}; allowed: 1 and more, or null")
+
+
 def _direct(source: Source, root: Path, variant: dict[str, Any]) -> tuple[dict[str, list[Pair]], str]:
     tree = Tree(root)
     listing = source.listing(tree, **variant)
-    if listing.problems:
-        more = [f"... and {len(listing.problems) - 20} more"] if len(listing.problems) > 20 else []
-        raise ValueError("\n".join([*listing.problems[:20], *more]))
+    require_none(source, root, listing.problems)
     everything = [sample for split in OFFICIAL for sample in listing.samples.get(split, ())]
     entries = iter(index.build(source, tree, everything))
     stock = {
@@ -177,6 +185,8 @@ def _cached(
     ):
         if has != wants:
             raise ValueError(f"{root}: this cache was prepared for the {what} {has}, the run asks for {wants}")
+    if source.tables and manifest.tables_sha256 != tables_sha256(source):
+        raise ValueError(f"{root}: this cache was prepared with other label tables of {source.name}; prepare it again")
     if manifest.short_side not in (None, short_side):
         raise ValueError(
             f"{root}: this cache was prepared with short_side {manifest.short_side}, the run asks for {short_side}; "
@@ -205,5 +215,7 @@ def _content_hash(name: str, tables: str, short_side: int | None, parts: Mapping
     for split, pairs in parts.items():
         digest.update(f"\0{split}\0{len(pairs)}".encode())
         for pair in pairs.pairs:
-            digest.update(pair.sample.name.encode() + b"\0" + pair.entry.image_sha256 + pair.entry.label_sha256)
+            sample = pair.sample
+            coding = "" if sample.table == "ids" else sample.table  # which of the tables reads this label map
+            digest.update(f"{sample.name}\0{coding}".encode() + pair.entry.image_sha256 + pair.entry.label_sha256)
     return digest.hexdigest()

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from harness.datasets import decode
-from harness.datasets.base import Label
-from harness.datasets.source import Sample, Source, tables_sha256
+from harness.datasets.base import Image, Label
+from harness.datasets.source import Sample, Source, require_none, tables_sha256
 from harness.datasets.tree import Tree
 from harness.files import write_atomic
 
@@ -60,19 +60,21 @@ def read_label(source: Source, sample: Sample, data: bytes, file: object) -> Lab
     return decode.to_classes(decode.label_values(data, file), source.tables[sample.table], file)
 
 
-def examine(source: Source, sample: Sample, image: bytes, label: bytes, file: object) -> tuple[Entry, Label]:
-    """The entry of a pair, and its decoded label map.
+def examine(source: Source, sample: Sample, image: bytes, label: bytes, file: object) -> tuple[Entry, Image, Label]:
+    """The entry of a pair, and both decoded.
 
     Raises:
         ValueError: one of the two cannot be read, a label is out of range, or the sizes differ; names the file.
     """
-    size = decode.image_size(image, file)
+    pixels = decode.image_pixels(image, file)
     classes = read_label(source, sample, label, sample.label)
+    size = (pixels.shape[0], pixels.shape[1])
     if classes.shape != size:
         raise ValueError(f"{file}: {size[1]}x{size[0]} pixels, its label map {classes.shape[1]}x{classes.shape[0]}")
     counts = decode.value_counts(classes)
     known = np.append(counts[: len(source.class_names)], counts[255])
-    return Entry(hashlib.sha256(image).digest(), hashlib.sha256(label).digest(), size, known), classes
+    entry = Entry(hashlib.sha256(image).digest(), hashlib.sha256(label).digest(), size, known)
+    return entry, pixels, classes
 
 
 def build(
@@ -90,10 +92,7 @@ def build(
         ValueError: what is wrong with the files, a line each (the first 20).
     """
     found, problems = survey(source, tree, samples, tell)
-    if problems:
-        more = [f"... and {len(problems) - 20} more"] if len(problems) > 20 else []
-        hint = f"`sstkd-bench data check {source.name} --root {tree.root}` lists everything that is wrong."
-        raise ValueError("\n".join([*problems[:20], *more, hint]))
+    require_none(source, tree.root, problems)
     return [entry for entry in found if entry is not None]
 
 
@@ -144,7 +143,8 @@ def _stamp(tree: Tree, sample: Sample) -> tuple[int, int, int, int]:
     for name in (sample.image, str(sample.label)):
         try:
             status = tree.file(name).stat()
-            stamp += [status.st_size, status.st_mtime_ns]
+            # The time of the last change of any kind: a program can set the other one back, and many do.
+            stamp += [status.st_size, status.st_ctime_ns]
         except FileNotFoundError:
             stamp += [0, 0]
     return stamp[0], stamp[1], stamp[2], stamp[3]
@@ -175,9 +175,11 @@ def _remembered(file: Path) -> dict[tuple[str | int, ...], Entry]:
     if not file.is_file():
         return {}
     try:
-        rows = pq.read_table(file, schema=_SCHEMA).to_pydict()
-    except (pa.ArrowInvalid, OSError):
-        return {}  # torn or of another version: found out anew
+        if not pq.read_schema(file).equals(_SCHEMA):
+            return {}  # of another version: found out anew
+        rows = pq.read_table(file).to_pydict()
+    except (pa.ArrowException, OSError):
+        return {}  # torn
     return {
         (*files, *stamp): Entry(image, label, (height, width), np.asarray(counts, np.int64))
         for files, stamp, image, label, height, width, counts in zip(*rows.values(), strict=True)

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from harness.datasets.tree import Tree
 
-NAME = re.compile(r"\w[\w.+ -]*")
+NAME = re.compile(r"[^./\\\0][^/\\\0]*")
 """What a list file may call an image: no folder, no hidden file, no `..`."""
 
 

@@ -1,8 +1,9 @@
 """What is known of a dataset in files before one of them is opened: classes, licence, layout, pairs."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,8 @@ from harness.datasets.decode import NOT_ALLOWED
 from harness.datasets.tree import Tree
 
 IGNORE = 255
+SHOWN = 20
+"""Problems that an error names."""
 OFFICIAL = ("train", "val")
 """The splits every dataset is published with; dev is cut from train."""
 
@@ -43,6 +46,11 @@ class Listing:
 
     samples: Mapping[str, list[Sample]]
     problems: list[str] = field(default_factory=list)
+
+
+def none_unlabelled(tree: Tree) -> list[Sample]:
+    """For datasets without a test split whose labels are kept back."""
+    return []
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Source:
     cut: Literal["group", "presence", "random"]
     listing: Callable[..., Listing]
     note: str
-    unlabelled: Callable[[Tree], list[Sample]] = lambda tree: []
+    unlabelled: Callable[[Tree], list[Sample]] = none_unlabelled
     shareable: bool = False
 
 
@@ -91,31 +99,12 @@ def table(values: Mapping[int, int], others: int = NOT_ALLOWED) -> NDArray[np.in
     return out
 
 
-def paired(
-    tree: Tree, images: list[str], label_of: Callable[[str], str], name_of: Callable[[str], str]
-) -> tuple[list[Sample], list[str]]:
-    """Samples for image files whose label map's name follows from theirs, and a line for each one without.
-
-    Args:
-        tree: the dataset's folder.
-        images: names of the image files.
-        label_of: name of the label map of an image file.
-        name_of: name of the sample.
-    """
-    samples, problems = [], []
-    for image in images:
-        label = label_of(image)
-        if tree.file(label).is_file():
-            samples.append(Sample(name_of(image), image, label))
-        else:
-            problems.append(f"{tree.root / image}: its label map {label} is missing")
-    return samples, problems
-
-
-def orphans(tree: Tree, labels: list[str], samples: list[Sample]) -> list[str]:
-    """A line for each of the label maps that belongs to no sample."""
-    used = {sample.label for sample in samples}
-    return [f"{tree.root / label}: a label map without an image" for label in labels if label not in used]
+def require_none(source: Source, root: Path, problems: Sequence[str]) -> None:
+    """Raise ValueError with the first `SHOWN` problems, a line each, and the command that lists all of them."""
+    if problems:
+        more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        hint = f"`sstkd-bench data check {source.name} --root {root}` lists everything that is wrong."
+        raise ValueError("\n".join([*problems[:SHOWN], *more, hint]))
 
 
 def tables_sha256(source: Source) -> str:

@@ -61,6 +61,8 @@ class Tree:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
+                if not _is_text(entry.name):
+                    raise ValueError(f"{where}: the name of the file {entry.name!r} is not UTF-8; rename it")
                 if deep and entry.is_dir():
                     found += self.names(prefix + entry.name, suffix)
                 elif entry.name.endswith(suffix) and entry.is_file():
@@ -75,9 +77,14 @@ class Tree:
         """
         path = self.file(name)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             raise ValueError(f"{path}: this list of the dataset is missing") from None
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not a text file ({error})") from None
         return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _is_text(name: str) -> bool:
+    """Whether the bytes of a file's name are UTF-8: Python marks others with half of a surrogate pair."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)

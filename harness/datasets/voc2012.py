@@ -77,6 +77,10 @@ def listing(tree: Tree, annotations: str = "train_aug") -> Listing:
     pairing.orphans(masks, images)
     train, val = (pairing.lists(_list(base, split), _name) for split in ("train", "val"))
     samples = {"val": _listed(pairing, base, "val", val, images, masks)}
+    pairing.problems += [
+        f"{tree.root / _list(base, 'train')}: {name} is in val.txt too; no image of val may be trained on"
+        for name in sorted(set(train) & set(val))
+    ]
     if annotations == "train":
         samples["train"] = _listed(pairing, base, "train", train, images, masks)
     else:

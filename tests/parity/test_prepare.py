@@ -53,11 +53,13 @@ def test_only_what_changed_is_made_again(tmp_path):
     assert prepare(TOY, root, to, {}) == manifest and shards(to) == before
     # A changed file, a torn shard: theirs are made again, the others stand.
     Image.fromarray(np.zeros((24, 36, 3), np.uint8)).save(root / "images/val/x_000.png")
-    os.truncate(to / "shards/train-00001.arrow", 50)
+    (torn,) = (to / "shards").glob("train-00001-*.arrow")
+    os.truncate(torn, 50)
     assert not same_or_refused(root, to)
     prepare(TOY, root, to, {})
     after = shards(to)
-    assert {name for name in after if after[name] != before[name]} == {"val-00000.arrow", "train-00001.arrow"}
+    made = {name for name in after if after[name] != before.get(name)}
+    assert len(after) == 4 and torn.name in made and len(made) == 2 and not made - {torn.name} & before.keys()
     same(root, to)
     # Fewer pairs: shards that nobody needs any more go.
     for path in [*root.glob("*/train/*")]:
@@ -83,7 +85,7 @@ def test_wrong_files_are_named_and_nothing_is_lost(tmp_path):
     with pytest.raises(ValueError, match=r"y_001.png: not a readable image") as error:
         prepare(TOY, root, to, {})
     assert "x_000.png: not a readable label map" in str(error.value)
-    assert not cache.is_cache(to) and set(shards(to)) == {"train-00001.arrow", "train-00002.arrow"}
+    assert not cache.is_cache(to) and {name[:11] for name in shards(to)} == {"train-00001", "train-00002"}
     kept = shards(to)
     (root / "labels/train/x_000.png").write_bytes(good)
     Image.fromarray(np.zeros((26, 36, 3), np.uint8)).save(root / "images/val/y_001.png")
@@ -98,18 +100,48 @@ def test_a_full_disk_is_said_and_whole_shards_are_kept(tmp_path, monkeypatch):
     real = module._make
 
     def full(source, root, to, task, short_side, how):
-        if task.file.endswith("train-00002.arrow"):
+        if "train-00002" in task.file:
             raise OSError(28, "No space left on device", str(to / task.file))
         return real(source, root, to, task, short_side, how)
 
     monkeypatch.setattr(module, "_make", full)
     with pytest.raises(OSError, match=r"No space left on device.*whole shards in .* are kept"):
         prepare(TOY, root, to, {})
-    assert not cache.is_cache(to) and "train-00000.arrow" in shards(to)
+    assert not cache.is_cache(to)
+    kept = shards(to)
     monkeypatch.undo()
     monkeypatch.setenv("SSTKD_BENCH_CACHE", str(tmp_path / "remembered"))
     prepare(TOY, root, to, {})
+    assert kept.items() <= shards(to).items()
     same(root, to)
+
+
+def test_an_older_cache_stands_until_the_new_one_is_whole(tmp_path):
+    """Wrong files, another variant, an interruption: what was a cache before is the same cache after."""
+    root, to = write(tmp_path / "toy", train=COUNT), tmp_path / "cache"
+    prepare(TOY, root, to, {})
+    before, old = shards(to), filedata.load(TOY, to, {}, 0.3, 0, None)
+    good = (root / "images/train/x_000.png").read_bytes()
+    (root / "images/train/x_000.png").write_bytes(b"x")
+    with pytest.raises(ValueError, match="x_000"):
+        prepare(TOY, root, to, {}, short_side=16)
+    again = filedata.load(TOY, to, {}, 0.3, 0, None)
+    assert before.items() <= shards(to).items() and again.info == old.info
+    np.testing.assert_array_equal(again.val[0][1], old.val[0][1])
+    (root / "images/train/x_000.png").write_bytes(good)
+    (to / ".manifest.json.123-ab.tmp").write_bytes(b"left by a killed process")
+    (to / "shards/.val-00000.arrow.abc.tmp").write_bytes(b"left by a killed worker")
+    prepare(TOY, root, to, {}, short_side=16)
+    assert len(shards(to)) == 4 and not before.keys() & shards(to).keys()
+    assert min(filedata.load(TOY, to, {}, 0.3, 0, 16).val[0][0].shape[:2]) == 16
+    assert not list((to / "shards").glob(".*.tmp"))
+
+
+def test_one_at_a_time(tmp_path):
+    root, to = write(tmp_path / "toy"), tmp_path / "cache"
+    with module._alone(to), pytest.raises(ValueError, match="another `data prepare` is at work there"):
+        prepare(TOY, root, to, {})
+    prepare(TOY, root, to, {})
 
 
 def test_other_folders_are_left_alone(tmp_path):

@@ -62,7 +62,7 @@ def test_a_damaged_cache(tmp_path):
     root = trees.write_camvid(tmp_path / "c") or tmp_path / "c"
     to = prepared(SOURCES["camvid"](None), tmp_path / "c", tmp_path / "to", variant={"evaluate": "val"})
     assert "a prepared cache, raw" in call("data", "check", "camvid", "--root", to).stdout
-    shard = to / "shards/val-00000.arrow"
+    (shard,) = (to / "shards").glob("val-00000-*.arrow")
     content = bytearray(shard.read_bytes())
     content[1000] ^= 255
     shard.write_bytes(content)
@@ -77,6 +77,10 @@ def test_mistakes(tmp_path):
     assert "--root is missing" in refused("data", "check", "camvid")
     assert "no such folder" in refused("data", "check", "camvid", "--root", tmp_path / "x")
     assert "Did you mean 'dev_seed'?" in refused("data", "check", "camvid", "--root", tmp_path, "--set", "dev_sed=1")
+    assert "not a YAML value" in refused("data", "check", "camvid", "--root", tmp_path, "--set", "dev_seed=[a")
+    assert "short_side is 0" in refused(
+        "data", "prepare", "camvid", "--root", tmp_path, "--to", tmp_path / "y", "--set", "short_side=0"
+    )
     assert "given 'x'" in refused("data", "check", "camvid", "--root", tmp_path, "--set", "dev_seed=x")
     assert "Did you mean 'camvid'?" in refused("data", "check", "canvid")
 

@@ -7,6 +7,7 @@ from harness.datasets.decode import NOT_ALLOWED
 from harness.datasets.source import IGNORE
 from harness.datasets.tree import Tree
 from tests import trees
+from tests.caches import prepared
 
 
 @pytest.fixture(autouse=True)
@@ -123,28 +124,8 @@ def test_made_colours_differ_from_each_other_and_from_given_ones(tmp_path):
 
 
 def test_a_cache_of_a_folder_brings_its_classes_along(tmp_path):
-    import pyarrow as pa
-
-    from harness.datasets import cache, filedata
-    from harness.prepare import _make, _tasks  # what runs in a Ray worker, called here
-
     root, to = trees.write_folder(tmp_path / "own"), tmp_path / "cache"
-    (to / "shards").mkdir(parents=True)
-    source, tree = SOURCES["folder"](root), Tree(root)
-    variant = {"val_fraction": 0.2, "val_seed": 0}
-    tasks = list(_tasks(source, tree, source.listing(tree, **variant).samples, variant, None, "raw"))
-    shards = [_make(source, root, to, task, None, "raw") for task in tasks]
-    manifest = cache.Manifest(
-        version=cache.VERSION,
-        name="folder",
-        variant=variant,
-        short_side=None,
-        format="raw",
-        class_names=source.class_names,
-        palette=source.palette,
-        tables_sha256=filedata.tables_sha256(source),
-        shards=tuple(shard for shard, _ in shards),
-    )
-    cache.write_manifest(to, manifest, pa.concat_tables(lines for _, lines in shards))
+    source = SOURCES["folder"](root)
+    prepared(source, root, to, variant={"val_fraction": 0.2, "val_seed": 0})
     assert SOURCES["folder"](to).palette == source.palette
     assert DATASETS["folder"](to).info == DATASETS["folder"](root).info

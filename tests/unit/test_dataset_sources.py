@@ -113,7 +113,7 @@ def test_a_whole_tree_is_listed_and_read(name, tmp_path):
         assert names == sorted(set(names))
         for sample in samples:
             file = tree.file(sample.image)
-            entry, classes = index.examine(
+            entry, _, classes = index.examine(
                 source, sample, file.read_bytes(), tree.file(sample.label).read_bytes(), file
             )
             assert classes.shape == entry.size_hw == decode.image_pixels(file.read_bytes(), file).shape[:2], split

@@ -131,3 +131,13 @@ def test_the_live_table(status, now):
     assert "2 of 3 runs finished (1 failed), 1 running, 0:00 elapsed, about 0:03 left" in text
     row = next(line for line in text.splitlines() if "3/6" in line)
     assert "sstkd(stages=[stage1]) seed 0" in row and "1.235" in row and "50.0" in row and "1.000" in row
+
+
+def test_the_time_left_is_that_of_the_longest_run_when_few_are_left(tmp_path):
+    runs = plan(tmp_path, "train.steps=100", "pairs.0.teacher.steps=100")
+    state = {run.run_id: "running" for run in runs}
+    progress = {run.run_id: {"step": 40, "step_ms": 1000.0} for run in runs}
+    status = Status(runs, state, progress, slots=2)
+    assert status.eta_seconds() == (60 + 60 + 60) / 2
+    state.update({run.run_id: "ok" for run in runs[:-1]})
+    assert status.eta_seconds() == 60  # not 30: one run cannot be shared between two slots

@@ -25,6 +25,17 @@ def load(root, short_side=None, source=TOY, fraction=0.3, seed=0, **variant):
     return filedata.load(source, root, variant, fraction, seed, short_side)
 
 
+def shard(cached, split="val"):
+    (found,) = (cached / "shards").glob(f"{split}-00000-*.arrow")
+    return found
+
+
+def escape(cached):
+    """Let the manifest name a file outside the cache."""
+    text = (cached / "manifest.json").read_text()
+    (cached / "manifest.json").write_text(text.replace('"shards/val-', '"shards/../../val-'))
+
+
 def every_pair(data):
     return [getattr(data, part)[i] for part in ("train", "dev", "val") for i in range(len(getattr(data, part)))]
 
@@ -90,8 +101,10 @@ def test_raw_pairs_are_views_of_the_mapped_file(tmp_path):
     assert not image.flags.owndata and not image.flags.writeable
 
 
-def test_splits_survive_pickling(tmp_path):
-    data = load(prepared(tmp_path, write(tmp_path / "toy")))
+@pytest.mark.parametrize("cached", [True, False])
+def test_splits_survive_pickling(tmp_path, cached):
+    root = write(tmp_path / "toy")
+    data = load(prepared(tmp_path, root) if cached else root)
     again = pickle.loads(pickle.dumps(data.train))  # how a spawned loader worker gets it
     np.testing.assert_array_equal(again[0][0], data.train[0][0])
 
@@ -182,13 +195,93 @@ def test_many_problems_are_counted(tmp_path):
     assert len(str(error.value).splitlines()) == 22
 
 
-def test_a_truncated_jpeg_is_named_when_it_is_read(tmp_path):
+def test_a_truncated_jpeg_is_named(tmp_path):
+    """Its header and its label map are whole; before a run starts, and again if it happens later."""
     root = write(tmp_path / "toy", suffix=".jpg", size=(200, 200))
-    path = root / "images/val/x_000.jpg"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    data = load(root)  # its header and its label map are whole
+    path, data = root / "images/val/x_000.jpg", load(write(tmp_path / "again", suffix=".jpg", size=(200, 200)))
+    for cut in (path, tmp_path / "again/images/val/x_000.jpg"):
+        cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"x_000.jpg: not a readable image, or cut short"):
+        load(root)
     with pytest.raises(ValueError, match=r"x_000.jpg: not a readable image, or cut short"):
         data.val[0]
+
+
+def test_a_flipped_bit_of_a_palette_mask_is_found(tmp_path):
+    """Pillow alone reads such a file without looking at its checksums."""
+    values = np.random.default_rng(0).integers(0, 21, (40, 60), dtype=np.uint8)
+    picture = Image.fromarray(values)
+    picture.putpalette(list(range(63)))
+    picture.save(tmp_path / "mask.png")
+    content = (tmp_path / "mask.png").read_bytes()
+    np.testing.assert_array_equal(decode.label_values(content, "mask.png"), values)
+    start = content.index(b"IDAT") + 4
+    for k in range(start, start + 200, 3):
+        flipped = bytearray(content)
+        flipped[k] ^= 4
+        with pytest.raises(ValueError, match=r"mask.png: not a readable label map"):
+            decode.label_values(bytes(flipped), "mask.png")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_masks_of_fewer_bits_are_refused(tmp_path, bits):
+    """Readers disagree on whether their values are scaled up to 255."""
+    import cv2
+
+    values = np.arange(64, dtype=np.uint8).reshape(8, 8) % 2**bits
+    done, packed = cv2.imencode(".png", values * (255 // (2**bits - 1)))
+    assert done
+    header = bytearray(packed.tobytes())
+    assert decode.label_values(bytes(header), "x.png").max() == 255
+    if bits == 1:
+        Image.fromarray(values.astype(bool)).save(tmp_path / "x.png")
+        header = bytearray((tmp_path / "x.png").read_bytes())
+    else:
+        header = bytearray(small_png(values, bits))
+    with pytest.raises(ValueError, match=f"with {bits} bits|mode is 1, with 1 bits"):
+        decode.label_values(bytes(header), "x.png")
+
+
+def small_png(values, bits):
+    """A grey PNG of 2 or 4 bits per pixel, written by hand."""
+    import struct
+    import zlib
+
+    per = 8 // bits
+    rows = b"".join(
+        b"\0"
+        + bytes(
+            sum(int(v) << (8 - bits * (i + 1)) for i, v in enumerate(row[k : k + per])) for k in range(0, len(row), per)
+        )
+        for row in values
+    )
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_images_of_16_bits_are_refused(tmp_path):
+    import cv2
+
+    done, packed = cv2.imencode(".png", np.full((4, 4, 3), 4095, np.uint16))
+    assert done
+    with pytest.raises(ValueError, match="8 bits per channel, this one 16"):
+        decode.image_pixels(packed.tobytes(), "x.png")
+
+
+def test_a_file_whose_time_was_set_back_is_read_again(tmp_path):
+    root = write(tmp_path / "toy")
+    first, path = load(root).info.content_hash, root / "labels/train/x_000.png"
+    status, content = path.stat(), path.read_bytes()
+    path.write_bytes(content + b"more after the end")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    second = load(root).info.content_hash
+    path.write_bytes(content + b"else after the end")  # of the same length, and the time set back again
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert len({first, second, load(root).info.content_hash}) == 3
 
 
 def test_an_orientation_tag_is_not_followed(tmp_path):
@@ -252,9 +345,10 @@ def test_no_root_and_an_empty_root(tmp_path):
     ("damage", "message"),
     [
         (lambda c: (c / "manifest.json").write_text("{}"), "not the manifest of a prepared cache"),
-        (lambda c: (c / "shards/val-00000.arrow").unlink(), "val-00000.arrow: this part of the cache is missing"),
-        (lambda c: os.truncate(c / "shards/val-00000.arrow", 100), "has 100 bytes instead of"),
+        (lambda c: shard(c).unlink(), r"val-00000-\w+.arrow: this part of the cache is missing"),
+        (lambda c: os.truncate(shard(c), 100), "has 100 bytes instead of"),
         (lambda c: (c / "index.parquet").write_bytes(b"x"), "index.parquet: not readable"),
+        (lambda c: escape(c), "not the manifest of a prepared cache"),
     ],
 )
 def test_a_damaged_cache_is_named(tmp_path, damage, message):
@@ -267,7 +361,7 @@ def test_a_damaged_cache_is_named(tmp_path, damage, message):
 def test_a_flipped_byte_of_a_cache_is_found_by_a_check(tmp_path):
     to = prepared(tmp_path, write(tmp_path / "toy"))
     assert list(cache.damaged(to, cache.read_manifest(to))) == []
-    path = to / "shards/train-00000.arrow"
+    path = shard(to, "train")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -284,6 +378,29 @@ def test_a_cache_of_something_else_is_refused(tmp_path):
     (to / "manifest.json").write_text(json.dumps({**manifest, "version": 0}))
     with pytest.raises(ValueError, match="a cache of version 0"):
         load(to)
+
+
+def test_a_cache_of_other_label_tables_is_refused(tmp_path):
+    to = prepared(tmp_path, write(tmp_path / "toy"))
+    with pytest.raises(ValueError, match="other label tables of toy"):
+        load(to, source=replace(TOY, tables={"ids": table({10: 1, 20: 0, 30: 2, 0: 255})}))
+
+
+def test_an_index_memory_of_another_version_is_made_anew(tmp_path):
+    import pyarrow.parquet as pq
+
+    root = write(tmp_path / "toy")
+    first = load(root).info
+    (file,) = (tmp_path / "remembered/index").iterdir()
+    pq.write_table(pq.read_table(file).drop_columns(["counts"]), file)
+    assert load(root).info == first
+
+
+def test_names_that_are_not_text_are_named(tmp_path):
+    root = write(tmp_path / "toy")
+    os.rename(os.fsencode(root / "images/train/x_000.png"), os.fsencode(root / "images/train") + b"/\xff.png")
+    with pytest.raises(ValueError, match="is not UTF-8; rename it"):
+        load(root)
 
 
 def test_extra_pairs_are_trained_on_and_never_in_dev(tmp_path):

@@ -8,6 +8,7 @@ from harness import protocol, specfile, store
 from harness.comparison import COLUMNS, quick_table
 from harness.report import to_markdown
 from harness.spec import Experiment
+from tests.camvid_page import score_lines
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "results" / "examples" / "quickstart"
@@ -46,6 +47,20 @@ def test_pages_show_what_the_example_rows_give(name: str, page: str, columns: tu
     assert [line for line in shown if line not in written] == []
 
 
+def test_the_camvid_page_shows_what_its_rows_give(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CAMVID", str(tmp_path))
+    experiment = specfile.load(ROOT / "experiments" / "camvid.yaml")
+    directory = EXAMPLE.parent / "camvid"
+    assert set(store.finished(directory)) == {run.run_id for run in protocol.plan(experiment)}
+    cells = [line.split("|") for line in lines_of(directory, experiment) if line.startswith("|")]
+    shown = ["|".join(["", *(each[i] for i in (1, 2, 3, 4)), ""]) for each in cells]
+    written = (ROOT / "docs" / "camvid.md").read_text().splitlines()
+    assert len(shown) == 6 and [line for line in [*shown, *score_lines(directory)] if line not in written] == []
+    for run_id in store.finished(directory):
+        for sample in store.read_row(store.run_path(directory, run_id))["samples"]:
+            assert sample["image"] is None and sample["label"] is None
+
+
 @pytest.mark.parametrize(
     "page", [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "experiments" / "README.md"]
 )
@@ -53,4 +68,4 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     import re
 
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+        assert target.startswith(("https://", "http://")) or (page.parent / target).exists(), f"{page.name}: {target}"
