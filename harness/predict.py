@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from torch import nn
 
 from harness import store
-from harness.datasets import SOURCES, Data, Source, decode
+from harness.datasets import SOURCES, Data, Source, cache, decode
 from harness.datasets.cityscapes import TRAIN_ID_TO_ID
 from harness.datasets.filedata import Pairs
 from harness.datasets.tree import Tree
@@ -135,14 +135,16 @@ def _images(
 def _unlabelled(data: Data, run: Run, root: Path | None) -> tuple[int, Iterator[tuple[str, Pixels, tuple[int, int]]]]:
     if data.info.name not in SOURCES or root is None:
         raise ValueError(f"{data.info.name} has no test images; choose --split val")
+    if cache.is_cache(root):
+        raise ValueError(f"{root} is a prepared cache, without test images; give the dataset's own folder with --root")
     variant = {k: v for k, v in run.data.parameters.items() if k not in ("dev_fraction", "dev_seed", "short_side")}
     source: Source = SOURCES[data.info.name](root, **variant)
     tree = Tree(root)
     samples = source.unlabelled(tree)
     if not samples:
         raise ValueError(
-            f"{root}: no test images of {data.info.name} are there (a prepared cache has none). Give the "
-            f"dataset's own folder with --root. Layout:\n{source.layout}"
+            f"{root}: no test images of {data.info.name} are there. Give another folder of it with --root. "
+            f"Layout:\n{source.layout}"
         )
 
     def read() -> Iterator[tuple[str, Pixels, tuple[int, int]]]:

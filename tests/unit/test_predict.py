@@ -6,13 +6,14 @@ import torch
 from PIL import Image
 
 from harness import store
-from harness.datasets import DATASETS, cityscapes
+from harness.datasets import DATASETS, SOURCES, cityscapes
 from harness.datasets.voc2012 import VOC2012
 from harness.execute import execute
 from harness.predict import write_predictions
 from harness.runtime import Runtime
 from harness.scores import miou
 from tests import tiny, trees
+from tests.caches import prepared
 from tests.unit.test_cli import call, refused
 
 
@@ -104,6 +105,14 @@ def test_images_without_labels(trained, tmp_path):
     result = call("predict", experiment, run_id, "--to", tmp_path / "out", "--split", "test")
     assert f"{len(list((tmp_path / 'out').glob('*.png')))} predictions" in result.stdout
     assert len(list((tmp_path / "out").glob("*.png"))) >= 1
+
+
+def test_a_cache_has_no_test_images(trained, tmp_path):
+    experiment, run_id, root = trained("cityscapes")
+    to = prepared(SOURCES["cityscapes"](root), root, tmp_path / "cache", variant={"annotations": "fine"})
+    assert write_predictions(experiment, run_id, "val", tmp_path / "out", root=to) >= 1
+    with pytest.raises(ValueError, match="is a prepared cache, without test images"):
+        write_predictions(experiment, run_id, "test", tmp_path / "out", root=to)
 
 
 def test_mistakes_are_named(trained, tmp_path):
