@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness import record
 from harness.distillers.none import NoDistillation
-from harness.models import ARCHITECTURES, SegNet, build, sha256
+from harness.files import sha256
+from harness.models import ARCHITECTURES, SegNet, build
 from harness.runtime import Runtime
 from harness.spec import Network, Weights
 from harness.taps import Pair
