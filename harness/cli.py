@@ -309,13 +309,7 @@ def results_show(
 
         from harness import scores, store
 
-        matches = [name for name in store.finished(directory) if name.startswith(run_id)]
-        if len(matches) != 1:
-            found = ", ".join(matches) or "none"
-            raise ValueError(
-                f"{directory}: {run_id!r} names {len(matches)} rows ({found}); name one, see `results list`"
-            )
-        row = store.read_row(store.run_path(directory, matches[0]))
+        row = store.read_row(store.run_path(directory, store.find_run(directory, run_id)))
         row["scores"] = scores.of_row(row)
         typer.echo(json.dumps(row, indent=2, default=lambda v: f"{len(v)} bytes" if isinstance(v, bytes) else str(v)))
 

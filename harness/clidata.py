@@ -34,27 +34,26 @@ def _parameters(name: str, settings: list[str] | None) -> dict[str, Any]:
         ValueError: an unknown dataset or parameter, or a value that is not allowed.
     """
     import yaml
-    from pydantic import ValidationError
 
-    from harness.spec import dataset_entry, nearest
+    from harness.spec import dataset_entry
+    from harness.specfile import validate
 
-    model, given = dataset_entry(name).parameters, {}
+    given, problems = {}, []
     for setting in settings or []:
         key, mark, value = setting.partition("=")
-        if not mark or key not in model.model_fields:
-            allowed = ", ".join(model.model_fields) or "none"
-            raise ValueError(f"--set {setting}: KEY=VALUE is needed.{nearest(key, model.model_fields)} Keys: {allowed}")
+        if not mark:
+            raise ValueError(f"--set {setting}: KEY=VALUE is needed, e.g. short_side=512")
         try:
             given[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ValueError(f"--set {setting}: not a YAML value ({' '.join(str(error).split())[:120]})") from None
-    try:
-        return dict(model.model_validate(given).model_dump(mode="json"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(
-            f"--set {'.'.join(map(str, first['loc']))}: {first['msg']}; given {first['input']!r}"
-        ) from None
+    model = dataset_entry(name).parameters
+    found = validate(
+        model, given, (), lambda at, message: problems.append(f"--set {'.'.join(map(str, at))}: {message}")
+    )
+    if found is None:
+        raise ValueError("\n".join(problems))
+    return found.model_dump(mode="json")
 
 
 @data_app.command("info")

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import nn
 
-from harness import store
-from harness.datasets import SOURCES, Data, Source, cache, decode
+from harness import datatool, store
+from harness.datasets import SOURCES, Data, cache, decode
 from harness.datasets.cityscapes import TRAIN_ID_TO_ID
 from harness.datasets.filedata import Pairs
 from harness.datasets.tree import Tree
@@ -110,12 +110,9 @@ def write_predictions(
 
 
 def _row(experiment: Path, run_id: str) -> dict[str, Any]:
-    found = [name for name in store.finished(experiment) if name.startswith(run_id)]
-    if len(found) != 1:
-        raise ValueError(f"{experiment}: {run_id!r} names {len(found)} rows; name one, see `results list`")
-    row = store.read_row(store.run_path(experiment, found[0]))
+    row = store.read_row(store.run_path(experiment, store.find_run(experiment, run_id)))
     if row["status"] != "ok":
-        raise ValueError(f"{found[0]} {row['status']}: {row['message']}; a finished run is needed")
+        raise ValueError(f"{row['run_id']} {row['status']}: {row['message']}; a finished run is needed")
     return row
 
 
@@ -137,8 +134,7 @@ def _unlabelled(data: Data, run: Run, root: Path | None) -> tuple[int, Iterator[
         raise ValueError(f"{data.info.name} has no test images; choose --split val")
     if cache.is_cache(root):
         raise ValueError(f"{root} is a prepared cache, without test images; give the dataset's own folder with --root")
-    variant = {k: v for k, v in run.data.parameters.items() if k not in ("dev_fraction", "dev_seed", "short_side")}
-    source: Source = SOURCES[data.info.name](root, **variant)
+    source, _, short_side = datatool.source_of(data.info.name, root, run.data.parameters)
     tree = Tree(root)
     samples = source.unlabelled(tree)
     if not samples:
@@ -151,7 +147,7 @@ def _unlabelled(data: Data, run: Run, root: Path | None) -> tuple[int, Iterator[
         for sample in samples:
             path = tree.file(sample.image)
             image = decode.image_pixels(path.read_bytes(), path)
-            small, _ = decode.shrink(image, None, run.data.parameters.get("short_side"))
+            small, _ = decode.shrink(image, None, short_side)
             yield sample.name, small, (image.shape[0], image.shape[1])
 
     return len(samples), read()

@@ -42,7 +42,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         report(("overrides",), "unknown key. It is filled in from --set; delete it.")
         del data["overrides"]
     _expand_paths(data, Experiment, (), report)
-    experiment = _validate(Experiment, data, (), report)
+    experiment = validate(Experiment, data, (), report)
     if experiment is not None and not problems:
         experiment = _resolve(experiment, data["methods"], report)
     if problems or experiment is None:
@@ -50,8 +50,18 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     return experiment.model_copy(update={"overrides": tuple(overrides)})
 
 
-def _validate(model: type[M], data: Any, at: KeyPath, report: Report) -> M | None:
-    """Strict validation in JSON mode (lists become tuples, an integer is a float); errors go to `report`."""
+def validate(model: type[M], data: Any, at: KeyPath, report: Report) -> M | None:
+    """`data` as a `model`, strictly and as JSON (lists become tuples, an integer is a float).
+
+    Args:
+        model: what to make of it.
+        data: plain data.
+        at: where it stands, for the reports.
+        report: takes what is wrong: the place, and what is allowed there.
+
+    Returns:
+        None where something was reported.
+    """
     try:
         return model.model_validate_json(json.dumps(data))
     except ValidationError as error:
@@ -165,7 +175,7 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report) -> Expe
     ]
     data = experiment.data
     try:
-        found = _validate(dataset_entry(data.name).parameters, data.parameters, ("data", "parameters"), report)
+        found = validate(dataset_entry(data.name).parameters, data.parameters, ("data", "parameters"), report)
         data = data.model_copy(update={"parameters": found.model_dump(mode="json") if found else {}})
     except ValueError as error:
         report(("data", "name"), str(error))
@@ -218,7 +228,7 @@ def _resolve_method(method: Method, at: KeyPath, written: Any, report: Report) -
             said = _prefixed(part.name, report)
         key = "parameters" if isinstance(form, dict) and "name" in form else part.name
         try:
-            parameters = _validate(method_entry(part.name).parameters, part.parameters, (*here, key), said)
+            parameters = validate(method_entry(part.name).parameters, part.parameters, (*here, key), said)
         except ValueError as error:
             report(here, str(error))
             continue

@@ -21,6 +21,7 @@ __all__ = [
     "HEAVY",
     "SCHEMA",
     "STATUSES",
+    "find_run",
     "finished",
     "read_row",
     "read_runs",
@@ -99,6 +100,21 @@ def read_runs(
     condition = None if status is None else ds.field("status").isin(list(wanted))
     with _named_corruption(files):
         return _dataset(files).to_table(columns=names, filter=condition)
+
+
+def find_run(directory: str | Path, start: str) -> str:
+    """The run_id of the one row whose run_id begins with `start`.
+
+    Raises:
+        ValueError: there is no such row, or several.
+    """
+    matches = [run_id for run_id in finished(directory) if run_id.startswith(start)]
+    if len(matches) != 1:
+        found = ", ".join(matches) or "none"
+        raise ValueError(
+            f"{directory}: {start!r} names {len(matches)} rows ({found}); name one, see `sstkd-bench results list`"
+        )
+    return matches[0]
 
 
 def finished(directory: str | Path) -> dict[str, str]:

@@ -181,18 +181,15 @@ def networks(experiment: Path, run_id: str) -> Networks:
     Raises:
         ValueError: no such run, it did not finish or has no teacher, or weights that are missing or others.
     """
-    matches = [name for name in store.finished(experiment) if name.startswith(run_id)]
-    if len(matches) != 1:
-        raise ValueError(f"{experiment}: {run_id!r} names {len(matches)} runs; name one, see `results list`")
-    row = store.read_row(store.run_path(experiment, matches[0]))
+    row = store.read_row(store.run_path(experiment, store.find_run(experiment, run_id)))
     run = Run.model_validate_json(row["spec"])
     if row["status"] != "ok" or run.teacher is None or run.role != "student":
         what = f"{row['status']} {run.role} of {run.method.label}"
-        raise ValueError(f"{matches[0]}: {what}; a finished student with a teacher is needed")
+        raise ValueError(f"{row['run_id']}: {what}; a finished student with a teacher is needed")
     data = load_data(run.data)
     sees, taught = (for_inputs(data, run.train.normalize, n.encoder).info for n in (run.network, run.teacher))
     student = build(run.network.model_copy(update={"encoder_weights": None}), sees.num_classes, 0)
-    path = weights_path(experiment, matches[0])
+    path = weights_path(experiment, row["run_id"])
     load_into(student, load_state(path, row["weights_sha256"]), str(path))
     teacher = build_teacher(run, sees, experiment, torch.device("cpu"))
     return Networks(run, student.eval().requires_grad_(False), teacher, sees, taught)

@@ -118,7 +118,7 @@ RULES: dict[str, tuple[str, str]] = {
         "torch ray",
     ),
     "harness.predict": (
-        "harness harness.files harness.store harness.datasets harness.evaluate harness.models harness.parts harness.runtime harness.spec",
+        "harness harness.datatool harness.files harness.store harness.datasets harness.evaluate harness.models harness.parts harness.runtime harness.spec",
         "torch numpy PIL cv2",
     ),
     "harness.prepare": ("harness.datasets harness.files harness.launch harness.spec", "torch ray cv2 pyarrow"),

@@ -81,12 +81,24 @@ def test_mistakes(tmp_path):
     assert "short_side is 0" in refused(
         "data", "prepare", "camvid", "--root", tmp_path, "--to", tmp_path / "y", "--set", "short_side=0"
     )
-    assert "given 'x'" in refused("data", "check", "camvid", "--root", tmp_path, "--set", "dev_seed=x")
+    assert 'given "x"' in refused("data", "check", "camvid", "--root", tmp_path, "--set", "dev_seed=x")
     assert "Did you mean 'camvid'?" in refused("data", "check", "canvid")
 
 
 def test_a_dataset_from_packages_is_made_and_counted():
     done = call(
-        "data", "check", "texmosaic", "--set", "size=32", "--set", "train=4", "--set", "dev=2", "--set", "val=2"
+        "data",
+        "check",
+        "texmosaic",
+        "--set",
+        "size=32",
+        "--set",
+        "regions=[3, 4]",
+        "--set",
+        "train=4",
+        "--set",
+        "dev=2",
+        "--set",
+        "val=2",
     )
     assert "nothing is wrong" in done.stdout and "look-up table from a single pixel" in done.stdout

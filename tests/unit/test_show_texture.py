@@ -91,7 +91,7 @@ def test_a_student_beside_its_teacher(tmp_path: Path) -> None:
     assert found.exit_code == 0, found.output
     assert (tmp_path / "out" / "pair.png").stat().st_size > 5000
     teacher = next(run for run in runs if run.role == "teacher")
-    for name, message in ((teacher.run_id, "a finished student with a teacher is needed"), ("zzz", "names 0 runs")):
+    for name, message in ((teacher.run_id, "a finished student with a teacher is needed"), ("zzz", "names 0 rows")):
         found = RUN.invoke(app, [*arguments, name])
         assert found.exit_code == 2 and message in found.output
 

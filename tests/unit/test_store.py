@@ -219,3 +219,13 @@ def test_reading_results_loads_neither_torch_nor_ray():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert not loaded & {"torch", "ray", "matplotlib", "scipy", "rich", "PIL"}
+
+
+def test_a_row_is_found_by_the_beginning_of_its_run_id(tmp_path):
+    for run_id in ("abc1", "abd2"):
+        store.write_run(tmp_path, make_row(run_id=run_id))
+    assert store.find_run(tmp_path, "abc") == store.find_run(tmp_path, "abc1") == "abc1"
+    with pytest.raises(ValueError, match=r"'ab' names 2 rows \(abc1, abd2\)"):
+        store.find_run(tmp_path, "ab")
+    with pytest.raises(ValueError, match=r"'x' names 0 rows \(none\)"):
+        store.find_run(tmp_path, "x")
