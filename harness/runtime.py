@@ -230,8 +230,8 @@ class Runtime:
         if self.workers > 1:
             dist.barrier()
 
-    def load(self, run_id: str) -> dict[str, Any] | None:
-        """The run's checkpoint, or None if there is none that can be read: the run then starts again.
+    def load(self, run_id: str, data_hash: str) -> dict[str, Any] | None:
+        """The run's checkpoint, or None if there is none that can be read, or one of other data: it starts again then.
 
         Read with weights_only=True, so that it cannot execute code.
         """
@@ -240,13 +240,15 @@ class Runtime:
             return None
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            own = state["run_id"] == run_id
+            own, same_data = state["run_id"] == run_id, state["data_hash"] == data_hash
         except Exception as error:  # bytes that are no checkpoint make the unpickler raise anything
             self.on_progress(
                 {"note": f"{path} cannot be read ({type(error).__name__}: {error}); the run starts again from step 0"}
             )
             return None
-        return state if own else None
+        if own and not same_data:
+            self.on_progress({"note": f"{path} is of other data: files have changed; the run starts again from step 0"})
+        return state if own and same_data else None
 
 
 def _normalised(x: Tensor, info: DataInfo) -> Tensor:

@@ -166,7 +166,7 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
     optimizers = Optimizers(recipe.optimizer, step, distiller)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     steps = 0 if run.checkpoint is not None else recipe.steps
-    first, log, clock = _resume(runtime, run, student, distiller, optimizers, scaler)
+    first, log, clock = _resume(runtime, run, data.info.content_hash, student, distiller, optimizers, scaler)
     autocast = torch.autocast(device.type, PRECISION.get(recipe.precision), enabled=recipe.precision in PRECISION)
     watcher = guard.Guard(runtime)
     guard.teacher_untouched(teacher)
@@ -221,7 +221,8 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
             log.eval_seconds += time.perf_counter() - tick
         if saves:
             guard.teacher_untouched(teacher)
-            runtime.save(_state(run, done, student, distiller, optimizers, scaler, log, clock))
+            state = _state(run, done, student, distiller, optimizers, scaler, log, clock)
+            runtime.save({**state, "data_hash": data.info.content_hash})
         if logs:
             runtime.on_progress({"step": done, "steps": steps, **_now(log), "step_ms": clock.percentile(50)})
         tick = waited = time.perf_counter()
@@ -296,13 +297,14 @@ def _state(
 def _resume(
     runtime: Runtime,
     run: Run,
+    data_hash: str,
     student: SegNet,
     distiller: Distiller,
     optimizers: Optimizers,
     scaler: torch.amp.GradScaler,
 ) -> tuple[int, Log, StepClock]:
     """Take up the run's checkpoint if there is one: the next step, what was logged, and the clock."""
-    state = runtime.load(run.run_id)
+    state = runtime.load(run.run_id, data_hash)
     if state is None:
         return 0, Log(), StepClock(runtime.device)
     student.load_state_dict(state["student"])

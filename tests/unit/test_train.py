@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,33 @@ def test_an_unreadable_checkpoint_is_not_the_end(taught: tuple[Path, list[Run]],
     execute(run, local(tmp_path, run, on_progress=said.append), tmp_path)
     row = store.read_row(store.run_path(tmp_path, run.run_id))
     assert "last.pt cannot be read" in said[0]["note"]
+    assert row["dev_confusion"] == finish(experiment, run)["dev_confusion"]
+
+
+def test_a_checkpoint_of_other_data_is_not_taken_up(
+    taught: tuple[Path, list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a run on files that were changed in between would carry the hash of the new ones."""
+    from harness import train as module
+
+    experiment, runs = taught
+    run, real = by_method(runs, "none"), module.guard.all_contributed
+
+    def dies(*arguments: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(module.guard, "all_contributed", dies)  # after the last checkpoint
+    with pytest.raises(Killed):
+        execute(run, local(tmp_path, run), tmp_path)
+    monkeypatch.setattr(module.guard, "all_contributed", real)
+    data = module.load_data(run.data)
+    changed = replace(data, info=replace(data.info, content_hash="0" * 64))
+    monkeypatch.setattr(module, "load_data", lambda spec: changed)
+    said: list[dict[str, Any]] = []
+    execute(run, local(tmp_path, run, on_progress=said.append), tmp_path)
+    row = store.read_row(store.run_path(tmp_path, run.run_id))
+    assert "is of other data" in said[0]["note"]
+    assert row["resumed"] == 0 and row["data_hash"] == "0" * 64
     assert row["dev_confusion"] == finish(experiment, run)["dev_confusion"]
 
 
