@@ -64,7 +64,7 @@ def describe(name: str, classes: bool) -> str:
     if name in SOURCES:
         source = SOURCES[name](None)
         splits = ", ".join(f"{split} {count:,}" for split, count in source.published.items())
-        how = {"group": "whole groups (cities)", "presence": "equal class presence", "random": "random images"}
+        how = {"group": "whole groups (cities, stretches of film)", "presence": "equal class presence"}
         parts += [
             f"{source.name}: {source.title}\n{source.note}",
             f"published splits: {splits or 'your own'}; dev is cut from train by {how[source.cut]}",

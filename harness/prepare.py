@@ -77,7 +77,7 @@ def prepare(
     _ours(source, to)
     listing = source.listing(tree, **variant)
     require_none(source, root, listing.problems)
-    tasks = list(_tasks(source, tree, listing.samples, variant, short_side, how))
+    tasks = list(shard_tasks(source, tree, listing.samples, variant, short_side, how))
     if not tasks:
         raise ValueError(f"{root}: no pairs of {source.name} are there. Layout:\n{source.layout}")
     with _alone(to):
@@ -110,9 +110,21 @@ def _prepare(
                     done += len(task.samples)
                     on_progress(done, total)
     require_none(source, root, problems)
+    return complete(source, to, variant, short_side, how, [made[task.file] for task in tasks])
+
+
+def complete(
+    source: Source,
+    to: Path,
+    variant: dict[str, Any],
+    short_side: int | None,
+    how: Format,
+    made: Sequence[tuple[Shard, Any]],
+) -> Manifest:
+    """Make a cache of its shards, each with its lines of the index, and delete those of an earlier one."""
     manifest = cache.write_manifest(
         to,
-        pa.concat_tables(made[task.file][1] for task in tasks),
+        pa.concat_tables(lines for _, lines in made),
         name=source.name,
         variant=variant,
         short_side=short_side,
@@ -120,9 +132,12 @@ def _prepare(
         class_names=source.class_names,
         palette=source.palette,
         tables_sha256=tables_sha256(source),
-        shards=tuple(made[task.file][0] for task in tasks),
+        shards=tuple(shard for shard, _ in made),
     )
-    _drop_others(to, manifest)
+    keep = {Path(shard.file).stem for shard in manifest.shards}
+    for path in (to / "shards").iterdir():
+        if path.stem not in keep:
+            path.unlink()
     return manifest
 
 
@@ -154,7 +169,7 @@ def _alone(to: Path) -> Iterator[None]:
         yield
 
 
-def _tasks(
+def shard_tasks(
     source: Source, tree: Tree, samples: Any, variant: dict[str, Any], short_side: int | None, how: Format
 ) -> Iterator[Task]:
     """The shards of a dataset; a plan names everything that its content follows from."""
@@ -196,7 +211,7 @@ def _answers(
     waiting: Sequence[Task], source: Source, root: Path, to: Path, short_side: int | None, how: Format
 ) -> Iterator[tuple[Task, Any]]:
     """Each task with its shard and index lines, or with the list of what is wrong, as they end."""
-    make = ray.remote(num_cpus=1, max_retries=2)(_make)
+    make = ray.remote(num_cpus=1, max_retries=2)(make_shard)
     known = ray.put(source)
     left = list(waiting)
     running: dict[Any, Task] = {}
@@ -217,7 +232,7 @@ def _answers(
             raise OSError(f"{what}; the whole shards in {to} are kept, the same command goes on") from None
 
 
-def _make(source: Source, root: Path, to: Path, task: Task, short_side: int | None, how: Format) -> Any:
+def make_shard(source: Source, root: Path, to: Path, task: Task, short_side: int | None, how: Format) -> Any:
     """Make one shard; the problems, if there are any (then nothing is written)."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -225,19 +240,17 @@ def _make(source: Source, root: Path, to: Path, task: Task, short_side: int | No
 
     def pairs() -> Iterator[tuple[bytes, Any, Any]]:
         for sample in task.samples:
-            path = tree.file(sample.image)
             try:
-                image, label = path.read_bytes(), tree.file(str(sample.label)).read_bytes()
-                entry, pixels, classes = examine(source, sample, image, label, path)
+                pair = examine(source, tree, sample)
             except (ValueError, OSError) as error:
                 problems.append(str(error))
                 continue
-            entries.append(entry)
-            small, small_classes = decode.shrink(pixels, classes, short_side)
-            assert small_classes is not None
-            keeps = how == "raw" or small.shape != pixels.shape
+            entries.append(pair.entry)
+            small, label = decode.shrink(pair.image, pair.label, short_side)
+            assert label is not None
+            keeps = how == "raw" or small.shape != pair.image.shape
             if not problems:
-                yield image, small if keeps else None, small_classes
+                yield pair.encoded, small if keeps else None, label
         if problems:
             raise _Wrong  # what was written so far is thrown away with it
 
@@ -253,11 +266,3 @@ def _make(source: Source, root: Path, to: Path, task: Task, short_side: int | No
     kept = {"shard": shard.model_dump(), "index": sink.getvalue().to_pybytes().hex()}
     write_atomic(_note(to, task.file), json.dumps(kept))
     return shard, lines
-
-
-def _drop_others(to: Path, manifest: Manifest) -> None:
-    """Delete the shards of an earlier state of the dataset, which nothing names any more."""
-    keep = {Path(shard.file).stem for shard in manifest.shards}
-    for path in (to / "shards").iterdir():
-        if path.stem not in keep:
-            path.unlink()

@@ -32,7 +32,7 @@ TOY = Source(
     obtain="write it",
     layout="images/ labels/",
     published={"train": 9, "val": 3},
-    cut="random",
+    cut="presence",
     listing=listing,
     note="a toy",
 )

@@ -141,15 +141,23 @@ def shrink(image: Image, label: Label | None, short_side: int | None) -> tuple[I
 
     The image is averaged over areas, the label takes the nearest pixel.
     """
-    height, width = image.shape[:2]
-    if short_side is None or min(height, width) <= short_side:
+    size_hw = (image.shape[0], image.shape[1])
+    wanted = shrunk_size(size_hw, short_side)
+    if wanted == size_hw:
         return image, label
-    factor = short_side / min(height, width)
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    size = wanted[::-1]
     small = _bytes(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
     if label is None:
         return small, None
     return small, _bytes(cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT))
+
+
+def shrunk_size(size_hw: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+    """Height and width that `shrink` gives an image of this size."""
+    if short_side is None or min(size_hw) <= short_side:
+        return size_hw
+    factor = short_side / min(size_hw)
+    return max(1, round(size_hw[0] * factor)), max(1, round(size_hw[1] * factor))
 
 
 def _ranges(values: NDArray[np.int64]) -> str:

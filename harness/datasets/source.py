@@ -67,7 +67,7 @@ class Source:
         obtain: how to get it.
         layout: the folder, as published.
         published: pairs of each official split in the published release.
-        cut: how dev is cut from train: whole groups, equal class presence, or at random.
+        cut: how dev is cut from train: whole groups, or equal class presence.
         listing: the pairs below a root, for the variant's parameters.
         unlabelled: names and files of the images of the test split, for the test server.
         note: one sentence on what the data is.
@@ -83,7 +83,7 @@ class Source:
     obtain: str
     layout: str
     published: Mapping[str, int]
-    cut: Literal["group", "presence", "random"]
+    cut: Literal["group", "presence"]
     listing: Callable[..., Listing]
     note: str
     unlabelled: Callable[[Tree], list[Sample]] = none_unlabelled

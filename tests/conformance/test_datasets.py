@@ -1,6 +1,7 @@
 """What every dataset of the table keeps to, whoever wrote it, read from its files and from its prepared cache."""
 
 import inspect
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from harness import datatool
 from harness.datasets import DATASETS, SOURCES
+from harness.datasets.landcover import COVER, INSTALL, PICTURE
 from harness.datasets.source import IGNORE
 from harness.parts import load_data
 from harness.runtime import Runtime
@@ -21,23 +23,37 @@ assert SMALL.keys() | SOURCES.keys() == DATASETS.keys(), (
 )
 
 
-@pytest.fixture(scope="module", params=sorted(DATASETS))
-def made(request, tmp_path_factory):
+def make(name, folder):
     """(name, root, Data)."""
-    name, patch = request.param, pytest.MonkeyPatch()
-    patch.setenv("SSTKD_BENCH_CACHE", str(tmp_path_factory.mktemp("remembered")))
     root = None
     if name in SOURCES:
-        root = tmp_path_factory.mktemp(name)
+        root = folder / name
+        root.mkdir()
         trees.WRITE[name](root)
-    try:
-        yield name, root, DATASETS[name](root, **SMALL.get(name, {}))
-    except ValueError as error:
-        if "pip install" in str(error):
-            pytest.skip(str(error))
-        raise
-    finally:
-        patch.undo()
+    return name, root, DATASETS[name](root, **SMALL.get(name, {}))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSTKD_BENCH_CACHE", str(tmp_path_factory.mktemp("remembered")))
+        yield
+
+
+@pytest.fixture(scope="module", params=sorted(DATASETS))
+def made(request, tmp_path_factory, memory):
+    if request.param == "landcover":  # `make test` installs its packages
+        for package in (PICTURE.package, COVER.package):
+            try:
+                distribution(package)
+            except PackageNotFoundError:
+                pytest.skip(f"{package} is not installed: {INSTALL}")
+    return make(request.param, tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="module", params=sorted(SOURCES))
+def in_files(request, tmp_path_factory, memory):
+    return make(request.param, tmp_path_factory.mktemp("in_files"))
 
 
 def parts(data):
@@ -74,10 +90,8 @@ def test_no_image_is_in_two_splits(made):
     assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
 
 
-def test_dev_and_seed_change_the_cut_and_nothing_else(made):
-    name, root, data = made
-    if name not in SOURCES:
-        pytest.skip("made from packages, with splits of its own")
+def test_dev_and_seed_change_the_cut_and_nothing_else(in_files):
+    name, root, data = in_files
     more = DATASETS[name](root, dev_fraction=0.4)
     assert len(more.train) + len(more.dev) == len(data.train) + len(data.dev)
     assert len(more.dev) > len(data.dev) or len(data.dev) >= 0.3 * (len(data.dev) + len(data.train))
@@ -118,10 +132,8 @@ def test_it_can_be_described_and_checked(made):
 
 
 @pytest.mark.parametrize("how", ["raw", "encoded"])
-def test_the_prepared_cache_is_the_dataset(made, how, tmp_path):
-    name, root, data = made
-    if name not in SOURCES:
-        pytest.skip("made from packages, needs no cache")
+def test_the_prepared_cache_is_the_dataset(in_files, how, tmp_path):
+    name, root, data = in_files
     source, variant, _ = datatool.source_of(
         name, root, {k: v.default for k, v in dataset_entry(name).parameters.model_fields.items()}
     )

@@ -97,14 +97,14 @@ def test_wrong_files_are_named_and_nothing_is_lost(tmp_path):
 def test_a_full_disk_is_said_and_whole_shards_are_kept(tmp_path, monkeypatch):
     """The third shard's worker finds no room; the files stand for a disk that fills up."""
     root, to = write(tmp_path / "toy", train=COUNT), tmp_path / "cache"
-    real = module._make
+    real = module.make_shard
 
     def full(source, root, to, task, short_side, how):
         if "train-00002" in task.file:
             raise OSError(28, "No space left on device", str(to / task.file))
         return real(source, root, to, task, short_side, how)
 
-    monkeypatch.setattr(module, "_make", full)
+    monkeypatch.setattr(module, "make_shard", full)
     with pytest.raises(OSError, match=r"No space left on device.*whole shards in .* are kept"):
         prepare(TOY, root, to, {})
     assert not cache.is_cache(to)
@@ -114,6 +114,31 @@ def test_a_full_disk_is_said_and_whole_shards_are_kept(tmp_path, monkeypatch):
     prepare(TOY, root, to, {})
     assert kept.items() <= shards(to).items()
     same(root, to)
+
+
+def test_a_worker_that_is_killed_is_replaced(tmp_path, monkeypatch):
+    root, to, real = write(tmp_path / "toy", train=COUNT), tmp_path / "cache", module.make_shard
+
+    def killed_once(source, root, to, task, short_side, how):
+        mark = to / ".killed"
+        if "train-00001" in task.file and not mark.exists():
+            mark.write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(source, root, to, task, short_side, how)
+
+    monkeypatch.setattr(module, "make_shard", killed_once)
+    prepare(TOY, root, to, {})
+    assert (to / ".killed").exists()
+    same(root, to)
+
+
+def test_a_worker_that_is_killed_again_and_again_is_an_error_that_says_so(tmp_path, monkeypatch):
+    def killed(source, root, to, task, short_side, how):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(module, "make_shard", killed)
+    with pytest.raises(OSError, match=r"a worker was lost again and again .*the same command goes on"):
+        prepare(TOY, write(tmp_path / "toy"), tmp_path / "cache", {})
 
 
 def test_an_older_cache_stands_until_the_new_one_is_whole(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.datasets import cache, decode, filedata, index, splits
+from harness.datasets import cache, filedata, index
 from harness.datasets.source import IGNORE, table
 from harness.datasets.tree import Tree
 from tests import caches
@@ -85,17 +85,6 @@ def test_a_full_size_cache_serves_a_smaller_side_but_not_the_other_way_round(tmp
         load(small)
 
 
-def test_shrinking_halves_exactly():
-    image = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3) // 2
-    label = np.arange(96, dtype=np.uint8).reshape(8, 12)
-    small, classes = decode.shrink(image, label, 4)
-    mean = image.reshape(4, 2, 6, 2, 3).mean((1, 3))
-    assert np.abs(small - mean).max() <= 0.5
-    assert classes.shape == (4, 6)
-    assert all(classes[y, x] in label[2 * y : 2 * y + 2, 2 * x : 2 * x + 2] for y in range(4) for x in range(6))
-    assert decode.shrink(image, label, 8)[0] is image
-
-
 def test_raw_pairs_are_views_of_the_mapped_file(tmp_path):
     image, _ = load(prepared(tmp_path, write(tmp_path / "toy"))).train[0]
     assert not image.flags.owndata and not image.flags.writeable
@@ -132,7 +121,7 @@ def test_unchanged_files_are_not_read_again(tmp_path, monkeypatch):
     load(root)
     seen = []
     real = index.examine
-    monkeypatch.setattr(index, "examine", lambda *a: seen.append(a[1].name) or real(*a))
+    monkeypatch.setattr(index, "examine", lambda *a: seen.append(a[2].name) or real(*a))
     load(root)
     assert seen == []
     Image.fromarray(np.zeros((24, 36, 3), np.uint8)).save(root / "images/train/x_000.png")
@@ -207,71 +196,6 @@ def test_a_truncated_jpeg_is_named(tmp_path):
         data.val[0]
 
 
-def test_a_flipped_bit_of_a_palette_mask_is_found(tmp_path):
-    """Pillow alone reads such a file without looking at its checksums."""
-    values = np.random.default_rng(0).integers(0, 21, (40, 60), dtype=np.uint8)
-    picture = Image.fromarray(values)
-    picture.putpalette(list(range(63)))
-    picture.save(tmp_path / "mask.png")
-    content = (tmp_path / "mask.png").read_bytes()
-    np.testing.assert_array_equal(decode.label_values(content, "mask.png"), values)
-    start = content.index(b"IDAT") + 4
-    for k in range(start, start + 200, 3):
-        flipped = bytearray(content)
-        flipped[k] ^= 4
-        with pytest.raises(ValueError, match=r"mask.png: not a readable label map"):
-            decode.label_values(bytes(flipped), "mask.png")
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4])
-def test_grey_masks_of_fewer_bits_are_refused(tmp_path, bits):
-    """Readers disagree on whether their values are scaled up to 255."""
-    import cv2
-
-    values = np.arange(64, dtype=np.uint8).reshape(8, 8) % 2**bits
-    done, packed = cv2.imencode(".png", values * (255 // (2**bits - 1)))
-    assert done
-    header = bytearray(packed.tobytes())
-    assert decode.label_values(bytes(header), "x.png").max() == 255
-    if bits == 1:
-        Image.fromarray(values.astype(bool)).save(tmp_path / "x.png")
-        header = bytearray((tmp_path / "x.png").read_bytes())
-    else:
-        header = bytearray(small_png(values, bits))
-    with pytest.raises(ValueError, match=f"with {bits} bits|mode is 1, with 1 bits"):
-        decode.label_values(bytes(header), "x.png")
-
-
-def small_png(values, bits):
-    """A grey PNG of 2 or 4 bits per pixel, written by hand."""
-    import struct
-    import zlib
-
-    per = 8 // bits
-    rows = b"".join(
-        b"\0"
-        + bytes(
-            sum(int(v) << (8 - bits * (i + 1)) for i, v in enumerate(row[k : k + per])) for k in range(0, len(row), per)
-        )
-        for row in values
-    )
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-def test_images_of_16_bits_are_refused(tmp_path):
-    import cv2
-
-    done, packed = cv2.imencode(".png", np.full((4, 4, 3), 4095, np.uint16))
-    assert done
-    with pytest.raises(ValueError, match="8 bits per channel, this one 16"):
-        decode.image_pixels(packed.tobytes(), "x.png")
-
-
 def test_a_file_whose_time_was_set_back_is_read_again(tmp_path):
     root = write(tmp_path / "toy")
     first, path = load(root).info.content_hash, root / "labels/train/x_000.png"
@@ -330,6 +254,18 @@ def test_links_that_leave_the_root_are_refused_and_others_are_not(tmp_path):
 def test_parameters_out_of_range(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         load(write(tmp_path / "toy"), **change)
+
+
+def test_whether_all_pairs_are_of_one_size(tmp_path):
+    root = write(tmp_path / "toy")  # heights of 24, 26 and 28
+    assert not load(root).train.one_size and not load(root, 25).train.one_size
+    single = filedata.Pairs([p for p in load(root).train.pairs if p.entry.size_hw == (24, 36)])
+    assert single.one_size
+    # 24x36 and 48x72 become one size, which the sizes of the files do not tell.
+    pairs = [
+        replace(single.pairs[0], entry=replace(single.pairs[0].entry, size_hw=size)) for size in ((24, 36), (48, 72))
+    ]
+    assert not filedata.Pairs(pairs).one_size and filedata.Pairs(pairs, 12).one_size
 
 
 def test_no_root_and_an_empty_root(tmp_path):
@@ -418,59 +354,3 @@ def test_whole_groups_go_to_dev(tmp_path):
     data = load(write(tmp_path / "toy"), source=replace(TOY, cut="group"))
     cities = [{name[0] for name in part.names} for part in (data.train, data.dev)]
     assert len(cities[1]) == 1 and not cities[0] & cities[1]
-
-
-def test_groups_come_near_to_the_fraction_wanted():
-    groups = [f"c{i}" for i, n in enumerate([50, 10, 20, 5, 15, 40, 60, 30]) for _ in range(n)]
-    for seed in range(50):
-        marked = splits.by_group(groups, 0.2, np.random.default_rng(seed))
-        assert 0 < marked.sum() < len(groups)
-        assert {g for g, m in zip(groups, marked, strict=True) if m}.isdisjoint(
-            {g for g, m in zip(groups, marked, strict=True) if not m}
-        )
-        assert abs(marked.sum() - 46) <= 30
-    assert splits.by_group(["a"] * 5 + ["b"] * 5, 0.01, np.random.default_rng(0)).sum() == 5
-    assert splits.by_group(["a"] * 5 + ["b"] * 5, 0.99, np.random.default_rng(0)).sum() == 5
-    with pytest.raises(ValueError, match="whole groups"):
-        splits.by_group(["a"] * 5, 0.5, np.random.default_rng(0))
-
-
-@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
-def test_each_class_is_split_alike(fraction):
-    rng = np.random.default_rng(1)
-    present = rng.random((400, 12)) < np.geomspace(0.02, 0.9, 12)
-    marked = splits.by_presence(present, fraction, np.random.default_rng(2))
-    assert marked.sum() == round(400 * fraction)
-    wanted = present.sum(0) * fraction
-    off = np.abs(present[marked].sum(0) - wanted)
-    assert (off <= np.maximum(2, 0.15 * wanted)).all()
-    np.testing.assert_array_equal(marked, splits.by_presence(present, fraction, np.random.default_rng(2)))
-    assert (marked != splits.by_presence(present, fraction, np.random.default_rng(3))).any()
-
-
-def test_a_class_in_a_single_image_stays_in_train():
-    present = np.zeros((50, 3), bool)
-    present[:, 0] = True
-    present[7, 1] = True
-    for seed in range(20):
-        marked = splits.by_presence(present, 0.1, np.random.default_rng(seed))
-        assert marked.sum() == 5 and not marked[7]
-
-
-def test_images_without_any_class_are_dealt_out_too():
-    marked = splits.by_presence(np.zeros((20, 3), bool), 0.25, np.random.default_rng(0))
-    assert marked.sum() == 5
-
-
-def test_at_random_takes_at_least_one_and_leaves_one():
-    for count, fraction, want in ((10, 0.3, 3), (2, 0.01, 1), (2, 0.99, 1), (1000, 0.0001, 1)):
-        assert splits.at_random(count, fraction, np.random.default_rng(0)).sum() == want
-
-
-def test_values_are_counted_as_numpy_counts_them():
-    values = np.random.default_rng(0).integers(0, 256, (301, 203), dtype=np.uint8)
-    np.testing.assert_array_equal(decode.value_counts(values), np.bincount(values.reshape(-1), minlength=256))
-    window = values[10:90, 7:100]
-    np.testing.assert_array_equal(decode.value_counts(window), np.bincount(window.reshape(-1), minlength=256))
-    large = np.zeros((4096, 4097), np.uint8)  # more than float32 counts exactly
-    assert decode.value_counts(large)[0] == large.size
