@@ -72,7 +72,7 @@ def _ray() -> Line:
     try:
         import ray
 
-        from harness.launch import connected
+        from harness.cluster import connected
         from harness.spec import Resources
 
         with connected(Resources()):

@@ -32,6 +32,13 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
         os.close(entry)
 
 
+def cache_home() -> Path:
+    """Where what can be made again is kept: $SSTKD_BENCH_CACHE, or the user's cache folder."""
+    if own := os.environ.get("SSTKD_BENCH_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sstkd-bench"
+
+
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file."""
     with path.open("rb") as file:

@@ -3,11 +3,14 @@
 import functools
 import importlib
 import json
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from harness import seeds, store
@@ -19,21 +22,38 @@ from harness.signatures import Entry
 from harness.spec import Dataset, Method, Run, Teacher, dataset_entry, method_entry
 from harness.taps import Pair
 
+Share = Callable[[str, Callable[[], Any]], Any]
+"""`share(key, make)` is `make()`, or the equal that another process of this machine has made before."""
+Arrays = dict[str, tuple[NDArray[Any], torch.dtype, tuple[int, ...]]]
+
 
 def weights_path(experiment: Path, run_id: str) -> Path:
     """Where the trained weights of a run are kept."""
     return experiment / "weights" / f"{run_id}.safetensors"
 
 
-def load_data(data: Dataset) -> Data:
-    """The dataset; a process that runs several runs on it loads it once."""
-    return _load_data(data.name, data.root, json.dumps(data.parameters, sort_keys=True))
+def _made(key: str, make: Callable[[], Any]) -> Any:
+    return make()
+
+
+def load_data(data: Dataset, share: Share = _made) -> Data:
+    """The dataset; a process that runs several runs on it loads it once.
+
+    Args:
+        data: which.
+        share: `Runtime.share`: a dataset that is made in memory is made once per machine. One in files is not passed
+            round: its prepared cache is mapped into memory, where all processes see the same pages anyway.
+    """
+    return _load_data(data.name, data.root, json.dumps(data.parameters, sort_keys=True), share)
 
 
 @functools.lru_cache(maxsize=1)
-def _load_data(name: str, root: str | None, parameters: str) -> Data:
-    loader = DATASETS[name]
-    return loader(None if root is None else Path(root), **_keywords(dataset_entry(name), json.loads(parameters)))
+def _load_data(name: str, root: str | None, parameters: str, share: Share) -> Data:
+    keywords = _keywords(dataset_entry(name), json.loads(parameters))
+    if root is not None:
+        return DATASETS[name](Path(root), **keywords)
+    data: Data = share(f"data {name} {parameters}", lambda: DATASETS[name](None, **keywords))
+    return data
 
 
 def for_inputs(data: Data, normalize: str, encoder: str) -> Data:
@@ -89,23 +109,42 @@ def teacher_weights(run: Run, experiment: Path) -> tuple[Path, str]:
     return weights_path(experiment, run.teacher_run), row["weights_sha256"]
 
 
-def build_teacher(run: Run, info: DataInfo, experiment: Path, device: torch.device) -> SegNet:
-    """The frozen teacher in eval mode, loaded once per process.
+def build_teacher(run: Run, info: DataInfo, experiment: Path, device: torch.device, share: Share = _made) -> SegNet:
+    """The frozen teacher in eval mode, loaded once per process; its weights are read once per machine.
 
     Raises:
         ValueError: its weights are missing or are not the ones its row names.
     """
     assert run.teacher is not None
     path, digest = teacher_weights(run, experiment)
-    return _load_teacher(run.teacher.model_dump_json(), info.num_classes, path, digest, device)
+    return _load_teacher(run.teacher.model_dump_json(), info.num_classes, path, digest, device, share)
 
 
 @functools.lru_cache(maxsize=1)
-def _load_teacher(network: str, num_classes: int, path: Path, digest: str, device: torch.device) -> SegNet:
+def _load_teacher(
+    network: str, num_classes: int, path: Path, digest: str, device: torch.device, share: Share
+) -> SegNet:
     spec = Teacher.model_validate_json(network).model_copy(update={"encoder_weights": None})
     teacher = build(spec, num_classes, seed=0)
-    load_into(teacher, load_state(path, digest), str(path))
+    state = _tensors(share(f"weights {digest}", lambda: _arrays(load_state(path, digest))))
+    # Assigned and not copied: on a CPU all processes of a machine then have the same memory for them.
+    load_into(teacher, state, str(path), assign=True)
     return teacher.eval().requires_grad_(False).to(device)
+
+
+def _arrays(state: dict[str, Tensor]) -> Arrays:
+    """Tensors as bytes that processes can share without a copy; numpy does not know every type of torch's."""
+    return {
+        name: (value.contiguous().flatten().view(torch.uint8).numpy(), value.dtype, tuple(value.shape))
+        for name, value in state.items()
+    }
+
+
+def _tensors(arrays: Arrays) -> dict[str, Tensor]:
+    with warnings.catch_warnings():
+        # Memory that is shared cannot be written; nobody writes a teacher, see `guard.teacher_untouched`.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return {name: torch.from_numpy(values).view(kind).view(shape) for name, (values, kind, shape) in arrays.items()}
 
 
 def build_method(method: Method, pair: Pair, seed: int) -> Distiller:

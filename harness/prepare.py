@@ -25,7 +25,7 @@ from harness.datasets.index import examine
 from harness.datasets.source import OFFICIAL, Sample, Source, require_none, tables_sha256
 from harness.datasets.tree import Tree
 from harness.files import write_atomic
-from harness.launch import connected
+from harness.cluster import connected
 from harness.spec import Resources
 
 PAIRS = 64

@@ -4,14 +4,13 @@ import errno
 import functools
 import json
 import platform
-import shutil
 import subprocess
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import harness
 from harness import store
@@ -31,13 +30,8 @@ PACKAGES = (
 
 
 def checkpoint_directory(experiment: Path, run_id: str) -> Path:
-    """Where the resumable checkpoint of a run is kept until the run is finished."""
+    """Where the resumable checkpoints of a run are kept until the run is finished."""
     return experiment / "checkpoints" / run_id
-
-
-def drop_checkpoint(experiment: Path, run_id: str) -> None:
-    """Remove the resumable checkpoint of a run."""
-    shutil.rmtree(checkpoint_directory(experiment, run_id), ignore_errors=True)
 
 
 def write_row(
@@ -48,7 +42,7 @@ def write_row(
     message: str = "",
     started_at: datetime | None = None,
 ) -> bool:
-    """Write the run's row; False if an ok row was there already. Finishing a run removes its checkpoint."""
+    """Write the run's row; False if an ok row was there already."""
     now = datetime.now(UTC)
     row = {
         **_described(run),
@@ -58,10 +52,7 @@ def write_row(
         "finished_at": now,
         **columns,
     }
-    written = store.write_run(experiment, row)
-    if status == "ok":
-        drop_checkpoint(experiment, run.run_id)
-    return written
+    return store.write_run(experiment, row)
 
 
 def failure(error: BaseException) -> str:
@@ -71,7 +62,7 @@ def failure(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{where}"
 
 
-def is_disk_full(error: BaseException) -> bool:
+def is_disk_full(error: object) -> TypeGuard[OSError]:
     """Whether no row can be written either."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 

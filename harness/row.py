@@ -35,6 +35,7 @@ def _schema() -> Any:
     loss = pa.struct(
         [pa.field("step", whole, False), pa.field("lr", real, False), pa.field("terms", pa.map_(text, real), False)]
     )
+    share = pa.struct([pa.field("step", whole, False), pa.field("workers", whole, False)])
     sample = pa.struct(
         [
             pa.field("index", whole, False),
@@ -83,6 +84,7 @@ def _schema() -> Any:
         "teacher_run_id": text,
         "teacher_sha256": text,
         "student_init_sha256": text,
+        "worker_history": pa.list_(share),  # where the number of workers may change: how many, from which step on
         "caveat": text,  # what a reader must know of the method's values, e.g. that nobody verified them
         "weights_sha256": text,  # of the file with the trained weights
         "data_hash": text,

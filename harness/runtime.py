@@ -1,7 +1,7 @@
 """Where a run runs: rank, device, threads, batches, checkpoints. The training loop asks; it never knows who answers."""
 
-import io
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from harness import seeds
+from harness.checkpoints import Checkpoints, State
 from harness.datasets.augment import augment
 from harness.datasets.base import DataInfo, Image, Label, Split
-from harness.files import write_atomic
 from harness.models.syncbn import convert_batchnorm
+from harness.recipe import Train
 from harness.spec import Run
 
 Progress = dict[str, Any]
@@ -80,38 +81,55 @@ class Runtime:
     """What the training loop needs from its surroundings.
 
     Attributes:
-        directory: folder of this run's checkpoint, on storage that every rank sees.
+        checkpoints: of this run, on storage that every rank sees.
         device: where tensors live.
         rank: this process among the run's workers.
         workers: processes that share the run.
         threads: CPU threads of this process.
         loader_workers: extra processes that prepare batches.
         on_progress: called now and then with plain data about the run.
+        share: `share(key, make)` is `make()`, or the equal that another process of this machine has made before.
+        checkpoint_minutes: a checkpoint is also written after so many minutes.
+        bucket_mb: size of the pieces in which gradients are summed over workers.
+        most_workers: of a run whose workers come and go; 0 where their number is fixed.
+        give_way: whether the run shall stop at its next checkpoint, to go on with other workers; rank 0 is asked.
     """
 
-    directory: Path
+    checkpoints: Checkpoints
     device: torch.device
     rank: int = 0
     workers: int = 1
     threads: int = 1
     loader_workers: int = 0
     on_progress: Callable[[Progress], None] = field(default=lambda progress: None)
+    share: Callable[[str, Callable[[], Any]], Any] = field(default=lambda key, make: make())
+    checkpoint_minutes: float | None = None
+    bucket_mb: int = 25
+    most_workers: int = 0
+    give_way: Callable[[], bool] = field(default=lambda: False)
 
     @classmethod
-    def local(cls, directory: Path, **options: Any) -> "Runtime":
-        """One process that owns the whole run: a plain interpreter or a warm Ray actor."""
+    def local(cls, checkpoints: Checkpoints | Path | None = None, **options: Any) -> "Runtime":
+        """One process that owns the whole run: a plain interpreter or a warm Ray actor.
+
+        Args:
+            checkpoints: of the run, or the folder for the last one; None keeps none.
+            options: other fields; `device` is the GPU if there is one.
+        """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(directory, options.pop("device", device), **options)
+        if not isinstance(checkpoints, Checkpoints):
+            checkpoints = Checkpoints(checkpoints)
+        return cls(checkpoints, options.pop("device", device), **options)
 
     @classmethod
-    def ray_worker(cls, directory: Path, **options: Any) -> "Runtime":
+    def ray_worker(cls, checkpoints: Checkpoints, **options: Any) -> "Runtime":
         """One rank of a Ray Train worker group; torch.distributed is initialised already."""
         import ray.train
         import ray.train.torch
 
         context = ray.train.get_context()
         return cls(
-            directory,
+            checkpoints,
             ray.train.torch.get_device(),
             rank=context.get_world_rank(),
             workers=context.get_world_size(),
@@ -139,7 +157,29 @@ class Runtime:
         devices = [self.device] if self.device.type == "cuda" else None
         ignore: Any = nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
         ignore(step, list(equal_buffers))
-        return nn.parallel.DistributedDataParallel(step, device_ids=devices, gradient_as_bucket_view=True)
+        return nn.parallel.DistributedDataParallel(
+            step, device_ids=devices, gradient_as_bucket_view=True, bucket_cap_mb=self.bucket_mb
+        )
+
+    def accumulate(self, recipe: Train) -> int:
+        """Micro-batches of each worker in a step: fewer workers of an elastic run take more, of the same size.
+
+        Raises:
+            ValueError: the global batch does not divide among workers and micro-batches.
+        """
+        pieces = recipe.accumulate * (self.most_workers or self.workers)
+        if recipe.batch_size % pieces or pieces % self.workers:
+            raise ValueError(
+                f"train.batch_size: {recipe.batch_size} does not divide into {self.workers} workers x "
+                f"{pieces / self.workers:g} accumulation steps; give a multiple of {pieces}"
+            )
+        return pieces // self.workers
+
+    def unsynced(self, step: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """Around the passes of a micro-batch: gradients are summed over the workers with the last one only."""
+        if last or not isinstance(step, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return step.no_sync()
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of `values` over the ranks, in place."""
@@ -152,6 +192,15 @@ class Runtime:
         if self.workers > 1:
             dist.all_reduce(values, op=dist.ReduceOp.MIN)
         return values
+
+    def agreed(self, values: Sequence[float]) -> list[float]:
+        """Rank 0's values, on every rank. The ranks wait for each other."""
+        if self.workers == 1:
+            return list(values)
+        sent = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.broadcast(sent, 0)
+        out: list[float] = sent.tolist()
+        return out
 
     def gather(self, values: Tensor) -> Tensor:
         """Every rank's `values` (n, ...), one rank's below the other's: (sum of n, ...). n may differ, the rest not."""
@@ -171,14 +220,8 @@ class Runtime:
         """This rank's batches of steps start..stop-1, on the device.
 
         Raises:
-            ValueError: the global batch does not divide among workers and accumulation steps.
+            ValueError: images of different sizes without a crop.
         """
-        share = self.workers * run.train.accumulate
-        if run.train.batch_size % share:
-            raise ValueError(
-                f"train.batch_size: {run.train.batch_size} does not divide into {self.workers} workers x "
-                f"{run.train.accumulate} accumulation steps; give a multiple of {share}"
-            )
         if run.train.augment.crop_hw is None and run.train.batch_size > 1 and not getattr(split, "one_size", True):
             raise ValueError(
                 f"train.augment.crop_hw: images of {info.name} differ in size; give a crop, e.g. [512, 512]"
@@ -219,36 +262,20 @@ class Runtime:
         images, labels = (torch.from_numpy(np.stack(parts)) for parts in zip(*samples, strict=True))
         return self.batch(images, labels, info, torch.contiguous_format)
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace the run's checkpoint, whole or not at all; rank 0 writes, the others wait."""
-        if self.rank == 0:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            # Serialised in memory: a full disk is then an OSError, and not an error of the format's own.
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            write_atomic(self.directory / "last.pt", buffer.getvalue())
-        if self.workers > 1:
-            dist.barrier()
+    def load(self, run_id: str, data_hash: str) -> State | None:
+        """The run's checkpoint; None if there is none that can be read and is of this run and data: it starts again."""
 
-    def load(self, run_id: str, data_hash: str) -> dict[str, Any] | None:
-        """The run's checkpoint, or None if there is none that can be read, or one of other data: it starts again then.
+        def refuse(state: State) -> str | None:
+            if state["run_id"] != run_id:
+                return "is of another run"
+            return None if state["data_hash"] == data_hash else "is of other data: files have changed"
 
-        Read with weights_only=True, so that it cannot execute code.
-        """
-        path = self.directory / "last.pt"
-        if not path.is_file():
-            return None
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            own, same_data = state["run_id"] == run_id, state["data_hash"] == data_hash
-        except Exception as error:  # bytes that are no checkpoint make the unpickler raise anything
-            self.on_progress(
-                {"note": f"{path} cannot be read ({type(error).__name__}: {error}); the run starts again from step 0"}
-            )
-            return None
-        if own and not same_data:
-            self.on_progress({"note": f"{path} is of other data: files have changed; the run starts again from step 0"})
-        return state if own and same_data else None
+        def tell(text: str) -> None:
+            self.on_progress({"note": f"{text}; an earlier one is taken up, or the run starts again from step 0"})
+
+        state: State | None = self.checkpoints.load(refuse, tell) if self.rank == 0 else None
+        (step,) = self.agreed([state["step"] if state is not None else -1])
+        return self.checkpoints.read(int(step)) if self.rank != 0 and step >= 0 else state
 
 
 def _normalised(x: Tensor, info: DataInfo) -> Tensor:

@@ -23,6 +23,7 @@ __all__ = [
     "STATUSES",
     "find_run",
     "finished",
+    "parse_row",
     "read_row",
     "read_runs",
     "run_path",
@@ -136,6 +137,26 @@ def read_row(path: str | Path) -> dict[str, Any]:
     """
     with _named_corruption([str(path)]):
         table = _dataset([str(path)]).to_table()
+    return _only_row(table)
+
+
+def parse_row(content: bytes, where: str) -> dict[str, Any]:
+    """The row in a file's content, as `read_row` gives it.
+
+    Args:
+        content: the bytes of a row's file.
+        where: its name, for the message.
+
+    Raises:
+        ValueError: this is no readable row.
+    """
+    try:
+        return _only_row(_format().make_fragment(pa.BufferReader(content)).to_table(schema=SCHEMA))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError, IndexError) as error:
+        raise ValueError(f"{where}: not a readable row ({error}). Delete the file and start the run again.") from None
+
+
+def _only_row(table: Any) -> dict[str, Any]:
     row: dict[str, Any] = table.to_pylist(maps_as_pydicts="strict")[0]
     return row
 
@@ -187,6 +208,12 @@ def _readable(file: str) -> bool:
 def _dataset(files: list[str]) -> Any:
     import pyarrow.dataset as ds
 
+    return ds.dataset(files, schema=SCHEMA, format=_format())
+
+
+def _format() -> Any:
+    import pyarrow.dataset as ds
+
     # Checksums turn a flipped bit into an error instead of another number.
     scan = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-    return ds.dataset(files, schema=SCHEMA, format=ds.ParquetFileFormat(default_fragment_scan_options=scan))
+    return ds.ParquetFileFormat(default_fragment_scan_options=scan)

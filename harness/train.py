@@ -6,7 +6,7 @@
 import io
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from harness import guard, seeds
+from harness import guard, seeds, state
 from harness.cost import PeakMemory, StepClock, multiply_adds, parameters
 from harness.datasets import Data
 from harness.distillers import Distiller
@@ -38,11 +38,15 @@ from harness.perimage import per_image_path, write_per_image
 from harness.runtime import Runtime
 from harness.scores import miou
 from harness.spec import Run
+from harness.state import Log, Terms
 from harness.taps import Pair, Taps, View
 
 SAMPLE_IMAGES = 4
 PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
-Terms = dict[str, Tensor]
+
+
+class GiveWay(Exception):
+    """The run has stopped at a checkpoint because it was asked to; it goes on from there with other workers."""
 
 
 @dataclass
@@ -51,21 +55,6 @@ class RunResult:
 
     columns: dict[str, Any]
     weights_sha256: str
-
-
-@dataclass
-class Log:
-    """What has been seen so far; it is part of the checkpoint."""
-
-    curve: list[dict[str, float]] = field(default_factory=list)
-    losses: list[dict[str, Any]] = field(default_factory=list)
-    total: Terms = field(default_factory=dict)  # sum of |term| since step 0, on the device
-    since: Terms = field(default_factory=dict)  # sum of each term since the last entry of `losses`, on the device
-    count: int = 0  # steps in `since`
-    data_ms: list[float] = field(default_factory=list)
-    train_seconds: float = 0.0
-    eval_seconds: float = 0.0
-    resumed: int = 0
 
 
 class KDStep(nn.Module):
@@ -136,15 +125,16 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
     Raises:
         ValueError: something in the run does not fit (teacher, method, data, sizes), with the remedy.
         FloatingPointError: a loss term is not finite; names it.
+        GiveWay: the runtime wanted the run to stop at a checkpoint.
     """
     runtime.enter()
     began, memory = time.perf_counter(), PeakMemory(runtime.device)
     recipe, device = run.train, runtime.device
     if recipe.precision == "fp16" and device.type != "cuda":
         raise ValueError("train.precision: fp16 needs a GPU; use fp32 or bf16 on a CPU")
-    data = for_inputs(load_data(run.data), recipe.normalize, run.network.encoder)
+    data = for_inputs(load_data(run.data, runtime.share), recipe.normalize, run.network.encoder)
     student = build_network(run, data.info)
-    teacher = build_teacher(run, data.info, experiment, device) if run.method.needs_teacher else None
+    teacher = build_teacher(run, data.info, experiment, device, runtime.share) if run.method.needs_teacher else None
     infos = student.info(), (teacher or student).info()
     distiller = build_method(run.method, Pair(*infos, data.info.num_classes, data.info.ignore_index), run.seed)
     facts = _facts(run, student, distiller, data, device)
@@ -166,7 +156,11 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
     optimizers = Optimizers(recipe.optimizer, step, distiller)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     steps = 0 if run.checkpoint is not None else recipe.steps
-    first, log, clock = _resume(runtime, run, data.info.content_hash, student, distiller, optimizers, scaler)
+    accumulate = runtime.accumulate(recipe)
+    trained = state.Trained(student, distiller, optimizers, scaler)
+    first, log, clock = state.resume(runtime, run, data.info.content_hash, trained)
+    runtime.on_progress({"began": first})
+    timer = state.SaveTimer(runtime, runtime.checkpoint_minutes, first, time.monotonic)
     autocast = torch.autocast(device.type, PRECISION.get(recipe.precision), enabled=recipe.precision in PRECISION)
     watcher = guard.Guard(runtime)
     guard.teacher_untouched(teacher)
@@ -182,22 +176,23 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
         with clock:
             valid = runtime.sum((batch.label != data.info.ignore_index).sum().float()).clamp(min=1)
             # DDP averages over ranks and the micro-batches are averaged below; the task's sum must undo both.
-            valid = valid / (runtime.workers * recipe.accumulate)
+            valid = valid / (runtime.workers * accumulate)
             sums: Terms = {}
-            for image, label in zip(
-                batch.image.chunk(recipe.accumulate), batch.label.chunk(recipe.accumulate), strict=True
+            for piece, (image, label) in enumerate(
+                zip(batch.image.chunk(accumulate), batch.label.chunk(accumulate), strict=True)
             ):
-                with autocast:
-                    with torch.no_grad():
-                        shown = converted(image, data.info, wanted_by_teacher)
-                        taught = seen_by_teacher(shown).detach() if seen_by_teacher is not None else None
-                    terms: Terms = step(image, label, taught, valid, i / steps, stream)
-                if i == first:
-                    guard.connected(terms, run.method.label, teacher is not None)
-                loss = torch.stack(list(terms.values())).sum() / recipe.accumulate
-                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                with runtime.unsynced(step, last=piece == accumulate - 1):
+                    with autocast:
+                        with torch.no_grad():
+                            shown = converted(image, data.info, wanted_by_teacher)
+                            taught = seen_by_teacher(shown).detach() if seen_by_teacher is not None else None
+                        terms: Terms = step(image, label, taught, valid, i / steps, stream)
+                    if i == first:
+                        guard.connected(terms, run.method.label, teacher is not None)
+                    loss = torch.stack(list(terms.values())).sum() / accumulate
+                    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 for name, value in terms.items():
-                    sums[name] = sums.get(name, 0) + value.detach().float() / recipe.accumulate
+                    sums[name] = sums.get(name, 0) + value.detach().float() / accumulate
             if i == first:
                 guard.all_used(step)
             if recipe.clip_norm is not None:
@@ -208,11 +203,13 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
         done = i + 1
         evaluates = done == steps or (recipe.eval_every is not None and done % recipe.eval_every == 0)
         saves = evaluates if recipe.checkpoint_every is None else (done == steps or done % recipe.checkpoint_every == 0)
-        logs = evaluates or saves or done % max(1, steps // 50) == 0
-        _accumulate(log, sums)
-        if logs:
+        saves = timer.due(done) or saves
+        logs = evaluates or done % max(1, steps // 50) == 0
+        log.add(sums)
+        if logs or saves:
             watcher.check()
-            _write_losses(log, runtime, done, recipe.optimizer.lr * factor)
+        if logs:
+            log.write_losses(runtime, done, recipe.optimizer.lr * factor)
         log.train_seconds += time.perf_counter() - tick
         tick = time.perf_counter()
         if evaluates:
@@ -221,10 +218,12 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
             log.eval_seconds += time.perf_counter() - tick
         if saves:
             guard.teacher_untouched(teacher)
-            state = _state(run, done, student, distiller, optimizers, scaler, log, clock)
-            runtime.save({**state, "data_hash": data.info.content_hash})
-        if logs:
-            runtime.on_progress({"step": done, "steps": steps, **_now(log), "step_ms": clock.percentile(50)})
+            state.save(runtime, run, data.info.content_hash, done, trained, log, clock)
+            if done < steps and runtime.agreed([runtime.give_way()])[0]:
+                runtime.checkpoints.wait()
+                raise GiveWay(f"stopped at step {done}")
+        if logs or saves:
+            runtime.on_progress({"step": done, "steps": steps, **log.now(), "step_ms": clock.percentile(50)})
         tick = waited = time.perf_counter()
 
     guard.all_contributed({name: float(value) for name, value in log.total.items()}, steps)
@@ -235,7 +234,7 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
     if not log.curve:
         log.curve.append({"step": steps, "dev_miou": miou(counted["dev"].confusion, run.protocol.absent_policy)})
     facts |= (
-        _measured(run, log, clock, counted)
+        _measured(run, log, clock, counted, elastic=runtime.most_workers > 0)
         | _images(run, data, counted["val"], experiment)
         | {
             "samples": _samples(student, data, run, runtime, with_images=run.role == "teacher" and data.info.shareable),
@@ -243,78 +242,13 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
             "peak_memory_mb": memory.mb(),
         }
     )
+    runtime.checkpoints.wait()
     digest = save_state(student.state_dict(), weights_path(experiment, run.run_id))
     return RunResult(facts, digest)
 
 
 def _compiled(network: SegNet, wanted: bool) -> nn.Module:
     return torch.compile(network) if wanted else network  # type: ignore[return-value]
-
-
-def _accumulate(log: Log, terms: Terms) -> None:
-    for name, value in terms.items():
-        log.since[name] = log.since.get(name, 0) + value.double()
-        log.total[name] = log.total.get(name, 0) + value.double().abs()
-    log.count += 1
-
-
-def _write_losses(log: Log, runtime: Runtime, step: int, lr: float) -> None:
-    names = sorted(log.since)
-    means = runtime.sum(torch.stack([log.since[name] for name in names])) / (log.count * runtime.workers)
-    log.losses.append({"step": step, "lr": lr, "terms": dict(zip(names, means.tolist(), strict=True))})
-    log.since, log.count = {}, 0
-
-
-def _now(log: Log) -> dict[str, Any]:
-    """What a progress line shows."""
-    terms = log.losses[-1]["terms"]
-    return {"loss": sum(terms.values()), "terms": terms, "dev_miou": log.curve[-1]["dev_miou"] if log.curve else None}
-
-
-def _state(
-    run: Run,
-    step: int,
-    student: SegNet,
-    distiller: Distiller,
-    optimizers: Optimizers,
-    scaler: torch.amp.GradScaler,
-    log: Log,
-    clock: StepClock,
-) -> dict[str, Any]:
-    """Everything that a resumed run needs, as plain data and tensors."""
-    return {
-        "run_id": run.run_id,
-        "step": step,
-        "student": student.state_dict(),
-        "distiller": distiller.state_dict(),
-        "optimizers": optimizers.state_dict(),
-        "scaler": scaler.state_dict(),
-        "log": vars(log),
-        "step_ms": clock.history(),
-    }
-
-
-def _resume(
-    runtime: Runtime,
-    run: Run,
-    data_hash: str,
-    student: SegNet,
-    distiller: Distiller,
-    optimizers: Optimizers,
-    scaler: torch.amp.GradScaler,
-) -> tuple[int, Log, StepClock]:
-    """Take up the run's checkpoint if there is one: the next step, what was logged, and the clock."""
-    state = runtime.load(run.run_id, data_hash)
-    if state is None:
-        return 0, Log(), StepClock(runtime.device)
-    student.load_state_dict(state["student"])
-    distiller.load_state_dict(state["distiller"])
-    optimizers.load_state_dict(state["optimizers"])
-    scaler.load_state_dict(state["scaler"])
-    log = Log(**state["log"])
-    log.total = {name: value.to(runtime.device) for name, value in log.total.items()}
-    log.resumed += 1
-    return int(state["step"]), log, StepClock(runtime.device, state["step_ms"])
 
 
 def _facts(run: Run, student: SegNet, distiller: Distiller, data: Data, device: torch.device) -> dict[str, Any]:
@@ -338,7 +272,7 @@ def _facts(run: Run, student: SegNet, distiller: Distiller, data: Data, device: 
     }
 
 
-def _measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counted]) -> dict[str, Any]:
+def _measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counted], elastic: bool) -> dict[str, Any]:
     """Columns that are known after the last step."""
     best = max(log.curve, key=lambda point: point["dev_miou"])
     columns: dict[str, Any] = {}
@@ -358,6 +292,7 @@ def _measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counte
         "train_seconds": log.train_seconds,
         "eval_seconds": log.eval_seconds,
         "resumed": log.resumed,
+        "worker_history": log.workers if elastic or len(log.workers) > 1 else None,
     }
 
 

@@ -21,7 +21,7 @@ from harness.datasets import decode
 from harness.datasets.base import Image, Label
 from harness.datasets.source import IGNORE, Sample, Source, require_none, tables_sha256
 from harness.datasets.tree import Tree
-from harness.files import write_atomic
+from harness.files import cache_home, write_atomic
 
 LOUD = 1000
 """Files that are read without a word."""
@@ -166,13 +166,6 @@ def _keyed(
     for sample, stamp, entry in zip(samples, stamps, found, strict=True):
         if entry is not None:
             yield (sample.image, str(sample.label), *stamp), entry
-
-
-def cache_home() -> Path:
-    """Where what was found out is remembered: $SSTKD_BENCH_CACHE, or the user's cache folder."""
-    if own := os.environ.get("SSTKD_BENCH_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sstkd-bench"
 
 
 def _memory(source: Source, tree: Tree) -> Path:

@@ -61,8 +61,14 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, assign: bool = False) -> None:
     """Load a state dict that must fit exactly.
+
+    Args:
+        network: gets the values.
+        state: the values by name.
+        source: where they are from, for the message.
+        assign: take the tensors themselves where their types are the network's, instead of copying what is in them.
 
     Raises:
         ValueError: names in one and not in the other, or other shapes; says how many and the first ones.
@@ -76,4 +82,4 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str) -> N
             f"{len(unknown)} unknown {unknown[:3]}, {len(shapes)} of another shape {shapes[:3]}. "
             "Give weights saved from the same architecture, encoder, parameters and number of classes."
         )
-    network.load_state_dict(dict(state))
+    network.load_state_dict(dict(state), assign=assign and all(own[n].dtype == state[n].dtype for n in own))

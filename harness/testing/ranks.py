@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from harness.checkpoints import Checkpoints
 from harness.optimizers import Optimizers
 from harness.recipe import Optimizer
 from harness.runtime import Runtime
@@ -112,7 +113,7 @@ def work(folder: str, rank: int) -> None:
 def _train(case: Case, folder: Path, rank: int) -> dict[str, torch.Tensor]:
     student, teacher = net(MAIN.student, 1), net(MAIN.teacher, 2).eval().requires_grad_(False)
     distiller = case.build()
-    runtime = Runtime(folder, torch.device("cpu"), rank=rank, workers=WORLD)
+    runtime = Runtime(Checkpoints(folder), torch.device("cpu"), rank=rank, workers=WORLD)
     module = KDStep(student, distiller, IGNORE)
     step = runtime.wrap(module, sync_batchnorm=True, equal_buffers=module.equal_buffers())
     optimizers = Optimizers(Optimizer(name="adamw", lr=1e-3), step, distiller)

@@ -13,9 +13,10 @@ import torch
 
 from harness import record, store
 from harness.execute import execute
-from harness.launch import Status, run_all
+from harness.launch import run_all
 from harness.runtime import Runtime
 from harness.spec import Resources, Run
+from harness.status import Status
 from tests import tiny
 
 pytestmark = [
@@ -134,7 +135,7 @@ def test_the_command_can_be_ended_and_repeated(command: list[str], tmp_path: Pat
     experiment = tmp_path / "results" / "tiny"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
-    while not list(experiment.glob("checkpoints/*/last.pt")):
+    while not list(experiment.glob("checkpoints/*/step-*.pt")):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.1)
     process.send_signal(end)

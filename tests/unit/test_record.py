@@ -21,8 +21,6 @@ def result_columns(run):
 
 def test_the_row_says_what_was_run(tmp_path):
     teacher, none, _ = plan(tmp_path)
-    checkpoint = record.checkpoint_directory(tmp_path, none.run_id)
-    checkpoint.mkdir(parents=True)
     assert record.write_row(none, tmp_path, result_columns(none)) is True
     row = store.read_row(store.run_path(tmp_path, none.run_id))
     assert (row["run_id"], row["status"], row["teacher_run_id"]) == (none.run_id, "ok", teacher.run_id)
@@ -30,17 +28,7 @@ def test_the_row_says_what_was_run(tmp_path):
     assert json.loads(row["spec"]) == none.model_dump(mode="json")
     assert json.loads(row["recipe"])["batch_size"] == 4
     assert set(row["versions"]) == {"python", "platform", *record.PACKAGES}
-    assert not checkpoint.exists()
     assert record.write_row(none, tmp_path, {}, "failed", "later") is False
-
-
-def test_a_failed_run_keeps_its_checkpoint(tmp_path):
-    run = plan(tmp_path)[1]
-    checkpoint = record.checkpoint_directory(tmp_path, run.run_id)
-    checkpoint.mkdir(parents=True)
-    assert record.write_row(run, tmp_path, {}, "failed", "why") is True
-    assert store.finished(tmp_path) == {run.run_id: "failed"}
-    assert checkpoint.exists()
 
 
 def test_a_failure_says_what_and_where():

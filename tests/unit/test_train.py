@@ -89,7 +89,7 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
 
     from harness import train as module
 
-    count, real = 0, module._accumulate
+    count, real = 0, module.Log.add
 
     def dying(*arguments: Any) -> None:
         nonlocal count
@@ -98,11 +98,11 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
             raise Killed
         real(*arguments)
 
-    monkeypatch.setattr(module, "_accumulate", dying)
+    monkeypatch.setattr(module.Log, "add", dying)
     with pytest.raises(Killed):
         execute(run, local(copy, run), copy)
     assert run.run_id not in store.finished(copy)
-    monkeypatch.setattr(module, "_accumulate", real)
+    monkeypatch.setattr(module.Log, "add", real)
     torch.manual_seed(12345)  # whatever the global stream holds must not matter
     again = finish(copy, run)
     assert again["resumed"] == (1 if at > 2 else 0)
@@ -114,11 +114,11 @@ def test_an_unreadable_checkpoint_is_not_the_end(taught: tuple[Path, list[Run]],
     run = by_method(runs, "none")
     folder = record.checkpoint_directory(tmp_path, run.run_id)
     folder.mkdir(parents=True)
-    (folder / "last.pt").write_bytes(b"half a checkpoi")
+    (folder / "step-000000002.pt").write_bytes(b"half a checkpoi")
     said: list[dict[str, Any]] = []
     execute(run, local(tmp_path, run, on_progress=said.append), tmp_path)
     row = store.read_row(store.run_path(tmp_path, run.run_id))
-    assert "last.pt cannot be read" in said[0]["note"]
+    assert "step-000000002.pt is damaged or half-written" in said[0]["note"]
     assert row["dev_confusion"] == finish(experiment, run)["dev_confusion"]
 
 
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_other_data_is_not_taken_up(
     monkeypatch.setattr(module.guard, "all_contributed", real)
     data = module.load_data(run.data)
     changed = replace(data, info=replace(data.info, content_hash="0" * 64))
-    monkeypatch.setattr(module, "load_data", lambda spec: changed)
+    monkeypatch.setattr(module, "load_data", lambda spec, share: changed)
     said: list[dict[str, Any]] = []
     execute(run, local(tmp_path, run, on_progress=said.append), tmp_path)
     row = store.read_row(store.run_path(tmp_path, run.run_id))
@@ -373,7 +373,17 @@ def test_ranks_share_the_global_batch(taught: tuple[Path, list[Run]], tmp_path: 
         (part,) = local(tmp_path, run, rank=rank, workers=2).batches(data.train, data.info, run, 0, 1)
         assert torch.equal(part.image, whole.image[rank::2]) and torch.equal(part.label, whole.label[rank::2])
     with pytest.raises(ValueError, match="does not divide into 3 workers"):
-        next(iter(local(tmp_path, run, workers=3).batches(data.train, data.info, run, 0, 1)))
+        local(tmp_path, run, workers=3).accumulate(run.train)
+
+
+def test_fewer_workers_of_an_elastic_run_take_more_micro_batches_of_the_same_size(tmp_path: Path) -> None:
+    recipe = tiny.plan(tmp_path)[1].train  # a global batch of 4
+    shares = {
+        workers: local(tmp_path, tiny.plan(tmp_path)[1], workers=workers, most_workers=4) for workers in (1, 2, 4)
+    }
+    assert {workers: runtime.accumulate(recipe) for workers, runtime in shares.items()} == {1: 4, 2: 2, 4: 1}
+    with pytest.raises(ValueError, match=r"does not divide into 3 workers x 1\.33333 accumulation steps"):
+        local(tmp_path, tiny.plan(tmp_path)[1], workers=3, most_workers=4).accumulate(recipe)
 
 
 def test_a_sum_over_images_means_the_global_batch_however_it_is_divided(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""Rows come home: what a cluster wrote to its storage is merged into a results folder, by run_id."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import store
+from harness.files import write_atomic
+from harness.storage import Storage
+
+MEASURED = ("dev_confusion", "val_confusion", "curve", "weights_sha256", "student_init_sha256", "data_hash")
+"""Columns that two rows of one run must agree in."""
+THREADS = 16
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull did: how many rows were new or took the place of a failed one, and how many were there."""
+
+    new: int
+    kept: int
+    weights: int = 0
+
+
+def pull(source: Storage, directory: Path, weights: bool = False) -> Pulled:
+    """Bring every row of an experiment at `source` into `directory`.
+
+    Args:
+        source: the experiment's folder at the storage, with `runs/` in it.
+        directory: the experiment's results folder here.
+        weights: also the trained networks and the matrices of single images.
+
+    Raises:
+        ValueError: a file that is no row, or rows of one run that contradict each other, each named. Rows that do not
+            are merged all the same.
+        FileNotFoundError: there are no rows at the source.
+        OSError: the storage does not answer, or the disk is full.
+    """
+    names = [entry.name for entry in source.entries("runs") if entry.name.endswith(".parquet")]
+    if not names:
+        raise FileNotFoundError(f"{source.place}: there are no rows (expected {source.place}/runs/*.parquet)")
+    (directory / "runs").mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(THREADS) as pool:
+        outcomes = list(pool.map(lambda name: _merge(source, directory, name), names))
+        files = _files(source, directory, names) if weights else []
+        list(pool.map(lambda name: fetch(source, directory, name), files))
+    if problems := [text for text in outcomes if text not in ("new", "kept")]:
+        raise ValueError("\n".join(problems))
+    return Pulled(outcomes.count("new"), outcomes.count("kept"), len(files))
+
+
+def fetch(source: Storage, directory: Path, name: str) -> None:
+    """Copy one file, whole or not at all.
+
+    Raises:
+        FileNotFoundError: it is not at the source.
+        OSError: the storage does not answer, or the disk is full.
+    """
+    content = source.read(name)
+    (directory / name).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(directory / name, content)
+
+
+def _merge(source: Storage, directory: Path, name: str) -> str:
+    """ "new", "kept", or what is wrong."""
+    here, where = directory / "runs" / name, f"{source.place}/runs/{name}"
+    content = source.read(f"runs/{name}")
+    if here.exists() and here.read_bytes() == content:
+        return "kept"
+    try:
+        theirs = store.parse_row(content, where)
+        if f"{theirs['run_id']}.parquet" != name:
+            return f"{where}: is the row of {theirs['run_id']}; a row's file is named by its run_id"
+        ours = store.read_row(here) if here.exists() else None
+    except ValueError as error:
+        return str(error)
+    if ours is not None and not _replaces(theirs, ours):
+        if theirs["status"] == ours["status"] == "ok" and (columns := _differing(theirs, ours)):
+            return (
+                f"{where} and {here} are rows of one run that differ in {', '.join(columns)}: made by different code or on "
+                "different devices. Delete the one that is not to count."
+            )
+        return "kept"
+    write_atomic(here, content)
+    return "new"
+
+
+def _replaces(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """A finished row takes the place of a failed one, a later failure that of an earlier one."""
+    if ours["status"] == "ok":
+        return False
+    return bool(theirs["status"] == "ok" or theirs["finished_at"] > ours["finished_at"])
+
+
+def _differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    return [name for name in MEASURED if a[name] != b[name]]
+
+
+def _files(source: Storage, directory: Path, rows: Iterable[str]) -> list[str]:
+    """Weights and matrices of single images of these rows that are not here."""
+    ids = {name.removesuffix(".parquet") for name in rows}
+    return [
+        f"{folder}/{entry.name}"
+        for folder in ("weights", "per_image")
+        for entry in source.entries(folder)
+        if entry.name.partition(".")[0] in ids and not (directory / folder / entry.name).exists()
+    ]
