@@ -6,7 +6,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,6 +27,8 @@ LOOPBACK = "127.0.0.1"
 def connected(resources: Resources) -> Iterator[None]:
     """Ray for the duration of a block: an instance of our own, or the cluster at `resources.address`.
 
+    An instance of our own asks for a token, which Ray makes; a cluster is joined with the user's token if there is one.
+
     Raises:
         ValueError: the cluster cannot be reached.
     """
@@ -38,8 +39,6 @@ def connected(resources: Resources) -> Iterator[None]:
         # Ray Train frees a dead run's resources through the dashboard's API; warm actors do not need it.
         options |= {"include_dashboard": resources.worker_range[1] > 1, "dashboard_host": LOOPBACK}
         options["num_cpus"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    else:
-        _authenticate()
     on_terminate = signal.getsignal(signal.SIGTERM)
     _knock(resources.address)
     try:
@@ -53,13 +52,6 @@ def connected(resources: Resources) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _authenticate() -> None:
-    """A cluster's token is used where there is one; Ray itself looks for it only in token mode."""
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if "RAY_AUTH_TOKEN" in os.environ or path.is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _knock(address: str) -> None:

@@ -108,9 +108,56 @@ class PeakMemory:
         """The peak so far, in MiB."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) / 2**20
-        if self._resettable:
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) / 1024
-        unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        return (_resident_mb("VmHWM") if self._resettable else None) or _most_resident_mb()
+
+
+class _Busy:
+    """How much of one CPU this process used since it was last asked, in percent; above 100 with several threads."""
+
+    def __init__(self) -> None:
+        self._before: tuple[float, float] | None = None
+
+    def percent(self) -> float | None:
+        """None when asked for the first time."""
+        now, used = time.monotonic(), time.process_time()
+        before, self._before = self._before, (now, used)
+        if before is None or now <= before[0]:
+            return None
+        return 100 * (used - before[1]) / (now - before[0])
+
+
+_busy = _Busy()
+
+
+def device_use(device: torch.device) -> dict[str, float | None]:
+    """What this process takes of the device now, for a display.
+
+    Returns:
+        `memory_mb`: MiB allocated on a CUDA device, else resident in the process. `utilization`: percent; of the whole
+        CUDA device where NVIDIA's library tells (package nvidia-ml-py), of one CPU since the last call otherwise (the
+        threads of the process, not its loader workers); None when it is not known.
+    """
+    if device.type == "cuda":
+        return {"memory_mb": torch.cuda.memory_allocated(device) / 2**20, "utilization": _cuda_percent(device)}
+    return {"memory_mb": _resident_mb("VmRSS") or _most_resident_mb(), "utilization": _busy.percent()}
+
+
+def _cuda_percent(device: torch.device) -> float | None:
+    try:
+        return float(torch.cuda.utilization(device))
+    except Exception:  # no library, no driver, or a slice of a device, of which none is kept: each has its own error
+        return None
+
+
+def _resident_mb(field: str) -> float | None:
+    """A field of /proc/self/status in MiB; None where there is no such file."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), None)
+
+
+def _most_resident_mb() -> float:
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,45 +1,42 @@
-"""Progress on the terminal: a live table, or plain lines when the output is not a terminal."""
+"""Progress on the terminal: a live screen, or plain lines when the output is not a terminal.
+
+An update costs as much as there are runs that run or have just changed, however many the experiment has.
+"""
 
 import time
-from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from rich.markup import escape
 
+from harness.changes import Changes, Looker, Why
+from harness.screen import clock, counted, run_name, screen
 from harness.spec import Run
+from harness.status import Status
 
-if TYPE_CHECKING:
-    from harness.launch import Status
-
-LINE_SECONDS = 10.0  # between plain lines of one run
-
-
-def run_name(run: Run) -> str:
-    """`cwd seed 1`, or `teacher`; the pair is shown beside it."""
-    return "teacher" if run.role == "teacher" else f"{run.method.label} seed {run.seed}"
-
-
-def clock(seconds: float | None) -> str:
-    """`3:07`, `1:02:09`, or `?` when unknown."""
-    if seconds is None:
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+LINE_SECONDS = 10.0  # between plain lines of one run, at least
+ANY_LINE_SECONDS = 1.0  # between plain lines of any runs that just go on
+MESSAGE_LENGTH = 200  # of why a run failed; the row has the whole text
 
 
 class Display:
-    """Show a `Status` about twice a second: `with Display(console) as show: run_all(..., on_update=show)`."""
+    """Show a `Status` about twice a second: `with Display(console) as show: run_all(..., on_update=show)`.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: where to.
+        why: asked for the reason when a run fails.
+    """
+
+    def __init__(self, console: Console, why: Why = lambda run_id: None) -> None:
         self.console = console
-        self.began = time.monotonic()
-        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-        self._said: dict[str, tuple[str, float]] = {}
-        self._notes = 0
+        self._why = why
+        self._began = time.monotonic()
+        live = console.is_terminal and not console.is_dumb_terminal
+        self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
+        self._looker = Looker()
+        self._said: dict[str, float] = {}  # when there was last a line of a run that runs
+        self._last = self._began  # ... of any run that just goes on
+        self._pairs: frozenset[str] | None = None
 
     def __enter__(self) -> "Display":
         if self._live is not None:
@@ -50,63 +47,54 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
-    def __call__(self, status: "Status") -> None:
+    def __call__(self, status: Status) -> None:
         """Bring the screen up to date."""
-        for note in status.notes[self._notes :]:
-            self.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-        self._notes = len(status.notes)
-        for run in status.runs:
-            self._say(run, status)
-        if self._live is not None:
-            self._live.update(self._screen(status))
-
-    def _say(self, run: Run, status: "Status") -> None:
-        """One plain line when a run ends; without a terminal also when it begins and every few seconds."""
-        state, now = status.state[run.run_id], time.monotonic()
-        before, when = self._said.get(run.run_id, (state if state in ("ok", "failed") else "waiting", 0.0))
-        due = state == "running" and self._live is None and now - when >= LINE_SECONDS
-        if state != before or due:
-            self._said[run.run_id] = (state, now)
-            if state in ("ok", "failed") or self._live is None:
-                self.console.print(self._line(run, status), markup=False, highlight=False, soft_wrap=True)
+        changes, now = self._looker.look(status), time.monotonic()
+        for note in changes.notes:
+            self._print(f"note: {note}")
+        for run_id, run in changes.ended:
+            self._said.pop(run_id, None)
+            self._print(self._line(run_id, run, status, now), failed=status.state[run_id] == "failed")
+        if self._live is None:
+            self._lines(changes, status, now)
         else:
-            self._said.setdefault(run.run_id, (state, when))
+            if self._pairs is None:
+                self._pairs = frozenset(run.pair for run in status.runs)  # once: there may be thousands
+            size = self.console.size
+            shown = screen(status, self._pairs, size.width, size.height, now - self._began)
+            self._live.update(shown, refresh=True)
 
-    def _line(self, run: Run, status: "Status") -> str:
-        p = status.progress.get(run.run_id, {})
-        parts = [f"[{clock(time.monotonic() - self.began)}] {run.pair} {run_name(run)}: {status.state[run.run_id]}"]
+    def _lines(self, changes: Changes, status: Status, now: float) -> None:
+        """A line when a run begins, and in turn every few seconds: about one a second at most, however many run."""
+        for run_id, run in changes.begun:
+            if run_id in status.running:
+                self._said[run_id] = now
+                self._print(self._line(run_id, run, status, now))
+        self._said = {run_id: when for run_id, when in self._said.items() if run_id in status.running}
+        if not self._said or now - self._last < ANY_LINE_SECONDS:
+            return
+        run_id = min(self._said, key=self._said.__getitem__)
+        if now - self._said[run_id] >= LINE_SECONDS:
+            self._said[run_id] = self._last = now
+            self._print(self._line(run_id, status.running[run_id], status, now))
+
+    def _print(self, line: str, failed: bool = False) -> None:
+        self.console.print(
+            f"[red]{escape(line)}[/red]" if failed else escape(line), highlight=False, soft_wrap=True, emoji=False
+        )
+
+    def _line(self, run_id: str, run: Run, status: Status, now: float) -> str:
+        p, state = status.progress.get(run_id, {}), status.state[run_id]
+        parts = [f"[{clock(now - self._began)}] {run.pair} {run_name(run)}: {state}"]
         if "note" in p:
             parts.append(str(p["note"]))
         if "step" in p:
-            parts.append(f"step {p['step']}/{p['steps']}  loss {p['loss']:.3f}")
-            if p["dev_miou"] is not None:
-                parts.append(f"dev mIoU {100 * p['dev_miou']:.1f}")
-        ended = sum(s in ("ok", "failed", "skipped") for s in status.state.values())
-        parts.append(f"{ended}/{len(status.runs)} runs, ETA {clock(status.eta_seconds())}")
+            parts.append(f"step {p['step']}/{p['steps']}")
+        if p.get("loss") is not None:
+            parts.append(f"loss {p['loss']:.3f}")
+        if p.get("dev_miou") is not None:
+            parts.append(f"dev mIoU {100 * p['dev_miou']:.1f}")
+        parts.append(f"{counted(status)}/{len(status.runs)} runs, ETA {clock(status.eta_seconds())}")
+        if state == "failed" and (why := self._why(run_id)):
+            parts.append(" ".join(why.split())[:MESSAGE_LENGTH])
         return "  ".join(parts)
-
-    def _screen(self, status: "Status") -> Group:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("pair", "run", "step", "", "loss", "dev mIoU", "s/step"):
-            table.add_column(name, justify="left" if name in ("pair", "run", "") else "right", no_wrap=True)
-        for run in status.runs:
-            if status.state[run.run_id] != "running":
-                continue
-            p = status.progress.get(run.run_id, {})
-            miou, ms = p.get("dev_miou"), p.get("step_ms")
-            table.add_row(
-                run.pair,
-                Text(run_name(run)),  # a label may hold [...], which rich would read as markup
-                f"{p['step']}/{p['steps']}" if "step" in p else "starting",
-                ProgressBar(total=run.train.steps, completed=p.get("step", 0), width=24),
-                f"{p['loss']:.3f}" if "loss" in p else "",
-                f"{100 * miou:.1f}" if miou is not None else "",
-                f"{ms / 1e3:.3f}" if ms is not None else "",
-            )
-        states = list(status.state.values())
-        ended, failed = sum(s in ("ok", "failed", "skipped") for s in states), states.count("failed")
-        head = f"{ended} of {len(states)} runs finished"
-        head += f" ({failed} failed)" if failed else ""
-        head += f", {states.count('running')} running, {clock(time.monotonic() - self.began)} elapsed"
-        head += f", about {clock(status.eta_seconds())} left"
-        return Group(Text(head), table)

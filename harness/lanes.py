@@ -12,23 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import (
-    NodeAffinitySchedulingStrategy,
-    NodeLabelSchedulingStrategy,
-    NotIn,
-)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness import record
 from harness.cluster import room, this_node
 from harness.queue import Key, Queue, key_of
 from harness.shelf import Shelf
 from harness.spec import Resources, Run
-from harness.workers import Group, Lost, Worker, group_run
+from harness.workers import Group, Lost, Worker, group_run, not_on_nodes
 
 REFRESH_SECONDS = 2.0  # between looks at which nodes there are
 MOST_FALSE_STARTS = 5  # workers in a row that do not come up at all
 BAD_NODE = 3  # failures of a node without a success in between: it gets no more runs while there are others
-NODE_ID = "ray.io/node-id"
 
 
 @dataclass(frozen=True)
@@ -166,11 +161,9 @@ class Pool:
         avoid = {node for node, faults in self._faults.items() if faults >= BAD_NODE}
         if not_on is not None and any(fit > busy[node] for node, fit in self._room.items() if node != not_on):
             avoid.add(not_on)
-        strategy = "DEFAULT"
-        if avoid and set(self._room) - avoid:
-            strategy = NodeLabelSchedulingStrategy(hard={NODE_ID: NotIn(*avoid)})
+        elsewhere = not_on_nodes(avoid) if set(self._room) - avoid else None
         kind = ray.remote(num_cpus=self._resources.cpus_per_worker, num_gpus=self._resources.gpus_per_worker)(Worker)
-        handle = kind.options(scheduling_strategy=strategy).remote(*self._arguments)
+        handle = kind.options(label_selector=elsewhere).remote(*self._arguments)
         self._actors.append(_Actor(handle, handle.node.remote()))
 
     def _came_up(self, actor: _Actor, node: str) -> None:
@@ -211,7 +204,7 @@ class Groups:
         self._attempts: Counter[str] = Counter()
         self._room: dict[str, int] = {}
         self._looked = -REFRESH_SECONDS
-        here = NodeAffinitySchedulingStrategy(this_node(), soft=True)
+        here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
         self._task = ray.remote(num_cpus=0, max_retries=0)(group_run).options(scheduling_strategy=here)
 
     @property

@@ -14,6 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness import record, store
+from harness.board import Board
 from harness.cluster import connected, require_room, this_node
 from harness.home import Home
 from harness.lanes import Groups, Outcome, Pool
@@ -22,7 +23,6 @@ from harness.pull import fetch, pull
 from harness.queue import Queue
 from harness.spec import Resources, Run
 from harness.status import Status
-from harness.workers import Board
 
 POLL_SECONDS = 0.5
 FETCHERS = 4
@@ -40,7 +40,7 @@ def run_all(
     Args:
         runs: all runs of the experiment, teachers included.
         resources: where they run.
-        experiment: the results folder of the experiment; on storage that every worker sees, unless `resources` name one.
+        experiment: the results folder of the experiment; every worker sees it, unless `resources` name a storage.
         on_update: called about twice a second, and whenever a run ended.
         retry_failed: run failed runs again.
 
@@ -110,8 +110,15 @@ class _Drive:
         fetchers: ThreadPoolExecutor,
     ) -> None:
         # On the node of this process: a node that is lost must not take along what runs have said.
-        here = NodeAffinitySchedulingStrategy(this_node(), soft=True)
-        self._board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
+        here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
+        self._board = ray.remote(num_cpus=0, max_restarts=-1)(Board).options(scheduling_strategy=here).remote()
+        try:
+            ray.get(self._board.drain.remote())
+        except ray.exceptions.RayActorError as error:
+            raise ValueError(
+                f"resources.address: {resources.address}: the cluster ends our processes before they start "
+                f"({' '.join(str(error).split())[-200:]}). Where it runs without a token, set RAY_AUTH_MODE=disabled."
+            ) from None
         lanes = Pool if resources.worker_range[1] == 1 else Groups
         self._lanes: Pool | Groups = lanes(experiment, resources, self._board)
         self._queue = Queue(waiting, status.state)
@@ -142,7 +149,12 @@ class _Drive:
 
     def _listen(self) -> None:
         """Take in what runs have said since."""
-        for run_id, progress in ray.get(self._board.drain.remote()).items():
+        try:
+            said, complaints = ray.get([self._board.drain.remote(), self._board.complaints.remote()])
+        except ray.exceptions.RayActorError:  # it starts again; what was said is for the display only
+            return
+        self._status.notes += [text for text in complaints if text not in self._status.notes]
+        for run_id, progress in said.items():
             began = progress.pop("began", None)
             if began is not None and began > self._reached.get(run_id, 0):
                 self._reached[run_id] = began

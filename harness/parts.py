@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness import seeds, store
+from harness.cost import multiply_adds
 from harness.datasets import DATASETS, Data, DataInfo
 from harness.distillers import METHODS, Distiller
 from harness.distillers._sum import Sum
 from harness.models import SegNet, build, inputs, load_into, load_state
 from harness.signatures import Entry
-from harness.spec import Dataset, Method, Run, Teacher, dataset_entry, method_entry
+from harness.spec import Dataset, Method, Network, Run, Teacher, dataset_entry, method_entry
 from harness.taps import Pair
 
 Share = Callable[[str, Callable[[], Any]], Any]
@@ -91,6 +92,18 @@ def build_network(run: Run, info: DataInfo) -> SegNet:
     if run.checkpoint is not None:
         load_into(network, load_state(Path(run.checkpoint.path), run.checkpoint.digest), run.checkpoint.path)
     return network
+
+
+def count_multiply_adds(network: Network, num_classes: int, height: int, width: int) -> int:
+    """Multiply-adds of a network for one image; counted once per process, since weights do not matter."""
+    plain = Network.model_validate({**network.model_dump(include=set(Network.model_fields)), "encoder_weights": None})
+    return _count_multiply_adds(plain.model_dump_json(), num_classes, height, width)
+
+
+@functools.lru_cache(maxsize=16)
+def _count_multiply_adds(network: str, num_classes: int, height: int, width: int) -> int:
+    built = build(Network.model_validate_json(network), num_classes, 0)
+    return multiply_adds(built, torch.zeros(1, 3, height, width))
 
 
 def teacher_weights(run: Run, experiment: Path) -> tuple[Path, str]:

@@ -46,7 +46,7 @@ class Shelf:
 
 
 def packed(value: Any) -> Parcel:
-    """A value as its pickle without the arrays, and these as bytes: a shelf keeps them without knowing what they are."""
+    """A value as its pickle without the arrays, and these as bytes: a shelf need not know what it keeps."""
     buffers: list[pickle.PickleBuffer] = []
     frame = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     return frame, [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]

@@ -3,8 +3,9 @@
 Both write the row where the run ends. Their last words go to the `Board`, which the launcher empties now and then.
 """
 
+import gc
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,66 +15,43 @@ import torch
 
 from harness import record
 from harness.cluster import this_node
+from harness.cost import device_use
 from harness.execute import MACHINE, Recorded, execute
+from harness.gauges import Gauges
 from harness.home import Home
-from harness.loggers import LOGGERS
+from harness.loggers import watch
 from harness.runtime import Progress, Runtime
 from harness.shelf import sharer
 from harness.spec import Resources, Run
 from harness.train import GiveWay
 
 
-class Board:
-    """Actor: what runs have said since it was asked last, so that the launcher never disturbs a worker."""
-
-    def __init__(self) -> None:
-        self._said: dict[str, Progress] = {}
-        self._give_way: set[str] = set()
-        self._seats: dict[str, dict[int, str]] = {}
-
-    def post(self, run_id: str, progress: Progress) -> None:
-        """Take a run's word."""
-        self._said.setdefault(run_id, {}).update(progress)
-
-    def drain(self) -> dict[str, Progress]:
-        """What was said since the last call, by run_id."""
-        said, self._said = self._said, {}
-        return said
-
-    def sit(self, run_id: str, rank: int, node: str) -> None:
-        """Note where a rank of a worker group is."""
-        self._seats.setdefault(run_id, {})[rank] = node
-
-    def seats(self, run_id: str) -> dict[int, str]:
-        """Where the ranks of a run are, or were the last time."""
-        return self._seats.get(run_id, {})
-
-    def ask_to_give_way(self, run_id: str) -> None:
-        """A run shall stop at its next checkpoint, since it can have more workers."""
-        self._give_way.add(run_id)
-
-    def shall_give_way(self, run_id: str) -> bool:
-        """Whether the run was asked to; it is asked once."""
-        asked = run_id in self._give_way
-        self._give_way.discard(run_id)
-        return asked
-
-
 class Telling:
-    """Where a run's progress goes: the board, and the loggers that were asked for."""
+    """Where a run's progress goes: the board, Ray's gauges, and the loggers that were asked for."""
 
-    def __init__(self, run: Run, resources: Resources, folder: Path, board: Any) -> None:
-        self._run_id, self._board = run.run_id, board
+    def __init__(self, run: Run, resources: Resources, folder: Path, board: Any, device: torch.device) -> None:
+        self._run_id, self._board, self._device = run.run_id, board, device
         self._own = {"pid": os.getpid(), "node": this_node()}
-        self._loggers: list[Callable[[Progress], None]] = [
-            LOGGERS[name](folder / name, run) for name in resources.loggers
-        ]
+        self._sinks: tuple[Callable[[Progress], None], ...] = (
+            watch(resources.loggers, folder, run, self._complain),
+            Gauges(run),
+        )
 
     def __call__(self, progress: Progress) -> None:
         """Pass a word on."""
+        if "step" in progress:
+            progress = {**progress, "device": device_use(self._device)}
         self._board.post.remote(self._run_id, {**self._own, **progress})
-        for log in self._loggers:
-            log(progress)
+        for sink in self._sinks:
+            sink(progress)
+
+    def close(self, status: str) -> None:
+        """The run has ended, or goes on elsewhere."""
+        for sink in self._sinks:
+            sink({"ended": status})
+
+    def _complain(self, text: str) -> None:
+        self._board.complain.remote(text)
 
 
 class Worker:
@@ -84,6 +62,9 @@ class Worker:
         self._home = Home(Path(experiment), self._resources)
         self._board = board
         self._share: Any = None
+        # What is imported stays: each run looks for its predecessors' garbage, and must not walk through all of it.
+        gc.collect()
+        gc.freeze()
 
     def node(self) -> str:
         """Where this process is, once it is there."""
@@ -97,16 +78,23 @@ class Worker:
         """Bring one run to its row: "ok" or "failed". What a machine did wrong is raised unless it is the last try."""
         run = Run.model_validate_json(spec)
         self._home.fetch(run)
+        device = torch.device("cuda" if self._resources.gpus_per_worker > 0 else "cpu")
+        telling = Telling(run, self._resources, self._home.folder, self._board, device)
         runtime = Runtime.local(
             self._home.checkpoints(run.run_id),
-            device=torch.device("cuda" if self._resources.gpus_per_worker > 0 else "cpu"),
+            device=device,
             threads=self._resources.cpus_per_worker,
             loader_workers=self._resources.loader_workers,
-            on_progress=Telling(run, self._resources, self._home.folder, self._board),
+            on_progress=telling,
             checkpoint_minutes=self._resources.checkpoints.minutes,
             **({} if self._share is None else {"share": self._share}),
         )
-        return execute(run, runtime, self._home.folder, self._home.publish, last_try)
+        said = "lost"
+        try:
+            said = execute(run, runtime, self._home.folder, self._home.publish, last_try)
+        finally:
+            telling.close(said)
+        return said
 
 
 class Lost(Exception):
@@ -138,6 +126,11 @@ class Group:
     """Nodes on which the run failed before."""
 
 
+def not_on_nodes(nodes: Collection[str]) -> dict[str, str] | None:
+    """Ray's label selector for every node but these."""
+    return {"ray.io/node-id": f"!in({','.join(sorted(nodes))})"} if nodes else None
+
+
 def rank_loop(config: dict[str, Any]) -> str:
     """What each rank of a Ray Train worker group does: "ok" or "gave way"; a failure is raised, to end the others."""
     group, board = config["group"], config["board"]
@@ -154,9 +147,19 @@ def rank_loop(config: dict[str, Any]) -> str:
         most_workers=most if most > least else 0,
     )
     ray.get(board.sit.remote(run.run_id, runtime.rank, this_node()))
-    if runtime.rank == 0:
-        runtime.on_progress = Telling(run, resources, home.folder, board)
-        runtime.give_way = lambda: bool(ray.get(board.shall_give_way.remote(run.run_id)))
+    if runtime.rank != 0:
+        return _executed(run, runtime, home)
+    runtime.on_progress = telling = Telling(run, resources, home.folder, board, runtime.device)
+    runtime.give_way = lambda: bool(ray.get(board.shall_give_way.remote(run.run_id)))
+    said = "lost"
+    try:
+        said = _executed(run, runtime, home)
+    finally:
+        telling.close(said)
+    return said
+
+
+def _executed(run: Run, runtime: Runtime, home: Home) -> str:
     try:
         return execute(run, runtime, home.folder, home.publish, last_try=False)
     except GiveWay:
@@ -180,12 +183,14 @@ def group_run(group: Group, board: Any) -> str:
     if use_gpu:
         share["GPU"] = resources.gpus_per_worker
     name = f"{run.run_id}-{group.attempt}"
-    elsewhere = {"ray.io/node-id": f"!in({','.join(group.barred)})"} if group.barred else None
     trainer = TorchTrainer(
         rank_loop,
         train_loop_config={"group": group, "board": board},
         scaling_config=ScalingConfig(
-            num_workers=group.workers, use_gpu=use_gpu, resources_per_worker=share, label_selector=elsewhere
+            num_workers=group.workers,
+            use_gpu=use_gpu,
+            resources_per_worker=share,
+            label_selector=not_on_nodes(group.barred),
         ),
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         # Retries are the launcher's: it knows the other nodes, and a run that wrote a failed row is not tried again.

@@ -5,10 +5,12 @@ those has cost somebody a training run, so the loader here reads scalars as YAML
 A file says everything in full: anchors, aliases, merge keys and tags are refused, and with them cycles and YAML bombs.
 """
 
+import contextlib
+import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,38 @@ def read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     if not isinstance(data, dict):
         raise ValueError(f"{path}: an experiment file is a mapping of keys (name:, data:, ...); this one is not.")
     return data, lines
+
+
+def read_otherwise_by_ray(
+    path: Path, experiment: dict[str, Any], root: tuple[str, ...]
+) -> Iterator[tuple[KeyPath, Any]]:
+    """Where Ray, which reads YAML 1.1, finds another value below `root` than `experiment`; and what it finds.
+
+    Raises:
+        ValueError: Ray cannot read the file.
+    """
+    text = path.read_text(encoding="utf-8")
+    with contextlib.suppress(ValueError):
+        json.loads(text)
+        return  # Ray wrote this itself, from what it had read
+    try:
+        theirs = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: Ray cannot read this file: {' '.join(str(error).split())}") from None
+    for key in root:
+        theirs = theirs[key]
+    yield from _differing(experiment, theirs, ())
+
+
+def _differing(ours: Any, theirs: Any, at: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
+        for key in ours:
+            yield from _differing(ours[key], theirs[key], (*at, key))
+    elif isinstance(ours, list) and isinstance(theirs, list):
+        for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            yield from _differing(mine, other, (*at, index))
+    elif type(ours) is not type(theirs) or ours != theirs:
+        yield at, theirs
 
 
 def _parse(text: str, place: Place, lines: dict[KeyPath, int]) -> Any:

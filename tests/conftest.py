@@ -5,6 +5,8 @@ import torch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=10, help="of each kind in tests/chaos")
+    parser.addoption("--chaos-seed", type=int, help="where the kills of tests/chaos hit; the clock's when not given")
     parser.addoption("--distiller-oracles", metavar="DIR", help="folder with INDEX.json and the npz files it names")
     parser.addoption(
         "--contourlet-oracles", metavar="DIR", help="folder with pdfb_*.npz, dfb_*.npz, ... and inputs.npz"

@@ -56,6 +56,7 @@ class SegNet(nn.Module):
         self.head: nn.Sequential = network.segmentation_head
         self.auxiliary: nn.Module | None = getattr(network, "auxiliary", None)
         self.multiple = int(network.encoder.output_stride)
+        self._info: NetworkInfo | None = None
 
     def forward(self, image: Tensor) -> Taps:
         """Image (N, 3, H, W) to its taps.
@@ -96,6 +97,11 @@ class SegNet(nn.Module):
     @torch.no_grad()
     def info(self) -> NetworkInfo:
         """Widths and strides of all taps, from one dry run in eval mode."""
+        if self._info is None:
+            self._info = self._dry_run()
+        return self._info
+
+    def _dry_run(self) -> NetworkInfo:
         training = self.training
         self.eval()
         parameter = next(self.parameters())

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from harness import cost
-from harness.cost import WARM_UP_STEPS, PeakMemory, StepClock, multiply_adds, parameters
+from harness.cost import WARM_UP_STEPS, PeakMemory, StepClock, device_use, multiply_adds, parameters
 
 CPU = torch.device("cpu")
 
@@ -158,3 +158,48 @@ def test_without_a_resettable_mark_it_is_the_maximum_of_the_process(monkeypatch:
     tensor = allocate(50)
     assert memory.mb() == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, rel=0.05)
     assert memory.mb() > tensor.numel() * 4 / 2**20
+
+
+def test_use_of_a_cpu_is_that_of_this_process_since_the_last_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = [100.0, 40.0]
+    monkeypatch.setattr(cost, "_busy", cost._Busy())
+    monkeypatch.setattr(cost.time, "monotonic", lambda: times[0])
+    monkeypatch.setattr(cost.time, "process_time", lambda: times[1])
+    assert device_use(CPU)["utilization"] is None, "nothing to compare with yet"
+    assert device_use(CPU)["utilization"] is None, "no time has passed"
+    times[:] = [104.0, 46.0]
+    assert device_use(CPU)["utilization"] == pytest.approx(150)
+    times[:] = [106.0, 46.0]
+    assert device_use(CPU)["utilization"] == 0
+
+
+def test_memory_of_a_cpu_is_what_is_resident_now() -> None:
+    before = device_use(CPU)["memory_mb"]
+    tensor = allocate(200)
+    held = device_use(CPU)["memory_mb"]
+    del tensor
+    after = device_use(CPU)["memory_mb"]
+    assert before is not None and held is not None and after is not None
+    assert 190 < held - before < 240 and held - after > 150
+
+
+def test_without_proc_the_memory_is_the_maximum_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> str:
+        raise FileNotFoundError(self)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    expected = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    assert device_use(CPU)["memory_mb"] == pytest.approx(expected, rel=0.05)
+
+
+def test_use_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", {device: 3 * 2**30}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "utilization", {device: 87}.__getitem__)
+    assert device_use(device) == {"memory_mb": 3072.0, "utilization": 87.0}
+
+    def unknown(device: torch.device) -> int:
+        raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed or it can't be imported.")
+
+    monkeypatch.setattr(torch.cuda, "utilization", unknown)
+    assert device_use(device) == {"memory_mb": 3072.0, "utilization": None}

@@ -52,7 +52,7 @@ def places(tmp_path_factory):
 @pytest.mark.parametrize("file", FILES)
 def test_it_is_valid_and_every_method_applies(file, places):
     experiment = specfile.load(FOLDER / file, ["seeds=[0]"])
-    runs = protocol.plan(experiment)
+    runs = protocol.outline(experiment)
     if file.removesuffix(".yaml") in PAPERS:
         require_buildable(runs)
     assert experiment.name == file.removesuffix(".yaml").replace("_", "-")
@@ -91,6 +91,6 @@ def test_it_is_the_papers_recipe(file, places):
 
 def test_a_missing_folder_is_named_with_its_key(places, monkeypatch):
     monkeypatch.delenv("CITYSCAPES")
-    with pytest.raises(ValueError, match=r"cityscapes.yaml:\d+: data.root: .*CITYSCAPES"):
+    with pytest.raises(ValueError, match=r"cityscapes.yaml:\d+: metadata.experiment.data.root: .*CITYSCAPES"):
         specfile.load(FOLDER / "cityscapes.yaml")
     assert "WEIGHTS" in os.environ

@@ -1,5 +1,6 @@
 """Which run is next, what is known of all of them, and when a checkpoint is due: no Ray, no training."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_a_worker_stays_with_its_teacher_within_a_seed(tmp_path: Path) -> None:
     runs = plan(tmp_path)
     queue, state = queue_of(runs)
     order = drained(queue, state)[2:]
-    changes = sum(a.teacher_run != b.teacher_run for a, b in zip(order, order[1:], strict=False))
+    changes = sum(a.teacher_run != b.teacher_run for a, b in itertools.pairwise(order))
     assert changes <= 3 * 2  # of 17 steps from one run to the next
 
 

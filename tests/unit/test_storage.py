@@ -51,7 +51,7 @@ def test_what_is_written_is_read_listed_and_removed(storage: Storage) -> None:
     assert Storage(storage.uri).below("runs").read("b.parquet") == b"second"
     storage.remove("runs/a.parquet")
     storage.remove("runs/a.parquet")
-    with pytest.raises(FileNotFoundError, match="runs/a.parquet"):
+    with pytest.raises(FileNotFoundError, match=r"runs/a\.parquet"):
         storage.read("runs/a.parquet")
     storage.remove_folder("runs")
     storage.remove_folder("nothing")

@@ -1,0 +1,101 @@
+"""The package of a cluster job: a folder without what is big, secret or made by tools, as one zip file."""
+
+import os
+import subprocess
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+LIMIT_BYTES = 100 * 2**20
+"""What Ray's job server takes in one request."""
+MAX_FILES = 10_000
+NOT_AT_TOP = ("results", "data", "build", "dist", "site")
+NOT_ANYWHERE = (
+    *(".git", ".venv", "venv", "node_modules", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"),
+    *("*.pyc", "*.pt", "*.pth", "*.safetensors", "*.onnx", "*.npz", "*.arrow", "*.zip", "*.tar", "*.gz"),
+    *(".env", ".env.*", "*.pem", "*.key", "id_rsa*", "id_ed25519*", ".netrc", "auth_token"),
+)
+"""Patterns of a folder's or file's name."""
+
+
+def files_of(folder: Path, excludes: Sequence[str] = ()) -> list[str]:
+    """Relative paths, sorted, of what a job gets of a folder; in a git checkout nothing that git ignores.
+
+    Args:
+        folder: the project's.
+        excludes: more patterns, of a relative path or of one name in it.
+
+    Raises:
+        ValueError: more than `MAX_FILES`.
+    """
+    found = []
+    for name in _listed(folder):
+        parts = Path(name).parts
+        patterns = (*NOT_ANYWHERE, *excludes)
+        if parts[0] in NOT_AT_TOP or any(fnmatch(part, pattern) for part in parts for pattern in patterns):
+            continue
+        if any(fnmatch(name, pattern) for pattern in excludes) or not (folder / name).is_file():
+            continue
+        found.append(name)
+        if len(found) > MAX_FILES:
+            raise ValueError(
+                f"{folder}: more than {MAX_FILES} files; a job gets the current folder. Start the command in the "
+                "project's folder, or leave folders out: --exclude NAME"
+            )
+    return sorted(found)
+
+
+def _listed(folder: Path) -> Iterator[str]:
+    command = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        done = None
+    if done is not None and done.returncode == 0:
+        yield from filter(None, done.stdout.split("\0"))
+        return
+    for here, folders, names in os.walk(folder):
+        relative = Path(here).relative_to(folder)
+        folders[:] = [name for name in folders if not any(fnmatch(name, pattern) for pattern in NOT_ANYWHERE)]
+        if relative == Path():
+            folders[:] = [name for name in folders if name not in NOT_AT_TOP]
+        yield from (str(relative / name) for name in names)
+
+
+def write_zip(path: Path, folder: Path, names: Sequence[str], extra: Mapping[str, bytes]) -> None:
+    """Pack files of a folder, and others by their content; the same files give the same bytes.
+
+    Args:
+        path: the zip file to write.
+        folder: the project's.
+        names: relative paths in it.
+        extra: content by name in the package; readable by the owner alone.
+
+    Raises:
+        ValueError: the package would be larger than `LIMIT_BYTES`; names the largest files.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as package:
+        for name in names:
+            if name not in extra:
+                executable = os.access(folder / name, os.X_OK)
+                _add(package, name, (folder / name).read_bytes(), 0o755 if executable else 0o644)
+                if path.stat().st_size > LIMIT_BYTES:
+                    break
+        for name, content in extra.items():
+            _add(package, name, content, 0o600)
+    if path.stat().st_size <= LIMIT_BYTES:
+        return
+    sizes = sorted(((folder / name).stat().st_size, name) for name in names)[:-6:-1]
+    largest = ", ".join(f"{name} ({size / 2**20:.1f} MiB)" for size, name in sizes)
+    raise ValueError(
+        f"{folder}: the job's package is larger than the {LIMIT_BYTES / 2**20:.0f} MiB that Ray takes. The largest "
+        f"files: {largest}. Leave them out: --exclude NAME. Data and weights belong on the cluster's own storage."
+    )
+
+
+def _add(package: zipfile.ZipFile, name: str, content: bytes, mode: int) -> None:
+    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    info.external_attr = mode << 16
+    info.compress_type = zipfile.ZIP_DEFLATED
+    package.writestr(info, content)

@@ -1,0 +1,313 @@
+"""Whatever dies, and whenever: the same command ends with the rows of an undisturbed experiment, each once.
+
+Ten kills per kind, or `--kills N`; where they hit is drawn from `--chaos-seed`, which a failure prints.
+"""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from harness import record, store
+from harness.execute import execute
+from harness.launch import run_all
+from harness.runtime import Runtime
+from harness.spec import Resources, Run
+from harness.status import Status
+from tests import cluster, tiny
+
+pytestmark = [
+    pytest.mark.chaos,
+    # Ray leaves sockets and processes to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+SETTINGS = ("train.steps=40", "train.eval_every=20", "train.checkpoint_every=2")
+CHANGES = {"methods": ["none", "sstkd"], "seeds": [0, 1]}
+MEASURED = ("status", "dev_confusion", "val_confusion", "curve", "losses", "weights_sha256", "student_init_sha256")
+PATIENCE = 900.0  # seconds until something hangs
+
+
+def plan(folder: Path) -> list[Run]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return tiny.plan(folder, *SETTINGS, **CHANGES)
+
+
+def rows(experiment: Path) -> dict[str, dict[str, Any]]:
+    return {
+        run_id: {key: store.read_row(store.run_path(experiment, run_id))[key] for key in MEASURED}
+        for run_id in store.finished(experiment)
+    }
+
+
+def in_process(run: Run, experiment: Path, **options: Any) -> str:
+    directory = record.checkpoint_directory(experiment, run.run_id)
+    return execute(run, Runtime.local(directory, device=torch.device("cpu"), **options), experiment)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The experiment in one process, one run after the other."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    torch.set_num_threads(1)
+    for run in plan(folder):
+        assert in_process(run, folder) == "ok"
+    return rows(folder)
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--kills"))
+
+
+@pytest.fixture
+def dice(request: pytest.FixtureRequest) -> random.Random:
+    seed = request.config.getoption("--chaos-seed")
+    seed = int(time.time()) if seed is None else int(seed)
+    print(f"--chaos-seed {seed}")
+    return random.Random(seed)
+
+
+def assert_nothing_lost_or_doubled(experiment: Path, expected: dict[str, dict[str, Any]]) -> None:
+    assert rows(experiment) == expected
+    assert sorted(path.name for path in (experiment / "runs").iterdir()) == sorted(f"{i}.parquet" for i in expected)
+
+
+class Targets:
+    """Where each run is hit next: at a random step beyond the one it was last hit at."""
+
+    def __init__(self, dice: random.Random, ahead: int = 12) -> None:
+        self.dice, self.ahead, self.count = dice, ahead, 0
+        self.at: dict[str, int] = {}
+
+    def hit(self, status: Status) -> tuple[str, dict[str, Any]] | None:
+        for run_id, progress in status.progress.items():
+            target = self.at.setdefault(run_id, self.dice.randint(1, self.ahead))
+            if status.state[run_id] == "running" and target <= progress.get("step", 0) < progress["steps"]:
+                self.at[run_id] = progress["step"] + self.dice.randint(2, self.ahead)
+                self.count += 1
+                return run_id, progress
+        return None
+
+
+def test_killed_workers(kills: int, dice: random.Random, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """SIGKILL a process in the middle of a run, by the pid it wrote down itself."""
+    targets, dead = Targets(dice), set[int]()
+
+    def kill(status: Status) -> None:
+        if targets.count < kills and (hit := targets.hit(status)):
+            if hit[1]["pid"] in dead:
+                targets.count -= 1
+                return
+            dead.add(hit[1]["pid"])
+            os.kill(hit[1]["pid"], signal.SIGKILL)
+
+    for number in range(kills):
+        experiment = tmp_path / str(number)
+        run_all(plan(experiment), Resources(max_failures=kills), experiment, kill)
+        assert_nothing_lost_or_doubled(experiment, undisturbed)
+        if targets.count >= kills:
+            return
+    pytest.fail(f"{targets.count} of {kills} kills in {kills} experiments: runs end before they are hit")
+
+
+def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    """Ray's test cluster is moved on the main thread only; the experiment has another."""
+    outcome: list[Any] = []
+
+    def go() -> None:
+        try:
+            outcome.append(work())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=go, daemon=True)
+    thread.start()
+    return thread, outcome
+
+
+def test_lost_nodes(kills: int, dice: random.Random, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """A node is lost in the middle of a run, and another one comes."""
+    with cluster.nodes(2) as made:
+        targets = Targets(dice)
+        for number in range(kills):
+            experiment, latest = tmp_path / str(number), list[Status]()
+            resources = Resources(address=made.address, max_failures=kills)
+            runs = plan(experiment)
+            thread, outcome = in_thread(
+                lambda r=runs, to=experiment, s=resources, u=latest: run_all(r, s, to, u.append)
+            )
+            deadline = time.monotonic() + PATIENCE
+            while thread.is_alive():
+                assert time.monotonic() < deadline, latest[-1].notes
+                time.sleep(0.05)
+                if targets.count < kills and latest and (hit := targets.hit(latest[-1])):
+                    lost = [node for node in made.worker_nodes if node.node_id == hit[1]["node"]]
+                    if not lost:  # what was said before its node was lost
+                        targets.count -= 1
+                        continue
+                    made.remove_node(lost[0], allow_graceful=False)
+                    made.add_node(num_cpus=1)
+            assert not isinstance(outcome[0], BaseException), outcome
+            assert_nothing_lost_or_doubled(experiment, undisturbed)
+            if targets.count >= kills:
+                return
+    pytest.fail(f"{targets.count} of {kills} nodes lost in {kills} experiments")
+
+
+def command(folder: Path, address: str) -> list[str]:
+    """The command line of the experiment, on a cluster that outlives it."""
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.dump({**tiny.TINY, **CHANGES, "resources": {"address": address, "max_failures": 99}}))
+    sets = [part for setting in SETTINGS for part in ("--set", setting)]
+    return [sys.executable, "-m", "harness.cli", "run", str(file), "--results", str(folder / "results"), *sets]
+
+
+def kill_until_done(
+    kills: int,
+    dice: random.Random,
+    tmp_path: Path,
+    address: str,
+    undisturbed: dict[str, Any],
+    kill: Callable[[Any], None],
+) -> None:
+    """Start the command, kill at a random moment after it came further, start it again; at the end let it go on."""
+    count = 0
+    for number in range(kills):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        line, experiment = command(folder, address), folder / "results" / "tiny"
+        while True:
+            process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            before = reached(experiment)
+            deadline = time.monotonic() + PATIENCE
+            while process.poll() is None and (count >= kills or reached(experiment) == before):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            if process.poll() is not None:
+                break
+            time.sleep(dice.uniform(0, 0.5))
+            count += 1
+            kill(process)
+            process.communicate(timeout=PATIENCE)
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+        assert_nothing_lost_or_doubled(experiment, undisturbed)
+        if count >= kills:
+            return
+    pytest.fail(f"{count} of {kills} kills in {kills} experiments")
+
+
+def reached(experiment: Path) -> set[str]:
+    """Rows and checkpoints there are."""
+    return {str(path) for path in [*experiment.glob("runs/*.parquet"), *experiment.glob("checkpoints/*/step-*.pt")]}
+
+
+def test_killed_drivers(kills: int, dice: random.Random, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """SIGKILL the command on a cluster that goes on; the same command takes over."""
+    with cluster.nodes(2) as made:
+        kill_until_done(kills, dice, tmp_path, made.address, undisturbed, lambda process: process.kill())
+
+
+class Died(BaseException):
+    """Stands for the end of the process: nothing in the product catches it."""
+
+
+def test_half_written_checkpoints(kills: int, dice: random.Random, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """The process dies at a random step, and the last checkpoint is cut, overwritten or gone as a whole."""
+    runs = plan(tmp_path)
+    assert in_process(runs[0], tmp_path) == "ok"
+    students = [run for run in runs if run.role == "student"]
+    count, number = 0, 0
+    while count < kills:
+        run, number = students[number % len(students)], number + 1
+        store.run_path(tmp_path, run.run_id).unlink(missing_ok=True)
+        for _ in range(3):
+            last = dice.randint(5, 38)
+
+            def die(progress: dict[str, Any], last: int = last) -> None:
+                if progress.get("step", 0) >= last:
+                    raise Died
+
+            with pytest.raises(Died):
+                in_process(run, tmp_path, on_progress=die)
+            saved = sorted(record.checkpoint_directory(tmp_path, run.run_id).glob("step-*.pt"))
+            if saved and dice.random() < 0.7:
+                damage(saved[-1], dice)
+                count += 1
+        assert in_process(run, tmp_path) == "ok"
+        row = {key: store.read_row(store.run_path(tmp_path, run.run_id))[key] for key in MEASURED}
+        assert row == undisturbed[run.run_id]
+
+
+def damage(path: Path, dice: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    kind = dice.choice(["cut", "flip", "zeros", "gone"])
+    if kind == "gone":
+        path.unlink()
+        return
+    if kind == "cut":
+        del content[dice.randrange(len(content)) :]
+    elif kind == "flip":
+        content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+    else:  # blocks that never reached the disk
+        begin = dice.randrange(len(content))
+        content[begin:] = bytes(len(content) - begin)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_storage_that_is_full(
+    kills: int,
+    dice: random.Random,
+    undisturbed: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    background: bool,
+) -> None:
+    """A random write finds no space: the run stops, loses nothing, and goes on when there is space again."""
+    from harness import files
+    from harness.checkpoints import Checkpoints
+
+    runs, real = plan(tmp_path), os.fsync
+    left = [10**9]
+
+    def full(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    count, number = 0, 0
+    assert in_process(runs[0], tmp_path) == "ok"
+    students = [run for run in runs if run.role == "student"]
+    while count < kills:
+        run, number = students[number % len(students)], number + 1
+        store.run_path(tmp_path, run.run_id).unlink(missing_ok=True)
+        folder = record.checkpoint_directory(tmp_path, run.run_id)
+        outcome: str | int | None = None
+        while outcome != "ok":
+            left[0] = dice.randint(0, 25) if count < kills else 10**9
+            try:
+                runtime = Runtime.local(Checkpoints(folder, background=background), device=torch.device("cpu"))
+                outcome = execute(run, runtime, tmp_path)
+            except OSError as error:
+                outcome = error.errno
+                count += 1
+            assert outcome in ("ok", errno.ENOSPC)
+            assert not list(tmp_path.rglob(".*.tmp"))  # it would take the space that is missing
+        row = {key: store.read_row(store.run_path(tmp_path, run.run_id))[key] for key in MEASURED}
+        assert row == undisturbed[run.run_id]

@@ -1,0 +1,483 @@
+"""Jobs on a cluster: what is sent, what is refused, how a job is found again, and how its rows come home."""
+
+import base64
+import json
+import os
+import runpy
+import stat
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ray.job_submission import JobStatus
+
+from harness import bundle, jobenv, protocol, sendrows, specfile, store, submit
+from harness.submit import Job
+from tests.rows import make_row
+from tests.tiny import TINY, write
+from tests.unit.test_cli import ROOT, call, refused
+
+# --- Variables and secrets ---------------------------------------------------------------------------------------------
+
+
+def test_variables_survive_the_shell_and_the_hook(tmp_path, monkeypatch):
+    values = {"PLAIN": "a", "WILD": 'it\'s $HOME "x" `y`\n= #', "EMPTY": ""}
+    (tmp_path / "job").mkdir()
+    (tmp_path / jobenv.FILE).write_text(jobenv.written(list(values), values))
+    shown = f"{sys.executable} -c 'import os, json; print(json.dumps(dict(os.environ)))'"
+    done = subprocess.run(f". ./{jobenv.FILE} && {shown}", shell=True, cwd=tmp_path, capture_output=True, check=True)
+    assert values.items() <= json.loads(done.stdout).items()
+    monkeypatch.chdir(tmp_path)
+    for name in values:
+        monkeypatch.delenv(name, raising=False)
+    jobenv.load()
+    assert {name: os.environ[name] for name in values} == values
+    for name in values:
+        del os.environ[name]
+    monkeypatch.chdir(tmp_path / "job")
+    jobenv.load()  # no file, no harm
+    assert "PLAIN" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("A=secret7", "give the name alone"), ("1A", "is not the name"), ("A B", "is not the name"), ("UNSET", "not set")],
+)
+def test_variables_are_given_by_name(name, words):
+    with pytest.raises(ValueError, match=words) as error:
+        jobenv.written([name], {"A": "x"})
+    assert "secret7" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "password: hunter2",
+        "    access_key: 'x'",
+        "data.parameters.api-key=abc",
+        "wandb_token = abc",
+        "id: AKIAABCDEFGHIJKLMNOP",
+        "key: hf_abcdefghijklmnopqrst",
+        "-----BEGIN OPENSSH PRIVATE KEY-----",
+        "storage: https://me:word@host/x",
+    ],
+)
+def test_secrets_are_refused_without_being_repeated(line):
+    with pytest.raises(ValueError, match=r"e\.yaml:2: looks like .*--env NAME") as error:
+        jobenv.refuse_secrets(f"name: x\n{line}\n", "e.yaml")
+    assert line.split()[-1] not in str(error.value)
+
+
+def test_shipped_files_hold_no_secrets():
+    for path in (ROOT / "experiments").glob("*.yaml"):
+        jobenv.refuse_secrets(path.read_text(), path.name)
+    jobenv.refuse_secrets(
+        "# token: \nmethods: [skd]\nssh_private_key: ~/.ssh/x\n~/.ray/auth_token: ~/.ray/auth_token", ""
+    )
+
+
+# --- The package -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with what a job needs and what it does not."""
+    folder = tmp_path / "project"
+    for name in (
+        *("code/a.py", "run.sh", "e.yaml", "sub/data/keep.txt"),
+        *(
+            "results/x/runs/1.parquet",
+            "data/big.bin",
+            ".venv/lib/x.py",
+            "code/__pycache__/a.pyc",
+            "w.pt",
+            "w.safetensors",
+        ),
+        *(".git/config", ".env", "sub/host.key", "x.egg-info/a", ".mypy_cache/a", "site/index.html"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / "run.sh").chmod(0o755)
+    return folder
+
+
+def test_a_package_has_what_the_job_needs(project):
+    assert bundle.files_of(project) == ["code/a.py", "e.yaml", "run.sh", "sub/data/keep.txt"]
+    assert bundle.files_of(project, ["sub", "*.sh"]) == ["code/a.py", "e.yaml"]
+    assert bundle.files_of(project, ["sub/data/*"]) == ["code/a.py", "e.yaml", "run.sh"]
+
+
+def test_git_is_asked_what_is_ignored(tmp_path):
+    def git(*arguments):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    git("init", "-q")
+    for name, text in ((".gitignore", "scratch\n"), ("scratch", ""), ("new.py", ""), ("gone.py", ""), ("data", "")):
+        (tmp_path / name).write_text(text)
+    git("add", "gone.py")
+    (tmp_path / "gone.py").unlink()
+    assert bundle.files_of(tmp_path) == [".gitignore", "new.py"]
+
+
+def test_the_same_files_are_the_same_package(project, tmp_path):
+    first, second = tmp_path / "a.zip", tmp_path / "b.zip"
+    names = bundle.files_of(project)
+    bundle.write_zip(first, project, names, {"job/env": b"x"})
+    os.utime(project / "e.yaml", (1, 1))
+    bundle.write_zip(second, project, names, {"job/env": b"x"})
+    assert first.read_bytes() == second.read_bytes()
+    with zipfile.ZipFile(first) as package:
+        modes = {info.filename: stat.S_IMODE(info.external_attr >> 16) for info in package.infolist()}
+    assert modes["job/env"] == 0o600 and modes["run.sh"] == 0o755 and modes["e.yaml"] == 0o644
+
+
+def test_a_large_package_is_refused_with_its_largest_files(project, tmp_path, monkeypatch):
+    (project / "movie.bin").write_bytes(os.urandom(60_000))
+    (project / "photo.bin").write_bytes(os.urandom(30_000))
+    monkeypatch.setattr(bundle, "LIMIT_BYTES", 50_000)
+    with pytest.raises(ValueError, match=r"largest files: movie.bin \(0.1 MiB\), photo.bin .*--exclude NAME"):
+        bundle.write_zip(tmp_path / "a.zip", project, bundle.files_of(project), {})
+    bundle.write_zip(tmp_path / "a.zip", project, bundle.files_of(project, ["movie.bin"]), {})
+
+
+def test_a_folder_of_many_files_is_no_project(project, monkeypatch):
+    monkeypatch.setattr(bundle, "MAX_FILES", 3)
+    with pytest.raises(ValueError, match=r"more than 3 files.*--exclude"):
+        bundle.files_of(project)
+
+
+# --- The job -----------------------------------------------------------------------------------------------------------
+
+
+def make_job(tmp_path, *overrides, **options):
+    path = write(tmp_path)
+    experiment = specfile.load(path, overrides, here=False)
+    return Job(path, experiment, overrides, options.pop("results", "~/r"), **options)
+
+
+def test_the_command_of_a_job(tmp_path, monkeypatch, project):
+    monkeypatch.chdir(project)
+    job = make_job(tmp_path, "train.steps=7")
+    path, name = job.package(tmp_path)
+    assert name == "job/tiny.yaml"
+    words = f"exec python -m harness.cli run {name} --set train.steps=7 --set resources.address=auto --results"
+    assert job.command(name) == f"{words} ~/r"
+    monkeypatch.setenv("TOKEN_FOR_TEST", "value7")
+    options = {"results": "/a b", "python": "/v/python", "names": ("TOKEN_FOR_TEST",), "retry_failed": True}
+    job = make_job(project, "resources.address=auto", **options)
+    path, name = job.package(tmp_path)
+    assert name == "tiny.yaml"
+    assert job.command(name) == (
+        ". ./job/env && exec /v/python -m harness.cli run tiny.yaml --set resources.address=auto --retry-failed "
+        "--results '/a b'"
+    )
+    with zipfile.ZipFile(path) as package:
+        assert package.read("job/env") == b"export TOKEN_FOR_TEST=value7\n"
+        assert package.read("tiny.yaml") == (project / "tiny.yaml").read_bytes()
+    with pytest.raises(ValueError, match="--set:1: looks like a secret"):
+        replace(job, overrides=("a.token=7",)).package(tmp_path)
+
+
+def test_an_id_is_that_of_the_runs(tmp_path):
+    base = make_job(tmp_path).base_id
+    assert base.startswith("tiny-") and len(base) == len("tiny-") + 8
+    assert make_job(tmp_path, "resources.cpus_per_worker=2").base_id == base
+    assert make_job(tmp_path, "train.steps=5").base_id != base
+
+
+class Cluster:
+    """Ray's job server, as far as `submit` asks it."""
+
+    def __init__(self, *jobs):
+        self.jobs = dict(jobs)
+        self.sent = []
+        self.logs = ["one\n", "two\n"]
+        self.breaks = 0
+        self.exit_code = 0
+
+    def list_jobs(self):
+        driver = SimpleNamespace(submission_id=None, status=JobStatus.RUNNING)  # somebody's own script
+        return [driver, *(SimpleNamespace(submission_id=k, status=v) for k, v in self.jobs.items())]
+
+    def submit_job(self, **job):
+        name = job.setdefault("submission_id", f"raysubmit_{len(self.sent)}")
+        if name in self.jobs:
+            raise RuntimeError(f"...\nValueError: Job with submission_id {name} already exists.")
+        self.jobs[name] = JobStatus.RUNNING
+        self.sent.append(job)
+        return name
+
+    async def tail_job_logs(self, name):
+        for number, text in enumerate(self.logs):
+            if self.breaks and number == 1:
+                self.breaks -= 1
+                raise RuntimeError("WebSocket connection closed unexpectedly")
+            yield text
+        self.jobs[name] = JobStatus.FAILED if self.exit_code else JobStatus.SUCCEEDED
+
+    def get_job_info(self, name):
+        return SimpleNamespace(status=self.jobs[name], driver_exit_code=self.exit_code, message="why")
+
+    def stop_job(self, name):
+        if name not in self.jobs:
+            raise RuntimeError("404")
+        return not self.jobs[name].is_terminal()
+
+
+@pytest.fixture
+def at_home(project, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(submit, "RETRY_SECONDS", 0.0)
+
+
+def test_a_job_that_runs_is_found_again(tmp_path, at_home):
+    job = make_job(tmp_path)
+    base = job.base_id
+    cluster = Cluster()
+    assert submit.start(cluster, job) == (base, True)
+    sent = cluster.sent[0]
+    assert sent["metadata"] == {"experiment": "tiny", "runs": "3"} and set(sent["runtime_env"]) == {"working_dir"}
+    assert submit.start(cluster, job) == (base, False)
+    for status, expected in ((JobStatus.SUCCEEDED, (f"{base}-2", True)), (JobStatus.PENDING, (base, False))):
+        cluster.jobs = {base: status, f"{base}0": JobStatus.RUNNING, f"{base}-x": JobStatus.RUNNING}
+        assert submit.start(cluster, job) == expected
+    cluster = Cluster((base, JobStatus.FAILED), (f"{base}-7", JobStatus.STOPPED))
+    assert submit.start(cluster, job) == (f"{base}-8", True)
+    assert submit.start(cluster, job) == (f"{base}-8", False)
+
+
+def test_of_two_that_start_at_once_one_finds_the_other(tmp_path, at_home):
+    cluster = Cluster()
+    job = make_job(tmp_path)
+    submitted = cluster.submit_job
+
+    def slower(**sent):
+        if not cluster.jobs:
+            submitted(**sent)  # the other one
+        return submitted(**sent)
+
+    cluster.submit_job = slower
+    assert submit.start(cluster, job) == (job.base_id, False)
+
+
+def test_a_cluster_that_refuses(tmp_path, at_home):
+    cluster = Cluster()
+    cluster.submit_job = lambda **_: (_ for _ in ()).throw(RuntimeError("trace\nno room"))
+    with pytest.raises(OSError, match="does not take the job: no room"):
+        submit.start(cluster, make_job(tmp_path))
+
+
+def test_variables_reach_workers_without_being_metadata(tmp_path, at_home, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "value7")
+    cluster = Cluster()
+    submit.start(cluster, make_job(tmp_path, names=("MY_KEY",)))
+    assert cluster.sent[0]["runtime_env"]["worker_process_setup_hook"] == "harness.jobenv.load"
+    assert "value7" not in str(cluster.sent)
+
+
+def test_a_log_is_written_once_though_the_connection_breaks(tmp_path, at_home):
+    cluster = Cluster(("j", JobStatus.RUNNING))
+    cluster.breaks = 2
+    written = []
+    info = submit.follow(cluster, "j", written.append)
+    assert "".join(written) == "one\ntwo\n" and submit.exit_code(info) == 0
+
+
+def test_a_cluster_that_is_gone_is_an_error_after_a_while(tmp_path, at_home, monkeypatch):
+    cluster = Cluster(("j", JobStatus.RUNNING))
+    cluster.breaks = 10**6
+    monkeypatch.setattr(submit, "PATIENCE_SECONDS", 0.05)
+    with pytest.raises(OSError, match=r"j: the cluster does not answer any more .*; the job may go on"):
+        submit.follow(cluster, "j", lambda text: None)
+
+
+@pytest.mark.parametrize(("of_the_run", "ours"), [(0, 0), (1, 1), (2, 2), (130, 1), (-9, 1), (None, 1)])
+def test_exit_codes(of_the_run, ours):
+    status = JobStatus.SUCCEEDED if of_the_run == 0 else JobStatus.FAILED
+    assert submit.exit_code(SimpleNamespace(status=status, driver_exit_code=of_the_run)) == ours
+
+
+@pytest.mark.parametrize(
+    ("address", "clear"),
+    [
+        ("http://127.0.0.1:8265", False),
+        ("http://localhost:8265", False),
+        ("http://[::1]:8265", False),
+        ("https://cluster.example:8265", False),
+        ("http://192.0.2.7:8265", True),
+        ("http://127.0.0.1.example:8265", True),
+    ],
+)
+def test_a_token_in_clear_is_warned_of(address, clear):
+    assert (submit.exposed(address) is not None) == clear
+
+
+def test_an_address_is_a_dashboards(monkeypatch):
+    for address in ("127.0.0.1:8265", "ray://host:10001", "auto"):
+        with pytest.raises(ValueError, match="such as http"):
+            submit.connect(address)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(ValueError, match="no Ray dashboard answers"):
+        submit.connect("http://127.0.0.1:1")
+
+
+# --- Rows --------------------------------------------------------------------------------------------------------------
+
+
+def rows_in(folder, job, **changes):
+    """Made-up rows of the job's runs."""
+    for run in protocol.plan(job.experiment):
+        network = {"role": run.role, "pair": run.pair, "teacher_run_id": run.teacher_run, "spec": run.model_dump_json()}
+        store.write_run(folder, make_row(run.method.name, run.seed, run_id=run.run_id, **network, **changes))
+
+
+def test_rows_travel_through_a_log(tmp_path, capsys):
+    rows_in(tmp_path, make_job(tmp_path))
+    (tmp_path / "runs" / ".hidden.parquet").write_bytes(b"")
+    sendrows.send(tmp_path)
+    log = "INFO something\n" + capsys.readouterr().out + "rows none\nrow ../x.parquet AAAA\n"
+    rows = sendrows.received(log, "there")
+    assert rows == {path.name: path.read_bytes() for path in (tmp_path / "runs").glob("[!.]*.parquet")}
+    lines = log.splitlines()
+    with pytest.raises(ValueError, match="there: 2 of 3 rows came"):
+        sendrows.received("\n".join(lines[:1] + lines[2:]), "there")
+    with pytest.raises(ValueError, match="came damaged"):
+        sendrows.received(log.replace(lines[1], lines[1] + "!"), "there")
+    with pytest.raises(ValueError, match="0 of 0 rows came"):
+        sendrows.received("", "there")
+    sendrows.send(tmp_path / "empty")
+    with pytest.raises(ValueError, match="there are no rows on the cluster"):
+        sendrows.received(capsys.readouterr().out, "there")
+
+
+def test_too_many_rows_are_not_sent(tmp_path, capsys, monkeypatch):
+    rows_in(tmp_path, make_job(tmp_path))
+    sendrows.send(tmp_path, limit=100)
+    log = capsys.readouterr().out
+    assert len(log.splitlines()) == 1
+    monkeypatch.setattr(sendrows, "LIMIT_BYTES", 100)
+    with pytest.raises(ValueError, match=r"there: 3 rows of .* too much for a job's log.*rsync.*resources\.storage"):
+        sendrows.received(log, "there")
+
+
+def test_rows_come_home_by_the_job_server(tmp_path, at_home, capsys):
+    job = make_job(tmp_path, results=str(tmp_path / "there"))
+    rows_in(tmp_path / "there" / "tiny", job)
+    sendrows.send(tmp_path / "there" / "tiny")
+    cluster = Cluster()
+    cluster.logs = [capsys.readouterr().out]
+    home = tmp_path / "home" / "tiny"
+    pulled = submit.bring_home(cluster, job, home)
+    assert (pulled.new, pulled.kept) == (3, 0) and set(store.finished(home).values()) == {"ok"}
+    assert cluster.sent[0]["entrypoint"] == f"exec python -m harness.sendrows {tmp_path}/there/tiny"
+    cluster.exit_code = 1
+    with pytest.raises(OSError, match="the rows cannot be fetched: why"):
+        submit.bring_home(cluster, job, home)
+
+
+def test_what_is_no_row_does_not_come_home(tmp_path, at_home):
+    cluster = Cluster()
+    cluster.logs = [f"row x.parquet {base64.b64encode(b'PAR1').decode()}\nrows 1 4\n"]
+    with pytest.raises(ValueError, match="not a readable row"):
+        submit.bring_home(cluster, make_job(tmp_path), tmp_path / "home")
+    assert not list((tmp_path / "home").rglob("*.parquet"))
+
+
+def test_rows_come_home_from_storage(tmp_path, at_home):
+    job = make_job(tmp_path, f"resources.storage={tmp_path / 'shared'}")
+    (tmp_path / "shared").mkdir()
+    rows_in(tmp_path / "shared" / "tiny", job)
+    assert submit.bring_home(None, job, tmp_path / "home").new == 3
+
+
+def test_a_cluster_that_writes_here_sends_nothing(tmp_path, at_home):
+    job = make_job(tmp_path, results=str(tmp_path / "r"))
+    (tmp_path / "r" / "tiny").mkdir(parents=True)
+    assert submit.bring_home(None, job, tmp_path / "r" / "tiny") is None
+
+
+def test_digests_that_only_the_cluster_knew(tmp_path):
+    """The runs are those of the rows once the rows have said which weights there were."""
+    given = {"encoder_weights": {"path": "${W}/r.pth"}}
+    pairs = [{**TINY["pairs"][0]}]
+    for role in ("teacher", "student"):
+        pairs[0][role] = pairs[0][role] | given
+    pairs[0]["teacher"] |= {"checkpoint": {"path": "${W}/t.pt"}}
+    path = write(tmp_path, pairs=pairs)
+    experiment = specfile.load(path, here=False)
+    digests = {"teacher": "a" * 64, "student": "b" * 64, "checkpoint": "c" * 64}
+    known = {}
+    for role in ("teacher", "student"):
+        network = getattr(experiment.pairs[0], role)
+        update = {"encoder_weights": network.encoder_weights.model_copy(update={"sha256": digests[role]})}
+        if role == "teacher":
+            update["checkpoint"] = network.checkpoint.model_copy(update={"sha256": digests["checkpoint"]})
+        known[role] = network.model_copy(update=update)
+    there = experiment.model_copy(update={"pairs": (experiment.pairs[0].model_copy(update=known),)})
+    rows_in(tmp_path / "r", Job(path, there, (), ""))
+    assert submit.with_digests(experiment, tmp_path / "r") == there
+    assert submit.with_digests(experiment, tmp_path / "empty") == experiment
+
+
+# --- The command -------------------------------------------------------------------------------------------------------
+
+
+def test_submit_follows_fetches_and_prints(tmp_path, at_home, monkeypatch, capsys):
+    job = make_job(tmp_path)
+    rows_in(tmp_path / "there", job)
+    sendrows.send(tmp_path / "there")
+    cluster = Cluster()
+    cluster.logs = ["step 1\n", capsys.readouterr().out]
+    monkeypatch.setattr(submit, "connect", lambda address: cluster)
+    text = call("submit", tmp_path / "tiny.yaml", "--results", tmp_path / "home").stdout
+    for words in (f"{job.base_id}: started", "step 1", "succeeded", "3 rows fetched, 0 were here", "tiny on texmosaic"):
+        assert words in text
+    assert (tmp_path / "home" / "tiny" / "report.html").is_file()
+    cluster.exit_code = 1
+    result = call("submit", tmp_path / "tiny.yaml", "--results", tmp_path / "home", code=1)
+    assert "the rows cannot be fetched" in result.stderr and f"{job.base_id}-2: failed" in result.stderr
+    cluster.exit_code = 2
+    result = call("submit", tmp_path / "tiny.yaml", "--results", tmp_path / "home", code=2)
+    assert result.stderr == f"{job.base_id}-3: failed\n"
+
+
+def test_ctrl_c_leaves_the_job_alone(tmp_path, at_home, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(submit, "connect", lambda address: Cluster())
+    monkeypatch.setattr(submit, "follow", interrupted)
+    result = call("submit", write(tmp_path), "--address", "http://192.0.2.1:8265", code=130)
+    assert "goes on without this command" in result.stdout and "submit --stop tiny-" in result.stdout
+    assert "travels in clear" in result.stderr
+
+
+def test_a_job_is_ended_by_its_id(monkeypatch):
+    monkeypatch.setattr(submit, "connect", lambda address: Cluster(("a", JobStatus.RUNNING), ("b", JobStatus.FAILED)))
+    assert "a: is told to end" in call("submit", "--stop", "a").stdout
+    assert "b: had ended already" in call("submit", "--stop", "b").stdout
+    assert "there is no such job" in refused("submit", "--stop", "c")
+
+
+def test_wrong_calls(tmp_path):
+    assert "name the experiment file" in refused("submit")
+    assert "add --manifest" in refused("submit", write(tmp_path), "--image", "x")
+    assert "seeds.0" in refused("submit", write(tmp_path, seeds=["x"]))
+
+
+# --- experiments/submit.py ---------------------------------------------------------------------------------------------
+
+
+def test_the_script_finds_the_file_that_ray_left():
+    on_the_head = SimpleNamespace(**runpy.run_path(str(ROOT / "experiments" / "submit.py")))
+    home = Path.home()
+    rest = ["--results", f"{home}/sstkd-bench-results", "--cluster-results", f"{home}/sstkd-bench-results"]
+    rest += ["--python", sys.executable]
+    left = f"{home}/ray_bootstrap_config.yaml"
+    assert on_the_head.arguments([]) == ["submit", left, *rest]
+    assert on_the_head.arguments(["--set", "a=1"]) == ["submit", left, *rest, "--set", "a=1"]
+    assert on_the_head.arguments(["e.yaml", "--env", "A"]) == ["submit", "e.yaml", *rest, "--env", "A"]
