@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
 from harness.spec import Resources
 
@@ -27,7 +28,7 @@ LOOPBACK = "127.0.0.1"
 def connected(resources: Resources) -> Iterator[None]:
     """Ray for the duration of a block: an instance of our own, or the cluster at `resources.address`.
 
-    An instance of our own asks for a token, which Ray makes; a cluster is joined with the user's token if there is one.
+    An instance of our own asks for a token, which Ray makes. RAY_AUTH_MODE=token or disabled is respected.
 
     Raises:
         ValueError: the cluster cannot be reached.
@@ -41,10 +42,17 @@ def connected(resources: Resources) -> Iterator[None]:
         options["num_cpus"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_terminate = signal.getsignal(signal.SIGTERM)
     _knock(resources.address)
+    if resources.address.partition(":")[0] in (LOOPBACK, "localhost"):
+        # Ray gives a token that is there to a cluster which it finds by itself, and never to an address it is told:
+        # it would travel in clear. On this machine it does not travel.
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
         ray.init(address=resources.address, **options)
     except (ConnectionError, RuntimeError) as error:
-        raise ValueError(f"resources.address: {resources.address}: no Ray cluster answers ({error})") from None
+        raise ValueError(
+            f"resources.address: {resources.address}: no Ray cluster answers ({error}). If it asks for a token, put it "
+            "into ~/.ray/auth_token (or RAY_AUTH_TOKEN) and set RAY_AUTH_MODE=token"
+        ) from None
     if threading.current_thread() is threading.main_thread():
         # Ray puts a handler of its own in the way, which ends the process without a word: put the caller's back.
         signal.signal(signal.SIGTERM, on_terminate)

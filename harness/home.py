@@ -6,15 +6,18 @@ can be seen belongs to a run of which everything is there.
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import store
-from harness.checkpoints import Checkpoints
 from harness.files import cache_home
-from harness.parts import weights_path
 from harness.perimage import per_image_path
 from harness.pull import fetch
+from harness.record import weights_path
 from harness.spec import Resources, Run
 from harness.storage import Storage
+
+if TYPE_CHECKING:
+    from harness.checkpoints import Checkpoints
 
 
 class Home:
@@ -39,8 +42,10 @@ class Home:
         """Where all workers find the experiment's files."""
         return self.storage or Storage(self.folder)
 
-    def checkpoints(self, run_id: str) -> Checkpoints:
+    def checkpoints(self, run_id: str) -> "Checkpoints":
         """Of a run; at the storage if there is one, since another machine may have to go on with it."""
+        from harness.checkpoints import Checkpoints  # torch, which the launcher does not need
+
         how = self._resources.checkpoints
         return Checkpoints(self.place.below(f"checkpoints/{run_id}"), how.keep, how.background)
 

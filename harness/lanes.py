@@ -16,10 +16,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness import record
 from harness.cluster import room, this_node
+from harness.group import Group, Lost, not_on_nodes
 from harness.queue import Key, Queue, key_of
 from harness.shelf import Shelf
 from harness.spec import Resources, Run
-from harness.workers import Group, Lost, Worker, group_run, not_on_nodes
+from harness.workers import Worker, group_run
 
 REFRESH_SECONDS = 2.0  # between looks at which nodes there are
 MOST_FALSE_STARTS = 5  # workers in a row that do not come up at all

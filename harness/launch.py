@@ -18,7 +18,6 @@ from harness.board import Board
 from harness.cluster import connected, require_room, this_node
 from harness.home import Home
 from harness.lanes import Groups, Outcome, Pool
-from harness.parts import weights_path
 from harness.pull import fetch, pull
 from harness.queue import Queue
 from harness.spec import Resources, Run
@@ -82,7 +81,7 @@ def _check_teachers(waiting: Sequence[Run], status: Status, experiment: Path, ho
     wanted = {run.teacher_run for run in waiting if run.method.needs_teacher} - {None}
     for teacher in sorted(str(run_id) for run_id in wanted if status.state.get(str(run_id)) == "ok"):
         home.offer(teacher, experiment)
-        weights = weights_path(experiment, teacher)
+        weights = record.weights_path(experiment, teacher)
         if home.storage is None and not weights.is_file():
             raise ValueError(
                 f"{weights}: the teacher's weights are missing, yet its row says ok. Put the file back, or delete "

@@ -19,6 +19,7 @@ from harness.datasets import DATASETS, Data, DataInfo
 from harness.distillers import METHODS, Distiller
 from harness.distillers._sum import Sum
 from harness.models import SegNet, build, inputs, load_into, load_state
+from harness.record import weights_path
 from harness.signatures import Entry
 from harness.spec import Dataset, Method, Network, Run, Teacher, dataset_entry, method_entry
 from harness.taps import Pair
@@ -26,11 +27,6 @@ from harness.taps import Pair
 Share = Callable[[str, Callable[[], Any]], Any]
 """`share(key, make)` is `make()`, or the equal that another process of this machine has made before."""
 Arrays = dict[str, tuple[NDArray[Any], torch.dtype, tuple[int, ...]]]
-
-
-def weights_path(experiment: Path, run_id: str) -> Path:
-    """Where the trained weights of a run are kept."""
-    return experiment / "weights" / f"{run_id}.safetensors"
 
 
 def _made(key: str, make: Callable[[], Any]) -> Any:

@@ -21,7 +21,8 @@ from harness.datasets.tree import Tree
 from harness.evaluate import predict
 from harness.files import write_atomic
 from harness.models import build, load_into, load_state
-from harness.parts import for_inputs, load_data, weights_path
+from harness.parts import for_inputs, load_data
+from harness.record import weights_path
 from harness.runtime import Runtime
 from harness.spec import Run
 

@@ -19,13 +19,13 @@ import pyarrow as pa
 import ray
 import torch
 
+from harness.cluster import connected
 from harness.datasets import cache, decode
 from harness.datasets.cache import Format, Manifest, Shard
 from harness.datasets.index import examine
 from harness.datasets.source import OFFICIAL, Sample, Source, require_none, tables_sha256
 from harness.datasets.tree import Tree
 from harness.files import write_atomic
-from harness.cluster import connected
 from harness.spec import Resources
 
 PAIRS = 64

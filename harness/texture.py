@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from harness import store
 from harness.datasets import DataInfo
 from harness.models import SegNet, build, load_into, load_state
-from harness.parts import build_teacher, converted, for_inputs, load_data, weights_path
+from harness.parts import build_teacher, converted, for_inputs, load_data
+from harness.record import weights_path
 from harness.spec import Run
 from harness.taps import Taps
 from sstkd import CDM, DTIEM, Contourlet, contourlet, whole_map

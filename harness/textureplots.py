@@ -247,7 +247,8 @@ def level_picture(image: NDArray[np.uint8], seen: "Equalisation") -> "Figure":
     )
     mapping.plot(levels, np.cumsum(counts), color=MUTED, linestyle=(0, (5, 2)), linewidth=1, label="without it")
     mapping.set_title("what a level is mapped to", fontsize=9, color=INK)
-    shares = np.histogram(seen.after, number, (0, 1))[0] / seen.after.size
+    # A sum of float32 shares may end at 1.0000001, which belongs to the last bin.
+    shares = np.histogram(seen.after.clip(0, 1), number, (0, 1))[0] / seen.after.size
     after.bar((np.arange(number) + 0.5) / number, shares, 0.9 / number, color="#b8c0c8", label="positions")
     after.set_title(f"after: share of each of {number} equal bins", fontsize=9, color=INK)
     ceiling = 1.15 * max(counts.max(), seen.denoised.max(), shares.max(), 2 / number)

@@ -1,0 +1,38 @@
+"""What a launcher and a worker group of Ray Train tell each other; plain data."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+
+class Lost(Exception):
+    """A worker of a group died, or its machine did something wrong.
+
+    Attributes:
+        nodes: where that was.
+    """
+
+    def __init__(self, message: str, nodes: tuple[str, ...] = ()) -> None:
+        super().__init__(message, nodes)
+        self.nodes = nodes
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True)
+class Group:
+    """What a worker group has to know; plain data, so that it can be sent."""
+
+    run: str
+    experiment: str
+    resources: str
+    workers: int
+    attempt: str
+    """Names the try, so that Ray Train does not take it for the one before."""
+    barred: tuple[str, ...] = ()
+    """Nodes on which the run failed before."""
+
+
+def not_on_nodes(nodes: Collection[str]) -> dict[str, str] | None:
+    """Ray's label selector for every node but these."""
+    return {"ray.io/node-id": f"!in({','.join(sorted(nodes))})"} if nodes else None
