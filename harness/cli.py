@@ -3,8 +3,6 @@
 Heavy imports (torch, ray, pyarrow) are inside the commands, so that help and mistakes are answered at once.
 """
 
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.clidata import data_app
+from harness.clisubmit import submit
 from harness.terminal import answering, print_table
 
 app = typer.Typer(
@@ -24,6 +23,7 @@ app = typer.Typer(
 results_app = typer.Typer(help="Look at the rows.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(results_app, name="results")
 app.add_typer(data_app, name="data")
+app.command()(submit)
 show_app = typer.Typer(help="Pictures of what the methods see.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(show_app, name="show")
 
@@ -33,6 +33,9 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. train.steps=20; may be repeated; recorded."),
 ]
 Results = Annotated[Path, typer.Option("--results", help="Folder of all results.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print what happens, and the table, as JSON: one object per line.")
+]
 DEFAULT_RESULTS = Path("results")
 
 
@@ -53,11 +56,10 @@ def _main(
     pass
 
 
-def _load(file: Path, overrides: list[str] | None) -> tuple[Any, list[Any]]:
-    from harness import protocol, specfile
+def _load(file: Path, overrides: list[str] | None) -> Any:
+    from harness import specfile
 
-    experiment = specfile.load(file, overrides or [])
-    return experiment, protocol.plan(experiment)
+    return specfile.load(file, overrides or [])
 
 
 @app.command()
@@ -69,10 +71,14 @@ def check(
 ) -> None:
     """Validate an experiment file, list its runs and estimate what they cost."""
     with answering():
-        from harness import store
-        from harness.display import clock, run_name
+        from harness import clitune, protocol, store
+        from harness.screen import clock, run_name
 
-        experiment, runs = _load(file, overrides)
+        experiment = _load(file, overrides)
+        if experiment.search is not None:
+            clitune.check(experiment, file, results, measure)
+            return
+        runs = protocol.plan(experiment)
         rows = store.finished(results / experiment.name)
         columns = ["run_id", "pair", "run", "steps", "row", *(["s/step", "time"] if measure else [])]
         lines, seconds = [], 0.0
@@ -97,89 +103,80 @@ def check(
 
 
 @app.command()
+def tune(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS, as_json: AsJson = False) -> None:
+    """Search each method's hyper-parameters and learning rate, as `search` says; then: run FILE --from-search.
+
+    Interrupt it at any time; the same command continues.
+    """
+    with answering():
+        from harness import clitune
+
+        without = clitune.tune(file, overrides or [], results, as_json)
+    if without:
+        typer.echo(f"{without} methods have no finished trial; see the messages of their rows", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
 def run(
     file: File,
     overrides: Set = None,
     results: Results = DEFAULT_RESULTS,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
+    from_search: Annotated[
+        bool, typer.Option("--from-search", help="With the best point of each method; after `tune`.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run what has no row yet, then print the table. Interrupt it at any time; the same command continues."""
     with answering():
-        experiment, runs = _load(file, overrides)
-        directory = results / experiment.name
-        from harness import store
+        from harness import clirun, clitune, loggers, store
+        from harness.events import Events
 
+        experiment = _load(file, overrides)
+        runs = clitune.runs_of(experiment, file, results, from_search)
+        directory = results / experiment.name
+        show = clirun.shower(directory, as_json)
         rows = store.finished(directory)
         again = ("failed", "skipped") if retry_failed else ()
         waiting = [r for r in runs if rows.get(r.run_id, "none") in ("none", *again)]
         if waiting:
+            loggers.require(experiment.resources.loggers)
             if experiment.resources.address == "local":  # elsewhere this machine may not have the data
                 from harness.estimate import require_buildable
 
                 require_buildable(waiting)
-            _writable(directory)
-            _launch(runs, experiment, directory, retry_failed)
-        failed = _report(file, experiment, runs, directory, rewrite=bool(waiting))
+            clirun.launch(runs, experiment, directory, show, retry_failed)
+        show_table = show.table if isinstance(show, Events) else None
+        failed = _report(file, experiment, runs, directory, bool(waiting), show_table)
+        if isinstance(show, Events):
+            show.done(clirun.states(runs, directory))
     if failed:
         typer.echo(f"{failed} of {len(runs)} runs failed; see `sstkd-bench results list {directory}`", err=True)
         raise typer.Exit(1)
 
 
-def _writable(directory: Path) -> None:
-    """Better told now than after the training."""
-    directory.mkdir(parents=True, exist_ok=True)
-    if not os.access(directory, os.W_OK):
-        raise PermissionError(f"{directory} cannot be written; choose another --results folder")
-
-
-def _launch(runs: list[Any], experiment: Any, directory: Path, retry_failed: bool) -> None:
-    from rich.console import Console
-
-    from harness import store
-    from harness.display import Display
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    console = Console(stderr=False)
-    try:
-        with Display(console) as show:
-            from harness.launch import run_all  # torch and ray: seconds
-
-            run_all(runs, experiment.resources, directory, show, retry_failed)
-    except KeyboardInterrupt:
-        done = sum(status == "ok" for status in store.finished(directory).values())
-        typer.echo(f"interrupted: {done} rows are in {directory / 'runs'}; the same command continues.")
-        raise typer.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _report(file: Path, experiment: Any, runs: list[Any], directory: Path, rewrite: bool) -> int:
+def _report(file: Path, experiment: Any, runs: list[Any], directory: Path, rewrite: bool, show_table: Any) -> int:
     """Print the experiment's table (and write its files); the number of failed runs."""
-    from harness import report, store
-    from harness.comparison import COLUMNS
+    from harness import report
 
     ids = [run.run_id for run in runs]
     labels = [method.label for method in experiment.methods]
-    if rewrite or not (directory / "report.html").is_file():
-        report.write_report(directory, labels, experiment.seeds, ids, str(file))
-    table = report.quick_table(store.read_runs(directory, list(COLUMNS), run_ids=ids), labels, experiment.seeds)
-    report.print_table(table, directory=directory)
-    rows = store.finished(directory)
-    return sum(rows.get(run_id) in ("failed", "skipped") for run_id in ids)
+    return report.show(directory, labels, experiment.seeds, ids, str(file), rewrite, show_table)
 
 
 @app.command()
 def tables(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS) -> None:
     """Rebuild the table, the plots and the HTML page from the rows there are."""
     with answering():
-        experiment, runs = _load(file, overrides)
+        from harness import clitune
+
+        experiment = _load(file, overrides)
         directory = results / experiment.name
         if not directory.is_dir():
             raise ValueError(f"{directory}: there are no rows yet. Run it first: sstkd-bench run {file}")
-        _report(file, experiment, runs, directory, rewrite=True)
+        runs = clitune.runs_of(experiment, file, results, experiment.search is not None)
+        _report(file, experiment, runs, directory, True, None)
 
 
 @app.command()
@@ -312,6 +309,24 @@ def results_show(
         row = store.read_row(store.run_path(directory, store.find_run(directory, run_id)))
         row["scores"] = scores.of_row(row)
         typer.echo(json.dumps(row, indent=2, default=lambda v: f"{len(v)} bytes" if isinstance(v, bytes) else str(v)))
+
+
+@results_app.command("pull")
+def results_pull(
+    source: Annotated[
+        str, typer.Argument(help="The experiment's folder where the rows are: a folder, s3://bucket/results/NAME, ...")
+    ],
+    directory: Annotated[Path, typer.Argument(help="The experiment's results folder here, e.g. results/quickstart.")],
+    weights: Annotated[bool, typer.Option("--weights", help="Also the trained networks.")] = False,
+) -> None:
+    """Merge the rows of a cluster's storage into a results folder; two results of one run are an error."""
+    with answering():
+        from harness.pull import pull
+        from harness.storage import Storage
+
+        pulled = pull(Storage(source), directory, weights)
+        networks = f", {pulled.weights} other files" if weights else ""
+        typer.echo(f"{directory}: {pulled.new} rows new, {pulled.kept} were there{networks}")
 
 
 @show_app.command("texture")

@@ -1,7 +1,8 @@
 """From rows to a comparison: which rows may be compared, which line each belongs to, and the statistics of each line.
 
 Rows that must not be compared (another protocol, data, recipe, budget, teacher or initial student) are an error that
-names them: a table of them would look like a result.
+names them: a table of them would look like a result. Where every method has the best point of a search, the learning
+rate is part of that point and may differ between methods.
 """
 
 import json
@@ -33,7 +34,8 @@ _SHARED = (
 COLUMNS = (
     *("run_id", "experiment", "status", "message", "role", "method", "method_parameters", "seed", "steps", "pair"),
     *("protocol_version", "teacher_run_id", "student_init_sha256", "floor_dev_miou", "dev_miou", "best_dev_miou"),
-    *("step_ms", "peak_memory_mb", "device", "caveat", *_SHARED),
+    *("step_ms", "peak_memory_mb", "device", "caveat", "worker_history", *_SHARED),
+    *("trial", "search_trials", "search_seconds", "search_sha256"),
 )
 """The columns `quick_table` needs."""
 
@@ -54,15 +56,25 @@ def quick_table(rows: Any, methods: Sequence[str] = (), seeds: Sequence[int] | N
     students = [r for r in records if r["role"] == "student"]
     if not students:
         raise ValueError(f"no student rows to compare ({len(records)} rows given); run the experiment first")
+    if trial := next((r["run_id"] for r in students if r["trial"] is not None), None):
+        raise ValueError(f"{trial} is a trial of a search and no result; the results are in the folder above it")
     _refuse_mixture(records, "experiment", "")
     for record in records:
         record["protocol"] = ".".join(record["protocol_version"].split(".")[:2])
+        # Micro-batches of another size have other batch statistics: no fixed number of workers, no fair comparison.
+        record["elastic workers"] = None if record["status"] != "ok" else record["worker_history"] is not None
     _refuse_mixture(records, "protocol", "")
     blocks = []
     for pair in sorted({r["pair"] for r in students}):
         mine = [r for r in students if r["pair"] == pair]
+        _refuse_mixture(mine, "ruleset", f"pair {pair!r}: ")
+        _refuse_mixture(mine, "elastic workers", f"pair {pair!r}: ")
+        searched = mine[0]["ruleset"] != "published"
+        if mine[0]["ruleset"] == "tuned":
+            _refuse_mixture(mine, "search_trials", f"pair {pair!r}: ")
         for column in _SHARED:
-            _refuse_mixture(mine, column, f"pair {pair!r}: ")
+            shared = [{**r, "recipe": _without_lr(r["recipe"])} for r in mine] if searched else mine
+            _refuse_mixture(shared, column, f"pair {pair!r}: ")
         for seed in sorted({r["seed"] for r in mine}):
             same_seed = [r for r in mine if r["seed"] == seed]
             _refuse_mixture(same_seed, "student_init_sha256", f"pair {pair!r}, seed {seed}: ")
@@ -78,6 +90,8 @@ def _block(
     seeds: Sequence[int] | None,
 ) -> Block:
     groups = _grouped(rows, methods)
+    for name, group in groups.items():
+        _refuse_mixture(group, "search_sha256", f"pair {pair!r}, {name}: ")
     expected = sorted({r["seed"] for r in rows} if seeds is None else set(seeds))
     lines = [_line(name, group, expected) for name, group in groups.items()]
     references = {name: _reference(name, groups) for name in REFERENCES}
@@ -90,6 +104,7 @@ def _block(
         pair=pair,
         dataset=first["dataset"],
         ruleset=first["ruleset"],
+        trials=_trials(rows),
         budget=f"{first['budget_amount']:g} {first['budget_unit']}",
         devices=", ".join(sorted({r["device"] for r in rows})),
         floor=100 * floors[0] if floors else None,
@@ -100,8 +115,32 @@ def _block(
         ),
         comparisons=count,
         notes=tuple(f"{r['method']}, seed {r['seed']}: {r['status']}: {r['message']}" for r in bad),
-        caveats=tuple(sorted({f"{r['method']}: {r['caveat']}" for r in rows if r["caveat"]})),
+        caveats=(
+            *(text for name, group in groups.items() if (text := _searched(name, group))),
+            *sorted({f"{r['method']}: {r['caveat']}" for r in rows if r["caveat"]}),
+        ),
     )
+
+
+def _trials(rows: list[dict[str, Any]]) -> str:
+    """How many trials stand behind each method: "16", or "12-16"; nothing without a search."""
+    counts = sorted({r["search_trials"] for r in rows if r["search_trials"] is not None})
+    return "-".join(map(str, dict.fromkeys((*counts[:1], *counts[-1:]))))
+
+
+def _searched(name: str, rows: list[dict[str, Any]]) -> str | None:
+    """What stands behind a method's point; None without a search."""
+    row = next((r for r in rows if r["search_trials"] is not None), None)
+    if row is None:
+        return None
+    lr = json.loads(row["recipe"])["optimizer"]["lr"]
+    return f"{name}: learning rate {lr:g}; best of {row['search_trials']} trials, {row['search_seconds']:.0f} s"
+
+
+def _without_lr(recipe: str) -> str:
+    known = json.loads(recipe)
+    known.get("optimizer", {}).pop("lr", None)
+    return json.dumps(known)
 
 
 def _grouped(rows: list[dict[str, Any]], methods: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -184,6 +223,8 @@ def _line(name: str, rows: list[dict[str, Any]], expected: list[int]) -> MethodR
         best_miou=mean_interval(best, CONFIDENCE) if best else None,
         step_s=float(np.median(steps)) if steps else None,
         peak_mb=max(peaks, default=None),
+        search_trials=next((r["search_trials"] for r in rows if r["search_trials"] is not None), None),
+        search_seconds=next((r["search_seconds"] for r in rows if r["search_seconds"] is not None), None),
     )
 
 

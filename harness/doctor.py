@@ -103,7 +103,7 @@ def _experiment(file: Path | None) -> list[Line]:
 
     try:
         experiment = specfile.load(file)
-        runs = protocol.plan(experiment)
+        runs = protocol.outline(experiment)
     except ValueError as error:
         return [(str(file), False, line) for line in str(error).splitlines()]
     lines: list[Line] = [(str(file), True, f"{len(runs)} runs")]

@@ -1,8 +1,10 @@
 """Run one run to its row, wherever this process stands: the common end of every way to launch."""
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from harness import record
 from harness.runtime import Runtime
@@ -43,7 +45,8 @@ def execute(
         Recorded: a worker group's run failed.
     """
     started = datetime.now(UTC)
-    place = {"workers": runtime.workers, "threads": runtime.threads}
+    place: dict[str, Any] = {"workers": runtime.workers, "threads": runtime.threads}
+    began = time.perf_counter()
     try:
         result = train(run, runtime, experiment)
     except GiveWay:
@@ -52,6 +55,7 @@ def execute(
         machine = isinstance(error, MACHINE)
         if record.is_disk_full(error) or (machine and not last_try) or runtime.rank != 0:
             raise
+        place["wall_seconds"] = time.perf_counter() - began
         if not record.write_row(run, experiment, place, "failed", record.failure(error), started):
             return "ok"  # another process finished this very run meanwhile; its row stands
         publish(run.run_id)

@@ -99,7 +99,7 @@ def _block(
         ("Teacher mIoU", f"{teacher.miou:.2f}" if teacher.miou is not None else "–", teacher.text),
         ("Floor", floor, "best look-up from a single pixel"),
         ("Budget", block.budget, f"per run, on {block.devices}"),
-        ("Rules", block.ruleset, f"protocol {table.protocol}"),
+        ("Rules", block.rules, f"protocol {table.protocol}"),
     ]
     if teacher.miou is not None:
         facts[0] = (*facts[0][:2], f"{teacher.steps} steps, one run" if teacher.steps else "weights given")

@@ -1,12 +1,51 @@
 """The fairness protocol: from an experiment to its runs (docs/protocol.md).
 
 Fixed for every method: teacher, student and its initial weights, data and its order, augmentation, recipe, steps,
-evaluation. Free: the distiller. The plain student (`none`) is a control that no comparison goes without.
+evaluation. Free: the distiller, and with a search what its space names and the learning rate. The plain student
+(`none`) is a control that no comparison goes without.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.searchspec import BY_ALGORITHM, LOOKS_AT_CURVES, ONLY_SEARCHED, Change, Source, Trial
+from harness.space import LR, Space, point_of, space_of, with_point
 from harness.spec import Experiment, Method, PairSpec, Run
 
 PLAIN = "none"
+SOBOL = "sobol"
+"""Who proposes the trials of the ruleset `tuned`."""
+
+Key = tuple[str, str]
+"""A pair's name and a method's label."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best point of a method on a pair: its values by name, and the search it comes from."""
+
+    point: Mapping[str, float]
+    source: Source
+
+
+@dataclass(frozen=True)
+class Study:
+    """The search of one method on one pair.
+
+    Attributes:
+        template: a trial's run but for its point and its number.
+        label: the method's in the experiment; a trial's own label has its point.
+        space: what is searched.
+    """
+
+    template: Run
+    label: str
+    space: Space
+
+    @property
+    def key(self) -> Key:
+        """The pair's name and the method's label."""
+        return self.template.pair, self.label
 
 
 def teacher_run(experiment: Experiment, pair: PairSpec) -> Run:
@@ -48,8 +87,41 @@ def require_control(experiment: Experiment) -> None:
         raise ValueError(f"the control {PLAIN!r} is missing. Add it: without the plain student no gain can be stated.")
 
 
-def plan(experiment: Experiment) -> list[Run]:
+def plan(experiment: Experiment, found: Mapping[Key, Found] | None = None) -> list[Run]:
     """Every run of the experiment, teachers first, then seed by seed so that partial results are comparable.
+
+    Args:
+        experiment: any.
+        found: where the ruleset wants a search: the best point of every method on every pair.
+
+    Raises:
+        ValueError: the control `none` is not among the methods, or a search is wanted and nothing of it is given.
+    """
+    ruleset = experiment.protocol.ruleset
+    if ruleset != "published" and found is None:
+        raise ValueError(
+            f"protocol.ruleset: {ruleset}: its runs have the best point of a search. First: sstkd-bench tune FILE; "
+            "then: sstkd-bench run FILE --from-search"
+        )
+    runs = outline(experiment)
+    if found is None:
+        return runs
+    return [run if run.role == "teacher" else _at(run, found[run.pair, run.method.label]) for run in runs]
+
+
+def _at(run: Run, best: Found) -> Run:
+    """A final run with the best point of a search."""
+    return _pointed(run, best.point).model_copy(update={"source": best.source})
+
+
+def _pointed(run: Run, point: Mapping[str, float]) -> Run:
+    optimizer = run.train.optimizer.model_copy(update={"lr": point[LR]})
+    train = run.train.model_copy(update={"optimizer": optimizer})
+    return run.model_copy(update={"train": train, "method": with_point(run.method, point)})
+
+
+def outline(experiment: Experiment) -> list[Run]:
+    """The runs of the experiment as if its ruleset were `published`: what is run on what, without any search.
 
     Raises:
         ValueError: the control `none` is not among the methods.
@@ -57,21 +129,7 @@ def plan(experiment: Experiment) -> list[Run]:
     require_control(experiment)
     teachers = {pair.name: teacher_run(experiment, pair) for pair in experiment.pairs}
     students = [
-        Run(
-            experiment=experiment.name,
-            role="student",
-            pair=pair.name,
-            protocol=experiment.protocol,
-            budget=experiment.budget,
-            data=experiment.data,
-            network=pair.student,
-            teacher=pair.teacher,
-            teacher_run=teachers[pair.name].run_id,
-            method=method,
-            train=experiment.train,
-            seed=seed,
-            overrides=experiment.overrides,
-        )
+        _student(experiment, pair, teachers[pair.name], method, seed)
         for seed in experiment.seeds
         for pair in experiment.pairs
         for method in experiment.methods
@@ -80,3 +138,102 @@ def plan(experiment: Experiment) -> list[Run]:
     for run in [*teachers.values(), *students]:
         runs.setdefault(run.run_id, run)  # two pairs may share a teacher
     return list(runs.values())
+
+
+def _student(experiment: Experiment, pair: PairSpec, teacher: Run, method: Method, seed: int) -> Run:
+    return Run(
+        experiment=experiment.name,
+        role="student",
+        pair=pair.name,
+        protocol=experiment.protocol,
+        budget=experiment.budget,
+        data=experiment.data,
+        network=pair.student,
+        teacher=pair.teacher,
+        teacher_run=teacher.run_id,
+        method=method,
+        train=experiment.train,
+        seed=seed,
+        overrides=experiment.overrides,
+    )
+
+
+def studies(experiment: Experiment) -> list[Study]:
+    """What is searched, pair by pair, the methods in the file's order.
+
+    Raises:
+        ValueError: the experiment has no search.
+    """
+    search = experiment.search
+    if search is None:
+        raise ValueError(
+            "search: there is nothing to tune: the ruleset is published. Write protocol: {ruleset: tuned} and "
+            "search: {trials: 16, lr: [0.0005, 0.02]}"
+        )
+    # Checkpoints come with evaluations, where an algorithm may take a trial over; they are no part of its identity.
+    train = experiment.train.model_copy(
+        update={"steps": search.steps or experiment.train.steps, "checkpoint_every": None}
+    )
+    found = []
+    for pair in experiment.pairs:
+        teacher = teacher_run(experiment, pair)
+        for method, given in zip(experiment.methods, experiment.given, strict=True):
+            student = _student(experiment, pair, teacher, method, search.seed)
+            template = student.model_copy(update={"train": train})
+            found.append(Study(template, method.label, space_of(method, given, search.lr)))
+    return found
+
+
+def trial_run(
+    study: Study, number: int, algorithm: str, values: Mapping[str, float], changes: Sequence[Change] = ()
+) -> Run:
+    """The run of one trial.
+
+    Args:
+        study: what it is a trial of.
+        number: its own, from 0.
+        algorithm: who proposed it.
+        values: of every dimension.
+        changes: of population-based training.
+    """
+    trial = Trial(method=study.label, number=number, algorithm=algorithm, changes=tuple(changes))
+    return _pointed(study.template, point_of(study.space, values)).model_copy(update={"trial": trial})
+
+
+def search_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What is wrong with `search` beside its types: the key, and what to do."""
+    search, train, ruleset = experiment.search, experiment.train, experiment.protocol.ruleset
+    if search is None:
+        if ruleset != "published":
+            yield ("search",), f"missing; the ruleset {ruleset} needs e.g. search: {{trials: 16, lr: [0.0005, 0.02]}}"
+        return
+    if ruleset == "published":
+        yield ("search",), "not for the ruleset published. Delete it, or write protocol: {ruleset: tuned} or searched"
+        return
+    steps = search.steps or train.steps
+    if search.lr[0] >= search.lr[1]:
+        yield ("search", "lr"), f"is [low, high] with low < high; given {list(search.lr)}"
+    if search.seed in experiment.seeds:
+        yield ("search", "seed"), f"{search.seed} is one of seeds; a final run is never a trial. Give another seed"
+    if steps <= train.schedule.warmup_steps:
+        yield ("search", "steps"), f"{steps} steps end in the warm-up (train.schedule.warmup_steps); give more"
+    if ruleset == "tuned":
+        for key in ONLY_SEARCHED:
+            if getattr(search, key) is not None:
+                yield ("search", key), "only for the ruleset searched: tuned points are drawn before the first trial"
+        return
+    if search.algorithm is None:
+        yield ("search", "algorithm"), "missing; the ruleset searched allows random, asha, hyperband, pbt, tpe, nsga2"
+        return
+    for key, algorithms in BY_ALGORITHM.items():
+        if getattr(search, key) is not None and search.algorithm not in algorithms:
+            yield ("search", key), f"only for {' and '.join(algorithms)}, not {search.algorithm}; delete it"
+    if search.algorithm in LOOKS_AT_CURVES and (train.eval_every is None or train.eval_every >= steps):
+        yield (
+            ("search", "algorithm"),
+            f"{search.algorithm} looks at trials on the way; give train.eval_every below the {steps} steps of a trial",
+        )
+    if search.algorithm == "pbt" and search.trials < 2:
+        yield ("search", "trials"), "a population (pbt) is at least 2 trials, better 4 or more"
+    if search.grace is not None and search.grace >= steps:
+        yield ("search", "grace"), f"is below the {steps} steps of a trial; given {search.grace}"

@@ -34,6 +34,11 @@ def checkpoint_directory(experiment: Path, run_id: str) -> Path:
     return experiment / "checkpoints" / run_id
 
 
+def weights_path(experiment: Path, run_id: str) -> Path:
+    """Where the trained weights of a run are kept."""
+    return experiment / "weights" / f"{run_id}.safetensors"
+
+
 def write_row(
     run: Run,
     experiment: Path,
@@ -105,7 +110,18 @@ def _described(run: Run) -> dict[str, Any]:
         "code_version": code_version(),
         "versions": {"python": platform.python_version(), "platform": platform.platform(), **_versions()},
         "spec": text(spec),
+        **_searched(run),
     }
+
+
+def _searched(run: Run) -> dict[str, Any]:
+    """Columns of a trial, and of a run with the best point of a search."""
+    columns: dict[str, Any] = {}
+    if run.trial is not None:
+        columns |= {"trial": run.trial.number, "trial_method": run.trial.method}
+    if run.source is not None:
+        columns |= {f"search_{name}": value for name, value in run.source.model_dump().items()}
+    return columns
 
 
 @functools.cache

@@ -6,19 +6,19 @@ Everything here is computed from the rows on disk; nothing is remembered between
 import csv
 import io
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import store
-from harness.comparison import quick_table
+from harness.comparison import COLUMNS, quick_table
 from harness.tables import HEADER, Block, Comparison, QuickTable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["print_table", "quick_table", "to_csv", "to_markdown", "write_report"]
+__all__ = ["print_table", "quick_table", "show", "to_csv", "to_markdown", "write_report"]
 
 
 def to_markdown(table: QuickTable) -> str:
@@ -27,7 +27,7 @@ def to_markdown(table: QuickTable) -> str:
     for block in table.blocks:
         lines += [f"## {_md(block.pair)} on {_md(block.dataset)}", "", _md(block.headline), ""]
         lines += [
-            _md(f"{block.budget} per run, ruleset {block.ruleset}, protocol {table.protocol}, {block.devices}."),
+            _md(f"{block.budget} per run, ruleset {block.rules}, protocol {table.protocol}, {block.devices}."),
             "",
         ]
         lines += ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
@@ -56,6 +56,7 @@ def to_csv(table: QuickTable) -> str:
             "best_dev_miou_percent_mean",
             *(f"{name}_{what}" for name in ("vs_none", "vs_kd") for what in tests),
             *("step_s", "peak_mb", "floor_dev_miou_percent", "teacher_dev_miou_percent"),
+            *("ruleset", "search_trials", "search_seconds"),
         )
     )
     for block in table.blocks:
@@ -69,6 +70,7 @@ def to_csv(table: QuickTable) -> str:
                     x.best_miou.mean if x.best_miou else None,
                     *(*_csv_cells(x.vs_none), *_csv_cells(x.vs_kd)),
                     *(x.step_s, x.peak_mb, block.floor, block.teacher.miou),
+                    *(block.ruleset, x.search_trials, x.search_seconds),
                 )
             )
     return out.getvalue()
@@ -181,3 +183,41 @@ def write_report(
     for name, content in contents.values():
         store.write_atomic(base / name, content)
     return {what: base / name for what, (name, _) in contents.items()}
+
+
+def show(
+    directory: Path,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    run_ids: Sequence[str],
+    file: str,
+    rewrite: bool,
+    show_table: Callable[[QuickTable], None] | None = None,
+) -> int:
+    """Print an experiment's table, and write its files where they are missing or asked for.
+
+    Args:
+        directory: as for `write_report`, like the others.
+        methods: the experiment's labels.
+        seeds: the experiment's.
+        run_ids: all its runs.
+        file: the experiment file.
+        rewrite: write the files even if they are there.
+        show_table: shows the table instead of the terminal.
+
+    Returns:
+        The number of runs that failed.
+
+    Raises:
+        ValueError: as `write_report`.
+        OSError: as `write_report`.
+    """
+    if rewrite or not (directory / "report.html").is_file():
+        write_report(directory, methods, seeds, run_ids, file)
+    table = quick_table(store.read_runs(directory, list(COLUMNS), run_ids=run_ids), methods, seeds)
+    if show_table is None:
+        print_table(table, directory=directory)
+    else:
+        show_table(table)
+    rows = store.finished(directory)
+    return sum(rows.get(run_id) in ("failed", "skipped") for run_id in run_ids)

@@ -91,6 +91,12 @@ def _schema() -> Any:
         "num_classes": whole,
         "class_names": pa.list_(text),
         "palette": pa.list_(pa.list_(whole)),  # [r, g, b] of every class
+        # Of a trial: its number and the method's label. Of a final run: what its point was searched with.
+        "trial": whole,
+        "trial_method": text,
+        "search_trials": whole,  # of the method on this pair, ended early and failed ones included
+        "search_seconds": real,  # of training and evaluation, in all of them
+        "search_sha256": text,  # of the trials' run_ids
         "floor_dev_miou": real,  # the best look-up table on a single pixel, grey or in colour
         "floor_val_miou": real,
         "taps": pa.list_(text),

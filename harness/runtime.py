@@ -92,6 +92,7 @@ class Runtime:
         checkpoint_minutes: a checkpoint is also written after so many minutes.
         bucket_mb: size of the pieces in which gradients are summed over workers.
         most_workers: of a run whose workers come and go; 0 where their number is fixed.
+        on_evaluation: called after each evaluation before the last, when the checkpoint is written; may not return.
         give_way: whether the run shall stop at its next checkpoint, to go on with other workers; rank 0 is asked.
     """
 
@@ -106,6 +107,7 @@ class Runtime:
     checkpoint_minutes: float | None = None
     bucket_mb: int = 25
     most_workers: int = 0
+    on_evaluation: Callable[[Progress], None] = field(default=lambda progress: None)
     give_way: Callable[[], bool] = field(default=lambda: False)
 
     @classmethod

@@ -22,6 +22,7 @@ from harness.recipe import (
     Train,
     without_defaults_of_added_keys,
 )
+from harness.searchspec import Search, Seed, Source, Trial
 
 PROTOCOL_VERSION = "1.1"
 
@@ -37,8 +38,6 @@ class PathMark:
 
 FilePath = Annotated[str, PathMark("file")]
 FolderPath = Annotated[str, PathMark("folder")]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-"""As wide as the row's column."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 """Of a folder or a table's line: letters, digits, `.`, `_`, `-`."""
 
@@ -46,8 +45,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 class Protocol(Spec):
     """Which rules of docs/protocol.md the comparison follows."""
 
-    ruleset: Literal["published"] = "published"
-    """`published`: every method with its authors' values, zero tuning trials."""
+    ruleset: Literal["published", "tuned", "searched"] = "published"
+    """`published`: every method with its authors' values, zero tuning trials. `tuned`: the best of as many pre-drawn
+    points for every method. `searched`: the best that an algorithm found; exploratory."""
     absent_policy: Literal["skip", "zero"] = "skip"
     """A class absent from both prediction and label is left out of the mean (`skip`) or counts 0 (`zero`)."""
 
@@ -180,28 +180,66 @@ class Method(Spec):
         return any(method_entry(part.name).constants.get("needs_teacher", True) for part in self.parts)
 
 
+class Elastic(Spec):
+    """Workers of one run that may come and go; the global batch stays, by accumulation."""
+
+    min: PositiveInt
+    max: PositiveInt
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Elastic":
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
+class Checkpoints(Spec):
+    """How a run's resumable checkpoints are kept."""
+
+    minutes: Positive | None = None
+    """Also write one after so many minutes; only at the steps of train.checkpoint_every when not given."""
+    keep: PositiveInt = 1
+    """How many stay; an older one is taken up where the last is damaged."""
+    background: bool = False
+    """Write while the training goes on; takes the memory of one more copy of what is trained."""
+
+
 class Resources(Spec):
     """Where the runs run. Never part of a run's identity."""
 
-    workers: PositiveInt = 1
-    """Processes of one run; more than one trains with DistributedDataParallel through Ray Train."""
+    workers: PositiveInt | Elastic = 1
+    """Processes of one run; more than one trains with DistributedDataParallel through Ray Train. {min, max}: as many as
+    there is room for, changing as nodes come and go."""
     cpus_per_worker: PositiveInt = 1
     """CPUs reserved, and threads used, by each worker."""
     gpus_per_worker: NonNegative = 0.0
     loader_workers: Annotated[int, Field(ge=0)] = 0
     """Extra processes per worker that prepare batches; 0 prepares them in the worker itself."""
-    loggers: tuple[Literal["tensorboard"], ...] = ()
+    loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     """Live loggers; they write below the experiment's results folder."""
     concurrent: PositiveInt | None = None
     """Runs at the same time; as many as fit when not given."""
     address: Annotated[str, Field(pattern=r"^(local|auto|[A-Za-z0-9.\-]+:[0-9]+|ray://.+)$")] = "local"
     """`local` starts Ray on this machine; `auto` or host:port joins a running cluster."""
+    storage: Annotated[str, Field(pattern=r"^(/|[a-z][a-z0-9+]+://)[^@]+$")] | None = None
+    """Folder or URI (s3://bucket/prefix, gs://...) below which the workers keep rows, weights and checkpoints; what is
+    finished is fetched from there. The results folder itself, which every worker must see, when not given."""
+    checkpoints: Checkpoints = Checkpoints()
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """How often a run is tried again, on another node if there is one, when its worker dies or its machine fails."""
+    bucket_mb: PositiveInt = 25
+    """Gradients are summed over workers in pieces of this size, while the backward pass goes on."""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> "Resources":
         if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
             raise ValueError(f"gpus_per_worker is at most 1, or a whole number; given {self.gpus_per_worker:g}")
         return self
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Fewest and most workers of one run."""
+        return (self.workers, self.workers) if isinstance(self.workers, int) else (self.workers.min, self.workers.max)
 
 
 def _as_method(value: Any) -> Any:
@@ -234,11 +272,13 @@ class Experiment(Spec):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     """One final run per method and seed; methods are compared seed by seed."""
     methods: Annotated[tuple[Annotated[Method, BeforeValidator(_as_method)], ...], Field(min_length=1)]
-    search: None = None
-    """Reserved: no search is run."""
+    search: Search | None = None
+    """Before the final runs; for the rulesets `tuned` and `searched`."""
     resources: Resources = Resources()
     overrides: tuple[str, ...] = ()
     """Filled in by --set; not a key of the file."""
+    given: tuple[tuple[str, ...], ...] = ()
+    """Filled in where there is a search: the parameters that the file gives, for each of `methods`; no key either."""
 
 
 class Run(Spec):
@@ -261,6 +301,8 @@ class Run(Spec):
     method: Method
     train: Train
     seed: int
+    trial: Trial | None = None
+    source: Source | None = None
     overrides: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
@@ -271,6 +313,11 @@ class Run(Spec):
                 weights.pop("path")
         spec["data"].pop("root")
         spec["train"].pop("checkpoint_every")
+        for key in ("trial", "source"):  # a run that belongs to no search is the one it was before there were any
+            if spec[key] is None:
+                del spec[key]
+        if self.source is not None:
+            spec["source"].pop("seconds")
         spec["train"] = without_defaults_of_added_keys(spec["train"])
         return {"protocol_version": PROTOCOL_VERSION, **spec}
 

@@ -19,35 +19,76 @@ from harness.yamlfile import KeyPath, dotted
 M = TypeVar("M", bound=BaseModel)
 N = TypeVar("N", bound=Network)
 Report = Callable[[KeyPath, str], None]
+IN_CLUSTER = ("metadata", "experiment")
+"""Where a Ray cluster file holds the experiment: `metadata` is the one key whose content Ray's schema leaves free."""
+FILLED_IN = {"overrides": "--set", "given": "methods"}
+"""Fields of an experiment that no file has, and where they come from."""
+CLUSTER_KEYS = {"cluster_name", "provider"}
+"""What a Ray cluster file cannot be without, and an experiment does not have."""
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read and validate an experiment file; `overrides` are `key.path=value` and are applied first.
+def load(path: Path, overrides: Sequence[str] = (), *, here: bool = True) -> Experiment:
+    """Read and validate an experiment file, or the experiment in a Ray cluster file.
+
+    Args:
+        path: the file.
+        overrides: `key.path=value`, applied first; the key paths are the experiment's in both forms of file.
+        here: False where the runs are another machine's: paths are left as they are written, with their `${VAR}`, and
+            are not looked up, so that digests of weights that the file does not give stay unknown.
 
     Raises:
         ValueError: every mistake found, one line each: file and line, key path, what is wrong, what is allowed. Methods
             and the dataset are looked up once the rest is right.
     """
-    data, lines = yamlfile.read(path)
-    from_set = {yamlfile.override(data, text): f"--set {text}" for text in overrides}
+    document, lines = yamlfile.read(path)
+    data, root = _experiment_in(document, path, lines)
+    from_set: dict[KeyPath, str] = {}
     problems: dict[KeyPath, str] = {}
 
     def report(at: KeyPath, message: str) -> None:
-        origin = next((text for key, text in from_set.items() if at[: len(key)] == key), None)
-        line = next((lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in lines), None)
-        place = origin or (f"{path}:{line}" if line else f"{path}")
-        problems.setdefault(at, f"{place}: {dotted(at)}: {message}")
+        full = (*root, *at)
+        inner = None if full in lines else at  # a key that --set made on the way to its own
+        origin = next((t for key, t in from_set.items() if at[: len(key)] == key or key[: len(at)] == inner), None)
+        line = next((lines[full[:n]] for n in range(len(full), 0, -1) if full[:n] in lines), None)
+        place = f"{path}:{line}" if line else f"{path}"
+        where = f"{origin}: {dotted(at)}" if origin else f"{place}: {dotted(full)}"
+        problems.setdefault(at, f"{where}: {message}")
 
-    if "overrides" in data:
-        report(("overrides",), "unknown key. It is filled in from --set; delete it.")
-        del data["overrides"]
-    _expand_paths(data, Experiment, (), report)
+    if root:  # what Ray's launcher leaves on the head node is what its own reader made of the file
+        for at, value in yamlfile.read_otherwise_by_ray(path, data, root):
+            report(at, f"Ray reads {value!r} here. Quote text, write numbers as 1.0e-3, and true or false in full")
+    from_set |= {yamlfile.override(data, text): f"--set {text}" for text in overrides}
+    for key in FILLED_IN.keys() & data.keys():
+        report((key,), f"unknown key. It is filled in from {FILLED_IN[key]}; delete it.")
+        del data[key]
+    _expand_paths(data, Experiment, (), report, here)
     experiment = validate(Experiment, data, (), report)
     if experiment is not None and not problems:
-        experiment = _resolve(experiment, data["methods"], report)
+        experiment = _resolve(experiment, data["methods"], report, here)
     if problems or experiment is None:
         raise ValueError("\n".join(problems.values()))
     return experiment.model_copy(update={"overrides": tuple(overrides)})
+
+
+def _experiment_in(
+    document: dict[str, Any], path: Path, lines: dict[KeyPath, int]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The experiment in a file, and the key it stands under: none, or `metadata.experiment` of a Ray cluster file.
+
+    Raises:
+        ValueError: a cluster file without an experiment.
+    """
+    if not CLUSTER_KEYS & document.keys():
+        return document, ()
+    metadata = document.get("metadata")
+    found = metadata.get("experiment") if isinstance(metadata, dict) else None
+    if not isinstance(found, dict):
+        line = next((lines[key] for key in (IN_CLUSTER, IN_CLUSTER[:1]) if key in lines), 1)
+        raise ValueError(
+            f"{path}:{line}: {dotted(IN_CLUSTER)}: a Ray cluster file (it has {', '.join(sorted(CLUSTER_KEYS))}) holds "
+            "its experiment here, as a mapping (name:, data:, ...); there is none."
+        )
+    return found, IN_CLUSTER
 
 
 def validate(model: type[M], data: Any, at: KeyPath, report: Report) -> M | None:
@@ -71,7 +112,7 @@ def validate(model: type[M], data: Any, at: KeyPath, report: Report) -> M | None
         if problem["type"] == "too_short" and any(p["loc"][: len(loc)] == loc != p["loc"] for p in problems):
             continue  # items that were refused are not counted; they are reported themselves
         if problem["type"] == "extra_forbidden":
-            allowed = [key for key in _model_at(model, loc[:-1]).model_fields if key != "overrides"]
+            allowed = [key for key in _model_at(model, loc[:-1]).model_fields if key not in FILLED_IN]
             message = f"unknown key.{nearest(str(loc[-1]), allowed)} Allowed: {', '.join(allowed) or 'no keys'}"
         elif problem["type"] == "missing":
             message = "this key is missing; it has no default"
@@ -113,8 +154,8 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [found for item in typing.get_args(annotation) for found in _models_in(item)]
 
 
-def _expand_paths(value: Any, model: type[BaseModel], at: KeyPath, report: Report) -> None:
-    """Expand `${VAR}` in path fields (in place) and require the file; refuse `${` everywhere else."""
+def _expand_paths(value: Any, model: type[BaseModel], at: KeyPath, report: Report, here: bool) -> None:
+    """Expand `${VAR}` in path fields (in place) and require the file, if it is to be here; refuse `${` elsewhere."""
     if isinstance(value, list):
         for index, item in enumerate(value):
             if isinstance(item, str):
@@ -124,32 +165,34 @@ def _expand_paths(value: Any, model: type[BaseModel], at: KeyPath, report: Repor
                         f"${{...}} is expanded in paths only; write the value itself instead of {item!r}",
                     )
             else:
-                _expand_paths(item, model, (*at, index), report)
+                _expand_paths(item, model, (*at, index), report, here)
     if not isinstance(value, dict):
         return
     for key, item in value.items():
-        here = (*at, key)
+        place = (*at, key)
         field = model.model_fields.get(str(key))
         mark = _path_mark(field) if field is not None and isinstance(item, str) else None
         if mark is not None:
+            if not here:
+                continue
             try:
                 value[key] = yamlfile.expand_variables(item)
             except ValueError as error:
-                report(here, str(error))
+                report(place, str(error))
                 continue
             value[key] = os.path.abspath(value[key]) if value[key] else ""  # workers have another current folder
             if not (os.path.isfile if mark.kind == "file" else os.path.isdir)(value[key]):
                 report(
-                    here,
+                    place,
                     f"there is no {mark.kind} {value[key] or repr('')}. Correct the path or fetch the {mark.kind}.",
                 )
         elif isinstance(item, str) and "${" in item:
-            report(here, f"${{...}} is expanded in paths only; write the value itself instead of {item!r}")
+            report(place, f"${{...}} is expanded in paths only; write the value itself instead of {item!r}")
         elif field is not None:
             inner = _models_in(field.annotation)
-            _expand_paths(item, inner[0] if inner else Spec, here, report)
+            _expand_paths(item, inner[0] if inner else Spec, place, report, here)
         else:
-            _expand_paths(item, Spec, here, report)
+            _expand_paths(item, Spec, place, report, here)
 
 
 def _path_mark(field: Any) -> PathMark | None:
@@ -161,13 +204,14 @@ def _path_mark(field: Any) -> PathMark | None:
     return next((m for m in metadata if isinstance(m, PathMark)), None)
 
 
-def _resolve(experiment: Experiment, written: list[Any], report: Report) -> Experiment:
+def _resolve(experiment: Experiment, written: list[Any], report: Report, here: bool) -> Experiment:
     """Check names against the tables, fill in every default, and look for repeated entries.
 
     Args:
         experiment: as validated so far.
         written: `methods` as the file has it, to name the key at fault.
         report: takes the mistakes.
+        here: whether weight files are here, for their digests.
     """
     methods = [
         _resolve_method(method, ("methods", index), written[index], report)
@@ -179,10 +223,10 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report) -> Expe
         data = data.model_copy(update={"parameters": found.model_dump(mode="json") if found else {}})
     except ValueError as error:
         report(("data", "name"), str(error))
-    pairs = tuple(
-        pair.model_copy(update={role: _digested(getattr(pair, role)) for role in ("teacher", "student")})
-        for pair in experiment.pairs
-    )
+    pairs = experiment.pairs
+    if here:
+        roles = ("teacher", "student")
+        pairs = tuple(p.model_copy(update={role: _digested(getattr(p, role)) for role in roles}) for p in pairs)
     same = [(p.teacher, p.student) for p in pairs]
     for key, items, names in (
         ("methods", methods, [m.label if m is not None else "" for m in methods]),
@@ -197,8 +241,14 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report) -> Expe
         protocol.require_control(experiment)
     except ValueError as error:
         report(("methods",), str(error))
-    resolved = {"methods": tuple(m for m in methods if m is not None), "data": data, "pairs": pairs}
-    return experiment.model_copy(update=resolved)
+    given: tuple[tuple[str, ...], ...] = ()
+    if experiment.search is not None:
+        given = tuple(tuple(sorted(method.parameters)) for method in experiment.methods)
+    resolved = {"methods": tuple(m for m in methods if m is not None), "data": data, "pairs": pairs, "given": given}
+    experiment = experiment.model_copy(update=resolved)
+    for at, message in protocol.search_problems(experiment):
+        report(at, message)
+    return experiment
 
 
 def _digested(network: N) -> N:
@@ -248,9 +298,10 @@ def _prefixed(name: str, report: Report) -> Report:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of the experiment file, methods and datasets with their own parameters included."""
+    """JSON Schema of both forms of file, methods and datasets with their own parameters included."""
     schema = Experiment.model_json_schema()
-    schema["properties"].pop("overrides")
+    for key in FILLED_IN:
+        schema["properties"].pop(key)
     methods = signatures.table("harness.distillers", "METHODS")
     outside = "^[A-Za-z_][\\w.]*:[A-Za-z_]\\w*$"
     forms: list[dict[str, Any]] = [{"enum": sorted(methods)}, {"type": "string", "pattern": outside}]
@@ -278,4 +329,16 @@ def json_schema() -> dict[str, Any]:
         }
         for name, e in sorted(datasets.items())
     ]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "sstkd-bench experiment", **schema}
+    definitions = schema.pop("$defs") | {"Experiment": schema}
+    plain = {"$ref": "#/$defs/Experiment"}
+    metadata = {"type": "object", "properties": {"experiment": plain}, "required": ["experiment"]}
+    cluster = {"properties": {"metadata": metadata}, "required": [*sorted(CLUSTER_KEYS), "metadata"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "sstkd-bench experiment, by itself or in a Ray cluster file",
+        "type": "object",
+        "if": {"anyOf": [{"required": [key]} for key in sorted(CLUSTER_KEYS)]},
+        "then": cluster,
+        "else": plain,
+        "$defs": definitions,
+    }

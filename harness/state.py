@@ -65,6 +65,10 @@ class Log:
         dev_miou = self.curve[-1]["dev_miou"] if self.curve else None
         return {"loss": sum(terms.values()), "terms": terms, "dev_miou": dev_miou}
 
+    def so_far(self) -> dict[str, Any]:
+        """What the row of a run would say that ends here."""
+        return {"curve": [*self.curve], "train_seconds": self.train_seconds, "eval_seconds": self.eval_seconds}
+
     def started(self, step: int, workers: int) -> None:
         """Note how many workers share the run from `step` on."""
         if not self.workers or self.workers[-1]["workers"] != workers:

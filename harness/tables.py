@@ -60,6 +60,7 @@ class MethodRow:
         vs_none, vs_kd: the paired comparisons; None for the reference itself and where no seed pairs.
         step_s: median over runs of the step time in seconds.
         peak_mb: highest peak memory of any run.
+        search_trials, search_seconds: of the search that the method's values come from; None without one.
     """
 
     label: str
@@ -74,6 +75,8 @@ class MethodRow:
     vs_kd: Comparison | None = None
     step_s: float | None = None
     peak_mb: float | None = None
+    search_trials: int | None = None
+    search_seconds: float | None = None
 
     @property
     def absences(self) -> str:
@@ -128,7 +131,7 @@ class Teacher:
 @dataclass(frozen=True)
 class Block:
     """All methods on one pair. `floor` is in percent points; `notes` say why runs have no result, `caveats` what
-    must be known of a method's values."""
+    must be known of a method's values, `trials` how many the search of each method had."""
 
     pair: str
     dataset: str
@@ -142,6 +145,12 @@ class Block:
     comparisons: int
     notes: tuple[str, ...]
     caveats: tuple[str, ...] = ()
+    trials: str = ""
+
+    @property
+    def rules(self) -> str:
+        """The ruleset, and how many trials stand behind each method."""
+        return f"{self.ruleset} ({self.trials} trials per method)" if self.trials else self.ruleset
 
     @property
     def headline(self) -> str:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from harness import guard, seeds, state
-from harness.cost import PeakMemory, StepClock, multiply_adds, parameters
+from harness.cost import PeakMemory, StepClock, parameters
 from harness.datasets import Data
 from harness.distillers import Distiller
 from harness.evaluate import Counted, evaluate, predict
@@ -29,12 +29,13 @@ from harness.parts import (
     build_network,
     build_teacher,
     converted,
+    count_multiply_adds,
     for_inputs,
     load_data,
     teacher_weights,
-    weights_path,
 )
 from harness.perimage import per_image_path, write_per_image
+from harness.record import weights_path
 from harness.runtime import Runtime
 from harness.scores import miou
 from harness.spec import Run
@@ -54,7 +55,7 @@ class RunResult:
     """What a finished run knows: measured columns of its row, in the units that `harness.store` names."""
 
     columns: dict[str, Any]
-    weights_sha256: str
+    weights_sha256: str | None
 
 
 class KDStep(nn.Module):
@@ -224,26 +225,24 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
                 raise GiveWay(f"stopped at step {done}")
         if logs or saves:
             runtime.on_progress({"step": done, "steps": steps, **log.now(), "step_ms": clock.percentile(50)})
+        if evaluates and done < steps:
+            runtime.on_evaluation({"step": done, "step_ms": clock.percentile(50), **log.so_far()})
         tick = waited = time.perf_counter()
 
     guard.all_contributed({name: float(value) for name, value in log.total.items()}, steps)
-    counted = {name: evaluate(student, data, name, run, runtime, final=True) for name in ("dev", "val")}
+    splits = ("dev", "val") if run.trial is None else ("dev",)
+    counted = {name: evaluate(student, data, name, run, runtime, final=True) for name in splits}
     log.eval_seconds += time.perf_counter() - tick
     if runtime.rank != 0:
         return None
     if not log.curve:
         log.curve.append({"step": steps, "dev_miou": miou(counted["dev"].confusion, run.protocol.absent_policy)})
-    facts |= (
-        _measured(run, log, clock, counted, elastic=runtime.most_workers > 0)
-        | _images(run, data, counted["val"], experiment)
-        | {
-            "samples": _samples(student, data, run, runtime, with_images=run.role == "teacher" and data.info.shareable),
-            "wall_seconds": time.perf_counter() - began,
-            "peak_memory_mb": memory.mb(),
-        }
-    )
+    facts |= _measured(run, log, clock, counted, elastic=runtime.most_workers > 0)
+    if run.trial is None:
+        facts |= _kept(student, data, run, runtime, counted["val"], experiment)
+    facts |= {"wall_seconds": time.perf_counter() - began, "peak_memory_mb": memory.mb()}
     runtime.checkpoints.wait()
-    digest = save_state(student.state_dict(), weights_path(experiment, run.run_id))
+    digest = save_state(student.state_dict(), weights_path(experiment, run.run_id)) if run.trial is None else None
     return RunResult(facts, digest)
 
 
@@ -267,7 +266,7 @@ def _facts(run: Run, student: SegNet, distiller: Distiller, data: Data, device: 
         "taps": [*student.info().stages, "decoder", "logits"],
         "student_parameters": parameters(student),
         "extra_parameters": parameters(distiller),
-        "student_macs": multiply_adds(student, torch.zeros(1, 3, height, width)),
+        "student_macs": count_multiply_adds(run.network, info.num_classes, height, width),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
 
@@ -294,6 +293,14 @@ def _measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counte
         "resumed": log.resumed,
         "worker_history": log.workers if elastic or len(log.workers) > 1 else None,
     }
+
+
+def _kept(
+    student: SegNet, data: Data, run: Run, runtime: Runtime, val: Counted, experiment: Path
+) -> dict[str, Any]:
+    """What somebody may want to look at later: predictions, and the matrices of single val images."""
+    whole = run.role == "teacher" and data.info.shareable
+    return _images(run, data, val, experiment) | {"samples": _samples(student, data, run, runtime, whole)}
 
 
 def _images(run: Run, data: Data, val: Counted, experiment: Path) -> dict[str, Any]:

@@ -19,8 +19,10 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.signatures": ("", "pydantic"),
     "harness.seeds": ("", "numpy"),
     "harness.recipe": ("", "pydantic"),
-    "harness.spec": ("harness.recipe harness.signatures", "pydantic"),
-    "harness.protocol": ("harness.spec", ""),
+    "harness.searchspec": ("harness.recipe", "pydantic"),
+    "harness.spec": ("harness.recipe harness.searchspec harness.signatures", "pydantic"),
+    "harness.space": ("harness.spec", ""),
+    "harness.protocol": ("harness.searchspec harness.space harness.spec", ""),
     "harness.specfile": (
         "harness.files harness.recipe harness.spec harness.signatures harness.yamlfile harness.protocol",
         "pydantic",
@@ -31,11 +33,22 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.row": ("", "numpy pyarrow"),
     "harness.files": ("", ""),
     "harness.store": ("harness.files harness.row", "pyarrow"),
+    "harness.storage": ("harness.files", "pyarrow"),
+    "harness.pull": ("harness.files harness.storage harness.store", ""),
     "harness.perimage": ("harness.files", "numpy pyarrow"),
+    "harness.points": (
+        "harness harness.files harness.protocol harness.seeds harness.space harness.spec",
+        "numpy scipy pyarrow",
+    ),
+    "harness.best": (
+        "harness harness.files harness.points harness.protocol harness.searchspec harness.space harness.spec harness.store",
+        "pyarrow",
+    ),
     "harness.record": ("harness harness.spec harness.store", ""),
     "harness.tables": ("harness.stats", ""),
     "harness.comparison": ("harness.stats harness.tables", "numpy"),
     "harness.plots": ("harness.tables", "numpy matplotlib PIL"),
+    "harness.searchplots": ("harness.best harness.plots harness.space", "numpy scipy matplotlib"),
     "harness.pagestyle": ("", ""),
     "harness.page": ("harness.pagestyle harness.plots harness.scores harness.tables", "numpy matplotlib"),
     "harness.report": (
@@ -68,12 +81,13 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.distillers.sstkd": ("harness.distillers.base harness.models.weights harness.taps sstkd", "torch"),
     # Training
     "harness.parts": (
-        "harness.spec harness.signatures harness.seeds harness.store harness.models harness.datasets harness.distillers "
+        "harness.cost harness.record harness.spec harness.signatures harness.seeds harness.store harness.models harness.datasets harness.distillers "
         "harness.taps",
-        "torch",
+        "torch numpy",
     ),
+    "harness.checkpoints": ("harness.storage", "torch"),
     "harness.runtime": (
-        "harness.files harness.spec harness.seeds harness.datasets harness.models.syncbn",
+        "harness.checkpoints harness.recipe harness.spec harness.seeds harness.datasets harness.models.syncbn",
         "torch numpy cv2",
     ),
     "harness.guard": ("harness.runtime", "torch"),
@@ -82,14 +96,19 @@ RULES: dict[str, tuple[str, str]] = {
         "harness.recipe harness.spec harness.taps harness.metrics harness.datasets harness.runtime",
         "torch numpy",
     ),
+    "harness.state": (
+        "harness.cost harness.distillers harness.models harness.optimizers harness.runtime harness.spec",
+        "torch",
+    ),
     "harness.train": (
-        "harness.spec harness.seeds harness.scores harness.taps harness.evaluate harness.perimage harness.cost "
+        "harness.record harness.spec harness.state harness.seeds harness.scores harness.taps harness.evaluate harness.perimage harness.cost "
         "harness.models harness.datasets harness.distillers harness.optimizers harness.parts harness.guard "
         "harness.runtime",
         "torch numpy PIL",
     ),
     "harness.execute": ("harness.spec harness.record harness.runtime harness.train", ""),
-    "harness.loggers": ("harness.spec", ""),
+    "harness.loggers": ("harness.files harness.spec harness.status", ""),
+    "harness.gauges": ("harness.spec harness.status", ""),
     "harness.estimate": (
         "harness.spec harness.taps harness.models harness.datasets harness.distillers harness.parts harness.runtime",
         "torch",
@@ -100,45 +119,108 @@ RULES: dict[str, tuple[str, str]] = {
         "torch",
     ),
     "harness.testing": (
-        "harness.testing harness.distillers harness.guard harness.models harness.optimizers harness.recipe harness.runtime "
+        "harness.testing harness.checkpoints harness.distillers harness.guard harness.models harness.optimizers harness.recipe harness.runtime "
         "harness.signatures harness.spec harness.taps harness.train",
         "torch numpy",
     ),
     # Pictures of textures
     "harness.texture": (
-        "harness.store harness.parts harness.datasets harness.models harness.spec harness.taps sstkd",
+        "harness.record harness.store harness.parts harness.datasets harness.models harness.spec harness.taps sstkd",
         "torch numpy PIL",
     ),
     "harness.textureplots": ("harness.plots harness.texture", "numpy matplotlib"),
     "harness.showtexture": ("harness harness.texture harness.textureplots sstkd", "numpy matplotlib"),
+    # Clusters
+    "harness.jobenv": ("", ""),
+    "harness.bundle": ("", ""),
+    "harness.sendrows": ("", ""),
+    "harness.submit": (
+        "harness harness.bundle harness.jobenv harness.protocol harness.pull harness.sendrows harness.spec harness.storage "
+        "harness.store",
+        "ray",
+    ),
+    "harness.manifests": ("harness.jobenv harness.spec harness.submit", "yaml"),
     # Ray, and the terminal
-    "harness.launch": (
-        "harness.spec harness.protocol harness.store harness.record harness.parts harness.runtime harness.train "
-        "harness.execute harness.loggers",
+    "harness.status": ("harness.spec", ""),
+    "harness.queue": ("harness.spec", ""),
+    "harness.home": (
+        "harness.checkpoints harness.files harness.perimage harness.pull harness.record harness.spec harness.storage "
+        "harness.store",
+        "",
+    ),
+    "harness.board": ("", ""),
+    "harness.cluster": ("harness.spec", "ray"),
+    "harness.shelf": ("", "numpy ray"),
+    "harness.group": ("", ""),
+    "harness.workers": ("harness.cluster harness.group harness.process", ""),
+    "harness.process": (
+        "harness.cluster harness.cost harness.execute harness.gauges harness.group harness.home harness.loggers "
+        "harness.record harness.runtime harness.shelf harness.spec harness.train",
         "torch ray",
     ),
+    "harness.lanes": (
+        "harness.cluster harness.group harness.queue harness.record harness.shelf harness.spec harness.workers",
+        "ray",
+    ),
+    "harness.launch": (
+        "harness.board harness.cluster harness.home harness.lanes harness.pull harness.queue harness.record "
+        "harness.spec harness.status harness.store",
+        "ray",
+    ),
+    "harness.trials": (
+        "harness harness.checkpoints harness.cluster harness.execute harness.home harness.protocol harness.runtime "
+        "harness.searchspec harness.shelf harness.space harness.spec harness.store",
+        "torch ray",
+    ),
+    "harness.algorithms": ("harness.best harness.searchspec harness.seeds harness.space harness.trials", "ray"),
+    "harness.search": (
+        "harness harness.algorithms harness.best harness.cluster harness.home harness.points "
+        "harness.protocol harness.pull harness.record harness.searchspec harness.shelf harness.space harness.spec "
+        "harness.storage harness.store harness.trials",
+        "ray",
+    ),
     "harness.predict": (
-        "harness harness.datatool harness.files harness.store harness.datasets harness.evaluate harness.models harness.parts harness.runtime harness.spec",
+        "harness harness.datatool harness.files harness.record harness.store harness.datasets harness.evaluate harness.models harness.parts harness.runtime harness.spec",
         "torch numpy PIL cv2",
     ),
-    "harness.prepare": ("harness.datasets harness.files harness.launch harness.spec", "torch ray cv2 pyarrow"),
+    "harness.prepare": ("harness.cluster harness.datasets harness.files harness.spec", "torch ray cv2 pyarrow"),
     "harness.datatool": ("harness.datasets harness.spec", "numpy"),
     "harness.terminal": ("", "typer"),
     "harness.clidata": ("harness.terminal", "typer"),
-    "harness.display": ("harness.spec", "rich"),
+    "harness.clisubmit": ("harness.terminal", "typer"),
+    "harness.changes": ("harness.spec harness.status", ""),
+    "harness.screen": ("harness.spec harness.status", "rich"),
+    "harness.display": ("harness.changes harness.screen harness.spec harness.status", "rich"),
+    "harness.events": ("harness.changes harness.spec harness.status harness.tables", ""),
+    "harness.clirun": ("", "typer"),
+    "harness.clitune": ("harness.terminal", "typer"),
     "harness.doctor": ("harness.spec harness.record", "rich"),
-    "harness.cli": ("harness.clidata harness.terminal", "typer"),
+    "harness.cli": ("harness.clidata harness.clisubmit harness.terminal", "typer"),
 }
 # Functions that may import what their module may not, because it is slow or missing on some machines.
 FREE = {
     "harness.runtime": {"Runtime.ray_worker": {"ray"}},
-    "harness.loggers": {"tensorboard": {"torch"}},
+    "harness.loggers": {
+        "tensorboard": {"torch"},
+        "wandb": {"wandb"},
+        **{f: {"mlflow"} for f in ("mlflow", "_mlflow_on_server", "_mlflow_in_files", "_mlflow_experiment")},
+    },
+    "harness.gauges": {"Gauges.__init__": {"ray"}},
+    "harness.algorithms": {f: {"optuna"} for f in ("require_optuna", "proposals", "_sampler", "_distributions")},
 }
-FREE_MODULES = {"harness.cli", "harness.clidata", "harness.doctor", "harness.terminal"}  # every function
+FREE_MODULES = {
+    "harness.cli",
+    "harness.clidata",
+    "harness.clirun",
+    "harness.clisubmit",
+    "harness.clitune",
+    "harness.doctor",
+    "harness.terminal",
+}  # every function
 
 LIGHT = (
-    "recipe spec specfile yamlfile signatures protocol seeds files store row scores stats report tables comparison plots page record "
-    "perimage cli clidata terminal display"
+    "recipe searchspec spec space points best searchplots clitune specfile yamlfile signatures protocol seeds files storage pull status queue store row scores stats report tables comparison plots page record "
+    "perimage cli clidata clisubmit jobenv bundle sendrows submit manifests terminal display changes screen events loggers gauges clirun"
 )
 
 
@@ -257,8 +339,8 @@ def test_the_check_sees(module: str, source: str, wrong: str) -> None:
         ("harness.runtime", "class Runtime:\n    def ray_worker(cls):\n        import ray.train"),
         ("harness.distillers.newcomer", "from harness.distillers._ops import match_size\nimport torch.nn.functional"),
         (
-            "harness.display",
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from harness.launch import Status",
+            "harness.screen",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from harness.launch import run_all",
         ),
         ("harness.datasets.newcomer", "from harness.datasets.base import Data\nimport json, cv2"),
     ],

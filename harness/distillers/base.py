@@ -33,7 +33,9 @@ class Distiller(nn.Module):
 
     Attributes:
         paper: citation, one line.
-        space: what the `tuned` ruleset may tune, as {hyper-parameter: (low, high)}, log-uniform.
+        space: what a search may change, as {hyper-parameter: (low, high)}, log-uniform.
+        optional: those of `space` that a search may also set to 0, so that their term is off.
+        needs: {hyper-parameter of `space`: another one}; without effect where the other is 0.
         weights: hyper-parameters that scale terms; doubling all of them doubles every term.
         caveat: what a table must say of the default values, e.g. that nobody could verify them; empty if nothing.
         needs_teacher: False lets the training loop skip the teacher's forward pass.
@@ -41,6 +43,8 @@ class Distiller(nn.Module):
 
     paper: ClassVar[str] = ""
     space: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    optional: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[Mapping[str, str]] = {}
     weights: ClassVar[tuple[str, ...]] = ("weight",)
     caveat: ClassVar[str] = ""
     needs_teacher: ClassVar[bool] = True

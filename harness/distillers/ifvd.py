@@ -87,7 +87,10 @@ class IFVD(Distiller):
         "weight": (2.0, 2000.0),
         "kd": (1.0, 100.0),
         "adversarial": (0.0001, 0.1),
+        "critic_lr": (0.0001, 0.0016),
     }
+    optional: ClassVar[tuple[str, ...]] = ("adversarial",)
+    needs: ClassVar[Mapping[str, str]] = {"critic_lr": "adversarial"}
     weights: ClassVar[tuple[str, ...]] = ("weight", "kd", "adversarial")
 
     def __init__(

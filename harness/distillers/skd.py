@@ -87,7 +87,10 @@ class SKD(Distiller):
         "pixel": (1.0, 100.0),
         "pairwise": (0.1, 100.0),
         "holistic": (0.001, 1.0),
+        "critic_lr": (0.0001, 0.0016),
     }
+    optional: ClassVar[tuple[str, ...]] = ("holistic",)
+    needs: ClassVar[Mapping[str, str]] = {"critic_lr": "holistic"}
     weights: ClassVar[tuple[str, ...]] = ("pixel", "pairwise", "holistic")
 
     def __init__(

@@ -95,7 +95,10 @@ class SSTKD(Distiller):
         "w_str": (0.05, 50.0),
         "w_sta": (0.05, 50.0),
         "w_adv": (0.001, 0.1),
+        "critic_lr": (0.0001, 0.0016),
     }
+    optional: ClassVar[tuple[str, ...]] = ("w_adv",)
+    needs: ClassVar[Mapping[str, str]] = {"critic_lr": "w_adv"}
 
     weights: ClassVar[tuple[str, ...]] = ("w_re", "w_str", "w_sta", "w_adv")
 

@@ -62,6 +62,7 @@ def search_space(case: Case) -> None:
         default = inspect.signature(case.kind).parameters[name].default
         inside = default is inspect.Parameter.empty or default == 0 or low <= default <= high
         require(inside, f"space[{name!r}] is ({low}, {high}), without the default {default}")
+    _conditions(case)
     if not case.kind.needs_teacher:
         return
     require(case.kind.space, "space is empty; name what may be tuned")
@@ -71,6 +72,21 @@ def search_space(case: Case) -> None:
         f"weights is {case.kind.weights}; name the hyper-parameters that scale terms"
         + (f" ({', '.join(unknown)} is none)" if unknown else ""),
     )
+
+
+def _conditions(case: Case) -> None:
+    """What may be off is searched and can be; what hangs on another hyper-parameter names one; the source says so."""
+    kind, values = case.kind, case.keywords()
+    for name in kind.optional:
+        require(name in kind.space, f"optional names {name}, which is not in space")
+        Case(kind, {**case.parameters, name: 0.0}).build()
+    for name, other in kind.needs.items():
+        require(name in kind.space, f"needs names {name}, which is not in space")
+        require(other in values and other != name, f"needs[{name!r}] is {other!r}; name another hyper-parameter")
+    constants = signatures.entry(f"{kind.__module__}:{kind.__qualname__}").constants
+    for name in ("space", "optional", "needs"):
+        said, read = getattr(kind, name), constants.get(name, getattr(Distiller, name))
+        require(said == read, f"{name} is {said} in the class and {read} in the source; write it out there")
 
 
 def refusals(case: Case) -> None:

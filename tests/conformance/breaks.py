@@ -32,6 +32,21 @@ BREAKS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
     "bounds in disorder": ("search-space", "0 < low < high", [("(0.1, 10.0)", "(10.0, 0.1)")]),
     "bounds of nothing": ("search-space", "no hyper-parameter", [('{"weight": (0', '{"wight": (0')]),
     "nothing tuned": ("search-space", "space is empty", [('{"weight": (0.1, 10.0)}', "{}")]),
+    "a space that is computed": (
+        "search-space",
+        "write it out there",
+        [('= {"weight": (0.1, 10.0)}', "= dict(weight=(0.1, 10.0))")],
+    ),
+    "off without a range": (
+        "search-space",
+        "optional names wight",
+        [("    def __init__", '    optional: ClassVar[tuple[str, ...]] = ("wight",)\n\n    def __init__')],
+    ),
+    "hangs on nothing": (
+        "search-space",
+        "name another hyper-parameter",
+        [("    def __init__", '    needs: ClassVar[Mapping[str, str]] = {"weight": "wight"}\n\n    def __init__')],
+    ),
     "weights of another name": (
         "search-space",
         "wight is none",

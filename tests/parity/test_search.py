@@ -149,16 +149,16 @@ def test_pbt_goes_on_with_other_trials_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("algorithm", ["tpe", "nsga2", "hyperband"])
 def test_every_algorithm_ends_with_a_best_point(tmp_path: Path, algorithm: str) -> None:
-    """In two halves: the second one learns of the first from its rows."""
+    """TPE in two halves: the second one learns of the first from its rows."""
     pytest.importorskip("optuna")
     of = searched(tmp_path, algorithm, "train.eval_every=2", "train.steps=4", methods=["none"])
     search(of, tmp_path / "tiny", lambda told: None)
     (outcome,) = best.outcomes(of, tmp_path / "tiny")
     assert [trial.number for trial in outcome.trials] == [0, 1, 2, 3] and outcome.best is not None
     assert len({trial.values[LR] for trial in outcome.trials}) == 4
-    if algorithm == "hyperband":
+    assert algorithm == "hyperband" or (outcome.front and outcome.count("ok") == 4)
+    if algorithm != "tpe":
         return
-    assert outcome.front and outcome.count("ok") == 4
     folder = best.search_folder(tmp_path / "tiny")
     kept = {trial.run_id for trial in outcome.trials[:2]}
     for trial in outcome.trials[2:]:
@@ -182,7 +182,7 @@ def test_a_search_can_be_killed_and_repeated(tmp_path: Path, ruleset: str) -> No
     """SIGKILL when some trials have rows and others run; the same command ends with all of them, none twice."""
     rules = {"protocol": {"ruleset": "searched"}, "search": {**TUNED["search"], "algorithm": ruleset}}
     file = tiny.write(tmp_path, **(TUNED if ruleset == "tuned" else rules) | {"methods": ["none"]})
-    overrides = ("search.trials=5", "train.steps=40", "train.eval_every=5")
+    overrides = ("search.trials=4", "train.steps=30", "train.eval_every=5")
     command = [sys.executable, "-m", "harness.cli", "tune", str(file), "--results", str(tmp_path / "results")]
     command += [word for override in overrides for word in ("--set", override)]
     directory = tmp_path / "results" / "tiny"
@@ -199,8 +199,8 @@ def test_a_search_can_be_killed_and_repeated(tmp_path: Path, ruleset: str) -> No
     again = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=400, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     found = rows(directory / "search")
-    assert before < set(found) and len(found) == 5
-    assert sorted(row["trial"] for row in found.values()) == [0, 1, 2, 3, 4]
+    assert before < set(found) and len(found) == 4
+    assert sorted(row["trial"] for row in found.values()) == [0, 1, 2, 3]
     assert {row["status"] for row in found.values()} == {"ok"}
     if ruleset == "tuned":  # taken up from a checkpoint or not, a trial is what it would have been
         of = experiment(tmp_path, *overrides, methods=["none"])

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 import harness
-from harness import cli, doctor, specfile, store
+from harness import cli, doctor, launch, loggers, specfile, store
+from harness.status import Status
 from tests.rows import make_experiment, make_row
 from tests.tiny import plan, write
 
@@ -148,7 +149,7 @@ def test_our_own_mistakes_are_not_dressed_up(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("below", [False, True])
 def test_a_results_path_that_is_a_file_is_told_before_training(tmp_path, monkeypatch, below):
-    monkeypatch.setattr(cli, "_launch", lambda *_: pytest.fail("training began"))
+    monkeypatch.setattr(launch, "run_all", lambda *_: pytest.fail("training began"))
     file = tmp_path / "file"
     file.write_text("mine")
     results = file / "below" if below else file
@@ -158,7 +159,7 @@ def test_a_results_path_that_is_a_file_is_told_before_training(tmp_path, monkeyp
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
 def test_a_results_folder_that_cannot_be_written_is_told_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_launch", lambda *_: pytest.fail("training began"))
+    monkeypatch.setattr(launch, "run_all", lambda *_: pytest.fail("training began"))
     (tmp_path / "r" / "tiny").mkdir(parents=True)
     (tmp_path / "r" / "tiny").chmod(0o500)
     assert "cannot be written" in refused("run", write(tmp_path), "--results", tmp_path / "r")
@@ -210,14 +211,14 @@ def test_run_reports_and_fails_when_a_run_failed(tmp_path, monkeypatch):
     path, directory = tmp_path / "tiny.yaml", tmp_path / "r" / "tiny"
     launched = []
 
-    def launch(given, experiment, where, retry_failed):
+    def run_all(given, resources, where, on_update, retry_failed):
         launched.append(retry_failed)
         for run in given:
             status = "failed" if run.method.name == "kd" and not retry_failed else "ok"
             network = {"role": run.role, "pair": run.pair, "teacher_run_id": run.teacher_run}
             store.write_run(where, make_row(run.method.name, run.seed, status, run_id=run.run_id, **network))
 
-    monkeypatch.setattr(cli, "_launch", launch)
+    monkeypatch.setattr(launch, "run_all", run_all)
     result = call("run", path, "--results", tmp_path / "r", code=1)
     assert "1 of 3 runs failed; see `sstkd-bench results list" in result.stderr
     assert str(runs[0].pair) in result.stdout and (directory / "report.html").is_file()
@@ -230,14 +231,64 @@ def test_run_reports_and_fails_when_a_run_failed(tmp_path, monkeypatch):
 
 
 def test_an_interruption_is_exit_code_130(tmp_path, monkeypatch):
-    from harness import launch
-
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(launch, "run_all", interrupted)
     result = call("run", write(tmp_path), "--results", tmp_path / "r", code=130)
     assert "interrupted: 0 rows are in" in result.stdout.replace("\n", " ")
+
+
+def events(result):
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_run_as_json_says_why_a_run_failed(tmp_path, monkeypatch):
+    runs = plan(tmp_path)
+    path, results = tmp_path / "tiny.yaml", tmp_path / "r"
+
+    def run_all(given, resources, where, on_update, retry_failed):
+        status = Status(given, {run.run_id: "waiting" for run in given})
+        on_update(status)
+        for run in given:
+            state = "failed" if run.method.name == "kd" else "ok"
+            network = {"role": run.role, "pair": run.pair, "teacher_run_id": run.teacher_run}
+            store.write_run(where, make_row(run.method.name, run.seed, state, run_id=run.run_id, **network))
+            status.change(run, "running")
+            on_update(status)
+            status.change(run, state)
+        on_update(status)
+
+    monkeypatch.setattr(launch, "run_all", run_all)
+    result = call("run", path, "--results", results, "--json", code=1)
+    said = events(result)
+    assert [event["event"] for event in said] == ["start"] + ["start", "end"] * 2 + ["end", "table", "done"]
+    why = store.read_row(store.run_path(results / "tiny", runs[2].run_id))["message"]
+    assert [event["message"] for event in said if event["event"] == "end"] == [None, None, why] and why
+    assert said[-1]["counts"] == {"ok": 2, "failed": 1, "skipped": 0, "waiting": 0} and not said[-1]["interrupted"]
+    assert "1 of 3 runs failed" in result.stderr
+    again = call("run", path, "--results", results, "--json", code=1)
+    assert [event["event"] for event in events(again)] == ["table", "done"]
+
+
+def test_an_interruption_as_json(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "run_all", interrupted)
+    (done,) = events(call("run", write(tmp_path), "--results", tmp_path / "r", "--json", code=130))
+    assert done["event"] == "done" and done["interrupted"] and done["counts"]["waiting"] == 3
+
+
+def test_a_mistake_as_json_is_told_on_standard_error(tmp_path):
+    assert "--set" in refused("run", write(tmp_path), "--json", "--set", "train.steps")
+
+
+def test_a_missing_logger_is_told_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "run_all", lambda *_: pytest.fail("training began"))
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
+    path = write(tmp_path, resources={"loggers": ["mlflow"]})
+    assert "pip install mlflow-skinny" in refused("run", path, "--results", tmp_path / "r")
 
 
 def test_tables_without_rows_says_what_to_do(tmp_path):

@@ -141,6 +141,10 @@ def test_the_teacher_line_says_what_there_is(teachers, words):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"worker_history": [{"step": 0, "workers": 2}, {"step": 9, "workers": 1}]},
+            "different elastic workers are not comparable: False in .*, True in",
+        ),
         ({"protocol_version": "1.1"}, "different protocol are not comparable: 1.0 in .*, 1.1 in"),
         ({"experiment": "other"}, "different experiment"),
         ({"data_hash": "ef" * 32}, "pair 'lite2-to-tiny': rows with different data_hash"),

@@ -145,7 +145,7 @@ MISTAKES = {
         "e.yaml:2: budget.unit: Input should be 'steps'; given \"seconds\"."
     ],
     ("name: small", "name: small\noverrides: [a=1]"): ["e.yaml:2: overrides: unknown key. It is filled in from --set"],
-    ("name: small", "name: small\nsearch: {trials: 3}"): ["e.yaml:2: search: Input should be null"],
+    ("name: small", "name: small\nsearch: {trials: 3}"): ["e.yaml:2: search.lr: this key is missing"],
     ("name: small", "name: small\nresources: {gpus_per_worker: 1.5}"): [
         "e.yaml:2: resources: gpus_per_worker is at most 1, or a whole number; given 1.5"
     ],
@@ -308,7 +308,7 @@ def test_shipped_experiments_are_valid(schema, path, tmp_path, monkeypatch):
     named = re.match(r"# yaml-language-server: \$schema=(\S+)\n", text)
     assert named and (path.parent / named.group(1)).resolve() == EXPERIMENTS / "experiment.schema.json"
     schema.validate(yaml.safe_load(text))
-    assert protocol.plan(specfile.load(path))
+    assert protocol.outline(specfile.load(path))
 
 
 def changed(**changes):

@@ -1,0 +1,223 @@
+"""The command `sstkd-bench tune`, and what `check` and `run` say of an experiment with a search."""
+
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from harness.terminal import print_table
+
+if TYPE_CHECKING:
+    from harness.best import Outcome
+    from harness.events import Events
+    from harness.spec import Experiment, Run
+
+
+def tune(file: Path, overrides: list[str], results: Path, as_json: bool) -> int:
+    """Search, then print the best point of every method and write the pictures.
+
+    Returns:
+        How many methods have no finished trial.
+
+    Raises:
+        ValueError: as `harness.search.search`, and for mistakes in the file.
+        OSError: as `harness.search.search`.
+        typer.Exit: 130, it was interrupted.
+    """
+    from harness import best, clirun, specfile
+    from harness.events import Events
+
+    experiment = specfile.load(file, overrides)
+    directory = (results / experiment.name).absolute()
+    show = clirun.shower(directory, as_json)
+    outcomes = best.outcomes(experiment, directory)
+    if not all(outcome.complete for outcome in outcomes):
+        _teachers(experiment, directory, show)
+        _search(experiment, directory, _teller(experiment, as_json, show))
+        outcomes = best.outcomes(experiment, directory)
+    best.write(outcomes, directory)
+    _draw(outcomes, directory)
+    _print(outcomes, directory, file, show if isinstance(show, Events) else None)
+    return sum(outcome.best is None for outcome in outcomes)
+
+
+def _teachers(experiment: "Experiment", directory: Path, show: Any) -> None:
+    """Train the teachers that trials need; build every method on its pair before that."""
+    from harness import clirun, protocol, store
+
+    runs = protocol.outline(experiment)
+    needed = {
+        study.template.teacher_run for study in protocol.studies(experiment) if study.template.method.needs_teacher
+    }
+    teachers = [run for run in runs if run.run_id in needed]
+    rows = store.finished(directory)
+    if experiment.resources.address == "local":
+        from harness.estimate import require_buildable
+
+        require_buildable(runs)
+    if any(run.run_id not in rows for run in teachers):
+        clirun.launch(teachers, experiment, directory, show, False)
+
+
+def _search(experiment: "Experiment", directory: Path, tell: Any) -> None:
+    try:
+        with _ended_by_sigterm():
+            from harness.search import search  # torch and ray: seconds
+
+            search(experiment, directory, tell)
+    except KeyboardInterrupt:
+        from harness import best
+
+        done = sum(len(outcome.trials) for outcome in best.outcomes(experiment, directory))
+        typer.echo(
+            f"interrupted: {done} trials have rows in {best.search_folder(directory)}; the same command continues.",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM is like Ctrl-C for the duration of a block."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _teller(experiment: "Experiment", as_json: bool, show: Any) -> Any:
+    """What is told of each trial: an event, or a line when it has ended."""
+    assert experiment.search is not None
+    count = experiment.search.trials
+
+    def tell(told: dict[str, Any]) -> None:
+        if as_json:
+            show.write("trial", **told)
+        elif told["status"] != "running":
+            score = "" if told["dev_miou"] is None else f"  dev mIoU {100 * told['dev_miou']:.2f}"
+            why = f"  {told['message']}" if told["message"] else f"  {told['status']}"
+            name = f"{told['pair']}  {told['method']}  trial {told['trial'] + 1} of {count}"
+            typer.echo(f"{name}{score}  {told['seconds']:.0f} s{why}")
+
+    return tell
+
+
+def _draw(outcomes: "Sequence[Outcome]", directory: Path) -> None:
+    from harness.best import search_folder
+    from harness.files import write_atomic
+    from harness.plots import figure_png, figure_svg
+    from harness.searchplots import trials_figure
+
+    figure = trials_figure(outcomes)
+    write_atomic(search_folder(directory) / "trials.png", figure_png(figure))
+    write_atomic(search_folder(directory) / "trials.svg", figure_svg(figure))
+
+
+def _print(outcomes: "Sequence[Outcome]", directory: Path, file: Path, show: "Events | None") -> None:
+    from harness.best import FILE, HEADER, said, search_folder
+
+    if show is not None:
+        show.write("search", columns=HEADER, rows=[outcome.cells for outcome in outcomes])
+        return
+    print_table(list(HEADER), [list(outcome.cells) for outcome in outcomes], right=("mIoU (dev) %", "time"))
+    for outcome in outcomes:
+        if outcome.algorithm == "nsga2" and len(outcome.front) > 1:
+            front = "; ".join(
+                f"{100 * (t.dev_miou or 0):.2f} at {t.step_ms:.0f} ms ({said(t.point)})" for t in outcome.front
+            )
+            typer.echo(f"{', '.join(outcome.study.key)}: no other trial is better and faster than: {front}")
+            typer.echo(
+                "  The final runs take the one of the highest dev mIoU: step time is no part of the comparison's score."
+            )
+    folder = search_folder(directory)
+    for what, name in (("trials", "runs"), ("points", FILE), ("picture", "trials.png")):
+        typer.echo(f"{what:9}{folder / name}")
+    if all(outcome.best is not None for outcome in outcomes):
+        typer.echo(f"final runs: sstkd-bench run {file} --from-search")
+
+
+def runs_of(experiment: "Experiment", file: Path, results: Path, from_search: bool) -> "list[Run]":
+    """The final runs of an experiment.
+
+    Raises:
+        ValueError: it has a search and `from_search` is not set, or the search is not complete; or the other way round.
+    """
+    from harness import best, protocol
+
+    if not from_search:
+        return protocol.plan(experiment)
+    if experiment.search is None:
+        raise ValueError(f"--from-search: {file} has no search; its ruleset is published. Leave the option out")
+    return protocol.plan(experiment, best.found(experiment, results / experiment.name, str(file)))
+
+
+def check(experiment: "Experiment", file: Path, results: Path, measure: bool) -> None:
+    """List the teachers, the trials and the final runs of an experiment with a search, and what they cost.
+
+    Raises:
+        ValueError: a network cannot be built or a method does not apply.
+    """
+    from harness import best, protocol, store
+    from harness.screen import clock
+
+    directory = results / experiment.name
+    runs, rows = protocol.outline(experiment), store.finished(directory)
+    measured: dict[tuple[str, str, str], float] = {}
+    if measure:
+        from harness.estimate import step_seconds
+
+        measured = step_seconds(runs, experiment.resources)
+    lines, total = [], 0.0
+
+    def line(run: "Run", what: str, count: int, steps: int, done: int) -> None:
+        nonlocal total
+        cells = [
+            run.pair,
+            run.method.label if run.role == "student" else "teacher",
+            what,
+            str(count),
+            str(steps),
+            str(done),
+        ]
+        if measure:
+            each = measured[run.pair, run.role, run.method.label]
+            total += each * steps * max(0, count - done)
+            cells += [f"{each:.3f}", clock(each * steps * count)]
+        lines.append(cells)
+
+    for run in runs:
+        if run.role == "teacher":
+            line(run, "run", 1, 0 if run.checkpoint is not None else run.train.steps, int(rows.get(run.run_id) == "ok"))
+    outcomes = best.outcomes(experiment, directory)
+    for outcome in outcomes:
+        template = outcome.study.template
+        line(template, "trials", outcome.wanted, template.train.steps, len(outcome.trials))
+    finals: Counter[tuple[str, str]] = Counter()  # finished final runs; their points are known after the search only
+    if all(outcome.complete and outcome.best is not None for outcome in outcomes):
+        final = protocol.plan(experiment, best.found(experiment, directory, str(file)))
+        there = (a for a, b in zip(runs, final, strict=True) if rows.get(b.run_id) == "ok")
+        finals.update((run.pair, run.method.label) for run in there if run.role == "student")
+    for run in runs:
+        if run.role == "student" and run.seed == experiment.seeds[0]:
+            line(run, "final runs", len(experiment.seeds), run.train.steps, finals[run.pair, run.method.label])
+    print_table(
+        ["pair", "method", "what", "count", "steps", "there", *(["s/step", "time"] if measure else [])],
+        lines,
+        right=("count", "steps", "there", "s/step", "time"),
+    )
+    if measure:
+        typer.echo(
+            f"about {clock(total)} of worker time to do (steps only; evaluation and start-up come on top, trials that "
+            "are ended early take less)"
+        )
+    sys.stdout.flush()
