@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.spec import Resources
 
@@ -107,6 +108,19 @@ def require_room(resources: Resources) -> None:
             f"{resources.gpus_per_worker:g} GPUs); Ray has {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs. "
             "Lower resources.workers, cpus_per_worker or gpus_per_worker."
         )
+
+
+def answers(node: str, seconds: float = 10.0) -> bool:
+    """Whether a node still runs what it is sent."""
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    try:
+        ray.get(
+            ray.remote(num_cpus=0, max_retries=0)(this_node).options(scheduling_strategy=there).remote(),
+            timeout=seconds,
+        )
+    except (ray.exceptions.RayError, TimeoutError):
+        return False
+    return True
 
 
 def this_node() -> str:

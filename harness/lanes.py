@@ -15,7 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness import record
-from harness.cluster import room, this_node
+from harness.cluster import answers, room, this_node
 from harness.group import Group, Lost, not_on_nodes
 from harness.queue import Key, Queue, key_of
 from harness.shelf import Shelf
@@ -24,6 +24,7 @@ from harness.workers import Worker, group_run
 
 REFRESH_SECONDS = 2.0  # between looks at which nodes there are
 MOST_FALSE_STARTS = 5  # workers in a row that do not come up at all
+SILENT_SECONDS = 60.0  # that a node which did not answer is left out; Ray has found it lost by then
 BAD_NODE = 3  # failures of a node without a success in between: it gets no more runs while there are others
 
 
@@ -202,6 +203,7 @@ class Groups:
         self._least, self._most = resources.worker_range
         self._running: dict[Any, tuple[Run, int]] = {}  # future -> the run and its workers
         self._asked: set[str] = set()
+        self._silent: dict[str, float] = {}  # nodes that did not answer, and until when they do not count
         self._attempts: Counter[str] = Counter()
         self._room: dict[str, int] = {}
         self._looked = -REFRESH_SECONDS
@@ -225,8 +227,11 @@ class Groups:
 
     def refresh(self, waiting: int) -> None:
         """Look which nodes there are."""
-        if time.monotonic() - self._looked >= REFRESH_SECONDS:
-            self._room, self._looked = room(self._resources), time.monotonic()
+        now = time.monotonic()
+        if now - self._looked >= REFRESH_SECONDS:
+            found = room(self._resources)
+            self._room = {node: fit for node, fit in found.items() if self._silent.get(node, 0.0) < now}
+            self._looked = now
 
     def assign(self, queue: Queue, tries: Counter[str]) -> Iterator[Run]:
         """Start as many groups as there is room for; yields the runs that begin."""
@@ -264,6 +269,10 @@ class Groups:
             try:
                 yield Outcome(run, ray.get(future))
             except ray.exceptions.RayError as error:
+                # Ray takes a while to see that a node is lost; a group that counts on it would wait for it.
+                for node in set(ray.get(self._board.seats.remote(run.run_id)).values()):
+                    if not answers(node):
+                        self._silent[node] = time.monotonic() + SILENT_SECONDS
                 yield judged(run, error, None)
 
     def _free(self) -> int:

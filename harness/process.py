@@ -188,4 +188,11 @@ def _judged(run: Run, home: Home, failures: Mapping[int, BaseException], message
             record.write_row(run, home.folder, {}, "failed", f"rank {rank}: {record.failure(cause)}")
             home.publish(run.run_id)
             return "failed"
-    raise Lost(" ".join(message.split()), tuple(seats[rank] for rank in causes if rank in seats))
+    said = "; ".join(f"rank {rank}: {_last_line(cause)}" for rank, cause in causes.items())
+    raise Lost(said or " ".join(message.split()), tuple(seats[rank] for rank in causes if rank in seats))
+
+
+def _last_line(error: BaseException) -> str:
+    """Of an error that may carry its whole traceback."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__

@@ -295,9 +295,7 @@ def _measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counte
     }
 
 
-def _kept(
-    student: SegNet, data: Data, run: Run, runtime: Runtime, val: Counted, experiment: Path
-) -> dict[str, Any]:
+def _kept(student: SegNet, data: Data, run: Run, runtime: Runtime, val: Counted, experiment: Path) -> dict[str, Any]:
     """What somebody may want to look at later: predictions, and the matrices of single val images."""
     whole = run.role == "teacher" and data.info.shareable
     return _images(run, data, val, experiment) | {"samples": _samples(student, data, run, runtime, whole)}

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray._private.authentication.authentication_token_setup import (
     enable_token_auth_by_default,
     ensure_token_if_auth_enabled,
@@ -40,6 +41,7 @@ def nodes(count: int, cpus: int = 1, **head: Any) -> Iterator[Cluster]:
             cluster.add_node(num_cpus=cpus)
         yield cluster
     finally:
+        ray.shutdown()  # where a test failed in the middle of a run
         cluster.shutdown()
 
 
