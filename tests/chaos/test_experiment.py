@@ -1,0 +1,84 @@
+"""Three methods, two pairs, three seeds on a cluster of three nodes, one of which is lost on the way."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness import record, store
+from harness.execute import execute
+from harness.launch import run_all
+from harness.runtime import Runtime
+from harness.spec import Resources, Run
+from harness.status import Status
+from tests import cluster, tiny
+
+pytestmark = [
+    pytest.mark.chaos,
+    # Ray leaves sockets and processes to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+NOT_MEASURED = {  # when, where and how fast
+    *(
+        "started_at",
+        "finished_at",
+        "wall_seconds",
+        "train_seconds",
+        "eval_seconds",
+        "step_ms",
+        "step_ms_p90",
+        "data_ms",
+    ),
+    *("peak_memory_mb", "resumed"),
+}
+
+
+def plan(folder: Path) -> list[Run]:
+    first = tiny.TINY["pairs"][0]
+    pairs = [{**first, "name": f"pair{i}", "teacher": {**first["teacher"], "seed": i}} for i in range(2)]
+    return tiny.plan(folder, "train.steps=10", pairs=pairs, seeds=[0, 1, 2], methods=["none", "kd", "cwd"])
+
+
+def rows(experiment: Path) -> dict[str, dict[str, Any]]:
+    found = {}
+    for run_id in store.finished(experiment):
+        row = store.read_row(store.run_path(experiment, run_id))
+        found[run_id] = {key: value for key, value in row.items() if key not in NOT_MEASURED}
+    return found
+
+
+def test_an_experiment_that_loses_a_node_has_the_rows_of_one_process(tmp_path: Path) -> None:
+    runs = plan(tmp_path)
+    assert len(runs) == 2 + 2 * 3 * 3
+    torch.set_num_threads(1)
+    for run in runs:
+        directory = record.checkpoint_directory(tmp_path / "one", run.run_id)
+        execute(run, Runtime.local(directory, device=torch.device("cpu")), tmp_path / "one")
+    with cluster.nodes(3) as made:
+        latest: list[Status] = []
+        outcome: list[Any] = []
+        resources = Resources(address=made.address)
+        thread = threading.Thread(
+            target=lambda: outcome.append(run_all(runs, resources, tmp_path / "three", latest.append)), daemon=True
+        )
+        thread.start()
+        lost = None
+        deadline = time.monotonic() + 600
+        while thread.is_alive():
+            assert time.monotonic() < deadline, latest[-1].notes
+            time.sleep(0.05)
+            if lost is not None or not latest or latest[-1].counts["ok"] < 5:
+                continue
+            for run_id, progress in list(latest[-1].progress.items()):
+                node = next((n for n in made.worker_nodes if n.node_id == progress.get("node")), None)
+                if lost is None and node and run_id in latest[-1].running and 2 <= progress.get("step", 0) < 8:
+                    lost = node
+                    made.remove_node(node, allow_graceful=False)
+    assert lost is not None
+    assert set(outcome[0].values()) == {"ok"}
+    assert rows(tmp_path / "three") == rows(tmp_path / "one")

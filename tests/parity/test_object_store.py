@@ -1,0 +1,68 @@
+"""An experiment whose rows, weights and checkpoints are in a bucket. Marker `ray`: starts Ray on this machine."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness import record, store
+from harness.execute import execute
+from harness.launch import run_all
+from harness.pull import pull
+from harness.runtime import Runtime
+from harness.spec import Checkpoints, Resources
+from harness.status import Status
+from harness.storage import Storage
+from tests import s3, tiny
+
+pytestmark = [
+    pytest.mark.ray,
+    # Ray and moto leave sockets and processes to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+MEASURED = ("status", "dev_confusion", "val_confusion", "curve", "losses", "weights_sha256", "teacher_sha256")
+
+
+def rows(experiment: Path) -> dict[str, dict[str, Any]]:
+    return {
+        run_id: {key: store.read_row(store.run_path(experiment, run_id))[key] for key in MEASURED}
+        for run_id in store.finished(experiment)
+    }
+
+
+def test_a_killed_experiment_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSTKD_BENCH_CACHE", str(tmp_path / "machine"))
+    runs = tiny.plan(tmp_path, "train.steps=20", "train.eval_every=10", methods=["none", "kd"])
+    torch.set_num_threads(1)
+    for run in runs:
+        directory = record.checkpoint_directory(tmp_path / "plain", run.run_id)
+        execute(run, Runtime.local(directory, device=torch.device("cpu")), tmp_path / "plain")
+    killed: list[int] = []
+
+    def kill_once(status: Status) -> None:
+        for run_id, progress in status.progress.items():
+            if not killed and status.state[run_id] == "running" and 5 <= progress.get("step", 0) < 16:
+                killed.append(progress["pid"])
+                os.kill(progress["pid"], signal.SIGKILL)
+
+    with s3.server() as uri:
+        resources = Resources(storage=uri, checkpoints=Checkpoints(keep=2, background=True))
+        here = tmp_path / "here" / "tiny"
+        assert set(run_all(runs, resources, here, kill_once).values()) == {"ok"}
+        assert killed
+        assert rows(here) == rows(tmp_path / "plain")
+        assert max(store.read_row(store.run_path(here, run.run_id))["resumed"] for run in runs) >= 1
+        bucket = Storage(uri).below("tiny")
+        assert len(bucket.entries("runs")) == len(bucket.entries("weights")) == 3
+        assert not any(bucket.entries(f"checkpoints/{run.run_id}") for run in runs)
+        assert not (here / "weights").exists() and pull(bucket, here, weights=True).weights == 3
+        # Another machine has all of it at once, and nothing to run: no cluster is asked.
+        other = tmp_path / "other" / "tiny"
+        nowhere = resources.model_copy(update={"address": "127.0.0.1:1"})
+        assert set(run_all(runs, nowhere, other, lambda status: None).values()) == {"ok"}
+        assert rows(other) == rows(here)
