@@ -234,7 +234,7 @@ def test_restarted_heads(kills: int, dice: random.Random, undisturbed: dict[str,
         def lose(process: subprocess.Popen[str]) -> None:
             head.kill()
             said, _ = process.communicate(timeout=PATIENCE)
-            assert process.returncode not in (0, 2), said
+            assert process.returncode != 2, said  # no mistake of the user's; 0 if it had just finished
             head.start()
 
         try:
