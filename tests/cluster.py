@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import ray
 from ray._private.authentication.authentication_token_setup import (
     enable_token_auth_by_default,
@@ -20,6 +21,12 @@ from ray.cluster_utils import Cluster
 
 from harness.cluster import ENVIRONMENT
 
+QUIET = (
+    # Ray, and moto, leave sockets and processes to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+)
+"""Marks of tests in whose process Ray runs."""
 GIVE_UP = {"RAY_gcs_rpc_server_reconnect_timeout_s": "2"}
 """Processes end so many seconds after their head is lost; Ray's default is 60."""
 

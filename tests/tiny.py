@@ -1,11 +1,12 @@
 """A whole experiment that is small enough for tests: 64 x 64 mosaics, two tiny networks, a handful of steps."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from harness import protocol, specfile
+from harness import protocol, specfile, store
 from harness.spec import Run
 
 TINY: dict[str, Any] = {
@@ -52,3 +53,24 @@ def write(folder: Path, **changes: Any) -> Path:
 def plan(folder: Path, *overrides: str, **changes: Any) -> list[Run]:
     """Its runs: the teacher first."""
     return protocol.plan(specfile.load(write(folder, **changes), overrides))
+
+
+def measured(experiment: Path, columns: Collection[str]) -> dict[str, dict[str, Any]]:
+    """These columns of every row there is, by run_id."""
+    return {
+        run_id: {key: store.read_row(store.run_path(experiment, run_id))[key] for key in columns}
+        for run_id in store.finished(experiment)
+    }
+
+
+def in_process(run: Run, experiment: Path, **options: Any) -> str:
+    """Bring one run to its row in this process; `options` are those of `Runtime.local`."""
+    import torch
+
+    from harness.execute import execute
+    from harness.record import checkpoint_directory
+    from harness.runtime import Runtime
+
+    torch.set_num_threads(1)
+    directory = checkpoint_directory(experiment, run.run_id)
+    return execute(run, Runtime.local(directory, device=torch.device("cpu"), **options), experiment)

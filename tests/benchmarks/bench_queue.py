@@ -21,12 +21,7 @@ from harness.spec import Resources, Run
 from harness.status import Status
 from tests import cluster, tiny
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray leaves sockets and processes to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.ray, *cluster.QUIET]
 
 RUNS = int(os.environ.get("SSTKD_BENCH_RUNS", "200"))
 NODES = 16

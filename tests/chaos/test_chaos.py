@@ -28,12 +28,7 @@ from harness.spec import Resources, Run
 from harness.status import Status
 from tests import cluster, tiny
 
-pytestmark = [
-    pytest.mark.chaos,
-    # Ray leaves sockets and processes to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.chaos, *cluster.QUIET]
 
 SETTINGS = ("train.steps=24", "train.eval_every=12", "train.checkpoint_every=2")
 # cirkd has queues of its own, which are part of a checkpoint.
@@ -47,26 +42,13 @@ def plan(folder: Path) -> list[Run]:
     return tiny.plan(folder, *SETTINGS, **CHANGES)
 
 
-def rows(experiment: Path) -> dict[str, dict[str, Any]]:
-    return {
-        run_id: {key: store.read_row(store.run_path(experiment, run_id))[key] for key in MEASURED}
-        for run_id in store.finished(experiment)
-    }
-
-
-def in_process(run: Run, experiment: Path, **options: Any) -> str:
-    directory = record.checkpoint_directory(experiment, run.run_id)
-    return execute(run, Runtime.local(directory, device=torch.device("cpu"), **options), experiment)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The experiment in one process, one run after the other."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    torch.set_num_threads(1)
     for run in plan(folder):
-        assert in_process(run, folder) == "ok"
-    return rows(folder)
+        assert tiny.in_process(run, folder) == "ok"
+    return tiny.measured(folder, MEASURED)
 
 
 @pytest.fixture
@@ -83,7 +65,7 @@ def dice(request: pytest.FixtureRequest) -> random.Random:
 
 
 def assert_nothing_lost_or_doubled(experiment: Path, expected: dict[str, dict[str, Any]]) -> None:
-    assert rows(experiment) == expected
+    assert tiny.measured(experiment, MEASURED) == expected
     assert sorted(path.name for path in (experiment / "runs").iterdir()) == sorted(f"{i}.parquet" for i in expected)
 
 
@@ -250,7 +232,7 @@ class Died(BaseException):
 def test_half_written_checkpoints(kills: int, dice: random.Random, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     """The process dies at a random step, and the last checkpoint is cut, overwritten or gone as a whole."""
     runs = plan(tmp_path)
-    assert in_process(runs[0], tmp_path) == "ok"
+    assert tiny.in_process(runs[0], tmp_path) == "ok"
     students = [run for run in runs if run.role == "student"]
     count, number = 0, 0
     while count < kills:
@@ -264,14 +246,13 @@ def test_half_written_checkpoints(kills: int, dice: random.Random, undisturbed: 
                     raise Died
 
             with pytest.raises(Died):
-                in_process(run, tmp_path, on_progress=die)
+                tiny.in_process(run, tmp_path, on_progress=die)
             saved = sorted(record.checkpoint_directory(tmp_path, run.run_id).glob("step-*.pt"))
             if saved and dice.random() < 0.7:
                 damage(saved[-1], dice)
                 count += 1
-        assert in_process(run, tmp_path) == "ok"
-        row = {key: store.read_row(store.run_path(tmp_path, run.run_id))[key] for key in MEASURED}
-        assert row == undisturbed[run.run_id]
+        assert tiny.in_process(run, tmp_path) == "ok"
+        assert tiny.measured(tmp_path, MEASURED)[run.run_id] == undisturbed[run.run_id]
 
 
 def damage(path: Path, dice: random.Random) -> None:
@@ -314,7 +295,7 @@ def test_a_storage_that_is_full(
 
     monkeypatch.setattr(files.os, "fsync", full)
     count, number = 0, 0
-    assert in_process(runs[0], tmp_path) == "ok"
+    assert tiny.in_process(runs[0], tmp_path) == "ok"
     students = [run for run in runs if run.role == "student"]
     while count < kills:
         run, number = students[number % len(students)], number + 1
@@ -331,5 +312,4 @@ def test_a_storage_that_is_full(
                 count += 1
             assert outcome in ("ok", errno.ENOSPC)
             assert not list(tmp_path.rglob(".*.tmp"))  # it would take the space that is missing
-        row = {key: store.read_row(store.run_path(tmp_path, run.run_id))[key] for key in MEASURED}
-        assert row == undisturbed[run.run_id]
+        assert tiny.measured(tmp_path, MEASURED)[run.run_id] == undisturbed[run.run_id]

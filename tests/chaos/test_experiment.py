@@ -6,36 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from harness import record, store
-from harness.execute import execute
+from harness import store
 from harness.launch import run_all
-from harness.runtime import Runtime
 from harness.spec import Resources, Run
 from harness.status import Status
 from tests import cluster, tiny
 
-pytestmark = [
-    pytest.mark.chaos,
-    # Ray leaves sockets and processes to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.chaos, *cluster.QUIET]
 
 NOT_MEASURED = {  # when, where and how fast
-    *(
-        "started_at",
-        "finished_at",
-        "wall_seconds",
-        "train_seconds",
-        "eval_seconds",
-        "step_ms",
-        "step_ms_p90",
-        "data_ms",
-    ),
-    *("peak_memory_mb", "resumed"),
+    *("started_at", "finished_at", "wall_seconds", "train_seconds", "eval_seconds", "step_ms", "step_ms_p90"),
+    *("data_ms", "peak_memory_mb", "resumed"),
 }
+MEASURED = [name for name in store.SCHEMA.names if name not in NOT_MEASURED]
 
 
 def plan(folder: Path) -> list[Run]:
@@ -44,21 +28,11 @@ def plan(folder: Path) -> list[Run]:
     return tiny.plan(folder, "train.steps=10", pairs=pairs, seeds=[0, 1, 2], methods=["none", "kd", "cwd"])
 
 
-def rows(experiment: Path) -> dict[str, dict[str, Any]]:
-    found = {}
-    for run_id in store.finished(experiment):
-        row = store.read_row(store.run_path(experiment, run_id))
-        found[run_id] = {key: value for key, value in row.items() if key not in NOT_MEASURED}
-    return found
-
-
 def test_an_experiment_that_loses_a_node_has_the_rows_of_one_process(tmp_path: Path) -> None:
     runs = plan(tmp_path)
     assert len(runs) == 2 + 2 * 3 * 3
-    torch.set_num_threads(1)
     for run in runs:
-        directory = record.checkpoint_directory(tmp_path / "one", run.run_id)
-        execute(run, Runtime.local(directory, device=torch.device("cpu")), tmp_path / "one")
+        tiny.in_process(run, tmp_path / "one")
     with cluster.nodes(3) as made:
         latest: list[Status] = []
         outcome: list[Any] = []
@@ -81,4 +55,4 @@ def test_an_experiment_that_loses_a_node_has_the_rows_of_one_process(tmp_path: P
                     made.remove_node(node, allow_graceful=False)
     assert lost is not None
     assert set(outcome[0].values()) == {"ok"}
-    assert rows(tmp_path / "three") == rows(tmp_path / "one")
+    assert tiny.measured(tmp_path / "three", MEASURED) == tiny.measured(tmp_path / "one", MEASURED)

@@ -13,14 +13,9 @@ import ray
 from harness.gauges import Gauges
 from harness.spec import Run
 from harness.status import Progress
-from tests import tiny
+from tests import cluster, tiny
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray leaves sockets and processes to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.ray, *cluster.QUIET]
 
 REPORT: Progress = {
     "step": 3,

@@ -15,12 +15,7 @@ from harness.spec import Elastic, Resources, Run
 from harness.status import Status
 from tests import cluster, tiny
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray leaves sockets and processes to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.ray, *cluster.QUIET]
 
 MEASURED = ("status", "workers", "dev_confusion", "val_confusion", "curve", "losses", "weights_sha256")
 NETWORK = {"architecture": "fpn", "encoder": "tu-mobilenetv3_small_050", "parameters": {"decoder_dropout": 0.0}}

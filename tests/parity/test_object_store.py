@@ -6,42 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from harness import record, store
-from harness.execute import execute
+from harness import store
 from harness.launch import run_all
 from harness.pull import pull
-from harness.runtime import Runtime
 from harness.spec import Checkpoints, Resources
 from harness.status import Status
 from harness.storage import Storage
-from tests import s3, tiny
+from tests import cluster, s3, tiny
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray and moto leave sockets and processes to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.ray, *cluster.QUIET]
 
 MEASURED = ("status", "dev_confusion", "val_confusion", "curve", "losses", "weights_sha256", "teacher_sha256")
 
 
 def rows(experiment: Path) -> dict[str, dict[str, Any]]:
-    return {
-        run_id: {key: store.read_row(store.run_path(experiment, run_id))[key] for key in MEASURED}
-        for run_id in store.finished(experiment)
-    }
+    return tiny.measured(experiment, MEASURED)
 
 
 def test_a_killed_experiment_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSTKD_BENCH_CACHE", str(tmp_path / "machine"))
     runs = tiny.plan(tmp_path, "train.steps=20", "train.eval_every=10", methods=["none", "kd"])
-    torch.set_num_threads(1)
     for run in runs:
-        directory = record.checkpoint_directory(tmp_path / "plain", run.run_id)
-        execute(run, Runtime.local(directory, device=torch.device("cpu")), tmp_path / "plain")
+        tiny.in_process(run, tmp_path / "plain")
     killed: list[int] = []
 
     def kill_once(status: Status) -> None:

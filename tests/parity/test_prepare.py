@@ -15,15 +15,11 @@ from PIL import Image
 from harness import prepare as module
 from harness.datasets import DATASETS, cache, filedata
 from harness.prepare import PAIRS, prepare
-from tests import trees
+from tests import cluster, trees
 from tests.toydata import TOY, write
 from tests.unit.test_cli import call, refused
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.ray, *cluster.QUIET]
 COUNT = 2 * PAIRS + 5
 
 

@@ -9,32 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from harness import record, store
-from harness.execute import execute
+from harness import store
 from harness.launch import run_all
-from harness.runtime import Runtime
 from harness.spec import Resources, Run
 from harness.status import Status
-from tests import tiny
+from tests import cluster, tiny
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray leaves sockets and processes to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.ray, *cluster.QUIET]
 
 MEASURED = ("dev_confusion", "val_confusion", "dev_miou", "curve", "losses", "weights_sha256", "student_init_sha256")
 
 
 def rows(experiment: Path) -> dict[str, dict[str, Any]]:
     """Measured columns by run_id."""
-    return {
-        run_id: {key: store.read_row(store.run_path(experiment, run_id))[key] for key in (*MEASURED, "message")}
-        for run_id in store.finished(experiment)
-    }
+    return tiny.measured(experiment, (*MEASURED, "message"))
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +31,8 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Run], dic
     """The tiny experiment run one after the other in this process."""
     folder = tmp_path_factory.mktemp("local")
     runs = tiny.plan(folder, methods=["none", "kd", "sstkd"])
-    torch.set_num_threads(1)
     for run in runs:
-        directory = record.checkpoint_directory(folder, run.run_id)
-        execute(run, Runtime.local(directory, device=torch.device("cpu")), folder)
+        tiny.in_process(run, folder)
     return runs, rows(folder)
 
 
@@ -148,6 +135,5 @@ def test_the_command_can_be_ended_and_repeated(command: list[str], tmp_path: Pat
     runs = tiny.plan(tmp_path, "train.steps=40", "train.eval_every=20", "train.checkpoint_every=5")
     undisturbed = tmp_path / "undisturbed"
     for run in runs:
-        directory = record.checkpoint_directory(undisturbed, run.run_id)
-        execute(run, Runtime.local(directory, device=torch.device("cpu")), undisturbed)
+        tiny.in_process(run, undisturbed)
     assert rows(experiment) == rows(undisturbed)

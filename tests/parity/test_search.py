@@ -9,24 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from harness import best, points, protocol, store
-from harness.execute import execute
 from harness.protocol import Study
-from harness.runtime import Runtime
 from harness.search import Told, search
 from harness.space import LR
 from harness.spec import Experiment, Run
-from tests import tiny
+from tests import cluster, tiny
 from tests.searches import TUNED, experiment, searched
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray leaves sockets and processes to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.ray, *cluster.QUIET]
 
 MEASURED = (
     "dev_confusion",
@@ -42,15 +34,9 @@ CPUS = len(os.sched_getaffinity(0))
 
 def trained(folder: Path, of: Experiment) -> None:
     """Train the teachers in this process."""
-    torch.set_num_threads(1)
     for run in protocol.outline(of):
         if run.role == "teacher":
-            assert finish(folder, run) == "ok"
-
-
-def finish(folder: Path, run: Run) -> str:
-    checkpoints = folder / "checkpoints" / run.run_id
-    return execute(run, Runtime.local(checkpoints, device=torch.device("cpu")), folder)
+            assert tiny.in_process(run, folder) == "ok"
 
 
 def rows(folder: Path) -> dict[str, dict[str, Any]]:
@@ -77,7 +63,7 @@ def test_tuned_trials_are_those_of_one_process_and_none_hangs(tmp_path: Path) ->
     for folder in (here, there):
         trained(folder, of)
     for run in drawn_runs(of):
-        assert finish(here, run) == "ok"
+        assert tiny.in_process(run, here) == "ok"
     told: list[Told] = []
     search(of, there, told.append)
     folder = best.search_folder(there)
@@ -205,5 +191,5 @@ def test_a_search_can_be_killed_and_repeated(tmp_path: Path, ruleset: str) -> No
     if ruleset == "tuned":  # taken up from a checkpoint or not, a trial is what it would have been
         of = experiment(tmp_path, *overrides, methods=["none"])
         for run in drawn_runs(of):
-            assert finish(tmp_path / "undisturbed", run) == "ok"
+            assert tiny.in_process(run, tmp_path / "undisturbed") == "ok"
         assert measured(directory / "search") == measured(tmp_path / "undisturbed")

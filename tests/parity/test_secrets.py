@@ -14,14 +14,9 @@ import pytest
 from harness import store
 from harness.cluster import connected
 from harness.spec import Resources
-from tests import tiny
+from tests import cluster, tiny
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray leaves sockets and processes to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.ray, *cluster.QUIET]
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "made-up-AWS-0123456789abcdef",
