@@ -19,10 +19,13 @@ python=${SSTKD_BENCH_PYTHON:-@PYTHON@} # has the package installed, on every nod
 results=@RESULTS@
 : @VARIABLES@
 
+umask 077
 job=$shared/.sstkd-bench-$SLURM_JOB_ID
-scratch=/tmp/sstkd-bench-$SLURM_JOB_ID
 mkdir -p "$job"
 chmod 700 "$job"
+# Ray's sockets want a short path. Nobody can guess this one and be there first.
+scratch=/tmp/sstkd-bench-$SLURM_JOB_ID-$("$python" -c 'import secrets; print(secrets.token_hex(8))')
+mkdir "$scratch"
 pids=()
 run=
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ray._common.utils import get_default_ray_temp_dir
 
 import harness
 from harness import protocol, specfile, store
@@ -183,7 +184,7 @@ def ssh(short: Path) -> Iterator[tuple[int, Path]]:
         process.wait(30)
         if made:
             separation.rmdir()
-        for path in Path("/tmp/ray").glob(f"cluster-tiny-{port}.*"):  # what Ray's launcher noted down
+        for path in Path(get_default_ray_temp_dir()).glob(f"cluster-tiny-{port}.*"):  # what Ray's launcher noted down
             path.unlink()
 
 
@@ -269,4 +270,6 @@ def test_a_slurm_script_on_two_nodes(short: Path, tmp_path: Path) -> None:
     assert not (folder / "token").exists()
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"sstkd-bench-{job}" not in left
-    shutil.rmtree(f"/tmp/sstkd-bench-{job}")
+    (scratch,) = Path("/tmp").glob(f"sstkd-bench-{job}-*")
+    assert scratch.stat().st_mode & 0o077 == 0
+    shutil.rmtree(scratch)
