@@ -62,6 +62,7 @@ def judged(run: Run, error: Exception, node: str | None) -> Outcome:
 class _Actor:
     handle: Any
     future: Any  # of the run, or of the node's name while it starts; None when it is idle
+    avoids: frozenset[str] = frozenset()  # nodes it must not come up on
     node: str | None = None
     last: Key | None = None
     run: Run | None = None
@@ -105,6 +106,8 @@ class Pool:
         """Make as many actors as there is room and need for; nodes may have come or gone."""
         if time.monotonic() - self._looked >= REFRESH_SECONDS:
             self._room, self._looked = room(self._resources), time.monotonic()
+            for actor in [a for a in self._actors if a.node is None and a.avoids and not set(self._room) - a.avoids]:
+                self._end(actor)  # the nodes it waits for are gone
         wanted = max(1, min(self.slots, waiting + self.running))
         while len(self._actors) < wanted:
             self._add()
@@ -163,10 +166,11 @@ class Pool:
         avoid = {node for node, faults in self._faults.items() if faults >= BAD_NODE}
         if not_on is not None and any(fit > busy[node] for node, fit in self._room.items() if node != not_on):
             avoid.add(not_on)
-        elsewhere = not_on_nodes(avoid) if set(self._room) - avoid else None
+        if not set(self._room) - avoid:
+            avoid = set()
         kind = ray.remote(num_cpus=self._resources.cpus_per_worker, num_gpus=self._resources.gpus_per_worker)(Worker)
-        handle = kind.options(label_selector=elsewhere).remote(*self._arguments)
-        self._actors.append(_Actor(handle, handle.node.remote()))
+        handle = kind.options(label_selector=not_on_nodes(avoid)).remote(*self._arguments)
+        self._actors.append(_Actor(handle, handle.node.remote(), frozenset(avoid)))
 
     def _came_up(self, actor: _Actor, node: str) -> None:
         self._false_starts, actor.node = 0, node
@@ -200,7 +204,7 @@ class Groups:
 
     def __init__(self, experiment: Path, resources: Resources, board: Any) -> None:
         self._experiment, self._resources, self._board = experiment, resources, board
-        self._least, self._most = resources.worker_range
+        self._least, self._most = resources.workers.min, resources.workers.max
         self._running: dict[Any, tuple[Run, int]] = {}  # future -> the run and its workers
         self._asked: set[str] = set()
         self._silent: dict[str, float] = {}  # nodes that did not answer, and until when they do not count

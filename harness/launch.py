@@ -4,7 +4,6 @@ Rows are written where a run ends, so nothing of value lives in this process: it
 same command goes on where the rows and checkpoints stop.
 """
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -53,13 +52,13 @@ def run_all(
     experiment = experiment.absolute()
     home = Home(experiment, resources)
     if home.storage is not None and home.storage.entries("runs"):
-        pull(home.storage, experiment)
+        pull(home.storage, experiment, trusting=True)
     status = Status(runs, _states(runs, experiment, retry_failed))
     waiting = [run for run in runs if status.state[run.run_id] == "waiting"]
     _check_teachers(waiting, status, experiment, home)
     if not waiting:
         return status.state
-    _tidy(status, experiment)
+    _tidy(status, home)
     on_update(status)
     with connected(resources):
         require_room(resources)
@@ -89,11 +88,11 @@ def _check_teachers(waiting: Sequence[Run], status: Status, experiment: Path, ho
             )
 
 
-def _tidy(status: Status, experiment: Path) -> None:
+def _tidy(status: Status, home: Home) -> None:
     """Remove checkpoints of finished runs: their process died between its row and their removal."""
-    for folder in (experiment / "checkpoints").glob("*"):
-        if status.state.get(folder.name) == "ok":
-            shutil.rmtree(folder, ignore_errors=True)
+    for run_id in home.place.folders("checkpoints"):
+        if status.state.get(run_id) == "ok":
+            home.checkpoints(run_id).drop()
 
 
 class _Drive:
@@ -118,7 +117,7 @@ class _Drive:
                 f"resources.address: {resources.address}: the cluster ends our processes before they start "
                 f"({' '.join(str(error).split())[-200:]}). Where it runs without a token, set RAY_AUTH_MODE=disabled."
             ) from None
-        lanes = Pool if resources.worker_range[1] == 1 else Groups
+        lanes = Pool if resources.workers.max == 1 else Groups
         self._lanes: Pool | Groups = lanes(experiment, resources, self._board)
         self._queue = Queue(waiting, status.state)
         self._resources, self._experiment, self._home = resources, experiment, home
@@ -173,7 +172,9 @@ class _Drive:
             self._tries[run.run_id] += 1
             tries = self._tries[run.run_id]
             if tries <= self._resources.max_failures:
-                status.notes.append(f"{run.run_id}: worker lost, the run is taken up again ({outcome.reason})")
+                status.notes.append(
+                    f"{run.run_id}: is taken up again, since its worker or machine failed ({outcome.reason})"
+                )
                 status.change(run, "waiting")
                 self._queue.put_back(run, outcome.node)
                 return
