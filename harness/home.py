@@ -12,7 +12,7 @@ from harness import store
 from harness.files import cache_home
 from harness.perimage import per_image_path
 from harness.pull import fetch
-from harness.record import weights_path
+from harness.record import checkpoint_directory, weights_path
 from harness.spec import Resources, Run
 from harness.storage import Storage
 
@@ -47,7 +47,7 @@ class Home:
         from harness.checkpoints import Checkpoints  # torch, which the launcher does not need
 
         how = self._resources.checkpoints
-        return Checkpoints(self.place.below(f"checkpoints/{run_id}"), how.keep, how.background)
+        return Checkpoints(self.place.below(checkpoint_directory(Path(), run_id).as_posix()), how.keep, how.background)
 
     def fetch(self, run: Run) -> None:
         """Bring what the run needs: its teacher's row and weights, as they are at the storage now.

@@ -24,13 +24,14 @@ class Pulled:
     weights: int = 0
 
 
-def pull(source: Storage, directory: Path, weights: bool = False) -> Pulled:
+def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool = False) -> Pulled:
     """Bring every row of an experiment at `source` into `directory`.
 
     Args:
         source: the experiment's folder at the storage, with `runs/` in it.
         directory: the experiment's results folder here.
         weights: also the trained networks and the matrices of single images.
+        trusting: finished rows that are here are not read again and compared.
 
     Raises:
         ValueError: a file that is no row, or rows of one run that contradict each other, each named. Rows that do not
@@ -42,8 +43,12 @@ def pull(source: Storage, directory: Path, weights: bool = False) -> Pulled:
     if not names:
         raise FileNotFoundError(f"{source.place}: there are no rows (expected {source.place}/runs/*.parquet)")
     (directory / "runs").mkdir(parents=True, exist_ok=True)
+    there = {f"{run_id}.parquet" for run_id, status in store.finished(directory).items() if trusting and status == "ok"}
     with ThreadPoolExecutor(THREADS) as pool:
-        outcomes = list(pool.map(lambda name: _merge(source, directory, name), names))
+        outcomes = ["kept"] * len(there.intersection(names))
+        outcomes += pool.map(
+            lambda name: _merge(source, directory, name), [name for name in names if name not in there]
+        )
         files = _files(source, directory, names) if weights else []
         list(pool.map(lambda name: fetch(source, directory, name), files))
     if problems := [text for text in outcomes if text not in ("new", "kept")]:

@@ -58,14 +58,13 @@ class Storage:
                 f"{self.place.split('?')[0].split('@')[-1]}: a storage address must not carry credentials, which would "
                 "be seen in rows and logs. Put them into the environment (AWS_ACCESS_KEY_ID, ...)."
             )
-        from pyarrow import ArrowInvalid, ArrowNotImplementedError
         from pyarrow.fs import FileSystem, LocalFileSystem
 
         place, mark, query = self.place.partition("?")
         self.place, self._query = place.rstrip("/"), mark + query
         try:
             self._fs, base = FileSystem.from_uri(self.place + self._query)
-        except (ArrowInvalid, ArrowNotImplementedError, ValueError, TypeError) as error:
+        except (ValueError, NotImplementedError, TypeError) as error:
             raise ValueError(f"{self.place}: no storage that pyarrow knows ({error})") from None
         self._base = Path(base)
         if isinstance(self._fs, LocalFileSystem):
@@ -141,6 +140,17 @@ class Storage:
             key=lambda entry: entry.name,
         )
 
+    def folders(self, folder: str = "") -> list[str]:
+        """Names of the folders directly in a folder; none if there is no such folder."""
+        if self._fs is None:
+            place = self._base / folder
+            return sorted(path.name for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
+        from pyarrow.fs import FileSelector, FileType
+
+        with self._named(folder):
+            found = self._fs.get_file_info(FileSelector(self._path(folder), allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == FileType.Directory)
+
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         if self._fs is None:
@@ -156,10 +166,10 @@ class Storage:
         if self._fs is None:
             shutil.rmtree(self._base / folder, ignore_errors=True)
             return
-        with self._named(folder):
-            self._fs.delete_dir_contents(self._path(folder), missing_dir_ok=True)
-            if self._fs.type_name not in OBJECT_STORES:
-                self._fs.delete_dir(self._path(folder))
+        try:
+            self._fs.delete_dir(self._path(folder))
+        except FileNotFoundError:
+            return
 
     def _path(self, name: str) -> str:
         return (self._base / name).as_posix()

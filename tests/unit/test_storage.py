@@ -53,9 +53,11 @@ def test_what_is_written_is_read_listed_and_removed(storage: Storage) -> None:
     storage.remove("runs/a.parquet")
     with pytest.raises(FileNotFoundError, match=r"runs/a\.parquet"):
         storage.read("runs/a.parquet")
+    assert storage.folders() == ["runs", "weights"] and storage.folders("runs") == storage.folders("nothing") == []
     storage.remove_folder("runs")
     storage.remove_folder("nothing")
     assert storage.entries("runs") == [] and storage.read("weights/c") == b""
+    assert storage.folders() == ["weights"]
 
 
 def test_hidden_files_are_not_listed(tmp_path: Path) -> None:
@@ -255,6 +257,17 @@ def test_a_damaged_row_is_named_and_not_taken(storage: Storage, tmp_path: Path, 
     with pytest.raises(ValueError, match=r"runs/0123.parquet: not a readable row"):
         pull(storage, tmp_path / "results")
     assert list((tmp_path / "results" / "runs").iterdir()) == []
+
+
+def test_finished_rows_that_are_here_need_not_be_read_again(storage: Storage, tmp_path: Path) -> None:
+    here, row, other = tmp_path / "results" / "x", make_row("kd", 0), make_row("kd", 1)
+    put(here, row, tmp_path)
+    put(here, failed(other, 1), tmp_path)
+    storage.write(f"runs/{row['run_id']}.parquet", b"never looked at")
+    put(storage, other, tmp_path)
+    assert (pull(storage, here, trusting=True).new, pull(storage, here, trusting=True).kept) == (1, 2)
+    with pytest.raises(ValueError, match="not a readable row"):
+        pull(storage, here)
 
 
 def test_a_row_under_another_name_is_refused(storage: Storage, tmp_path: Path) -> None:
