@@ -166,12 +166,16 @@ def outcomes(experiment: Experiment, directory: Path) -> list[Outcome]:
 def _tried(study: Study, row: Mapping[str, Any]) -> Tried:
     lr = json.loads(row["recipe"])["optimizer"]["lr"]
     values = values_in(study.space, json.loads(row["method_parameters"]), lr)
-    spent = row["wall_seconds"] or 0.0
-    if row["train_seconds"] is not None:
-        spent = row["train_seconds"] + (row["eval_seconds"] or 0.0)
     same = ("run_id", "status", "message", "dev_miou", "step_ms")
     point = point_of(study.space, values)
-    return Tried(**{key: row[key] for key in same}, number=row["trial"], values=values, point=point, seconds=spent)
+    return Tried(**{key: row[key] for key in same}, number=row["trial"], values=values, point=point, seconds=spent(row))
+
+
+def spent(columns: Mapping[str, Any]) -> float:
+    """Seconds of training and evaluation; where these are not known, since the beginning."""
+    if columns.get("train_seconds") is None:
+        return float(columns.get("wall_seconds") or 0.0)
+    return float(columns["train_seconds"] + (columns["eval_seconds"] or 0.0))
 
 
 def found(experiment: Experiment, directory: Path, file: str) -> dict[Key, Found]:

@@ -3,7 +3,8 @@
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,18 +54,26 @@ def launch(
     if not os.access(directory, os.W_OK):
         raise PermissionError(f"{directory} cannot be written; choose another --results folder")
 
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
     try:
-        with show:
+        with ended_by_sigterm(), show:
             from harness.launch import run_all  # torch and ray: seconds
 
             run_all(runs, experiment.resources, directory, show, retry_failed)
     except KeyboardInterrupt:
         _interrupted(runs, directory, show)
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM is like Ctrl-C for the duration of a block."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
 

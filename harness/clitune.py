@@ -1,10 +1,8 @@
 """The command `sstkd-bench tune`, and what `check` and `run` say of an experiment with a search."""
 
-import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +63,10 @@ def _teachers(experiment: "Experiment", directory: Path, show: Any) -> None:
 
 
 def _search(experiment: "Experiment", directory: Path, tell: Any) -> None:
+    from harness import clirun
+
     try:
-        with _ended_by_sigterm():
+        with clirun.ended_by_sigterm():
             from harness.search import search  # torch and ray: seconds
 
             search(experiment, directory, tell)
@@ -79,20 +79,6 @@ def _search(experiment: "Experiment", directory: Path, tell: Any) -> None:
             err=True,
         )
         raise typer.Exit(130) from None
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM is like Ctrl-C for the duration of a block."""
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _teller(experiment: "Experiment", as_json: bool, show: Any) -> Any:

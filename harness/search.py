@@ -19,7 +19,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness import algorithms, best, points, protocol, record, store
-from harness.best import Outcome, search_folder
+from harness.best import Outcome, search_folder, spent
 from harness.cluster import connected, require_room, room, this_node
 from harness.home import Home
 from harness.points import LEARNING, proposer
@@ -29,9 +29,9 @@ from harness.record import weights_path
 from harness.searchspec import Search
 from harness.shelf import Shelf
 from harness.space import values_in
-from harness.spec import Experiment, Resources, Run
+from harness.spec import Experiment, Resources, Run, WorkerRange
 from harness.storage import Storage
-from harness.trials import Context, asked, forget, remember, run_trial, spent
+from harness.trials import Context, asked, forget, remember, run_trial
 
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the rows are the record
@@ -91,7 +91,7 @@ def search(experiment: Experiment, directory: Path, tell: Callable[[Told], None]
 
 def _resources(resources: Resources, name: str) -> Resources:
     """Those of a trial: one worker; in a storage its files are below the experiment's."""
-    changed: dict[str, Any] = {"workers": 1}
+    changed: dict[str, Any] = {"workers": WorkerRange(min=1, max=1)}
     if resources.storage is not None:
         changed["storage"] = Storage(resources.storage).below(name).uri
     return resources.model_copy(update=changed)

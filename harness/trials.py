@@ -16,6 +16,7 @@ import ray.tune
 import torch
 
 from harness import store
+from harness.best import spent
 from harness.checkpoints import Checkpoints
 from harness.cluster import this_node
 from harness.execute import execute
@@ -96,13 +97,6 @@ def final(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"step": row["steps"], "dev_miou": 0.0, "step_ms": WORST_MS, "seconds": spent(row)}
     step_ms = row["step_ms"] or 1e3 * row["train_seconds"] / row["steps"]
     return {"step": row["steps"], "dev_miou": row["dev_miou"], "step_ms": step_ms, "seconds": spent(row)}
-
-
-def spent(columns: Mapping[str, Any]) -> float:
-    """Seconds of training and evaluation; where these are not known, since the beginning."""
-    if columns.get("train_seconds") is None:
-        return float(columns.get("wall_seconds") or 0.0)
-    return float(columns["train_seconds"] + (columns["eval_seconds"] or 0.0))
 
 
 def _report(progress: Progress, run: Run, checkpoints: Checkpoints | None) -> None:
