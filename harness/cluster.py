@@ -39,7 +39,7 @@ def connected(resources: Resources) -> Iterator[None]:
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if resources.address == "local":
         # Ray Train frees a dead run's resources through the dashboard's API; warm actors do not need it.
-        options |= {"include_dashboard": resources.worker_range[1] > 1, "dashboard_host": LOOPBACK}
+        options |= {"include_dashboard": resources.workers.max > 1, "dashboard_host": LOOPBACK}
         options["num_cpus"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_terminate = signal.getsignal(signal.SIGTERM)
     _knock(resources.address)
@@ -100,7 +100,7 @@ def require_room(resources: Resources) -> None:
     Raises:
         ValueError: not even one fits, with what was asked for and what there is.
     """
-    least = resources.worker_range[0]
+    least = resources.workers.min
     if sum(room(resources).values()) < least:
         total = ray.cluster_resources()
         raise ValueError(

@@ -99,14 +99,13 @@ def rank_loop(config: dict[str, Any]) -> str:
     run, resources = Run.model_validate_json(group.run), Resources.model_validate_json(group.resources)
     home = Home(Path(group.experiment), resources)
     home.fetch(run)
-    least, most = resources.worker_range
     runtime = Runtime.ray_worker(
         home.checkpoints(run.run_id),
         threads=resources.cpus_per_worker,
         loader_workers=resources.loader_workers,
         checkpoint_minutes=resources.checkpoints.minutes,
         bucket_mb=resources.bucket_mb,
-        most_workers=most if most > least else 0,
+        most_workers=resources.workers.max if resources.workers.max > resources.workers.min else 0,
     )
     ray.get(board.sit.remote(run.run_id, runtime.rank, this_node()))
     if runtime.rank != 0:

@@ -7,11 +7,12 @@ changes the numbers is in a run's identity; paths are not (weights are named by 
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from harness import signatures
 from harness.recipe import (
@@ -180,20 +181,29 @@ class Method(Spec):
         return any(method_entry(part.name).constants.get("needs_teacher", True) for part in self.parts)
 
 
-class Elastic(Spec):
-    """Workers of one run that may come and go; the global batch stays, by accumulation."""
+class WorkerRange(Spec):
+    """Fewest and most workers of one run; they may come and go where these differ. The global batch stays the same."""
 
     min: PositiveInt
     max: PositiveInt
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Elastic":
+    def _ordered(self) -> "WorkerRange":
         if self.min > self.max:
             raise ValueError(f"min {self.min} is more than max {self.max}")
         return self
 
 
-class Checkpoints(Spec):
+def _as_range(value: Any) -> Any:
+    """A number of workers is the range from it to itself."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return WorkerRange(min=value, max=value)
+    if isinstance(value, (dict, WorkerRange)):
+        return value
+    raise ValueError("workers are a number of at least 1, or a range: {min: 1, max: 8}")
+
+
+class Checkpointing(Spec):
     """How a run's resumable checkpoints are kept."""
 
     minutes: Positive | None = None
@@ -207,7 +217,9 @@ class Checkpoints(Spec):
 class Resources(Spec):
     """Where the runs run. Never part of a run's identity."""
 
-    workers: PositiveInt | Elastic = 1
+    workers: Annotated[WorkerRange, BeforeValidator(_as_range, json_schema_input_type=PositiveInt | WorkerRange)] = (
+        WorkerRange(min=1, max=1)
+    )
     """Processes of one run; more than one trains with DistributedDataParallel through Ray Train. {min, max}: as many as
     there is room for, changing as nodes come and go."""
     cpus_per_worker: PositiveInt = 1
@@ -221,10 +233,10 @@ class Resources(Spec):
     """Runs at the same time; as many as fit when not given."""
     address: Annotated[str, Field(pattern=r"^(local|auto|[A-Za-z0-9.\-]+:[0-9]+|ray://.+)$")] = "local"
     """`local` starts Ray on this machine; `auto` or host:port joins a running cluster."""
-    storage: Annotated[str, Field(pattern=r"^(/|[a-z][a-z0-9+]+://)[^@]+$")] | None = None
+    storage: str | None = None
     """Folder or URI (s3://bucket/prefix, gs://...) below which the workers keep rows, weights and checkpoints; what is
     finished is fetched from there. The results folder itself, which every worker must see, when not given."""
-    checkpoints: Checkpoints = Checkpoints()
+    checkpoints: Checkpointing = Checkpointing()
     max_failures: Annotated[int, Field(ge=0)] = 2
     """How often a run is tried again, on another node if there is one, when its worker dies or its machine fails."""
     bucket_mb: PositiveInt = 25
@@ -236,10 +248,12 @@ class Resources(Spec):
             raise ValueError(f"gpus_per_worker is at most 1, or a whole number; given {self.gpus_per_worker:g}")
         return self
 
-    @property
-    def worker_range(self) -> tuple[int, int]:
-        """Fewest and most workers of one run."""
-        return (self.workers, self.workers) if isinstance(self.workers, int) else (self.workers.min, self.workers.max)
+    @field_validator("storage")
+    @classmethod
+    def _whole_address(cls, storage: str | None) -> str | None:
+        if storage is not None and not re.match(r"/|[a-z][a-z0-9+]+://", storage):
+            raise ValueError(f"a storage is an absolute folder or a URI such as s3://bucket/prefix; given {storage!r}")
+        return storage
 
 
 def _as_method(value: Any) -> Any:

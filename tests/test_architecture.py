@@ -168,8 +168,8 @@ RULES: dict[str, tuple[str, str]] = {
         "ray",
     ),
     "harness.trials": (
-        "harness harness.checkpoints harness.cluster harness.execute harness.home harness.protocol harness.runtime "
-        "harness.searchspec harness.shelf harness.space harness.spec harness.store",
+        "harness harness.best harness.checkpoints harness.cluster harness.execute harness.home harness.protocol "
+        "harness.runtime harness.searchspec harness.shelf harness.space harness.spec harness.store",
         "torch ray",
     ),
     "harness.algorithms": ("harness.best harness.searchspec harness.seeds harness.space harness.trials", "ray"),

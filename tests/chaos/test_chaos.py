@@ -208,7 +208,7 @@ def test_killed_drivers(kills: int, dice: random.Random, undisturbed: dict[str, 
 
 
 def test_restarted_heads(kills: int, dice: random.Random, undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    """The head is lost with all its workers: the command ends and says so; on a new head the same command goes on."""
+    """The head is lost with all its workers: the command ends; on a new head the same command goes on."""
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # a short path: sockets are in it
         head = cluster.Head(Path(folder))
         head.start()

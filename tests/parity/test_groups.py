@@ -11,7 +11,7 @@ import pytest
 
 from harness import store
 from harness.launch import run_all
-from harness.spec import Elastic, Resources, Run
+from harness.spec import Resources, Run, WorkerRange
 from harness.status import Status
 from tests import cluster, tiny
 
@@ -66,7 +66,7 @@ def test_a_mistake_of_one_rank_is_not_tried_again(tmp_path: Path) -> None:
 def test_workers_that_come_and_go(tmp_path: Path) -> None:
     """One worker at first, two when a node comes, one when it is lost again; the global batch is the same all along."""
     (run,) = plain_student(tmp_path)
-    resources = Resources(workers=Elastic(min=1, max=2), max_failures=5)
+    resources = Resources(workers=WorkerRange(min=1, max=2), max_failures=5)
     with cluster.nodes(1) as made:
         resources = resources.model_copy(update={"address": made.address})
         latest: list[Status] = []

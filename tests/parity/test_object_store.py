@@ -10,7 +10,7 @@ import pytest
 from harness import store
 from harness.launch import run_all
 from harness.pull import pull
-from harness.spec import Checkpoints, Resources
+from harness.spec import Checkpointing, Resources
 from harness.status import Status
 from harness.storage import Storage
 from tests import cluster, s3, tiny
@@ -38,7 +38,7 @@ def test_a_killed_experiment_in_a_bucket(tmp_path: Path, monkeypatch: pytest.Mon
                 os.kill(progress["pid"], signal.SIGKILL)
 
     with s3.server() as uri:
-        resources = Resources(storage=uri, checkpoints=Checkpoints(keep=2, background=True))
+        resources = Resources(storage=uri, checkpoints=Checkpointing(keep=2, background=True))
         here = tmp_path / "here" / "tiny"
         assert set(run_all(runs, resources, here, kill_once).values()) == {"ok"}
         assert killed

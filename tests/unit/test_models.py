@@ -419,6 +419,17 @@ def test_save_then_load_keeps_every_bit_and_leaves_no_other_file(tmp_path: Path)
     assert state_sha256(other.state_dict()) == state_sha256(state)
 
 
+def test_assigned_weights_are_the_memory_they_came_in_where_the_types_agree() -> None:
+    one, other = build(network(), CLASSES, 1), build(network(), CLASSES, 2)
+    state = shifted(one.state_dict())
+    load_into(other, state, "x", assign=True)
+    own = other.state_dict()
+    assert all(own[name].data_ptr() == value.data_ptr() for name, value in state.items() if value.numel())
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    load_into(other, halves, "x", assign=True)  # half precision in the file makes no half-precision network
+    assert {value.dtype for value in other.state_dict().values()} == {value.dtype for value in state.values()}
+
+
 def test_load_into_wants_an_exact_fit() -> None:
     built = build(network(), CLASSES, 0)
     before = state_sha256(built.state_dict())
