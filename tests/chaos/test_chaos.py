@@ -31,8 +31,8 @@ from tests import cluster, tiny
 pytestmark = [pytest.mark.chaos, *cluster.QUIET]
 
 SETTINGS = ("train.steps=24", "train.eval_every=12", "train.checkpoint_every=2")
-# cirkd has queues of its own, which are part of a checkpoint.
-CHANGES = {"methods": ["none", "cirkd"], "seeds": [0, 1]}
+# fitnet trains a module of its own, which is part of a checkpoint.
+CHANGES = {"methods": ["none", "fitnet"], "seeds": [0, 1]}
 MEASURED = ("status", "dev_confusion", "val_confusion", "curve", "losses", "weights_sha256", "student_init_sha256")
 PATIENCE = 900.0  # seconds until something hangs
 
