@@ -23,8 +23,9 @@ umask 077
 job=$shared/.sstkd-bench-$SLURM_JOB_ID
 mkdir -p "$job"
 chmod 700 "$job"
-# Ray's sockets want a short path. Nobody can guess this one and be there first.
-scratch=/tmp/sstkd-bench-$SLURM_JOB_ID-$("$python" -c 'import secrets; print(secrets.token_hex(8))')
+# Ray's sockets want a short path, and Ray opens its folder to everybody: it gets one within ours. Nobody can guess ours
+# and be there first.
+scratch=/tmp/sstkd-bench-$SLURM_JOB_ID-$("$python" -c 'import secrets; print(secrets.token_hex(6))')
 mkdir "$scratch"
 pids=()
 run=
@@ -76,7 +77,7 @@ start() { # NODE, then options of `ray start`; in the background, until it is en
   pids+=($!)
 }
 
-start "${nodes[0]}" --head --node-ip-address="$ip" --port="$base" --temp-dir="$scratch" \
+start "${nodes[0]}" --head --node-ip-address="$ip" --port="$base" --temp-dir="$scratch/r" \
   --dashboard-host=127.0.0.1 --dashboard-port=$((base + 1)) --ray-client-server-port=$((base + 2)) \
   --dashboard-agent-listen-port=$((base + 3))
 for ((second = 0; ; second++)); do
