@@ -35,6 +35,7 @@ ARCHITECTURES: dict[str, Callable[..., Any]] = {
 
 # Set by the spec's own keys, or would change what `full` means: class scores of an RGB image.
 _RESERVED = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
+_LEARNT: dict[tuple[str, int], tuple[NetworkInfo, frozenset[str]]] = {}  # by network and classes
 _DRY_SIDE = 128  # image side of dry runs: PAN pools its deepest map three times, and needs 8 positions there
 
 
@@ -96,23 +97,13 @@ class SegNet(nn.Module):
 
     @torch.no_grad()
     def info(self) -> NetworkInfo:
-        """Widths and strides of all taps, from one dry run in eval mode."""
+        """Widths and strides of all taps; from a dry run in eval mode, unless `build` has made one."""
         if self._info is None:
-            self._info = self._dry_run()
+            training = self.training
+            parameter = next(self.parameters())
+            self._info = _described(self.eval()(_dry_image(parameter)))
+            self.train(training)
         return self._info
-
-    def _dry_run(self) -> NetworkInfo:
-        training = self.training
-        self.eval()
-        parameter = next(self.parameters())
-        side = _DRY_SIDE
-        taps = self(torch.zeros(1, 3, side, side, device=parameter.device, dtype=parameter.dtype))
-        self.train(training)
-
-        def tap(x: Tensor) -> TapInfo:
-            return TapInfo(channels=x.shape[1], stride=side // x.shape[2])
-
-        return NetworkInfo({name: tap(x) for name, x in taps.stages.items()}, tap(taps.decoder), tap(taps.logits))
 
 
 def _stages(features: list[Tensor]) -> dict[str, Tensor]:
@@ -158,14 +149,20 @@ def build(network: Network, num_classes: int, seed: int) -> SegNet:
     if network.encoder_weights is not None:
         load_encoder(model.encoder, network)
     wrapped = SegNet(model)
-    try:
-        _freeze_unused(wrapped)
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(
-            f"{network.architecture} with encoder {network.encoder} and parameters {network.parameters} fails on an "
-            f"image of {_DRY_SIDE}x{_DRY_SIDE}: {error} A timm backbone of fixed input size may take parameters "
-            f"{{img_size: {_DRY_SIDE}, strict_img_size: false}}."
-        ) from None
+    key = (network.model_dump_json(), num_classes)
+    if key not in _LEARNT:
+        try:
+            _LEARNT[key] = _dry_run(wrapped)
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(
+                f"{network.architecture} with encoder {network.encoder} and parameters {network.parameters} fails on "
+                f"an image of {_DRY_SIDE}x{_DRY_SIDE}: {error} A timm backbone of fixed input size may take parameters "
+                f"{{img_size: {_DRY_SIDE}, strict_img_size: false}}."
+            ) from None
+    wrapped._info, unused = _LEARNT[key]
+    for name, parameter in wrapped.named_parameters():
+        if name in unused:
+            parameter.requires_grad_(False)
     return wrapped
 
 
@@ -187,17 +184,31 @@ def _check_parameters(network: Network) -> None:
             )
 
 
-def _freeze_unused(network: SegNet) -> None:
-    """Freeze what gets no gradient; found by one backward pass in eval mode, which changes no statistics."""
+def _dry_image(parameter: Tensor) -> Tensor:
+    return torch.zeros(1, 3, _DRY_SIDE, _DRY_SIDE, device=parameter.device, dtype=parameter.dtype)
+
+
+def _described(taps: Taps) -> NetworkInfo:
+    """Widths and strides, from the taps of the dry image."""
+
+    def tap(x: Tensor) -> TapInfo:
+        return TapInfo(channels=x.shape[1], stride=_DRY_SIDE // x.shape[2])
+
+    return NetworkInfo({name: tap(x) for name, x in taps.stages.items()}, tap(taps.decoder), tap(taps.logits))
+
+
+def _dry_run(network: SegNet) -> tuple[NetworkInfo, frozenset[str]]:
+    """What `info` says, and the parameters that get no gradient.
+
+    Both from one forward and backward pass in eval mode, which changes no statistics.
+    """
     network.eval()
-    side = _DRY_SIDE
-    taps = network(torch.zeros(1, 3, side, side))
+    taps = network(_dry_image(next(network.parameters())))
     scores = taps.full.sum()
     if network.auxiliary is not None:  # silent in eval mode
         scores = scores + network.auxiliary(taps.stages["stage3"]).sum()
     scores.backward()
-    for parameter in network.parameters():
-        if parameter.grad is None:
-            parameter.requires_grad_(False)
-        parameter.grad = None
+    unused = frozenset(name for name, parameter in network.named_parameters() if parameter.grad is None)
+    network.zero_grad()
     network.train()
+    return _described(taps), unused
