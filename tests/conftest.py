@@ -1,5 +1,7 @@
 """Options that give tests/oracles other folders; tests marked `gpu` are skipped where there is no CUDA device."""
 
+import signal
+
 import pytest
 import torch
 
@@ -11,6 +13,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--contourlet-oracles", metavar="DIR", help="folder with pdfb_*.npz, dfb_*.npz, ... and inputs.npz"
     )
+
+
+def pytest_configure() -> None:
+    # A shell's background jobs ignore SIGINT and so would every process the tests start, to interrupt it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
