@@ -31,6 +31,25 @@ def class_iou(confusion: NDArray[Any]) -> NDArray[np.float64]:
     return _ratio(hit, c.sum(0) + c.sum(1) - hit)
 
 
+def hits_and_unions(confusion: NDArray[Any]) -> NDArray[np.float64]:
+    """What `class_iou` divides: TP, and TP + FP + FN, of every class; sums of both over images give the IoU of all.
+
+    Args:
+        confusion: (..., K, K) counts, rows = label, columns = prediction; e.g. one matrix for each image.
+
+    Returns:
+        (..., 2, K): hits, unions.
+
+    Raises:
+        ValueError: not square matrices.
+    """
+    c = np.asarray(confusion)
+    if c.ndim < 2 or c.shape[-1] != c.shape[-2]:
+        raise ValueError(f"confusion matrices are (..., K, K); given: shape {c.shape}")
+    hits = np.diagonal(c, axis1=-2, axis2=-1).astype(np.float64)
+    return np.stack([hits, c.sum(-1) + c.sum(-2) - hits], axis=-2)
+
+
 def class_accuracy(confusion: NDArray[Any]) -> NDArray[np.float64]:
     """Share of a class's labelled pixels that were found, TP / (TP + FN): (K,), nan where the class has no label.
 

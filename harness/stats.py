@@ -11,8 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from harness.scores import Absent
+
 # Below this relative spread the differences are equal up to rounding, and a t statistic would only measure rounding.
 _EQUAL = 1e-12
+_AT_ONCE = 500  # resamples of images whose weights are in memory together
 
 
 @dataclass(frozen=True)
@@ -133,14 +136,132 @@ def bootstrap_interval(
         ValueError: no values, a non-finite value, a confidence outside (0, 1), fewer than one resample.
     """
     x = _checked(values, confidence)
-    if resamples < 1:
-        raise ValueError(f"resamples={resamples}: at least 1 is needed")
+    _check_confidence(confidence, resamples)
     mean = float(x.mean())
     if x.size < 2:
         return Interval(mean, None, None, 1)
     means = x[rng.integers(x.size, size=(resamples, x.size))].mean(axis=1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(mean, float(low), float(high), x.size)
+
+
+def image_bootstrap(
+    a: ArrayLike,
+    b: ArrayLike,
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    absent: Absent = "skip",
+) -> Interval:
+    """mIoU of `a` less that of `b`, with its percentile bootstrap interval over the images of the split.
+
+    Every resample draws images, the same ones for both sides and all runs, adds up what was counted on them and takes
+    the mIoU of the sums. It says how much the difference hangs on these images; how much on the seeds, the interval of
+    `paired_difference` says.
+
+    Args:
+        a: (S, N, 2, K) of S runs on N images: `harness.scores.hits_and_unions` of each.
+        b: the same of the S runs that those of `a` are paired with, on the same images.
+        rng: the stream the resamples are drawn from; the same stream gives the same interval.
+        confidence: in (0, 1).
+        resamples: number of resamples, >= 1.
+        absent: what the mean does with a class that is in none of the images drawn.
+
+    Returns:
+        The mean over the runs' differences on the whole split, in [-1, 1], its interval, and N. No interval for one
+        image.
+
+    Raises:
+        ValueError: shapes that are not (S, N, 2, K) or differ, nothing counted, a confidence outside (0, 1), or fewer
+            than one resample.
+    """
+    sides = [np.asarray(x, dtype=np.float64) for x in (a, b)]
+    shapes = [x.shape for x in sides]
+    if shapes[0] != shapes[1] or len(shapes[0]) != 4 or shapes[0][2] != 2 or not sides[0].size:
+        raise ValueError(f"both sides are (S, N, 2, K) and of one shape; given: {shapes[0]} and {shapes[1]}")
+    if not all(x[:, :, 1].any(axis=(1, 2)).all() for x in sides):
+        raise ValueError("a run counted nothing on any image")
+    _check_confidence(confidence, resamples)
+    images = shapes[0][1]
+
+    def difference(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of the images weighted by (R, N): (R,)."""
+        one, other = (_weighted_miou(x, weights, absent) for x in sides)
+        return np.asarray((one - other).mean(axis=1))
+
+    mean = float(difference(np.ones((1, images)))[0])
+    if images < 2:
+        return Interval(mean, None, None, images)
+    found = []
+    for start in range(0, resamples, _AT_ONCE):
+        count = min(_AT_ONCE, resamples - start)
+        found.append(difference(rng.multinomial(images, np.full(images, 1 / images), size=count).astype(np.float64)))
+    low, high = np.quantile(np.concatenate(found), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(mean, float(low), float(high), images)
+
+
+def _weighted_miou(counts: NDArray[np.float64], weights: NDArray[np.float64], absent: Absent) -> NDArray[np.float64]:
+    """mIoU of S runs, counts (S, N, 2, K), under R weightings of the images, (R, N): (R, S)."""
+    runs, images, _, classes = counts.shape
+    flat = counts.transpose(1, 0, 2, 3).reshape(images, -1)
+    hits, unions = (weights @ flat).reshape(len(weights), runs, 2, classes).transpose(2, 0, 1, 3)
+    seen = unions > 0
+    iou = np.divide(hits, unions, out=np.zeros_like(hits), where=seen)
+    return np.asarray(iou.sum(axis=2) / (classes if absent == "zero" else np.maximum(seen.sum(axis=2), 1)))
+
+
+def detectable_difference(spread: float, n: int, level: float = 0.05, power: float = 0.8) -> float:
+    """The smallest true difference that a paired t-test over `n` seeds finds with a chance of `power`.
+
+    Args:
+        spread: standard deviation of the paired differences between seeds, > 0; the result has its unit.
+        n: planned number of seeds, >= 2.
+        level: of the two-sided test; divide it by the number of comparisons for the first step of Holm's correction.
+        power: in (level, 1).
+
+    Raises:
+        ValueError: a number outside of these ranges.
+    """
+    from scipy import optimize, stats
+
+    if not (np.isfinite(spread) and spread > 0) or n < 2 or not 0 < level < power < 1:
+        raise ValueError(
+            f"spread > 0, n >= 2 and 0 < level < power < 1 are needed; given: spread={spread}, n={n}, level={level}, "
+            f"power={power}"
+        )
+    critical = float(stats.t.ppf(1 - level / 2, n - 1))
+
+    def missing(shift: float) -> float:
+        """Power at a difference of `shift` standard errors, less the wanted one (the far tail counts, too)."""
+        near, far = stats.nct.sf(critical, n - 1, shift), stats.nct.cdf(-critical, n - 1, shift)
+        return float(near + np.nan_to_num(far)) - power
+
+    # A shift of three critical values is found almost always, whatever the degrees of freedom.
+    shift = optimize.brentq(missing, 1e-9, 3 * critical + 10)
+    return float(shift) * spread / float(np.sqrt(n))
+
+
+def spread_interval(differences: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Standard deviation of paired differences with its chi-square interval: how well so few seeds know it.
+
+    Args:
+        differences: (n,) finite numbers, roughly normal; n < 2 has no spread.
+        confidence: in (0, 1).
+
+    Raises:
+        ValueError: fewer than two values, a non-finite value, or a confidence outside (0, 1).
+    """
+    from scipy import stats
+
+    x = _checked(differences, confidence)
+    if x.size < 2:
+        raise ValueError(f"a spread needs at least two values; given: {x.tolist()}")
+    spread, freedom = float(x.std(ddof=1)), x.size - 1
+    low, high = (
+        spread * float(np.sqrt(freedom / stats.chi2.ppf(q, freedom)))
+        for q in ((1 + confidence) / 2, (1 - confidence) / 2)
+    )
+    return Interval(spread, low, high, x.size)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -180,6 +301,12 @@ def _checked(values: ArrayLike, confidence: float) -> NDArray[np.float64]:
         raise ValueError(f"a list of at least one number is needed; given: shape {x.shape}")
     if not np.isfinite(x).all():
         raise ValueError(f"all values must be finite; given: {x.tolist()}")
+    _check_confidence(confidence)
+    return x
+
+
+def _check_confidence(confidence: float, resamples: int = 1) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: it lies between 0 and 1, e.g. 0.95")
-    return x
+    if resamples < 1:
+        raise ValueError(f"resamples={resamples}: at least 1 is needed")

@@ -29,7 +29,8 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     # Rows, and what is computed from them
     "harness.scores": ("", "numpy"),
-    "harness.stats": ("", "numpy scipy"),
+    "harness.stats": ("harness.scores", "numpy scipy"),
+    "harness.ranking": ("harness.stats", "numpy scipy"),
     "harness.row": ("", "numpy pyarrow"),
     "harness.files": ("", ""),
     "harness.store": ("harness.files harness.row", "pyarrow"),
