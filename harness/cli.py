@@ -69,37 +69,27 @@ def check(
     results: Results = DEFAULT_RESULTS,
     measure: Annotated[bool, typer.Option(help="Time a few steps of each method on this machine.")] = True,
 ) -> None:
-    """Validate an experiment file, list its runs and estimate what they cost."""
+    """Validate an experiment file, list its runs, estimate what they cost, and say what is compared and how fairly."""
     with answering():
-        from harness import clitune, protocol, store
-        from harness.screen import clock, run_name
+        from harness import clicheck
 
-        experiment = _load(file, overrides)
-        if experiment.search is not None:
-            clitune.check(experiment, file, results, measure)
-            return
-        runs = protocol.plan(experiment)
-        rows = store.finished(results / experiment.name)
-        columns = ["run_id", "pair", "run", "steps", "row", *(["s/step", "time"] if measure else [])]
-        lines, seconds = [], 0.0
-        if measure:
-            from harness.estimate import step_seconds
+        clicheck.check(_load(file, overrides), file, results, measure)
 
-            measured = step_seconds(runs, experiment.resources)
-        for run in runs:
-            steps = 0 if run.checkpoint is not None else run.train.steps
-            cells = [run.run_id, run.pair, run_name(run), str(steps), rows.get(run.run_id, "not run")]
-            if measure:
-                each = measured[run.pair, run.role, run.method.label]
-                seconds += 0.0 if rows.get(run.run_id) == "ok" else each * steps
-                cells += [f"{each:.3f}", clock(each * steps)]
-            lines.append(cells)
-        print_table(columns, lines, right=("steps", "s/step", "time"))
-        waiting = sum(rows.get(run.run_id) != "ok" for run in runs)
-        text = f"{len(runs)} runs, {waiting} to do"
-        if measure and waiting:
-            text += f": about {clock(seconds)} of worker time (steps only; evaluation and start-up come on top)"
-        typer.echo(text)
+
+@app.command()
+def power(
+    file: File,
+    overrides: Set = None,
+    results: Results = DEFAULT_RESULTS,
+    seeds: Annotated[
+        list[int] | None, typer.Option("--seeds", min=2, help="A number of seeds to look at; may be repeated.")
+    ] = None,
+) -> None:
+    """From the seeds so far: the smallest difference to the plain student that the planned number of seeds can show."""
+    with answering():
+        from harness import clicheck
+
+        clicheck.power(_load(file, overrides), file, results, seeds or [])
 
 
 @app.command()

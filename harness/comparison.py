@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import fairness
 from harness.stats import Interval, bootstrap_interval, holm, mean_interval, paired_difference, paired_differences
 from harness.tables import CONFIDENCE, REFERENCES, Block, Comparison, MethodRow, QuickTable, Teacher
 
@@ -95,12 +96,16 @@ def _block(
     expected = sorted({r["seed"] for r in rows} if seeds is None else set(seeds))
     lines = [_line(name, group, expected) for name, group in groups.items()]
     references = {name: _reference(name, groups) for name in REFERENCES}
-    values = {name: _by_seed(group) for name, group in groups.items()}
-    compared, count = _compare(values, references)
+    values = {line.label: line.values for line in lines}
+    failed = {
+        name: {r["seed"] for r in group if r["status"] == "failed"} - values[name].keys()
+        for name, group in groups.items()
+    }
+    compared, count = _compare(values, failed, references)
     first = rows[0]
     floors = [r["floor_dev_miou"] for r in rows if r["floor_dev_miou"] is not None]
     bad = sorted((r for r in rows if r["status"] != "ok"), key=lambda r: (r["method"], r["seed"]))
-    return Block(
+    block = Block(
         pair=pair,
         dataset=first["dataset"],
         ruleset=first["ruleset"],
@@ -120,6 +125,7 @@ def _block(
             *sorted({f"{r['method']}: {r['caveat']}" for r in rows if r["caveat"]}),
         ),
     )
+    return replace(block, **fairness.of_block(block))
 
 
 def _trials(rows: list[dict[str, Any]]) -> str:
@@ -219,6 +225,7 @@ def _line(name: str, rows: list[dict[str, Any]], expected: list[int]) -> MethodR
         skipped=statuses.count("skipped"),
         missing=len(set(expected) - known),
         expected=len(set(expected) | known),
+        values={seed: 100 * row["dev_miou"] for seed, row in ok.items()},
         miou=mean_interval([100 * r["dev_miou"] for r in ok.values()], CONFIDENCE) if ok else None,
         best_miou=mean_interval(best, CONFIDENCE) if best else None,
         step_s=float(np.median(steps)) if steps else None,
@@ -228,12 +235,10 @@ def _line(name: str, rows: list[dict[str, Any]], expected: list[int]) -> MethodR
     )
 
 
-def _by_seed(rows: list[dict[str, Any]]) -> dict[int, float]:
-    return {r["seed"]: 100 * r["dev_miou"] for r in rows if r["status"] == "ok"}
-
-
 def _compare(
-    values: Mapping[str, Mapping[int, float]], references: Mapping[str, str | None]
+    values: Mapping[str, Mapping[int, float]],
+    failed: Mapping[str, set[int]],
+    references: Mapping[str, str | None],
 ) -> tuple[dict[tuple[str, str], Comparison], int]:
     """Every method against each reference; kd against none and none against kd are one comparison, seen twice."""
     once: dict[tuple[str, str], Comparison] = {}
@@ -248,6 +253,8 @@ def _compare(
             once[name, reference] = Comparison(
                 paired_difference(values[name], values[reference], CONFIDENCE),
                 bootstrap_interval(deltas, rng, CONFIDENCE),
+                lost=len(failed[name] & values[reference].keys()),
+                won=len(failed[reference] & values[name].keys()),
             )
     tested = [key for key, c in once.items() if c.difference.p_value is not None]
     corrected = holm([p for key in tested if (p := once[key].difference.p_value) is not None])
@@ -266,7 +273,7 @@ def _compare(
 def _reversed(c: Comparison) -> Comparison:
     b = c.bootstrap
     low, high = (None if b.high is None else -b.high), (None if b.low is None else -b.low)
-    return Comparison(c.difference.reversed, Interval(-b.mean, low, high, b.n), c.p_holm)
+    return Comparison(c.difference.reversed, Interval(-b.mean, low, high, b.n), c.p_holm, c.won, c.lost)
 
 
 def _teacher(pair: str, rows: list[dict[str, Any]], teachers: list[dict[str, Any]]) -> Teacher:

@@ -72,6 +72,8 @@ class Events:
                 headline=block.headline,
                 notes=block.notes,
                 caveats=block.caveats,
+                compared=block.compared,
+                findings=[{"unfair": found.unfair, "text": found.text} for found in block.findings],
             )
 
     def done(self, states: Collection[str], interrupted: bool = False) -> None:

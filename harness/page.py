@@ -106,6 +106,7 @@ def _block(
     tiles = "".join(f"<div><dt>{_e(k)}</dt><dd>{_e(v)}<small>{_e(more)}</small></dd></div>" for k, v, more in facts)
     notes = "".join(f"<li>{_e(note)}</li>" for note in block.notes)
     caveats = "".join(f"<li>{_e(caveat)}</li>" for caveat in block.caveats)
+    findings = "".join(f"<li{' class=bad' if f.unfair else ''}>{_e(str(f))}</li>" for f in block.findings)
     return f"""<section>
 <h2>{_e(block.pair)} <span class="on">on {_e(block.dataset)}</span></h2>
 <dl class="facts">{tiles}</dl>
@@ -114,6 +115,9 @@ def _block(
 The bootstrap interval is too narrow for a few seeds and decides nothing.</p>
 {f'<ul class="note bad">{notes}</ul>' if notes else ""}
 {f'<ul class="note">{caveats}</ul>' if caveats else ""}
+<h3>Fairness</h3>
+<p class="note">{_e(block.compared)}</p>
+<ul class="note">{findings}</ul>
 <h3>Learning curves</h3>
 {_curves(i, block, by_id)}
 <h3>IoU by class</h3>

@@ -5,6 +5,7 @@ Everything here is computed from the rows on disk; nothing is remembered between
 
 import csv
 import io
+import json
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["print_table", "quick_table", "show", "to_csv", "to_markdown", "write_report"]
+__all__ = ["print_table", "quick_table", "show", "to_csv", "to_json", "to_markdown", "write_report"]
 
 
 def to_markdown(table: QuickTable) -> str:
@@ -34,6 +35,8 @@ def to_markdown(table: QuickTable) -> str:
         lines += ["| " + " | ".join(map(_md, line.cells(block.references))) + " |" for line in block.methods]
         remarks = (*block.notes, *block.caveats)
         lines += ["", *(f"- {_md(remark)}" for remark in remarks), *([""] if remarks else [])]
+        lines += [f"Compared: {_md(block.compared)}", "", *(f"- {_md(str(found))}" for found in block.findings)]
+        lines += [""] if block.findings else []
     return "\n".join([*lines, table.legend, "", "Rows: `runs/`. Curves: `curves.png`. Page: `report.html`.", ""])
 
 
@@ -83,6 +86,24 @@ def _csv_cells(c: Comparison | None) -> list[Any]:
     return [d.mean, d.low, d.high, d.n, b.low, b.high, d.p_value, c.p_holm, c.beyond_noise]
 
 
+def to_json(table: QuickTable) -> str:
+    """The fairness report: what is compared with what, and what was found, by pair."""
+    blocks = [
+        {
+            "pair": block.pair,
+            "dataset": block.dataset,
+            "ruleset": block.rules,
+            "budget": block.budget,
+            "compared": block.compared,
+            "findings": [{"unfair": found.unfair, "text": found.text} for found in block.findings],
+            "caveats": block.caveats,
+        }
+        for block in table.blocks
+    ]
+    report = {"experiment": table.experiment, "protocol": table.protocol, "pairs": blocks}
+    return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+
+
 def print_table(table: QuickTable, console: "Console | None" = None, directory: str | Path | None = None) -> None:
     """Print the comparison on the terminal.
 
@@ -106,6 +127,9 @@ def print_table(table: QuickTable, console: "Console | None" = None, directory: 
             console.print(Text(note, style="red"))
         for caveat in block.caveats:
             console.print(Text(caveat, style="dim"))
+        console.print(Text(f"\n{block.compared}", style="dim"))
+        for finding in block.findings:
+            console.print(Text(str(finding), style="red" if finding.unfair else "dim"))
     console.print(Text("\n" + table.legend, style="dim"))
     if directory is not None:
         base = Path(directory)
@@ -142,7 +166,8 @@ def write_report(
     run_ids: Collection[str] | None = None,
     experiment_file: str | None = None,
 ) -> dict[str, Path]:
-    """Write table.md, table.csv, curves.png, curves.svg and report.html next to `runs/`, each whole or not at all.
+    """Write table.md, table.csv, fairness.json, curves.png, curves.svg and report.html next to `runs/`, each whole or
+    not at all.
 
     Args:
         directory: the experiment's directory, `<results>/<experiment>`.
@@ -152,7 +177,7 @@ def write_report(
         experiment_file: the file the command that repeats a run names; `experiments/<experiment>.yaml` without it.
 
     Returns:
-        The files by what they are: "markdown", "csv", "png", "svg", "html".
+        The files by what they are: "markdown", "csv", "fairness", "png", "svg", "html".
 
     Raises:
         ValueError: no student rows, rows that must not be compared, or a corrupt file.
@@ -176,6 +201,7 @@ def write_report(
     contents: dict[str, tuple[str, str | bytes]] = {
         "markdown": ("table.md", to_markdown(table)),
         "csv": ("table.csv", to_csv(table)),
+        "fairness": ("fairness.json", to_json(table)),
         "png": ("curves.png", figure_png(figure)),
         "svg": ("curves.svg", figure_svg(figure)),
         "html": ("report.html", render(table, records, {r["run_id"]: r["samples"] for r in kept}, file)),

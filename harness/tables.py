@@ -5,7 +5,7 @@ it. mIoU and its differences are in percent points here; rows keep them in [0, 1
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.stats import Difference, Interval
 
@@ -22,17 +22,24 @@ class Comparison:
         difference: mean with the paired t interval, which decides.
         bootstrap: the percentile bootstrap interval beside it.
         p_holm: p-value after Holm's correction over all comparisons of the block; None without an interval.
+        lost: seeds whose run failed while the reference has a result: no number can be put on them, so that there is no
+            gain to be marked.
+        won: the same the other way round.
     """
 
     difference: Difference
     bootstrap: Interval
     p_holm: float | None = None
+    lost: int = 0
+    won: int = 0
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether the corrected test finds a difference and the plain interval leaves 0 out."""
+        """Whether the corrected test finds a difference, the interval leaves 0 out and no failed run is against it."""
         d = self.difference
         if self.p_holm is None or d.low is None or d.high is None:
+            return False
+        if self.lost if d.mean > 0 else self.won:
             return False
         return self.p_holm < 1 - CONFIDENCE and not d.low <= 0 <= d.high
 
@@ -40,10 +47,11 @@ class Comparison:
     def text(self) -> str:
         """E.g. "+1.23 [-0.40, +2.86]", with an arrow when it is beyond noise; never a difference without interval."""
         d = self.difference
+        failed = "".join(f"; {n} {word}" for word, n in (("lost", self.lost), ("won", self.won)) if n)
         if d.low is None or d.high is None:
-            return f"no interval (n={d.n})"
+            return f"no interval (n={d.n}){failed}"
         mark = (" ▲" if d.mean > 0 else " ▼") if self.beyond_noise else ""
-        return f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]{mark}"
+        return f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]{mark}{failed}"
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class MethodRow:
     Attributes:
         label: what the method is called in this table.
         run_ids: run_id of every ok run, by seed.
+        values: dev mIoU of the last step of every ok run, by seed, percent points.
         failed, skipped, missing: how many of the expected runs ended so, or are not there.
         expected: how many runs there should be (one per seed).
         miou: dev mIoU of the last step over seeds, percent points; None without an ok run.
@@ -69,6 +78,7 @@ class MethodRow:
     skipped: int
     missing: int
     expected: int
+    values: Mapping[int, float] = field(default_factory=dict)
     miou: Interval | None = None
     best_miou: Interval | None = None
     vs_none: Comparison | None = None
@@ -129,9 +139,22 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """To be known before a comparison is believed. `unfair`: it favours a method, or leaves too little to tell."""
+
+    unfair: bool
+    text: str
+
+    def __str__(self) -> str:
+        """E.g. "unfair: 2 seeds ..."."""
+        return f"{'unfair' if self.unfair else 'note'}: {self.text}"
+
+
+@dataclass(frozen=True)
 class Block:
     """All methods on one pair. `floor` is in percent points; `notes` say why runs have no result, `caveats` what
-    must be known of a method's values, `trials` how many the search of each method had."""
+    must be known of a method's values, `trials` how many the search of each method had, `compared` what is compared
+    with what, `findings` what `harness.fairness` finds."""
 
     pair: str
     dataset: str
@@ -146,6 +169,8 @@ class Block:
     notes: tuple[str, ...]
     caveats: tuple[str, ...] = ()
     trials: str = ""
+    compared: str = ""
+    findings: tuple[Finding, ...] = ()
 
     @property
     def rules(self) -> str:

@@ -47,7 +47,9 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     "harness.record": ("harness harness.spec harness.store", ""),
     "harness.tables": ("harness.stats", ""),
-    "harness.comparison": ("harness.stats harness.tables", "numpy"),
+    "harness.power": ("harness.stats harness.tables", ""),
+    "harness.fairness": ("harness.power harness.spec harness.tables", ""),
+    "harness.comparison": ("harness harness.fairness harness.stats harness.tables", "numpy"),
     "harness.plots": ("harness.tables", "numpy matplotlib PIL"),
     "harness.searchplots": ("harness.best harness.plots harness.space", "numpy scipy matplotlib"),
     "harness.pagestyle": ("", ""),
@@ -196,6 +198,7 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.clirun": ("", "typer"),
     "harness.clitune": ("harness.terminal", "typer"),
     "harness.doctor": ("harness.spec harness.record", "rich"),
+    "harness.clicheck": ("harness.terminal", "typer"),
     "harness.cli": ("harness.clidata harness.clisubmit harness.terminal", "typer"),
 }
 # Functions that may import what their module may not, because it is slow or missing on some machines.
@@ -211,6 +214,7 @@ FREE = {
 }
 FREE_MODULES = {
     "harness.cli",
+    "harness.clicheck",
     "harness.clidata",
     "harness.clirun",
     "harness.clisubmit",
@@ -221,7 +225,8 @@ FREE_MODULES = {
 
 LIGHT = (
     "recipe searchspec spec space points best searchplots clitune specfile yamlfile signatures protocol seeds files storage pull status queue store row scores stats report tables comparison plots page record "
-    "perimage cli clidata clisubmit jobenv bundle sendrows submit manifests terminal display changes screen events loggers gauges clirun"
+    "perimage cli clidata clisubmit jobenv bundle sendrows submit manifests terminal display changes screen events loggers gauges clirun "
+    "clicheck fairness power ranking"
 )
 
 

@@ -308,7 +308,8 @@ def written(tmp_path, rows, **options):
 
 def test_the_report_is_written_whole_and_loads_nothing(tmp_path, rows):
     paths = written(tmp_path, rows)
-    assert {p.name for p in paths.values()} == {"table.md", "table.csv", "curves.png", "curves.svg", "report.html"}
+    names = {"table.md", "table.csv", "fairness.json", "curves.png", "curves.svg", "report.html"}
+    assert {p.name for p in paths.values()} == names
     assert {p.name for p in tmp_path.iterdir()} == {p.name for p in paths.values()} | {"runs"}
     text = paths["html"].read_text()
     page = Page(text)
