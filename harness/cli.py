@@ -124,9 +124,10 @@ def run(
         from harness.events import Events
 
         experiment = _load(file, overrides)
-        runs = clitune.runs_of(experiment, file, results, from_search)
         directory = results / experiment.name
         show = clirun.shower(directory, as_json)
+        clirun.time_steps(experiment, file, directory, show, from_search)
+        runs = clitune.runs_of(experiment, file, results, from_search)
         rows = store.finished(directory)
         again = ("failed", "skipped") if retry_failed else ()
         waiting = [r for r in runs if rows.get(r.run_id, "none") in ("none", *again)]
@@ -148,10 +149,10 @@ def run(
 
 def _report(file: Path, experiment: Any, runs: list[Any], directory: Path, rewrite: bool, show_table: Any) -> int:
     """Print the experiment's table (and write its files); the number of failed runs."""
-    from harness import report
+    from harness import protocol, report
 
     ids = [run.run_id for run in runs]
-    labels = [method.label for method in experiment.methods]
+    labels = protocol.labels(experiment)
     return report.show(directory, labels, experiment.seeds, ids, str(file), rewrite, show_table)
 
 

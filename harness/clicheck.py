@@ -9,7 +9,7 @@ import typer
 from harness.terminal import print_table
 
 if TYPE_CHECKING:
-    from harness.spec import Experiment
+    from harness.spec import Experiment, Run
     from harness.tables import Block
 
 USUAL_SEEDS = (3, 5, 10)
@@ -37,14 +37,14 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
     from harness import protocol, store
     from harness.screen import clock, run_name
 
-    runs = protocol.plan(experiment)
     rows = store.finished(results / experiment.name)
     columns = ["run_id", "pair", "run", "steps", "row", *(["s/step", "time"] if measure else [])]
     lines, seconds, measured = [], 0.0, {}
     if measure:
         from harness.estimate import step_seconds
 
-        measured = step_seconds(runs, experiment.resources)
+        measured = step_seconds(protocol.outline(experiment), experiment.resources)
+    runs, estimated = _planned(experiment, file, results, measured)
     for run in runs:
         steps = 0 if run.checkpoint is not None else run.train.steps
         cells = [run.run_id, run.pair, run_name(run), str(steps), rows.get(run.run_id, "not run")]
@@ -63,7 +63,25 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
             "(steps only; evaluation and start-up come on top)"
         )
     typer.echo(text)
+    if estimated:
+        typer.echo("steps that follow from a time, and their run_ids, are estimates until `run` has timed them")
     print_fairness(experiment, measured)
+
+
+def _planned(
+    experiment: "Experiment", file: Path, results: Path, measured: Mapping[tuple[str, str, str], float]
+) -> "tuple[list[Run], bool]":
+    """The runs, and whether their steps are estimates: the budget is one of seconds, and `run` has not timed any."""
+    from harness import matched, protocol
+
+    if not protocol.needs_times(experiment):
+        return protocol.plan(experiment), False
+    try:
+        return protocol.plan(experiment, times=matched.times(experiment, results / experiment.name, str(file))), False
+    except ValueError:
+        if not measured:
+            return protocol.outline(experiment), True
+        return protocol.plan(experiment, times=matched.estimated(experiment, measured)), True
 
 
 def print_fairness(experiment: "Experiment", step_seconds: Mapping[tuple[str, str, str], float] | None = None) -> None:
@@ -88,7 +106,7 @@ def power(experiment: "Experiment", file: Path, results: Path, seeds: Sequence[i
     Raises:
         ValueError: there are no rows yet, or no pair with two seeds.
     """
-    from harness import clitune, store
+    from harness import clitune, protocol, store
     from harness.comparison import COLUMNS, quick_table
 
     planned = len(experiment.seeds)
@@ -98,7 +116,7 @@ def power(experiment: "Experiment", file: Path, results: Path, seeds: Sequence[i
     rows = store.read_runs(directory, list(COLUMNS), run_ids=ids)
     if not rows.num_rows:
         raise ValueError(f"{directory}: there are no rows yet. Run it first: sstkd-bench run {file}")
-    table = quick_table(rows, [method.label for method in experiment.methods], experiment.seeds)
+    table = quick_table(rows, protocol.labels(experiment), experiment.seeds)
     printed = [_print_power(block, numbers, planned) for block in table.blocks]
     if not any(printed):
         raise ValueError(f"{directory}: a spread between seeds needs two finished seeds of a method and of none")

@@ -64,6 +64,47 @@ def launch(
         raise typer.Exit(130) from None
 
 
+def time_steps(
+    experiment: "Experiment", file: Path, directory: Path, show: "Display | Events", from_search: bool
+) -> None:
+    """Where the budget is one of seconds: time a step of every method, after its teacher has been trained.
+
+    Raises:
+        ValueError: as `launch`; a teacher or a method failed; the ruleset wants a search first.
+        OSError: as `launch`.
+        typer.Exit: 130, it was interrupted.
+    """
+    from harness import matched, protocol, store
+
+    if not protocol.needs_times(experiment):
+        return
+    if not from_search:
+        protocol.require_point(experiment, None)
+    folder, runs = matched.times_folder(directory).absolute(), protocol.timing_runs(experiment)
+    rows = store.finished(folder)
+    waiting = [run for run in runs if run.run_id not in rows]
+    if not waiting:
+        return
+    outline = protocol.outline(experiment)
+    if experiment.resources.address == "local":
+        from harness.estimate import require_buildable
+
+        require_buildable(outline)
+    needed = {run.teacher_run for run in waiting if run.method.needs_teacher}
+    teachers = [run for run in outline if run.run_id in needed]
+    finished = store.finished(directory)
+    if any(run.run_id not in finished for run in teachers):
+        launch(teachers, experiment, directory, show, False)
+    from harness.home import Home, below, lend
+
+    source = Home(directory.absolute(), experiment.resources)
+    resources = below(experiment.resources, directory.name)
+    for run in teachers:
+        lend(run.run_id, directory, source, folder, Home(folder, resources))
+    timing = experiment.model_copy(update={"resources": resources})
+    launch([*teachers, *waiting], timing, folder, show, False)
+
+
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
     """SIGTERM is like Ctrl-C for the duration of a block."""

@@ -114,7 +114,7 @@ def _stop(address: str, name: str) -> None:
 
 def _submit(address: str, job: "Job", directory: Path) -> int:
     """Start or find the job, follow it, fetch its rows, print the table; returns the exit code."""
-    from harness import protocol, report
+    from harness import protocol, report, store
     from harness.submit import bring_home, exit_code, follow, start, with_digests
 
     client = _client(address)
@@ -137,9 +137,10 @@ def _submit(address: str, job: "Job", directory: Path) -> int:
         return code  # this is the head node: the log had the table
     typer.echo(f"{directory}: {pulled.new} rows fetched, {pulled.kept} were here")
     experiment = with_digests(job.experiment, directory)
-    ids = [run.run_id for run in protocol.plan(experiment)]
-    labels = [method.label for method in experiment.methods]
-    report.show(directory, labels, experiment.seeds, ids, str(job.file), rewrite=True)
+    # Runs whose steps follow from a time are known by their rows only: the time is the cluster's.
+    timed = protocol.needs_times(experiment)
+    ids = list(store.finished(directory)) if timed else [run.run_id for run in protocol.plan(experiment)]
+    report.show(directory, protocol.labels(experiment), experiment.seeds, ids, str(job.file), rewrite=True)
     return code
 
 

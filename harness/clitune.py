@@ -1,5 +1,6 @@
 """The command `sstkd-bench tune`, and what `check` and `run` say of an experiment with a search."""
 
+import contextlib
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -136,15 +137,18 @@ def runs_of(experiment: "Experiment", file: Path, results: Path, from_search: bo
     """The final runs of an experiment.
 
     Raises:
-        ValueError: it has a search and `from_search` is not set, or the search is not complete; or the other way round.
+        ValueError: it has a search and `from_search` is not set, or the search is not complete; or the other way round;
+            or its budget needs step times and not all of them are there.
     """
-    from harness import best, protocol
+    from harness import best, matched, protocol
 
-    if not from_search:
-        return protocol.plan(experiment)
-    if experiment.search is None:
+    directory = results / experiment.name
+    if from_search and experiment.search is None:
         raise ValueError(f"--from-search: {file} has no search; its ruleset is published. Leave the option out")
-    return protocol.plan(experiment, best.found(experiment, results / experiment.name, str(file)))
+    found = best.found(experiment, directory, str(file)) if from_search else None
+    protocol.require_point(experiment, found)
+    times = matched.times(experiment, directory, str(file)) if protocol.needs_times(experiment) else None
+    return protocol.plan(experiment, found, times)
 
 
 def check(experiment: "Experiment", file: Path, results: Path, measure: bool) -> None:
@@ -190,9 +194,10 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
         line(template, "trials", outcome.wanted, template.train.steps, len(outcome.trials))
     finals: Counter[tuple[str, str]] = Counter()  # finished final runs; their points are known after the search only
     if all(outcome.complete and outcome.best is not None for outcome in outcomes):
-        final = protocol.plan(experiment, best.found(experiment, directory, str(file)))
-        there = (a for a, b in zip(runs, final, strict=True) if rows.get(b.run_id) == "ok")
-        finals.update((run.pair, run.method.label) for run in there if run.role == "student")
+        with contextlib.suppress(ValueError):  # no step has been timed yet, where the budget is one of seconds
+            final = [run for run in runs_of(experiment, file, results, True) if run.control is None]
+            there = (a for a, b in zip(runs, final, strict=True) if rows.get(b.run_id) == "ok")
+            finals.update((run.pair, run.method.label) for run in there if run.role == "student")
     for run in runs:
         if run.role == "student" and run.seed == experiment.seeds[0]:
             line(run, "final runs", len(experiment.seeds), run.train.steps, finals[run.pair, run.method.label])

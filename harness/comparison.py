@@ -36,7 +36,7 @@ COLUMNS = (
     *("run_id", "experiment", "status", "message", "role", "method", "method_parameters", "seed", "steps", "pair"),
     *("protocol_version", "teacher_run_id", "student_init_sha256", "floor_dev_miou", "dev_miou", "best_dev_miou"),
     *("step_ms", "peak_memory_mb", "device", "caveat", "worker_history", *_SHARED),
-    *("trial", "search_trials", "search_seconds", "search_sha256"),
+    *("trial", "search_trials", "search_seconds", "search_sha256", "budget_step_ms", "control"),
 )
 """The columns `quick_table` needs."""
 
@@ -70,12 +70,18 @@ def quick_table(rows: Any, methods: Sequence[str] = (), seeds: Sequence[int] | N
         mine = [r for r in students if r["pair"] == pair]
         _refuse_mixture(mine, "ruleset", f"pair {pair!r}: ")
         _refuse_mixture(mine, "elastic workers", f"pair {pair!r}: ")
-        searched = mine[0]["ruleset"] != "published"
         if mine[0]["ruleset"] == "tuned":
             _refuse_mixture(mine, "search_trials", f"pair {pair!r}: ")
+        # A control has other steps than the methods; that is what it is for.
+        methods_only = [r for r in mine if r["control"] is None]
         for column in _SHARED:
-            shared = [{**r, "recipe": _without_lr(r["recipe"])} for r in mine] if searched else mine
-            _refuse_mixture(shared, column, f"pair {pair!r}: ")
+            rest = methods_only if column == "budget_amount" else mine
+            _refuse_mixture([{**r, "recipe": _shared_recipe(r, False)} for r in rest], column, f"pair {pair!r}: ")
+        _refuse_mixture(
+            [{**r, "recipe": _shared_recipe(r, r["budget_unit"] == "steps")} for r in methods_only],
+            "recipe",
+            f"pair {pair!r}: ",
+        )
         for seed in sorted({r["seed"] for r in mine}):
             same_seed = [r for r in mine if r["seed"] == seed]
             _refuse_mixture(same_seed, "student_init_sha256", f"pair {pair!r}, seed {seed}: ")
@@ -102,7 +108,7 @@ def _block(
         for name, group in groups.items()
     }
     compared, count = _compare(values, failed, references)
-    first = rows[0]
+    first = next((r for r in rows if r["control"] is None), rows[0])
     floors = [r["floor_dev_miou"] for r in rows if r["floor_dev_miou"] is not None]
     bad = sorted((r for r in rows if r["status"] != "ok"), key=lambda r: (r["method"], r["seed"]))
     block = Block(
@@ -122,6 +128,7 @@ def _block(
         notes=tuple(f"{r['method']}, seed {r['seed']}: {r['status']}: {r['message']}" for r in bad),
         caveats=(
             *(text for name, group in groups.items() if (text := _searched(name, group))),
+            *(text for name, group in groups.items() if (text := _timed(name, group))),
             *sorted({f"{r['method']}: {r['caveat']}" for r in rows if r["caveat"]}),
         ),
     )
@@ -143,16 +150,32 @@ def _searched(name: str, rows: list[dict[str, Any]]) -> str | None:
     return f"{name}: learning rate {lr:g}; best of {row['search_trials']} trials, {row['search_seconds']:.0f} s"
 
 
-def _without_lr(recipe: str) -> str:
-    known = json.loads(recipe)
-    known.get("optimizer", {}).pop("lr", None)
+def _shared_recipe(row: Mapping[str, Any], steps: bool) -> str:
+    """The recipe without what is a run's own: of a search the learning rate; unless `steps` are equal, they too."""
+    known = json.loads(row["recipe"])
+    if row["ruleset"] != "published":
+        known.get("optimizer", {}).pop("lr", None)
+    if not steps:
+        known.pop("steps", None)
     return json.dumps(known)
+
+
+def _timed(name: str, rows: list[dict[str, Any]]) -> str | None:
+    """How many steps a method has, where that follows from a time; None elsewhere."""
+    row = next((r for r in rows if r["budget_step_ms"] is not None), None)
+    if row is None:
+        return None
+    return f"{name}: {row['steps']} steps; one was found to take {row['budget_step_ms']:.3g} ms"
 
 
 def _grouped(rows: list[dict[str, Any]], methods: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """Rows by the label they are shown under, in the order of the lines."""
     variants: dict[tuple[str, tuple[str, ...]], list[dict[str, Any]]] = {}
+    controls: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
+        if row["control"] is not None:
+            controls.setdefault(f"{row['method']} at {row['control']}", []).append(row)
+            continue
         parameters = json.loads(row["method_parameters"])
         items = tuple(f"{k}={_compact(v)}" for k, v in sorted(parameters.items()))
         variants.setdefault((row["method"], items), []).append(row)
@@ -169,12 +192,14 @@ def _grouped(rows: list[dict[str, Any]], methods: Sequence[str]) -> dict[str, li
             groups.pop(name or "", None)
             name = f"{method}({', '.join(own)})" if own else method
         groups[name] = variants[method, items]
+    groups |= controls
     present = {_base(name) for name in groups}
     groups |= {name: [] for name in REFERENCES if name not in present}
     places = {name: i for i, name in enumerate(methods)}
 
     def place(name: str) -> tuple[int, int]:
-        first = REFERENCES.index(_base(name)) if _base(name) in REFERENCES else len(REFERENCES)
+        kinds = (*REFERENCES, _base(name) if _is_control(name) else "")
+        first = kinds.index(_base(name)) if _base(name) in kinds else len(kinds)
         return first, places.get(name, places.get(_base(name), len(places)))
 
     return {name: groups[name] for name in sorted(groups, key=place)}
@@ -197,6 +222,11 @@ def _compact(value: Any) -> str:
 
 def _base(name: str) -> str:
     return name.split("(", 1)[0]
+
+
+def _is_control(name: str) -> bool:
+    """Whether a line is the plain student with another number of steps ("none at equal seconds")."""
+    return _base(name).startswith(f"{REFERENCES[0]} at ")
 
 
 def _reference(name: str, groups: Mapping[str, Any]) -> str | None:

@@ -91,7 +91,7 @@ class Events:
 
 
 def _named(run_id: str, run: Run) -> dict[str, Any]:
-    return {"run_id": run_id, "pair": run.pair, "method": run.method.label, "seed": run.seed, "role": run.role}
+    return {"run_id": run_id, "pair": run.pair, "method": run.label, "seed": run.seed, "role": run.role}
 
 
 def _reported(run_id: str, status: Status) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness import protocol
 from harness.power import phrase
+from harness.spec import control_label
 from harness.tables import REFERENCES, Block, Finding
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def of_block(block: Block) -> dict[str, Any]:
         floor=block.floor,
         devices=tuple(block.devices.split(", ")),
         references=block.references,
+        unit=block.budget.split()[-1],
     )
     if absent:
         findings.insert(0, Finding(True, f"not run: {', '.join(absent)}"))
@@ -86,7 +89,7 @@ def of_experiment(
         step_seconds: by (pair, role, method label), as `harness.estimate.step_seconds` measures them.
     """
     search, out = experiment.search, {}
-    labels = [method.label for method in experiment.methods]
+    labels = protocol.labels(experiment)
     for pair in experiment.pairs:
         sides = [
             Side(
@@ -98,7 +101,13 @@ def of_experiment(
             for label in labels
         ]
         references = {name: _reference(name, labels) for name in REFERENCES}
-        findings = judged(sides, len(experiment.seeds), experiment.protocol.ruleset, references=references)
+        findings = judged(
+            sides,
+            len(experiment.seeds),
+            experiment.protocol.ruleset,
+            references=references,
+            unit=experiment.budget.unit,
+        )
         workers = experiment.resources.workers
         if workers.min != workers.max:
             findings.append(
@@ -133,6 +142,7 @@ def judged(
     floor: float | None = None,
     devices: tuple[str, ...] = (),
     references: Mapping[str, str | None] | None = None,
+    unit: str = "steps",
 ) -> list[Finding]:
     """What makes a comparison unfair, then what else must be known of it.
 
@@ -144,6 +154,7 @@ def judged(
         floor: mIoU of the best look-up from a single pixel, in percent points.
         devices: on which the runs ran.
         references: the label that stands for each of `REFERENCES`; None where it is missing.
+        unit: of the budget, "steps" or "seconds".
     """
     references = references or {name: _reference(name, [s.label for s in sides]) for name in REFERENCES}
     plain = next((s for s in sides if s.label == references["none"]), None)
@@ -162,10 +173,14 @@ def judged(
                 f"the teacher ({teacher_miou:.2f}) is no better than the plain student ({plain.miou:.2f}): what it has "
                 "to teach is in doubt"
             )
-    return [
-        *(Finding(True, text) for text in unfair),
-        *(Finding(False, t) for t in _notes(sides, plain, ruleset, devices)),
-    ]
+    notes = _notes(ruleset, devices)
+    if unit == "steps" and plain is not None and (slow := _slower(sides, plain)):
+        text = f"equal steps are not equal compute; seconds per step in units of {plain.label}'s: {slow}"
+        if any(s.label == control_label(plain.label, "equal seconds") and s.runs for s in sides):
+            notes.append(f"{text}. The plain student that trained as long as the slowest is in the table")
+        else:
+            unfair.append(f"{text}, and no plain student was trained for as long (budget: {{longer: true}})")
+    return [*(Finding(True, text) for text in unfair), *(Finding(False, text) for text in notes)]
 
 
 _WHY = {
@@ -199,19 +214,19 @@ def _trials(sides: list[Side], ruleset: str) -> list[str]:
     return [f"unequal search: {counts[many]} trials for {many}, {counts[few]} for {few}"]
 
 
-def _notes(sides: list[Side], plain: Side | None, ruleset: str, devices: tuple[str, ...]) -> list[str]:
+def _slower(sides: list[Side], plain: Side) -> str:
+    if not plain.step_s:
+        return ""
+    ratios = {side.label: side.step_s / plain.step_s for side in sides if side.step_s}
+    return ", ".join(f"{label} {ratio:.2f}" for label, ratio in ratios.items() if ratio > UNEQUAL_TIME)
+
+
+def _notes(ruleset: str, devices: tuple[str, ...]) -> list[str]:
     notes = []
     if ruleset == "published":
         notes.append("nothing is tuned here: every method has its authors' values, which were made for other data")
     if ruleset == "searched":
         notes.append("exploratory: methods were searched by an algorithm, each with what it spent")
-    if plain is not None and plain.step_s:
-        ratios = {s.label: s.step_s / plain.step_s for s in sides if s.step_s}
-        slow = [f"{label} {ratio:.2f}" for label, ratio in ratios.items() if ratio > UNEQUAL_TIME]
-        if slow:
-            notes.append(
-                f"equal steps are not equal compute; seconds per step in units of {plain.label}'s: {', '.join(slow)}"
-            )
     if len(devices) > 1:
         notes.append(f"runs on different devices ({', '.join(devices)}): their seconds are not comparable")
     return notes

@@ -23,7 +23,7 @@ class Gauges:
     def __init__(self, run: Run) -> None:
         from ray.util.metrics import Gauge
 
-        method = "teacher" if run.role == "teacher" else run.method.label
+        method = "teacher" if run.role == "teacher" else run.label
         values = (run.experiment, run.run_id, run.pair, method, str(run.seed))
         self._tags = dict(zip(TAGS, values, strict=True))
         self._gauges = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import store
-from harness.files import cache_home
+from harness.files import cache_home, write_atomic
 from harness.perimage import per_image_path
 from harness.pull import fetch
 from harness.record import checkpoint_directory, weights_path
@@ -97,3 +97,51 @@ class Home:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
+
+
+def below(resources: Resources, name: str) -> Resources:
+    """The resources of runs in a folder of an experiment: in a storage their files are below the experiment's, too."""
+    if resources.storage is None:
+        return resources
+    return resources.model_copy(update={"storage": Storage(resources.storage).below(name).uri})
+
+
+def lend(run_id: str, directory: Path, source: Home, folder: Path, home: Home) -> None:
+    """Put a teacher's row and weights where runs in a folder of the experiment look for them.
+
+    Args:
+        run_id: the teacher's.
+        directory: the experiment's results folder.
+        source: the experiment's home.
+        folder: below `directory`.
+        home: the folder's.
+
+    Raises:
+        ValueError: it has not been trained, or could not be.
+        OSError: the storage does not answer or has no weights of it, or the disk is full.
+    """
+    path = store.run_path(directory, run_id)
+    if not path.is_file():
+        raise ValueError(f"{path}: the teacher's row is missing; it is trained before them")
+    row = store.read_row(path)
+    if row["status"] != "ok":
+        raise ValueError(
+            f"{path}: the teacher {row['status']}: {row['message']}. After mending it delete this row; the same "
+            "command trains the teacher again"
+        )
+    content, name = path.read_bytes(), path.relative_to(directory).as_posix()
+    if home.storage is None:
+        if store.run_path(folder, run_id).is_file() and store.run_path(folder, run_id).read_bytes() == content:
+            return
+    elif home.status(run_id) == "ok" and home.storage.read(name) == content:
+        return
+    weights = weights_path(directory, run_id)
+    for each in (weights, path):  # the row last: who sees it finds the weights
+        name = each.relative_to(directory).as_posix()
+        # With a storage the weights are where they were trained, or only there.
+        data = each.read_bytes() if each.is_file() or source.storage is None else source.storage.read(name)
+        if home.storage is not None:
+            home.storage.write(name, data)
+        else:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / name, data)

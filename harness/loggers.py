@@ -74,7 +74,7 @@ def watch(names: Iterable[str], experiment: Path, run: Run, complain: Callable[[
 
 def run_title(run: Run) -> str:
     """What a run is called beside its run_id: pair, method and seed."""
-    name = "teacher" if run.role == "teacher" else f"{run.method.label}-seed{run.seed}"
+    name = "teacher" if run.role == "teacher" else f"{run.label}-seed{run.seed}"
     return f"{run.pair}-{name}"
 
 

@@ -8,9 +8,10 @@ evaluation. Free: the distiller, and with a search what its space names and the 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.recipe import Budget, StepTime
 from harness.searchspec import BY_ALGORITHM, LOOKS_AT_CURVES, ONLY_SEARCHED, Change, Source, Trial
 from harness.space import LR, Space, point_of, space_of, with_point
-from harness.spec import Experiment, Method, PairSpec, Run
+from harness.spec import Experiment, Method, PairSpec, Run, control_label
 
 PLAIN = "none"
 SOBOL = "sobol"
@@ -18,6 +19,12 @@ SOBOL = "sobol"
 
 Key = tuple[str, str]
 """A pair's name and a method's label."""
+
+REPEATS = 3
+WARM_UP_STEPS, TIMED_STEPS = 5, 25
+"""Of a run that only times a step; `harness.cost.StepClock` leaves out as many."""
+TIMING = "step time"
+"""Who asks for such a run, in the place of a search's algorithm."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ def teacher_run(experiment: Experiment, pair: PairSpec) -> Run:
         role="teacher",
         pair=pair.name,
         protocol=experiment.protocol,
-        budget=experiment.budget,
+        budget=Budget(),
         data=experiment.data,
         network=pair.student.model_copy(update=network),
         teacher=None,
@@ -87,15 +94,41 @@ def require_control(experiment: Experiment) -> None:
         raise ValueError(f"the control {PLAIN!r} is missing. Add it: without the plain student no gain can be stated.")
 
 
-def plan(experiment: Experiment, found: Mapping[Key, Found] | None = None) -> list[Run]:
+def plan(
+    experiment: Experiment,
+    found: Mapping[Key, Found] | None = None,
+    times: Mapping[Key, StepTime] | None = None,
+) -> list[Run]:
     """Every run of the experiment, teachers first, then seed by seed so that partial results are comparable.
 
     Args:
         experiment: any.
         found: where the ruleset wants a search: the best point of every method on every pair.
+        times: where the budget wants them (`needs_times`): how long a step of every method takes on every pair.
 
     Raises:
-        ValueError: the control `none` is not among the methods, or a search is wanted and nothing of it is given.
+        ValueError: the control `none` is not among the methods, a search or step times are wanted and not given, or the
+            seconds are too few for a method.
+    """
+    require_point(experiment, found)
+    if needs_times(experiment) and times is None:
+        raise ValueError(
+            "budget: its runs have as many steps as fit into the seconds, and no step has been timed yet. "
+            "First: sstkd-bench run FILE, which does"
+        )
+    runs = outline(experiment)
+    if times is not None:
+        runs = _matched(experiment, runs, times)
+    if found is None:
+        return runs
+    return [run if run.role == "teacher" else _at(run, found[run.pair, run.method.label]) for run in runs]
+
+
+def require_point(experiment: Experiment, found: Mapping[Key, Found] | None) -> None:
+    """See that the best points are there where the ruleset wants them.
+
+    Raises:
+        ValueError: they are not.
     """
     ruleset = experiment.protocol.ruleset
     if ruleset != "published" and found is None:
@@ -103,10 +136,90 @@ def plan(experiment: Experiment, found: Mapping[Key, Found] | None = None) -> li
             f"protocol.ruleset: {ruleset}: its runs have the best point of a search. First: sstkd-bench tune FILE; "
             "then: sstkd-bench run FILE --from-search"
         )
-    runs = outline(experiment)
-    if found is None:
-        return runs
-    return [run if run.role == "teacher" else _at(run, found[run.pair, run.method.label]) for run in runs]
+
+
+def foreseen(experiment: Experiment) -> list[Run]:
+    """The runs, as far as they are known before any step was timed; what an experiment is named by on a cluster.
+
+    Raises:
+        ValueError: as `plan`, for want of a search.
+    """
+    require_point(experiment, None)
+    return outline(experiment)
+
+
+def needs_times(experiment: Experiment) -> bool:
+    """Whether a step of every method must be timed before the runs can be planned."""
+    return experiment.budget.unit == "seconds" or experiment.budget.longer
+
+
+def labels(experiment: Experiment) -> list[str]:
+    """The lines of the experiment's table, in their order: its methods, and the control that its budget adds."""
+    found = [method.label for method in experiment.methods]
+    if needs_times(experiment):
+        found.append(control_label(PLAIN, _CONTROLS[experiment.budget.unit]))
+    return found
+
+
+_CONTROLS = {"steps": "equal seconds", "seconds": "equal steps"}
+"""The control that a budget adds to its own: what the plain student is equal in, by what all are equal in."""
+
+
+def timing_runs(experiment: Experiment) -> list[Run]:
+    """Runs of a few steps that time a step of each method on each pair, `REPEATS` times, all methods in turn."""
+    train = experiment.train.model_copy(
+        update={"steps": WARM_UP_STEPS + TIMED_STEPS, "eval_every": None, "checkpoint_every": None}
+    )
+    runs = []
+    for repeat in range(REPEATS):
+        for pair in experiment.pairs:
+            teacher = teacher_run(experiment, pair)
+            for method in experiment.methods:
+                run = _student(experiment, pair, teacher, method, repeat)
+                trial = Trial(method=method.label, number=repeat, algorithm=TIMING)
+                runs.append(run.model_copy(update={"train": train, "trial": trial}))
+    return runs
+
+
+def _matched(experiment: Experiment, runs: Sequence[Run], times: Mapping[Key, StepTime]) -> list[Run]:
+    """The runs with the steps that their budget of seconds has room for, and the control that goes with it."""
+    budget, steps = experiment.budget, experiment.train.steps
+
+    def within(run: Run) -> Run:
+        if run.role == "teacher" or budget.unit == "steps":
+            return run
+        time = times[run.pair, run.method.label]
+        seconds = budget.seconds or 1e-3 * times[run.pair, PLAIN].ms * steps
+        run = run.model_copy(update={"budget": budget.model_copy(update={"seconds": seconds})})
+        return _timed(run, time, _fit(seconds, time.ms))
+
+    def control(run: Run) -> Run:
+        time = times[run.pair, PLAIN]
+        slowest = max(each.ms for (pair, _), each in times.items() if pair == run.pair)
+        seconds = run.budget.seconds
+        count = _fit(1e-3 * slowest * steps, time.ms) if seconds is None else _fit(seconds, slowest)
+        return _timed(run.model_copy(update={"control": _CONTROLS[budget.unit]}), time, count)
+
+    out: list[Run] = []
+    for run in [within(run) for run in runs]:  # all of them first: of a budget that is too small a method is named
+        plain = run.role == "student" and run.method.name == PLAIN
+        out += [run, control(run)] if plain else [run]
+    return out
+
+
+def _fit(seconds: float, ms: float) -> int:
+    """Whole steps that fit; what rounding took away from a budget that was made of steps is given back."""
+    return int(1e3 * seconds / ms + 1e-6)
+
+
+def _timed(run: Run, time: StepTime, steps: int) -> Run:
+    warm_up = run.train.schedule.warmup_steps
+    if steps <= warm_up:
+        raise ValueError(
+            f"budget: {run.label} on {run.pair} has {steps} steps of {time.ms:.3g} ms, which end in the warm-up "
+            f"(train.schedule.warmup_steps: {warm_up}). Give more seconds, or fewer warm-up steps"
+        )
+    return run.model_copy(update={"train": run.train.model_copy(update={"steps": steps}), "step_time": time})
 
 
 def _at(run: Run, best: Found) -> Run:
@@ -146,7 +259,7 @@ def _student(experiment: Experiment, pair: PairSpec, teacher: Run, method: Metho
         role="student",
         pair=pair.name,
         protocol=experiment.protocol,
-        budget=experiment.budget,
+        budget=experiment.budget.model_copy(update={"longer": False}),
         data=experiment.data,
         network=pair.student,
         teacher=pair.teacher,
@@ -198,6 +311,18 @@ def trial_run(
     """
     trial = Trial(method=study.label, number=number, algorithm=algorithm, changes=tuple(changes))
     return _pointed(study.template, point_of(study.space, values)).model_copy(update={"trial": trial})
+
+
+def budget_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What is wrong with `budget` beside its types: the key, and what to do."""
+    budget = experiment.budget
+    if budget.unit == "steps" and budget.seconds is not None:
+        yield ("budget", "seconds"), "only with unit: seconds. Delete it, or write unit: seconds beside it"
+    if budget.unit == "seconds" and budget.longer:
+        yield (
+            ("budget", "longer"),
+            "only with unit: steps: with seconds the plain student has as many as any. Delete it",
+        )
 
 
 def search_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, ...], str]]:

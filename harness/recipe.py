@@ -135,6 +135,29 @@ class Train(Spec):
         return self
 
 
+class Budget(Spec):
+    """What is equal between methods."""
+
+    unit: Literal["steps", "seconds"] = "steps"
+    """`steps`: every method trains for train.steps. `seconds`: for as many seconds, of steps that are timed first."""
+    seconds: Positive | None = None
+    """Only with `unit: seconds`: of training, per run; what the plain student takes for train.steps when not given."""
+    longer: bool = False
+    """Only with `unit: steps`: one more control, the plain student trained for the seconds of the slowest method."""
+
+
+class StepTime(Spec):
+    """How long a training step of a method was found to take: the median over repeats.
+
+    Attributes:
+        ms: milliseconds.
+        repeats: medians after warm-up, milliseconds, of runs that did nothing else.
+    """
+
+    ms: float
+    repeats: tuple[float, ...]
+
+
 ADDED: tuple[tuple[tuple[str, ...], type[Spec], tuple[str, ...]], ...] = (
     (("augment",), Augment, ("saturation", "hue", "scale_step", "class_cap")),
     ((), Train, ("normalize", "evaluation")),

@@ -29,7 +29,7 @@ RIGHT = ("step", "loss", "dev mIoU", "s/step", "device")
 
 def run_name(run: Run) -> str:
     """`cwd seed 1`, or `teacher`; the pair is shown beside it."""
-    return "teacher" if run.role == "teacher" else f"{run.method.label} seed {run.seed}"
+    return "teacher" if run.role == "teacher" else f"{run.label} seed {run.seed}"
 
 
 def clock(seconds: float | None) -> str:

@@ -7,7 +7,6 @@ command takes it up from the rows, from the checkpoints of the trials that had b
 import contextlib
 import io
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,16 +20,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from harness import algorithms, best, points, protocol, record, store
 from harness.best import Outcome, search_folder, spent
 from harness.cluster import connected, require_room, room, this_node
-from harness.home import Home
+from harness.home import Home, below, lend
 from harness.points import LEARNING, proposer
 from harness.protocol import Study, trial_run
 from harness.pull import fetch, pull
-from harness.record import weights_path
 from harness.searchspec import Search
 from harness.shelf import Shelf
 from harness.space import values_in
-from harness.spec import Experiment, Resources, Run, WorkerRange
-from harness.storage import Storage
+from harness.spec import Experiment, Run, WorkerRange
 from harness.trials import Context, asked, forget, remember, run_trial
 
 ENVIRONMENT = {
@@ -65,14 +62,15 @@ def search(experiment: Experiment, directory: Path, tell: Callable[[Told], None]
     values = points.drawn(experiment, studies)
     folder = search_folder(directory)
     points.keep(folder, experiment, studies, values)
-    resources = _resources(experiment.resources, directory.name)
+    # Of a trial: one worker.
+    resources = below(experiment.resources, directory.name).model_copy(update={"workers": WorkerRange(min=1, max=1)})
     home = Home(folder, resources)
     if home.storage is not None and home.storage.entries("runs"):
         pull(home.storage, folder)
     if all(outcome.complete for outcome in best.outcomes(experiment, directory)):
         return
     for run_id in sorted({str(s.template.teacher_run) for s in studies if s.template.method.needs_teacher}):
-        _lend(run_id, directory, folder, home)
+        lend(run_id, directory, Home(directory, experiment.resources), folder, home)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with connected(resources):
@@ -87,37 +85,6 @@ def search(experiment: Experiment, directory: Path, tell: Callable[[Told], None]
             if not all(outcomes[place].complete for place in places):
                 _Session(context, home, experiment, outcomes, tell).run(places, values)
     home.place.remove_folder(SCRATCH)
-
-
-def _resources(resources: Resources, name: str) -> Resources:
-    """Those of a trial: one worker; in a storage its files are below the experiment's."""
-    changed: dict[str, Any] = {"workers": WorkerRange(min=1, max=1)}
-    if resources.storage is not None:
-        changed["storage"] = Storage(resources.storage).below(name).uri
-    return resources.model_copy(update=changed)
-
-
-def _lend(run_id: str, directory: Path, folder: Path, home: Home) -> None:
-    """Put the teacher's row and weights where trials look for them.
-
-    Raises:
-        ValueError: it has not been trained, or could not be.
-    """
-    path = store.run_path(directory, run_id)
-    if not path.is_file():
-        raise ValueError(f"{path}: the teacher's row is missing; it is trained before the search")
-    row = store.read_row(path)
-    if row["status"] != "ok":
-        raise ValueError(
-            f"{path}: the teacher {row['status']}: {row['message']}. After mending it delete this row; the same "
-            "command trains the teacher again"
-        )
-    for source in (weights_path(directory, run_id), path):
-        target = folder / source.relative_to(directory)
-        if not (target.is_file() and path.read_bytes() == store.run_path(folder, run_id).read_bytes()):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-    home.offer(run_id, folder)
 
 
 class _TimeIsUp(tune.Stopper):  # type: ignore[misc]

@@ -6,6 +6,7 @@ defaults are parsed from the signature with `ast`. A hyper-parameter is thereby 
 """
 
 import ast
+import contextlib
 import functools
 import importlib.util
 import re
@@ -79,11 +80,13 @@ def entry(target: str, name: str | None = None) -> Entry:
             for item in node.body:
                 if isinstance(item, ast.FunctionDef) and item.name == "__init__":
                     init = item
-                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.value is not None:
-                    try:
-                        constants[item.target.id] = ast.literal_eval(item.value)
-                    except ValueError:
-                        continue  # not plain data (an expression): nothing that a spec needs
+                targets = item.targets if isinstance(item, ast.Assign) else [getattr(item, "target", None)]
+                value = getattr(item, "value", None)
+                for named in targets:
+                    if isinstance(named, ast.Name) and value is not None:
+                        # What is no plain data (an expression) is nothing that a spec needs.
+                        with contextlib.suppress(ValueError):
+                            constants[named.id] = ast.literal_eval(value)
             return Entry(name or target, target, _model(init, target, path), constants)
     raise ValueError(f"{target}: {path} defines no class or function named {symbol!r}")
 

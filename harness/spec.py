@@ -16,10 +16,12 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from harness import signatures
 from harness.recipe import (
+    Budget,
     NonNegative,
     Positive,
     PositiveInt,
     Spec,
+    StepTime,
     Train,
     without_defaults_of_added_keys,
 )
@@ -110,13 +112,6 @@ class PairSpec(Spec):
     name: Name
     teacher: Teacher
     student: Network
-
-
-class Budget(Spec):
-    """What is equal between methods."""
-
-    unit: Literal["steps"] = "steps"
-    """`steps`: every method trains for train.steps."""
 
 
 class Method(Spec):
@@ -317,19 +312,31 @@ class Run(Spec):
     seed: int
     trial: Trial | None = None
     source: Source | None = None
+    control: Literal["equal seconds", "equal steps"] | None = None
+    """The plain student once more, with another number of steps than it has as a method; equal to what: see Budget."""
+    step_time: StepTime | None = None
+    """What its number of steps was taken from, where the budget is one of seconds."""
     overrides: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Of its line in tables."""
+        return control_label(self.method.label, self.control) if self.control else self.method.label
 
     def identity(self) -> dict[str, Any]:
         """What makes this run this run, as plain data."""
-        spec = self.model_dump(mode="json", exclude={"experiment", "overrides", "pair", "teacher"})
+        spec = self.model_dump(mode="json", exclude={"experiment", "overrides", "pair", "teacher", "step_time"})
         for weights in (spec["network"]["encoder_weights"], spec["checkpoint"]):
             if weights is not None:
                 weights.pop("path")
         spec["data"].pop("root")
         spec["train"].pop("checkpoint_every")
-        for key in ("trial", "source"):  # a run that belongs to no search is the one it was before there were any
-            if spec[key] is None:
-                del spec[key]
+        # A run that belongs to no search, or has no budget of seconds, is the one it was before there were any.
+        for section, keys in ((spec, ("trial", "source", "control")), (spec["budget"], ("seconds",))):
+            for key in keys:
+                if section[key] is None:
+                    del section[key]
+        del spec["budget"]["longer"]  # says that there is another run
         if self.source is not None:
             spec["source"].pop("seconds")
         spec["train"] = without_defaults_of_added_keys(spec["train"])
@@ -340,6 +347,11 @@ class Run(Spec):
         """First 16 hex digits of the SHA-256 of the canonical identity."""
         text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def control_label(plain: str, control: str) -> str:
+    """What the line of a control is called: "none at equal seconds"."""
+    return f"{plain} at {control}"
 
 
 def method_entry(name: str) -> signatures.Entry:

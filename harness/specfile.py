@@ -246,7 +246,7 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
         given = tuple(tuple(sorted(method.parameters)) for method in experiment.methods)
     resolved = {"methods": tuple(m for m in methods if m is not None), "data": data, "pairs": pairs, "given": given}
     experiment = experiment.model_copy(update=resolved)
-    for at, message in protocol.search_problems(experiment):
+    for at, message in (*protocol.budget_problems(experiment), *protocol.search_problems(experiment)):
         report(at, message)
     return experiment
 

@@ -43,7 +43,7 @@ class Status:
         self.nodes = 1
         self.notes: list[str] = []
         self._forgotten = 0
-        self._kind = {run.run_id: (run.pair, run.role, run.method.label) for run in runs}
+        self._kind = {run.run_id: (run.pair, run.role, run.label) for run in runs}
         self._steps = {run.run_id: 0 if run.checkpoint is not None else run.train.steps for run in runs}
         self._left: Counter[tuple[str, str, str]] = Counter()  # steps of waiting runs
         self._longest: dict[tuple[str, str, str], int] = {}  # steps of the longest run of a kind

@@ -58,7 +58,7 @@ class Job:
     @property
     def base_id(self) -> str:
         """The experiment's name and a digest of its runs: what does not change a result does not change it."""
-        ids = sorted(run.run_id for run in protocol.plan(self.experiment))
+        ids = sorted(run.run_id for run in protocol.foreseen(self.experiment))
         return f"{self.experiment.name}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:8]}"
 
     @property
@@ -171,7 +171,7 @@ def start(client: Any, job: Job) -> tuple[str, bool]:
             number = max(taken.values(), default=0) + 1
             name = base if number == 1 else f"{base}-{number}"
             package, file = job.package(Path(folder))
-            runs = len(protocol.plan(job.experiment))
+            runs = len(protocol.foreseen(job.experiment))
             try:
                 client.submit_job(
                     entrypoint=job.command(file),

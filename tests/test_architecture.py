@@ -22,7 +22,7 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.searchspec": ("harness.recipe", "pydantic"),
     "harness.spec": ("harness.recipe harness.searchspec harness.signatures", "pydantic"),
     "harness.space": ("harness.spec", ""),
-    "harness.protocol": ("harness.searchspec harness.space harness.spec", ""),
+    "harness.protocol": ("harness.recipe harness.searchspec harness.space harness.spec", ""),
     "harness.specfile": (
         "harness.files harness.recipe harness.spec harness.signatures harness.yamlfile harness.protocol",
         "pydantic",
@@ -47,8 +47,9 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     "harness.record": ("harness harness.spec harness.store", ""),
     "harness.tables": ("harness.stats", ""),
+    "harness.matched": ("harness harness.protocol harness.recipe harness.spec harness.store", ""),
     "harness.power": ("harness.stats harness.tables", ""),
-    "harness.fairness": ("harness.power harness.spec harness.tables", ""),
+    "harness.fairness": ("harness harness.power harness.protocol harness.spec harness.tables", ""),
     "harness.comparison": ("harness harness.fairness harness.stats harness.tables", "numpy"),
     "harness.plots": ("harness.tables", "numpy matplotlib PIL"),
     "harness.searchplots": ("harness.best harness.plots harness.space", "numpy scipy matplotlib"),
@@ -226,7 +227,7 @@ FREE_MODULES = {
 LIGHT = (
     "recipe searchspec spec space points best searchplots clitune specfile yamlfile signatures protocol seeds files storage pull status queue store row scores stats report tables comparison plots page record "
     "perimage cli clidata clisubmit jobenv bundle sendrows submit manifests terminal display changes screen events loggers gauges clirun "
-    "clicheck fairness power ranking"
+    "clicheck fairness matched power ranking"
 )
 
 

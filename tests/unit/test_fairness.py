@@ -28,6 +28,10 @@ def block(
     return quick_table(table, methods, seeds).blocks[0]
 
 
+def equally_fast(seeds: int = 3) -> list[dict[str, Any]]:
+    return [row | {"step_ms": 100.0} for row in make_experiment(seeds=seeds)]
+
+
 def unfair(found: Block) -> list[str]:
     return [finding.text for finding in found.findings if finding.unfair]
 
@@ -37,7 +41,7 @@ def notes(found: Block) -> list[str]:
 
 
 def test_a_fair_comparison_says_what_is_compared_and_finds_nothing_unfair() -> None:
-    found = block(make_experiment())
+    found = block(equally_fast())
     assert unfair(found) == []
     assert found.compared.startswith(
         "lite2-to-tiny on texmosaic: none, kd, cwd, sstkd, each against none and kd, paired over 3 seeds; 5 comparisons"
@@ -45,9 +49,9 @@ def test_a_fair_comparison_says_what_is_compared_and_finds_nothing_unfair() -> N
 
 
 def test_few_seeds_and_missing_runs_are_unfair() -> None:
-    found = unfair(block(make_experiment(seeds=2)))
+    found = unfair(block(equally_fast(seeds=2)))
     assert found == ["2 seeds: 3 or more are needed to tell a gain from luck"]
-    rows = [r for r in make_experiment() if (r["method"], r["seed"]) != ("cwd", 1)]
+    rows = [r for r in equally_fast() if (r["method"], r["seed"]) != ("cwd", 1)]
     assert unfair(block(rows)) == ["cwd: 1 of 3 runs are not there; its mean is over fewer seeds"]
 
 
@@ -60,10 +64,7 @@ def test_a_method_or_a_control_without_rows_is_said() -> None:
 
 def test_unequal_searches_are_unfair_and_searched_is_exploratory() -> None:
     of_search = {"ruleset": "searched", "search_seconds": 9.0, "search_sha256": "ab" * 32}
-    rows = [
-        make_row(r["method"], r["seed"], role=r["role"], search_trials=20 if r["method"] == "cwd" else 12, **of_search)
-        for r in make_experiment()
-    ]
+    rows = [row | {"search_trials": 20 if row["method"] == "cwd" else 12} | of_search for row in equally_fast()]
     found = block(rows)
     assert unfair(found) == ["unequal search: 20 trials for cwd, 12 for none"]
     assert any(text.startswith("exploratory") for text in notes(found))
@@ -76,13 +77,40 @@ def test_a_weak_teacher_and_a_student_below_the_floor_are_unfair() -> None:
     assert any("is no better than the floor (90.00)" in text for text in unfair(block(low)))
 
 
-def test_unequal_time_per_step_and_devices_are_notes() -> None:
+def test_unequal_time_per_step_is_unfair_unless_the_plain_student_had_as_long() -> None:
     rows = [r | {"step_ms": 200.0 if r["method"] == "sstkd" else 100.0} for r in make_experiment()]
-    rows[-1]["device"] = "NVIDIA A100"
+    said = "equal steps are not equal compute; seconds per step in units of none's: sstkd 2.00"
+    (found,) = unfair(block(rows))
+    assert found.startswith(said) and "budget: {longer: true}" in found
+    recipe = json.dumps({"steps": 600, "batch_size": 8, "optimizer": {"name": "adamw", "lr": 0.002}})
+    rows += [
+        make_row("none", seed, run_id=f"longer-{seed}", control="equal seconds", steps=600, recipe=recipe)
+        | {"budget_amount": 600.0, "budget_step_ms": 100.0, "step_ms": 100.0}
+        for seed in range(3)
+    ]
+    longer = block(rows)
+    assert unfair(longer) == [] and any(text.startswith(said) for text in notes(longer))
+    assert [x.label for x in longer.methods] == ["none", "kd", "none at equal seconds", "cwd", "sstkd"]
+    assert longer.references == {"none": "none", "kd": "kd"} and longer.budget == "300 steps"
+    assert "none at equal seconds: 600 steps; one was found to take 100 ms" in longer.caveats
+
+
+def test_a_budget_of_seconds_is_equal_compute_whatever_the_steps() -> None:
+    rows = [
+        r | {"budget_unit": "seconds", "budget_amount": 30.0, "step_ms": 200.0 if r["method"] == "sstkd" else 100.0}
+        | ({"steps": 150, "recipe": r["recipe"].replace("300", "150")} if r["method"] == "sstkd" else {})
+        for r in make_experiment()
+    ]  # fmt: skip
     found = block(rows)
-    assert any(text.endswith("in units of none's: sstkd 2.00") for text in notes(found))
-    assert any("different devices (NVIDIA A100, cpu)" in text for text in notes(found))
-    assert unfair(found) == []
+    assert unfair(found) == [] and found.budget == "30 seconds"
+    with pytest.raises(ValueError, match="different budget_amount"):
+        block([*rows[:-1], rows[-1] | {"budget_amount": 31.0}])
+
+
+def test_different_devices_are_a_note() -> None:
+    rows = equally_fast()
+    rows[-1]["device"] = "NVIDIA A100"
+    assert any("different devices (NVIDIA A100, cpu)" in text for text in notes(block(rows)))
 
 
 def test_a_failed_run_is_a_loss_and_not_a_gap() -> None:
@@ -161,7 +189,7 @@ def test_an_experiment_is_judged_before_it_runs(tmp_path: Path) -> None:
     said = list(map(str, findings))
     assert "unfair: 2 seeds: 3 or more are needed to tell a gain from luck" in said
     assert any(s.startswith("unfair: the control kd is missing") for s in said)
-    assert any(s.endswith("in units of none's: cwd 2.50") for s in said)
+    assert any("in units of none's: cwd 2.50, and no plain student was trained for as long" in s for s in said)
     changing = specfile.load(tiny.write(tmp_path, resources={"workers": {"min": 1, "max": 2}}), [])
     assert any("workers come and go (1 to 2)" in f.text for f in fairness.of_experiment(changing)["tiny"][1])
 

@@ -193,3 +193,8 @@ def test_what_is_read_from_text_is_what_python_sees(package, variable):
         assert {k: f.default for k, f in read[name].parameters.model_fields.items()} == keywords
         assert read[name].target == f"{thing.__module__}:{thing.__name__}"
         read[name].parameters()  # the defaults are valid
+
+
+def test_a_constant_needs_no_annotation(module):
+    source = "class Method:\n    needs_teacher = False\n\n    def __init__(self, pair, *, weight: float = 1.0):\n        pass\n"
+    assert signatures.entry(f"{module(source)}:Method").constants == {"needs_teacher": False}

@@ -141,8 +141,8 @@ MISTAKES = {
     ("kd: {weight: 2}", "nothing_here:X"): ["e.yaml:15: methods.1: nothing_here: there is no package or module"],
     ("kd: {weight: 2}", "math:X"): ["e.yaml:15: methods.1: math: 'math' has no Python source file"],
     ("  - none\n", ""): ["e.yaml:13: methods: the control 'none' is missing. Add it"],
-    ("name: small", "name: small\nbudget: {unit: seconds}"): [
-        "e.yaml:2: budget.unit: Input should be 'steps'; given \"seconds\"."
+    ("name: small", "name: small\nbudget: {unit: hours}"): [
+        "e.yaml:2: budget.unit: Input should be 'steps' or 'seconds'; given \"hours\"."
     ],
     ("name: small", "name: small\noverrides: [a=1]"): ["e.yaml:2: overrides: unknown key. It is filled in from --set"],
     ("name: small", "name: small\nsearch: {trials: 3}"): ["e.yaml:2: search.lr: this key is missing"],
