@@ -11,6 +11,7 @@ import typer
 
 from harness.clidata import data_app
 from harness.clisubmit import submit
+from harness.clitables import Format, Paper
 from harness.terminal import answering, print_table
 
 app = typer.Typer(
@@ -157,17 +158,42 @@ def _report(file: Path, experiment: Any, runs: list[Any], directory: Path, rewri
 
 
 @app.command()
-def tables(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS) -> None:
-    """Rebuild the table, the plots and the HTML page from the rows there are."""
+def tables(
+    files: Annotated[list[Path], typer.Argument(help="Experiment files (YAML).")],
+    overrides: Set = None,
+    results: Results = DEFAULT_RESULTS,
+    paper: Annotated[
+        Paper | None, typer.Option(help="The tables of a paper: what was measured beside what was published.")
+    ] = None,
+    form: Annotated[Format | None, typer.Option("--format", help="Print in this format, and write no files.")] = None,
+    published: Annotated[
+        Path | None, typer.Option("--published", help="Folder of the published figures; RESULTS/published without it.")
+    ] = None,
+) -> None:
+    """Rebuild the table, the plots and the HTML page from the rows there are; or print a paper's tables."""
     with answering():
-        from harness import clitune
+        from harness import clitables, specfile
 
-        experiment = _load(file, overrides)
-        directory = results / experiment.name
-        if not directory.is_dir():
-            raise ValueError(f"{directory}: there are no rows yet. Run it first: sstkd-bench run {file}")
-        runs = clitune.runs_of(experiment, file, results, experiment.search is not None)
+        if paper is not None:
+            # The paths of data and weights may be a cluster's: rows need neither.
+            experiments = [specfile.load(file, overrides or [], here=False) for file in files]
+            clitables.print_paper(paper, experiments, results, published, form)
+            return
+        for file in files:
+            _tables(file, _load(file, overrides), results, form)
+
+
+def _tables(file: Path, experiment: Any, results: Path, form: Format | None) -> None:
+    from harness import clitables, clitune
+
+    directory = results / experiment.name
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: there are no rows yet. Run it first: sstkd-bench run {file}")
+    runs = clitune.runs_of(experiment, file, results, experiment.search is not None)
+    if form is None:
         _report(file, experiment, runs, directory, True, None)
+    else:
+        clitables.print_formatted(experiment, [run.run_id for run in runs], directory, form)
 
 
 @app.command()

@@ -90,6 +90,16 @@ def build_network(run: Run, info: DataInfo) -> SegNet:
     return network
 
 
+def plain_network(network: Network, num_classes: int) -> SegNet:
+    """A network with random weights, for what does not depend on them.
+
+    Raises:
+        ValueError: it cannot be built.
+    """
+    plain = Network.model_validate({**network.model_dump(include=set(Network.model_fields)), "encoder_weights": None})
+    return build(plain, num_classes, 0)
+
+
 def count_multiply_adds(network: Network, num_classes: int, height: int, width: int) -> int:
     """Multiply-adds of a network for one image; counted once per process, since weights do not matter."""
     plain = Network.model_validate({**network.model_dump(include=set(Network.model_fields)), "encoder_weights": None})

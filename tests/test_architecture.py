@@ -51,6 +51,10 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.power": ("harness.stats harness.tables", ""),
     "harness.fairness": ("harness harness.power harness.protocol harness.spec harness.tables", ""),
     "harness.comparison": ("harness harness.fairness harness.stats harness.tables", "numpy"),
+    "harness.published": ("harness", ""),
+    "harness.papers": ("", ""),
+    "harness.papertables": ("harness.papers harness.published harness.spec harness.stats", "pyarrow"),
+    "harness.formats": ("harness.papertables", ""),
     "harness.plots": ("harness.tables", "numpy matplotlib PIL"),
     "harness.searchplots": ("harness.best harness.plots harness.space", "numpy scipy matplotlib"),
     "harness.pagestyle": ("", ""),
@@ -200,7 +204,8 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.clitune": ("harness.terminal", "typer"),
     "harness.doctor": ("harness.spec harness.record", "rich"),
     "harness.clicheck": ("harness.terminal", "typer"),
-    "harness.cli": ("harness.clidata harness.clisubmit harness.terminal", "typer"),
+    "harness.clitables": ("", ""),
+    "harness.cli": ("harness.clidata harness.clisubmit harness.clitables harness.terminal", "typer"),
 }
 # Functions that may import what their module may not, because it is slow or missing on some machines.
 FREE = {
@@ -216,6 +221,7 @@ FREE = {
 FREE_MODULES = {
     "harness.cli",
     "harness.clicheck",
+    "harness.clitables",
     "harness.clidata",
     "harness.clirun",
     "harness.clisubmit",
@@ -227,7 +233,7 @@ FREE_MODULES = {
 LIGHT = (
     "recipe searchspec spec space points best searchplots clitune specfile yamlfile signatures protocol seeds files storage pull status queue store row scores stats report tables comparison plots page record "
     "perimage cli clidata clisubmit jobenv bundle sendrows submit manifests terminal display changes screen events loggers gauges clirun "
-    "clicheck fairness matched power ranking"
+    "clicheck clitables fairness formats matched papers papertables power published ranking"
 )
 
 

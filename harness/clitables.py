@@ -1,0 +1,141 @@
+"""`sstkd-bench tables`: an experiment's own table, or a paper's, on the terminal or as Markdown, LaTeX, CSV, HTML."""
+
+import sys
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.papers import PaperTable
+    from harness.papertables import Grid
+    from harness.published import Figure
+    from harness.spec import Experiment
+
+
+class Paper(StrEnum):
+    """Whose tables there are."""
+
+    SSTKD = "sstkd"
+    SKD = "skd"
+    CWD = "cwd"
+    CIRKD = "cirkd"
+    BPKD = "bpkd"
+    MGD = "mgd"
+    AF_DCD = "af-dcd"
+
+
+class Format(StrEnum):
+    """How a table is printed."""
+
+    MD = "md"
+    LATEX = "latex"
+    CSV = "csv"
+    HTML = "html"
+
+
+def print_paper(
+    paper: Paper, experiments: "Sequence[Experiment]", results: Path, published: Path | None, form: Format | None
+) -> None:
+    """Print a paper's tables: what these experiments have measured beside what was published.
+
+    Args:
+        paper: whose.
+        experiments: whose rows are looked at.
+        results: folder of all results.
+        published: folder of the published figures; `published` in `results`, or the checkout's, when not given.
+        form: a terminal's table when not given.
+
+    Raises:
+        ValueError: a published figure is wrong, or rows of several comparisons fit one table.
+        FileNotFoundError: there are no published figures.
+    """
+    import pyarrow as pa
+
+    from harness import store
+    from harness.formats import FORMATS
+    from harness.papers import PAPERS
+    from harness.papertables import COLUMNS, build
+    from harness.published import published_folder, read_published
+
+    figures = read_published(published or published_folder(results))
+    names = dict.fromkeys(experiment.name for experiment in experiments)
+    rows = pa.concat_tables(store.read_runs(results / name, list(COLUMNS)) for name in names)
+    grids = [build(t, rows, figures) if t.columns else _costs(t, figures) for t in PAPERS[paper]]
+    if form is None:
+        _print(grids)
+    else:
+        sys.stdout.write(FORMATS[form](grids))
+
+
+def _costs(table: "PaperTable", figures: "Sequence[Figure]") -> "Grid":
+    from harness.cost import network_cost
+    from harness.papers import NETWORKS
+    from harness.papertables import costs
+    from harness.parts import plain_network
+    from harness.spec import Network
+
+    counted = {}
+    for name in table.networks:
+        architecture, encoder, parameters = NETWORKS[name]
+        network = plain_network(Network(architecture=architecture, encoder=encoder, parameters=dict(parameters)), 19)
+        own, macs = network_cost(network, 512, 1024)
+        counted[name] = (own / 1e6, macs / 1e9)
+    return costs(table, counted, figures)
+
+
+def _print(grids: "Sequence[Grid]") -> None:
+    """On the terminal: a line per cell, since a paper's tables are wider than one."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from harness.papertables import PARTS
+    from harness.terminal import print_table
+
+    console = Console()
+    for grid in grids:
+        console.print(Text(f"\n{grid.title} ({grid.id})", style="bold"))
+        columns = list(dict.fromkeys(cell.column for cell in grid.cells))
+        if grid.head[1:] != tuple(f"{column}: {part}" for column in columns for part in PARTS):
+            print_table(list(grid.head), [list(row) for row in grid.rows], right=grid.head[1:])
+        else:
+            head = ["method", *(["student"] if len(columns) > 1 else []), *PARTS]
+            lines = [[c.line, *([c.column] if len(columns) > 1 else []), *c.texts] for c in grid.cells]
+            print_table(head, lines, right=PARTS)
+        for note in grid.notes:
+            console.print(Text(note, style="dim"))
+
+
+def print_formatted(experiment: "Experiment", run_ids: Sequence[str], directory: Path, form: Format) -> None:
+    """Print an experiment's own table in a format.
+
+    Args:
+        experiment: whose.
+        run_ids: of all its runs.
+        directory: its results folder.
+        form: which.
+
+    Raises:
+        ValueError: there are no rows, or rows that must not be compared.
+    """
+    from harness import protocol, store
+    from harness.comparison import COLUMNS, quick_table
+    from harness.formats import FORMATS
+    from harness.papertables import Grid
+    from harness.report import to_csv
+    from harness.tables import HEADER
+
+    rows = store.read_runs(directory, list(COLUMNS), run_ids=run_ids)
+    table = quick_table(rows, protocol.labels(experiment), experiment.seeds)
+    if form is Format.CSV:
+        sys.stdout.write(to_csv(table))
+        return
+    write: Callable[[Sequence[Any]], str] = FORMATS[form]
+    grids = []
+    for i, block in enumerate(table.blocks):
+        rows = tuple(line.cells(block.references) for line in block.methods)
+        about = f"{block.budget} per run, ruleset {block.rules}, protocol {table.protocol}, {block.devices}."
+        said = (block.headline, about, *block.notes, *block.caveats, block.compared, *map(str, block.findings))
+        title = f"{table.experiment}: {block.pair} on {block.dataset}"
+        grids.append(Grid(f"{table.experiment}-{i + 1}", title, HEADER, rows, (*said, table.legend)))
+    sys.stdout.write(write(grids))

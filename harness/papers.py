@@ -1,0 +1,307 @@
+"""The papers' tables as data: which figures stand in which row and column, and which of our runs belong there.
+
+Which rows and columns a table has is known from `results/published` alone where the paper's text was not at hand: the
+order then is that of its figures' source, and the numbers of the tables are this project's own. SSTKD's ablations have
+the rows that are known of them; what the paper prints in most of these cells nobody could verify.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Ours = tuple[str, Mapping[str, Any]]
+"""A name of the METHODS table, and the parameters that are not its defaults."""
+
+NETWORKS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
+    "PSPNet-R101": ("pspnet-papers", "tu-resnet101", {}),
+    "PSPNet-R18": ("pspnet-papers", "tu-resnet18", {}),
+    "PSPNet-R18(0.5)": ("pspnet-papers", "tu-resnet18", {"half_width": True}),
+    "DeepLabV3-R101": ("deeplabv3-cirkd", "tu-resnet101", {}),
+    "DeepLabV3-R18": ("deeplabv3-cirkd", "tu-resnet18", {}),
+}
+"""Architecture, encoder and parameters by the papers' name; networks that are not here cannot be run here."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a protocol prescribes, as far as it is known: steps, images per step, crop (H, W) by dataset."""
+
+    steps: int
+    batch_size: int | None = None
+    crop_hw: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+SKD, CIRKD = "SKD/IFVD/CWD/SSTKD: 512x512, 40k x 8", "CIRKD: 512x1024 (Cityscapes) / 512x512, 40k x 16"
+MMSEG, MGD = "mmsegmentation 80k, 512x1024 (Cityscapes) / 512x512", "MGD (mmseg 40k, 512x512)"
+_SQUARE, _WIDE = (512, 512), (512, 1024)
+RECIPES = {
+    SKD: Recipe(40_000, 8, {"cityscapes": _SQUARE, "voc2012": _SQUARE, "ade20k": _SQUARE}),
+    CIRKD: Recipe(40_000, 16, {"cityscapes": _WIDE, "voc2012": _SQUARE, "ade20k": _SQUARE}),
+    MMSEG: Recipe(80_000, None, {"cityscapes": _WIDE, "ade20k": _SQUARE}),
+    MGD: Recipe(40_000, None, {"cityscapes": _SQUARE}),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A student on a dataset; `variant` is that of every line, where the paper has variants as columns."""
+
+    student: str
+    dataset: str = "cityscapes"
+    split: str = "val"
+    variant: str | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method as the paper calls it, its published `method` and `variant`, and ours: one for all columns, or by
+    column variant; None where no method here is that one."""
+
+    title: str
+    method: str
+    variant: str = ""
+    ours: Ours | Mapping[str, Ours] | None = None
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One table of a paper. Without columns it is one of costs: parameters and multiply-adds of `networks`."""
+
+    id: str
+    title: str
+    protocol: str
+    teacher: str = ""
+    columns: tuple[Column, ...] = ()
+    lines: tuple[Line, ...] = ()
+    networks: tuple[str, ...] = ()
+    note: str = ""
+
+
+_TEACHER = Line("teacher", "teacher")
+
+
+def _plain(variant: str = "") -> Line:
+    return Line("student", "none", variant, ("none", {}))
+
+
+_SSTKD = Line("SSTKD", "sstkd", "full", ("sstkd", {}))
+_SKD = Line("SKD", "skd", "pixel+pair+holistic", ("skd", {}))
+_IFVD = Line("IFVD", "ifvd", "full", ("ifvd", {}))
+_CWD = Line("CWD", "cwd", "logits", ("cwd", {}))
+_SKD_IN_CIRKD = Line(
+    "SKD", "skd", "full", ("skd", {"convention": "cirkd", "pixel": 1.0, "pairwise": 10.0, "holistic": 0.001})
+)
+_OF_CIRKD = (
+    _TEACHER,
+    _plain("full"),
+    Line("KD", "kd", "full", ("kd", {})),
+    _SKD_IN_CIRKD,
+    _IFVD,
+    Line("CWD", "cwd", "full", ("cwd", {})),
+    Line("DSD", "dsd", "full", ("dsd", {})),
+    Line("CIRKD", "cirkd", "full", ("cirkd", {})),
+)
+_AFTER_CIRKD = (
+    *_OF_CIRKD,
+    Line("MasKD", "maskd", "full"),
+    Line("DIST", "dist", "full", ("dist", {})),
+    Line("Af-DCD", "af-dcd", "full", ("af-dcd", {})),
+)
+_R18, _HALF, _DEEPLAB, _MOBILE = "PSPNet-R18", "PSPNet-R18(0.5)", "DeepLabV3-R18", "DeepLabV3-MBV2"
+_NUMBERING = "The paper's text was not at hand: its rows, columns and numbering may differ."
+_WITHOUT = "Gains of single parts are known as such only: structural texture +1.63, statistical texture +0.59 (V2)."
+
+
+def _sstkd(title: str, **parameters: Any) -> Line:
+    return Line(title, "sstkd", title, ("sstkd", parameters))
+
+
+PAPERS: dict[str, tuple[PaperTable, ...]] = {
+    "sstkd": (
+        PaperTable(
+            "sstkd-table-1",
+            "Cityscapes, students",
+            SKD,
+            "PSPNet-R101",
+            (Column(_HALF), Column(_R18)),
+            (_TEACHER, _plain(), _SKD, _IFVD, _CWD, _SSTKD),
+            note=_NUMBERING,
+        ),
+        PaperTable(
+            "sstkd-table-2",
+            "Cityscapes, components",
+            SKD,
+            "PSPNet-R101",
+            (Column(_R18),),
+            (
+                _plain(),
+                _sstkd("response+adversarial only", w_str=0.0, w_sta=0.0),
+                _sstkd("with structural texture", w_sta=0.0),
+                _sstkd("with statistical texture", w_str=0.0),
+                _SSTKD,
+            ),
+            note=f"{_NUMBERING} {_WITHOUT}",
+        ),
+        PaperTable(
+            "sstkd-table-3",
+            "Cityscapes, depth of the pyramid",
+            SKD,
+            "PSPNet-R101",
+            (Column(_R18),),
+            (
+                _sstkd("1 level", levels=[4]),
+                Line("2 levels", "sstkd", "full", ("sstkd", {})),
+                _sstkd("3 levels", levels=[2, 3, 4]),
+            ),
+            note=_NUMBERING,
+        ),
+        PaperTable(
+            "sstkd-table-4",
+            "Cityscapes, parts of DTIEM",
+            SKD,
+            "PSPNet-R101",
+            (Column(_R18),),
+            (
+                _sstkd("without anchor regions", regions=0),
+                _sstkd("without re-estimated levels", quantization_iterations=0),
+                _sstkd("without the limit on counts", clip_limit=None),
+                Line("all parts", "sstkd", "full", ("sstkd", {})),
+            ),
+            note=_NUMBERING,
+        ),
+        PaperTable(
+            "sstkd-table-5",
+            "Complexity at 512x1024, 19 classes",
+            SKD,
+            networks=("PSPNet-R101", _R18, _HALF),
+            note=_NUMBERING,
+        ),
+        PaperTable(
+            "sstkd-table-6",
+            "Pascal VOC 2012",
+            SKD,
+            "PSPNet-R101",
+            (Column(_R18, "voc2012"),),
+            (_TEACHER, _plain(), _SKD, _IFVD, _CWD, _SSTKD),
+            note=_NUMBERING,
+        ),
+        PaperTable(
+            "sstkd-table-7",
+            "ADE20K",
+            SKD,
+            "PSPNet-R101",
+            (Column(_R18, "ade20k"),),
+            (_TEACHER, _plain(), _SKD, _IFVD, _CWD, _SSTKD),
+            note=_NUMBERING,
+        ),
+    ),
+    "skd": (
+        PaperTable(
+            "skd-table-1",
+            "Cityscapes, terms",
+            SKD,
+            "PSPNet-R101",
+            (Column(_R18), Column(_R18, split="test")),
+            (
+                _TEACHER,
+                _plain(),
+                Line("pixel", "skd", "pixel", ("skd", {"pairwise": 0.0, "holistic": 0.0})),
+                Line("pixel + pair", "skd", "pixel+pair", ("skd", {"holistic": 0.0})),
+                Line("pixel + pair + holistic", "skd", "pixel+pair+holistic", ("skd", {})),
+                Line("released checkpoint", "skd", "released checkpoint"),
+            ),
+        ),
+    ),
+    "cwd": (
+        PaperTable(
+            "cwd-table-2",
+            "Cityscapes, single terms on features and on logits",
+            SKD,
+            "PSPNet-R101",
+            (Column(_R18, variant="feature"), Column(_R18, variant="logits")),
+            (
+                _TEACHER,
+                _plain(),
+                Line("AT", "at", ours={"feature": ("at", {"kd": 0.0})}),
+                Line("KD", "kd", ours={"logits": ("kd", {"convention": "skd", "weight": 10.0})}),
+                Line("local", "local"),
+                Line("pair-wise", "skd-pairwise", ours={"feature": ("skd", {"pixel": 0.0, "holistic": 0.0})}),
+                Line("IFVD", "ifvd", ours={"feature": ("ifvd", {"kd": 0.0, "adversarial": 0.0})}),
+                Line(
+                    "CWD",
+                    "cwd",
+                    ours={"feature": ("cwd", {"logits": 0.0, "feature": 50.0}), "logits": ("cwd", {})},
+                ),
+                Line("holistic", "skd-holistic", ours={"logits": ("skd", {"pixel": 0.0, "pairwise": 0.0})}),
+            ),
+        ),
+        PaperTable(
+            "cwd-released",
+            "Cityscapes, released checkpoints",
+            SKD,
+            "PSPNet-R101",
+            (Column(_R18), Column(_R18, split="test")),
+            tuple(Line(f"CWD, {v}", "cwd", v) for v in ("released checkpoint 1", "released checkpoint 2")),
+        ),
+    ),
+    "cirkd": (
+        PaperTable(
+            "cirkd-table-1",
+            "Cityscapes",
+            CIRKD,
+            "DeepLabV3-R101",
+            tuple(Column(s, split=split) for s in (_DEEPLAB, _MOBILE, _R18) for split in ("val", "test")),
+            _OF_CIRKD,
+        ),
+        PaperTable(
+            "cirkd-table-2",
+            "Pascal VOC 2012 and ADE20K",
+            CIRKD,
+            "DeepLabV3-R101",
+            (Column(_DEEPLAB, "voc2012"), Column(_R18, "voc2012"), Column(_DEEPLAB, "ade20k")),
+            _OF_CIRKD,
+        ),
+    ),
+    "bpkd": (
+        PaperTable(
+            "bpkd-table-1",
+            "Cityscapes and ADE20K",
+            MMSEG,
+            "PSPNet-R101",
+            (Column(_R18), Column(_R18, "ade20k")),
+            (
+                _TEACHER,
+                _plain("full"),
+                Line("SKD", "skd", "full", ("skd", {})),
+                _IFVD,
+                Line("CIRKD", "cirkd", "full", ("cirkd", {})),
+                Line("CWD", "cwd", "full", ("cwd", {})),
+                Line("BPKD", "bpkd", "full"),
+            ),
+        ),
+    ),
+    "mgd": (
+        PaperTable(
+            "mgd-table-1",
+            "Cityscapes",
+            MGD,
+            "PSPNet-R101",
+            (Column(_R18), Column(_DEEPLAB)),
+            (_plain(), Line("MGD", "mgd", "full", ("mgd", {}))),
+        ),
+    ),
+    "af-dcd": (
+        PaperTable(
+            "af-dcd-table-1",
+            "Cityscapes, Pascal VOC 2012 and ADE20K",
+            CIRKD,
+            "DeepLabV3-R101",
+            (
+                *(Column(s) for s in (_DEEPLAB, _MOBILE, _R18)),
+                *(Column(s, "voc2012") for s in (_DEEPLAB, _R18)),
+                Column(_DEEPLAB, "ade20k"),
+            ),
+            _AFTER_CIRKD,
+        ),
+    ),
+}

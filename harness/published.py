@@ -1,0 +1,120 @@
+"""Published figures: what papers and their authors' repositories say, with the source and how sure each figure is.
+
+They stand in `results/published/*.csv`, one line a figure. They join a table beside what was measured, never in it.
+"""
+
+import csv
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import harness
+
+SURE = {
+    "V": "verified in a source that was opened",
+    "V2": "verified in a secondary source",
+    "C": "computed from verified figures",
+}
+METRICS = {
+    "miou": "mIoU, %",
+    "miou_gain": "gain of mIoU, points",
+    "params_m": "10^6 parameters",
+    "gmacs": "10^9 multiply-adds",
+}
+SPLITS = ("val", "test", "")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One published figure.
+
+    Attributes:
+        dataset, split: of the figure; empty for the cost of a network.
+        protocol: the recipe it belongs to, in the words of its file.
+        teacher, student: networks by the papers' names, e.g. "PSPNet-R18".
+        method: e.g. "cwd"; "none" for the plain student, "teacher" for the teacher, "cost" for a network's cost.
+        variant: of the method, e.g. "logits".
+        metric: one of `METRICS`.
+        value: in the metric's unit.
+        sure: one of `SURE`.
+        source: where it stands.
+        note: what else is to be known.
+    """
+
+    dataset: str
+    split: str
+    protocol: str
+    teacher: str
+    student: str
+    method: str
+    variant: str
+    metric: str
+    value: float
+    sure: str
+    source: str
+    note: str = ""
+
+    @property
+    def cell(self) -> tuple[str, ...]:
+        """What the figure is of; a figure of one cell stands once."""
+        names = ("dataset", "split", "protocol", "teacher", "student", "method", "variant", "metric")
+        return tuple(getattr(self, name) for name in names)
+
+
+COLUMNS = tuple(field.name for field in fields(Figure))
+
+
+def published_folder(results: Path) -> Path:
+    """`published/` in the results folder, or where it has none, that of the checkout."""
+    own = results / "published"
+    return own if own.is_dir() else Path(harness.__file__).parent.parent / "results" / "published"
+
+
+def read_published(folder: Path) -> list[Figure]:
+    """Every figure of the CSV files in a folder, in the files' order by name.
+
+    Raises:
+        ValueError: a file without the columns, or a figure that is wrong or stands twice; names file and line.
+        FileNotFoundError: there are no such files.
+    """
+    paths = sorted(folder.glob("*.csv"))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: there are no published figures (expected {folder}/*.csv)")
+    found: dict[tuple[str, ...], tuple[Figure, str]] = {}
+    for path in paths:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise ValueError(
+                    f"{path}:1: the columns are {','.join(COLUMNS)}; given: {','.join(reader.fieldnames or ())}"
+                )
+            try:
+                for line in reader:
+                    figure, where = _figure(line, f"{path}:{reader.line_num}"), f"{path}:{reader.line_num}"
+                    if other := found.get(figure.cell):
+                        raise ValueError(f"{where}: the figure of this cell stands in {other[1]} already; delete one")
+                    found[figure.cell] = figure, where
+            except csv.Error as error:
+                raise ValueError(f"{path}:{reader.line_num}: not CSV ({error})") from None
+    return [figure for figure, _ in found.values()]
+
+
+def _figure(line: dict[str, str | None], where: str) -> Figure:
+    if None in line or None in line.values():
+        raise ValueError(f"{where}: {len(COLUMNS)} fields are needed; put fields that hold commas between quotes")
+    known = {key: str(value) for key, value in line.items()}
+    for column, allowed in (("split", SPLITS), ("metric", METRICS), ("sure", SURE)):
+        if known[column] not in allowed:
+            raise ValueError(f"{where}: {column}: {known[column]!r}; allowed are {', '.join(map(repr, allowed))}")
+    for column in ("protocol", "method", "source"):
+        if not known[column].strip():
+            raise ValueError(f"{where}: {column}: is empty; a figure without it cannot be placed or looked up")
+    try:
+        value = float(known["value"])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: value: {known['value']!r} is no number")
+    if known["metric"] == "miou" and not 1 <= value <= 100:
+        raise ValueError(f"{where}: value: {value:g}; mIoU is in percent, e.g. 75.15")
+    return Figure(**{**known, "value": value})  # type: ignore[arg-type]
