@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.clidata import data_app
+from harness.cliresults import results_app
 from harness.clisubmit import submit
 from harness.clitables import Format, Paper
 from harness.terminal import answering, print_table
@@ -21,7 +22,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-results_app = typer.Typer(help="Look at the rows.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(results_app, name="results")
 app.add_typer(data_app, name="data")
 app.command()(submit)
@@ -197,6 +197,42 @@ def _tables(file: Path, experiment: Any, results: Path, form: Format | None) -> 
 
 
 @app.command()
+def reproduce(
+    table: Annotated[str | None, typer.Argument(help="E.g. sstkd-table-1; a wrong name lists all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan, its cost and its state.")] = False,
+    results: Results = DEFAULT_RESULTS,
+    write: Annotated[Path | None, typer.Option("--write", help="Only write the experiment files, into here.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time a step of each method here, on random images; minutes on a CPU.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Only write the state of all tables, as Markdown, into this file.")
+    ] = None,
+) -> None:
+    """Plan a paper's table: its experiments, their cost, and the state of each cell; then run them."""
+    with answering():
+        from harness import clireproduce
+        from harness.files import write_atomic
+
+        if (table is None) == (page is None):
+            raise ValueError("name a table, or give --page FILE for the state of all of them")
+        if page is not None:
+            write_atomic(page, clireproduce.page(results))
+            return
+        paths = clireproduce.show(str(table), dry_run, results, write, measure)
+    failed = False
+    for path in paths if write is None else ():
+        try:
+            run(path, results=results)
+        except typer.Exit as left:
+            if left.exit_code != 1:
+                raise
+            failed = True  # which does not keep the next experiment from running
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def predict(
     directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
     run_id: Annotated[str, typer.Argument(help="The run, or the beginning of its run_id.")],
@@ -280,70 +316,6 @@ def doctor(
         problems = diagnose(file, results)
     if problems:
         raise typer.Exit(1)
-
-
-@results_app.command("list")
-def results_list(
-    directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
-) -> None:
-    """One line per row."""
-    with answering():
-        from harness import store
-
-        columns = [
-            "run_id",
-            "status",
-            "role",
-            "pair",
-            "method",
-            "seed",
-            "steps",
-            "dev_miou",
-            "val_miou",
-            "step_ms",
-            "message",
-        ]
-        rows = store.read_runs(directory, columns).to_pylist()
-        if not rows:
-            raise ValueError(f"{directory}: there are no rows (expected {directory / 'runs'}/*.parquet)")
-        lines = [
-            ["" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows
-        ]
-        print_table(columns, lines)
-
-
-@results_app.command("show")
-def results_show(
-    directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
-    run_id: Annotated[str, typer.Argument(help="The run, or the beginning of its run_id.")],
-) -> None:
-    """Everything in one row, as JSON (pictures as their size), and every score of its confusion matrices."""
-    with answering():
-        import json
-
-        from harness import scores, store
-
-        row = store.read_row(store.run_path(directory, store.find_run(directory, run_id)))
-        row["scores"] = scores.of_row(row)
-        typer.echo(json.dumps(row, indent=2, default=lambda v: f"{len(v)} bytes" if isinstance(v, bytes) else str(v)))
-
-
-@results_app.command("pull")
-def results_pull(
-    source: Annotated[
-        str, typer.Argument(help="The experiment's folder where the rows are: a folder, s3://bucket/results/NAME, ...")
-    ],
-    directory: Annotated[Path, typer.Argument(help="The experiment's results folder here, e.g. results/quickstart.")],
-    weights: Annotated[bool, typer.Option("--weights", help="Also the trained networks.")] = False,
-) -> None:
-    """Merge the rows of a cluster's storage into a results folder; two results of one run are an error."""
-    with answering():
-        from harness.pull import pull
-        from harness.storage import Storage
-
-        pulled = pull(Storage(source), directory, weights)
-        networks = f", {pulled.weights} other files" if weights else ""
-        typer.echo(f"{directory}: {pulled.new} rows new, {pulled.kept} were there{networks}")
 
 
 @show_app.command("texture")

@@ -11,12 +11,15 @@ from torch.nn import functional as F
 
 from harness.distillers import Distiller
 from harness.models import SegNet, build
-from harness.parts import build_method, build_network, for_inputs, load_data
+from harness.parts import build_method, for_inputs, load_data
 from harness.runtime import Runtime
 from harness.spec import Resources, Run
 from harness.taps import Pair, View
 
 WARM_UP, TIMED = 1, 3
+IMAGES_TIMED = 2
+"""As few as batch normalisation of a pooled map can do with."""
+CLASSES = {"cityscapes": 19, "voc2012": 21, "ade20k": 150}
 
 
 def step_seconds(runs: Sequence[Run], resources: Resources) -> dict[tuple[str, str, str], float]:
@@ -38,6 +41,40 @@ def step_seconds(runs: Sequence[Run], resources: Resources) -> dict[tuple[str, s
             except ValueError as error:
                 raise ValueError(f"pair {run.pair}, {run.method.label} ({run.role}): {error}") from None
     return seen
+
+
+def calibrated(runs: Sequence[Run], resources: Resources) -> tuple[dict[tuple[str, str, str], float], str]:
+    """Seconds of a step of each method at a recipe's crop and batch, without its data.
+
+    One step of `IMAGES_TIMED` random images is timed after another one, and scaled to the batch: on a CPU a whole batch
+    of a large network takes minutes.
+
+    Args:
+        runs: of an experiment with a crop.
+        resources: `gpus_per_worker` and `cpus_per_worker` say on what.
+
+    Returns:
+        By (pair, role, method label); and the device's name.
+
+    Raises:
+        ValueError: a network cannot be built, a method does not apply, or there is no crop.
+    """
+    torch.set_num_threads(resources.cpus_per_worker)
+    device = torch.device("cuda" if resources.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
+    found: dict[tuple[str, str, str], float] = {}
+    for run in runs:
+        key = run.pair, run.role, run.method.label
+        if key in found:
+            continue
+        if run.train.augment.crop_hw is None:
+            raise ValueError("train.augment.crop_hw: a cost without data needs the size of the crops")
+        classes = CLASSES.get(run.data.name, CLASSES["cityscapes"])
+        image = torch.randn(IMAGES_TIMED, 3, *run.train.augment.crop_hw, device=device)
+        label = torch.randint(classes, (IMAGES_TIMED, *run.train.augment.crop_hw), device=device)
+        student, teacher, distiller = _parts(run, classes, device)
+        seconds, _ = step_seconds_of(student, teacher, distiller, [(image, label)] * 2, 255)
+        found[key] = seconds * run.train.batch_size / IMAGES_TIMED
+    return found, torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def require_buildable(runs: Sequence[Run]) -> None:
@@ -70,15 +107,22 @@ def _time(run: Run, resources: Resources) -> float:
     data = for_inputs(load_data(run.data), run.train.normalize, run.network.encoder)
     device = torch.device("cuda" if resources.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
     runtime = Runtime.local(Path(), device=device, threads=resources.cpus_per_worker)
-    student = build_network(run, data.info).to(device)
+    student, teacher, distiller = _parts(run, data.info.num_classes, device, data.info.ignore_index)
+    batches = runtime.batches(data.train, data.info, run, 0, WARM_UP + TIMED)
+    return step_seconds_of(student, teacher, distiller, batches, data.info.ignore_index)[0]
+
+
+def _parts(
+    run: Run, classes: int, device: torch.device, ignore_index: int = 255
+) -> tuple[SegNet, SegNet | None, Distiller]:
+    """Student, teacher where the method needs one, and method, with random weights: time does not depend on them."""
+    student = build(run.network.model_copy(update={"encoder_weights": None}), classes, run.seed).to(device)
     teacher: SegNet | None = None
     if run.method.needs_teacher and run.teacher is not None:
         spec = run.teacher.model_copy(update={"encoder_weights": None})
-        teacher = build(spec, data.info.num_classes, 0).eval().requires_grad_(False).to(device)
-    pair = Pair(student.info(), (teacher or student).info(), data.info.num_classes, data.info.ignore_index)
-    distiller = build_method(run.method, pair, run.seed).to(device)
-    batches = runtime.batches(data.train, data.info, run, 0, WARM_UP + TIMED)
-    return step_seconds_of(student, teacher, distiller, batches, data.info.ignore_index)[0]
+        teacher = build(spec, classes, 0).eval().requires_grad_(False).to(device)
+    pair = Pair(student.info(), (teacher or student).info(), classes, ignore_index)
+    return student, teacher, build_method(run.method, pair, run.seed).to(device)
 
 
 def step_seconds_of(

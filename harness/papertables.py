@@ -13,7 +13,7 @@ from harness.stats import Difference, Interval, mean_interval, paired_difference
 COLUMNS = (
     *("run_id", "experiment", "status", "role", "method", "method_parameters", "seed", "steps", "dataset", "val_miou"),
     *("student_network", "teacher_network", "teacher_run_id", "ruleset", "protocol_version", "recipe", "budget_unit"),
-    *("control", "trial"),
+    *("control", "trial", "dataset_parameters"),
 )
 """Columns of rows that `build` needs."""
 PARTS = ("measured", "vs student", "published", "measured − published")
@@ -261,8 +261,11 @@ def _differences(table: PaperTable, row: Mapping[str, Any]) -> list[str]:
         ("images per step", recipe.get("batch_size"), known.batch_size, str),
         ("crop", tuple(crop or ()), known.crop_hw.get(row["dataset"]), lambda c: "x".join(map(str, c)) or "none"),
     ]
-    return [
+    found = [
         f"Not the published recipe ({row['experiment']}): {what} {said(ours)} instead of {said(theirs)}."
         for what, ours, theirs, said in compared
         if theirs is not None and ours != theirs
     ]
+    if share := json.loads(row["dataset_parameters"]).get("dev_fraction"):
+        found.append(f"{row['experiment']} trains on less: a share of {share:g} of train is its dev split.")
+    return found

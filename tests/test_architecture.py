@@ -195,6 +195,9 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.datatool": ("harness.datasets harness.spec", "numpy"),
     "harness.terminal": ("", "typer"),
     "harness.clidata": ("harness.terminal", "typer"),
+    "harness.reproduce": ("harness harness.papers harness.papertables harness.tables harness.yamlfile", ""),
+    "harness.clireproduce": ("harness.terminal", "typer"),
+    "harness.cliresults": ("harness.terminal", "typer"),
     "harness.clisubmit": ("harness.terminal", "typer"),
     "harness.changes": ("harness.spec harness.status", ""),
     "harness.screen": ("harness.spec harness.status", "rich"),
@@ -205,7 +208,7 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.doctor": ("harness.spec harness.record", "rich"),
     "harness.clicheck": ("harness.terminal", "typer"),
     "harness.clitables": ("", ""),
-    "harness.cli": ("harness.clidata harness.clisubmit harness.clitables harness.terminal", "typer"),
+    "harness.cli": ("harness.clidata harness.cliresults harness.clisubmit harness.clitables harness.terminal", "typer"),
 }
 # Functions that may import what their module may not, because it is slow or missing on some machines.
 FREE = {
@@ -224,6 +227,8 @@ FREE_MODULES = {
     "harness.clitables",
     "harness.clidata",
     "harness.clirun",
+    "harness.clireproduce",
+    "harness.cliresults",
     "harness.clisubmit",
     "harness.clitune",
     "harness.doctor",
@@ -232,8 +237,8 @@ FREE_MODULES = {
 
 LIGHT = (
     "recipe searchspec spec space points best searchplots clitune specfile yamlfile signatures protocol seeds files storage pull status queue store row scores stats report tables comparison plots page record "
-    "perimage cli clidata clisubmit jobenv bundle sendrows submit manifests terminal display changes screen events loggers gauges clirun "
-    "clicheck clitables fairness formats matched papers papertables power published ranking"
+    "perimage cli clidata clireproduce cliresults clisubmit jobenv bundle sendrows submit manifests terminal display changes screen events loggers gauges clirun "
+    "clicheck clitables fairness formats matched papers papertables power published ranking reproduce"
 )
 
 
