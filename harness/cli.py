@@ -197,6 +197,22 @@ def _tables(file: Path, experiment: Any, results: Path, form: Format | None) -> 
 
 
 @app.command()
+def compare(
+    files: Annotated[list[Path], typer.Argument(help="Experiment files (YAML).")],
+    overrides: Set = None,
+    results: Results = DEFAULT_RESULTS,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder for tables and pictures; RESULTS/compare without it.")
+    ] = None,
+) -> None:
+    """Compare methods over all pairs and datasets of several experiments: gains, ranks, profiles, costs."""
+    with answering():
+        from harness import clicompare
+
+        clicompare.compare([(file, _load(file, overrides)) for file in files], results, to or results / "compare")
+
+
+@app.command()
 def reproduce(
     table: Annotated[str | None, typer.Argument(help="E.g. sstkd-table-1; a wrong name lists all.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan, its cost and its state.")] = False,

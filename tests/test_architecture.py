@@ -55,6 +55,8 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.papers": ("", ""),
     "harness.papertables": ("harness.papers harness.published harness.spec harness.stats", "pyarrow"),
     "harness.formats": ("harness.papertables", ""),
+    "harness.across": ("harness.ranking harness.scores harness.stats harness.tables", "numpy"),
+    "harness.acrossplots": ("harness.across harness.plots", "numpy matplotlib"),
     "harness.plots": ("harness.tables", "numpy matplotlib PIL"),
     "harness.searchplots": ("harness.best harness.plots harness.space", "numpy scipy matplotlib"),
     "harness.pagestyle": ("", ""),
@@ -208,6 +210,7 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.doctor": ("harness.spec harness.record", "rich"),
     "harness.clicheck": ("harness.terminal", "typer"),
     "harness.clitables": ("", ""),
+    "harness.clicompare": ("harness.terminal", "typer"),
     "harness.cli": ("harness.clidata harness.cliresults harness.clisubmit harness.clitables harness.terminal", "typer"),
 }
 # Functions that may import what their module may not, because it is slow or missing on some machines.
@@ -227,6 +230,7 @@ FREE_MODULES = {
     "harness.clitables",
     "harness.clidata",
     "harness.clirun",
+    "harness.clicompare",
     "harness.clireproduce",
     "harness.cliresults",
     "harness.clisubmit",
@@ -238,7 +242,7 @@ FREE_MODULES = {
 LIGHT = (
     "recipe searchspec spec space points best searchplots clitune specfile yamlfile signatures protocol seeds files storage pull status queue store row scores stats report tables comparison plots page record "
     "perimage cli clidata clireproduce cliresults clisubmit jobenv bundle sendrows submit manifests terminal display changes screen events loggers gauges clirun "
-    "clicheck clitables fairness formats matched papers papertables power published ranking reproduce"
+    "across acrossplots clicheck clicompare clitables fairness formats matched papers papertables power published ranking reproduce"
 )
 
 
