@@ -1,6 +1,7 @@
 """The experiment files that are shipped: each is valid, and each trains for real on trees in the datasets' own layout."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,8 @@ def places(tmp_path_factory):
     for depth in (18, 101):
         network = build(Network(architecture="pspnet-papers", encoder=f"tu-resnet{depth}"), 19, 0)
         torch.save(network.encoder.state_dict(), folder / "weights" / f"resnet{depth}-imagenet.pth")
+    for name in re.findall(r"\$\{WEIGHTS\}/(\S+\.safetensors)", (FOLDER / "backbones.yaml").read_text()):
+        (folder / "weights" / name).write_bytes(name.encode())  # only named by its digest here
     patch = pytest.MonkeyPatch()
     for variable, value in variables.items():
         patch.setenv(variable, value)
@@ -53,10 +56,21 @@ def places(tmp_path_factory):
 def test_it_is_valid_and_every_method_applies(file, places):
     experiment = specfile.load(FOLDER / file, ["seeds=[0]"])
     runs = protocol.outline(experiment)
-    if file.removesuffix(".yaml") in PAPERS:
+    if file.removesuffix(".yaml") in (*PAPERS, "backbones_small"):
         require_buildable(runs)
     assert experiment.name == file.removesuffix(".yaml").replace("_", "-")
     assert len(runs) == len({run.run_id for run in runs})
+
+
+@pytest.mark.parametrize("file", ["backbones", "backbones_small"])
+def test_a_grid_has_twelve_pairs_over_architectures_and_encoders(file, places):
+    experiment = specfile.load(FOLDER / f"{file}.yaml")
+    assert len({pair.name for pair in experiment.pairs}) == len(experiment.pairs) >= 12
+    networks = [network for pair in experiment.pairs for network in (pair.teacher, pair.student)]
+    architectures = {network.architecture.split("-")[0] for network in networks}
+    assert {"pspnet", "deeplabv3", "deeplabv3plus", "fpn", "upernet", "segformer"} <= architectures
+    encoders = " ".join(network.encoder for network in networks)
+    assert all(kind in encoders for kind in ("resnet", "efficientnet", "mobilenet", "convnext", "mit_"))
 
 
 @pytest.mark.parametrize("file", PAPERS)
