@@ -13,10 +13,13 @@ MAX_FILES = 10_000
 NOT_AT_TOP = ("results", "data", "build", "dist", "site")
 NOT_ANYWHERE = (
     *(".git", ".venv", "venv", "node_modules", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"),
+    *(".sstkd-bench-*", ".envrc", ".git-credentials", ".pypirc", ".aws", ".ssh", "id_ecdsa*"),
     *("*.pyc", "*.pt", "*.pth", "*.safetensors", "*.onnx", "*.npz", "*.arrow", "*.zip", "*.tar", "*.gz"),
     *(".env", ".env.*", "*.pem", "*.key", "id_rsa*", "id_ed25519*", ".netrc", "auth_token"),
 )
-"""Patterns of a folder's or file's name."""
+"""Patterns of a folder's or file's name; `.sstkd-bench-JOBID` has the token of a Slurm job that runs."""
+ENVIRONMENT = "pyvenv.cfg"
+"""A folder with this file is a virtual environment, whatever its name."""
 
 
 def files_of(folder: Path, excludes: Sequence[str] = ()) -> list[str]:
@@ -27,36 +30,47 @@ def files_of(folder: Path, excludes: Sequence[str] = ()) -> list[str]:
         excludes: more patterns, of a relative path or of one name in it.
 
     Raises:
-        ValueError: more than `MAX_FILES`.
+        ValueError: more than `MAX_FILES`, or a file's name is no text.
     """
     found = []
-    for name in _listed(folder):
+    listed = sorted(set(_listed(folder)))  # git names a file in conflict several times
+    environments = {Path(name).parent for name in listed if Path(name).name == ENVIRONMENT} - {Path()}
+    for name in listed:
         parts = Path(name).parts
+        if environments.intersection(Path(name).parents):
+            continue
         patterns = (*NOT_ANYWHERE, *excludes)
         if parts[0] in NOT_AT_TOP or any(fnmatch(part, pattern) for part in parts for pattern in patterns):
             continue
         if any(fnmatch(name, pattern) for pattern in excludes) or not (folder / name).is_file():
             continue
+        if os.fsencode(name).decode(errors="replace") != name:
+            shown = ascii(os.fsencode(name))[2:-1]
+            raise ValueError(
+                f"{folder}/{shown}: the name is not UTF-8. Rename the file, or leave it out: --exclude GLOB"
+            )
         found.append(name)
         if len(found) > MAX_FILES:
             raise ValueError(
                 f"{folder}: more than {MAX_FILES} files; a job gets the current folder. Start the command in the "
                 "project's folder, or leave folders out: --exclude NAME"
             )
-    return sorted(found)
+    return found
 
 
 def _listed(folder: Path) -> Iterator[str]:
     command = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, check=False)
     except OSError:  # git is not installed
         done = None
     if done is not None and done.returncode == 0:
-        yield from filter(None, done.stdout.split("\0"))
+        yield from filter(None, os.fsdecode(done.stdout).split("\0"))
         return
     for here, folders, names in os.walk(folder):
         relative = Path(here).relative_to(folder)
+        if ENVIRONMENT in names and relative != Path():
+            folders[:], names = [], [ENVIRONMENT]
         folders[:] = [name for name in folders if not any(fnmatch(name, pattern) for pattern in NOT_ANYWHERE)]
         if relative == Path():
             folders[:] = [name for name in folders if name not in NOT_AT_TOP]

@@ -12,6 +12,7 @@ from harness.terminal import answering
 if TYPE_CHECKING:
     from harness.submit import Job
 
+DEFAULT_PYTHON = "python"
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 CLUSTER_RESULTS = "~/sstkd-bench-results"
 
@@ -41,7 +42,7 @@ def submit(
         list[str] | None,
         typer.Option(metavar="GLOB", help="Files of this folder that the job does not need; repeatable."),
     ] = None,
-    python: Annotated[str, typer.Option(help="The cluster's Python with the package installed.")] = "python",
+    python: Annotated[str, typer.Option(help="The cluster's Python with the package installed.")] = DEFAULT_PYTHON,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
     stop: Annotated[str | None, typer.Option(metavar="ID", help="End this job.")] = None,
     manifest: Annotated[Manifest | None, typer.Option(help="Print a manifest instead of submitting.")] = None,
@@ -62,6 +63,11 @@ def submit(
         if manifest is None and (image or output or nodes):
             raise ValueError(
                 "--image, --nodes and --output are a manifest's: add --manifest kuberay or --manifest slurm"
+            )
+        if manifest is not None and (stop or exclude or python != DEFAULT_PYTHON):
+            raise ValueError(
+                "--stop, --exclude and --python are a job's, not a manifest's: a Slurm script takes the interpreter "
+                "from SSTKD_BENCH_PYTHON, a RayJob that of the image"
             )
         if manifest is None and stop is not None:
             _stop(address, stop)
@@ -85,10 +91,11 @@ def submit(
             else:
                 output.write_text(text)
             return
-        from harness.submit import Job
+        from harness.submit import Job, refuse_lost
 
         names, excludes = tuple(env or ()), tuple(exclude or ())
         where = cluster_results or CLUSTER_RESULTS
+        refuse_lost(where)
         job = Job(file, experiment, settings, where, python, names, excludes, retry_failed)
         code = _submit(address, job, results / experiment.name)
     if code:
@@ -132,7 +139,13 @@ def _submit(address: str, job: "Job", directory: Path) -> int:
     typer.echo(f"{name}: {info.status.value.lower()}", err=bool(code))
     if code == 2:
         return code  # a mistake, which the log names: nothing was run
-    pulled = bring_home(client, job, directory)
+    try:
+        pulled = bring_home(client, job, directory)
+    except ValueError as error:
+        if not code:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        return code  # the job's: it is not this command that was wrong
     if pulled is None:
         return code  # this is the head node: the log had the table
     typer.echo(f"{directory}: {pulled.new} rows fetched, {pulled.kept} were here")

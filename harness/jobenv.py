@@ -14,9 +14,12 @@ FILE = "job/env"
 """In the job's package, which is the current folder of its processes."""
 HOOK = "harness.jobenv.load"
 """As Ray's `worker_process_setup_hook`: called in every worker of the job before anything else."""
-_KEYS = r"passw(?:or)?d|secret|token|api[_-]?key|access[_-]?key"
+_KEYS = r"passw(?:or)?d|secret(?:[_-]?key)?|token|api[_-]?key|access[_-]?key"
 _SECRETS = (
     (re.compile(rf"^\W*[\w.-]*(?:{_KEYS})\W*[:=]\s*[^\s#]", re.IGNORECASE), "a secret"),
+    # Within a line: of a mapping in braces, of an address, of a shell's command; `$...` only says where it is.
+    (re.compile(rf"[{{,]\s*[\"']?[\w.-]*(?:{_KEYS})[\"']?\s*:\s*[^\s#$]", re.IGNORECASE), "a secret"),
+    (re.compile(rf"[\s?&;'\"][\w.-]*(?:{_KEYS})=[\"']?[^\s$\"'&]", re.IGNORECASE), "a secret"),
     (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), "an access key"),
     (re.compile(r"\b(?:gh[pousr]_|hf_|github_pat_|glpat-)\w{16}"), "an access token"),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"), "a private key"),

@@ -19,7 +19,8 @@ import yaml
 
 from harness import jobenv
 from harness.spec import Experiment, Resources
-from harness.submit import override_arguments
+from harness.storage import is_uri
+from harness.submit import override_arguments, shell_path
 
 MOUNT = "/mnt/sstkd-bench"
 """Where pods see the shared volume."""
@@ -73,7 +74,10 @@ def share(resources: Resources, nodes: int | None) -> Share:
     together = math.floor(1 / resources.gpus_per_worker) if 0 < resources.gpus_per_worker < 1 else 1
     nodes = min(nodes or math.ceil(total / together), total)
     workers = math.ceil(total / nodes)
-    gpus = math.ceil(workers * resources.gpus_per_worker)
+    gpus = (
+        math.ceil(workers / together) if resources.gpus_per_worker < 1 else round(workers * resources.gpus_per_worker)
+    )
+    gpus = gpus if resources.gpus_per_worker else 0
     return Share(nodes, workers, workers * resources.cpus_per_worker, workers * resources.loader_workers, gpus)
 
 
@@ -102,13 +106,18 @@ def slurm(file: Path, experiment: Experiment, options: Options) -> str:
     """A script for sbatch.
 
     Raises:
-        ValueError: as `kuberay`, or the experiment file has the line that ends it in the script.
+        ValueError: as `kuberay`, the results folder is a URI, or the experiment file has the line that ends it in the
+            script.
     """
+    if options.results is not None and is_uri(options.results):
+        raise ValueError(
+            f"--cluster-results {options.results}: is no folder; rows go to a URI by the file's resources.storage"
+        )
     text, names = _checked(file, experiment, options)
     if "END_OF_EXPERIMENT" in text.splitlines():
         raise ValueError(f"{file}: the line END_OF_EXPERIMENT ends the file in the script; delete it")
     part = share(experiment.resources, options.nodes or 1)
-    results = '"$SLURM_SUBMIT_DIR/results"' if options.results is None else shlex.quote(options.results)
+    results = '"$SLURM_SUBMIT_DIR/results"' if options.results is None else shell_path(options.results)
     values = {
         "NAME": experiment.name,
         "NODES": str(part.nodes),
@@ -136,8 +145,14 @@ def kuberay(file: Path, experiment: Experiment, options: Options) -> str:
     """A ConfigMap with the experiment and the RayJob that runs it, as YAML.
 
     Raises:
-        ValueError: no image is named, something looks like a secret, or a name is none.
+        ValueError: no image is named, the results folder is not absolute, something looks like a secret, or a name is
+            none.
     """
+    if options.results is not None and not options.results.startswith("/"):
+        raise ValueError(
+            f"--cluster-results {options.results}: would end with the pod; write an absolute folder on a volume, such "
+            f"as {MOUNT}/results. Rows go to a URI by the file's resources.storage"
+        )
     if options.image is None:
         raise ValueError(
             "--manifest kuberay: name an image in which the package is installed: --image REGISTRY/NAME:TAG"
@@ -236,10 +251,12 @@ def _pod(
 
 
 def _dns_name(name: str) -> str:
-    """A Kubernetes name of at most 40 letters (KubeRay appends to it); different names stay different."""
+    """A Kubernetes name of at most 40 letters (KubeRay appends to it), the first one a to z; different ones differ."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    if plain == name and len(plain) <= 40:
+    if plain == name and len(plain) <= 40 and plain[0].isalpha():
         return plain
+    if not plain[:1].isalpha():
+        plain = f"run-{plain}"
     return f"{plain[:31].strip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 

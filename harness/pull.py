@@ -1,13 +1,13 @@
 """Rows come home: what a cluster wrote to its storage is merged into a results folder, by run_id."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import store
-from harness.files import write_atomic
+from harness.files import sha256, write_atomic
 from harness.storage import Storage
 
 MEASURED = ("dev_confusion", "val_confusion", "curve", "weights_sha256", "student_init_sha256", "data_hash")
@@ -46,10 +46,10 @@ def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool
     there = {f"{run_id}.parquet" for run_id, status in store.finished(directory).items() if trusting and status == "ok"}
     with ThreadPoolExecutor(THREADS) as pool:
         outcomes = ["kept"] * len(there.intersection(names))
-        outcomes += pool.map(
-            lambda name: _merge(source, directory, name), [name for name in names if name not in there]
-        )
-        files = _files(source, directory, names) if weights else []
+        others = [name for name in names if name not in there]
+        merged = dict(zip(others, pool.map(lambda name: _merge(source, directory, name), others), strict=True))
+        outcomes += merged.values()
+        files = _files(source, directory, dict.fromkeys(there.intersection(names), "kept") | merged) if weights else []
         list(pool.map(lambda name: fetch(source, directory, name), files))
     if problems := [text for text in outcomes if text not in ("new", "kept")]:
         raise ValueError("\n".join(problems))
@@ -100,15 +100,21 @@ def _replaces(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
 
 
 def _differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    return [name for name in MEASURED if a[name] != b[name]]
+    # As text: what is no number (a loss that diverged) equals itself there.
+    return [name for name in MEASURED if repr(a[name]) != repr(b[name])]
 
 
-def _files(source: Storage, directory: Path, rows: Iterable[str]) -> list[str]:
-    """Weights and matrices of single images of these rows that are not here."""
-    ids = {name.removesuffix(".parquet") for name in rows}
-    return [
-        f"{folder}/{entry.name}"
-        for folder in ("weights", "per_image")
-        for entry in source.entries(folder)
-        if entry.name.partition(".")[0] in ids and not (directory / folder / entry.name).exists()
-    ]
+def _files(source: Storage, directory: Path, outcomes: Mapping[str, str]) -> list[str]:
+    """Weights and matrices of single images of merged rows that are not here, or are here of another row."""
+    of = {name.removesuffix(".parquet"): outcome for name, outcome in outcomes.items()}
+    found = []
+    for folder in ("weights", "per_image"):
+        for entry in source.entries(folder):
+            run_id, here = entry.name.partition(".")[0], directory / folder / entry.name
+            wanted = of.get(run_id) == "new" or (of.get(run_id) == "kept" and not here.exists())
+            if not wanted and of.get(run_id) == "kept" and folder == "weights":
+                digest = store.read_row(store.run_path(directory, run_id))["weights_sha256"]
+                wanted = digest is not None and sha256(here) != digest
+            if wanted:
+                found.append(f"{folder}/{entry.name}")
+    return found

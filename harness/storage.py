@@ -17,7 +17,10 @@ from typing import Any
 from harness.files import write_atomic
 
 OBJECT_STORES = ("s3", "gcs", "abfs")  # no folders to make, and an upload is seen when it is complete
-_SECRET = re.compile(r"(^[a-z0-9+]+://[^/@]*@)|([?&](access_key|secret_key|[a-z_]*token)=)", re.IGNORECASE)
+# What stands before the @ is a user or a key, but in Azure's addresses a container, unless a password follows it.
+_SECRET = re.compile(
+    r"(^(?!abfss?://[^/@:]*@)[a-z0-9+]+://[^/@]*@)|([?&](access_key|[a-z_]*secret[a-z_]*|[a-z_]*token)=)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Storage:
     """
 
     def __init__(self, place: str | Path) -> None:
-        self.place = str(place).rstrip("/") or "/"
+        self.place = _plain(str(place))
         self._fs: Any = None
         self._query = ""
         self._base = Path(place)
@@ -61,11 +64,13 @@ class Storage:
         from pyarrow.fs import FileSystem, LocalFileSystem
 
         place, mark, query = self.place.partition("?")
-        self.place, self._query = place.rstrip("/"), mark + query
+        self.place, self._query = _plain(place), mark + query
         try:
             self._fs, base = FileSystem.from_uri(self.place + self._query)
         except (ValueError, NotImplementedError, TypeError) as error:
             raise ValueError(f"{self.place}: no storage that pyarrow knows ({error})") from None
+        if not base:
+            raise ValueError(f"{self.place}: no storage that pyarrow knows (it names no bucket)")
         self._base = Path(base)
         if isinstance(self._fs, LocalFileSystem):
             self._fs = None
@@ -85,7 +90,7 @@ class Storage:
 
     def below(self, name: str) -> "Storage":
         """The folder `name` of this storage, whether or not it exists."""
-        return Storage(f"{self.place}/{name}{self._query}" if self._query else f"{self.place}/{name}")
+        return Storage(f"{self.place}{'' if self.place.endswith('/') else '/'}{name}{self._query}")
 
     def read(self, name: str) -> bytes:
         """A file's content.
@@ -191,6 +196,13 @@ class Storage:
 def is_uri(place: str) -> bool:
     """Whether a place is named by a URI and not by a folder's path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", place) is not None
+
+
+def _plain(place: str) -> str:
+    """Without slashes at its end, but for the one that is a root and the two of a URI's scheme."""
+    start = len(place) - len(place.partition("://")[2]) if is_uri(place) else 0
+    rest = place[start:]
+    return place[:start] + (rest.rstrip("/") or rest[:1] or ("" if start else "/"))
 
 
 def _scanned(folder: Path) -> Iterator[Entry]:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from harness import bundle, jobenv, protocol, sendrows, store
 from harness.pull import Pulled, pull
 from harness.spec import Experiment, Network, Weights
-from harness.storage import Storage, is_uri
+from harness.storage import Storage
 
 N = TypeVar("N", bound=Network)
 RETRY_SECONDS = 2.0
@@ -89,17 +89,30 @@ class Job:
 
     def command(self, name: str) -> str:
         """The shell command of the job; `name` is the experiment file's in the package."""
-        words = [self.python, "-m", "harness.cli", "run", name, *override_arguments(self.experiment, self.overrides)]
+        words = ["-m", "harness.cli", "run", name, *override_arguments(self.experiment, self.overrides)]
         if self.retry_failed:
             words.append("--retry-failed")
         before = f". ./{jobenv.FILE} && " if self.names else ""
-        return f"{before}exec {shlex.join(words)} --results {shell_path(self.results)}"
+        return f"{before}exec {shell_path(self.python)} {shlex.join(words)} --results {shell_path(self.results)}"
 
 
 def override_arguments(experiment: Experiment, overrides: Sequence[str]) -> list[str]:
     """The `--set` options of a run on a cluster, which always joins the Ray that is there."""
     settings = [*overrides, *(["resources.address=auto"] if experiment.resources.address != "auto" else [])]
     return [word for setting in settings for word in ("--set", setting)]
+
+
+def refuse_lost(results: str) -> None:
+    """Stop before rows are written where they go with the job.
+
+    Raises:
+        ValueError: the results folder on the cluster is neither absolute nor below the home folder.
+    """
+    if not results.startswith(("/", "~/")):
+        raise ValueError(
+            f"--cluster-results {results}: is below the job's own folder, which goes with the job; write an absolute "
+            "folder or ~/FOLDER. Rows go to a URI by the file's resources.storage"
+        )
 
 
 def shell_path(path: str) -> str:
@@ -182,8 +195,12 @@ def start(client: Any, job: Job) -> tuple[str, bool]:
             except RuntimeError as error:
                 if "already exists" in str(error):  # somebody was quicker
                     continue
-                raise OSError(f"the cluster does not take the job: {str(error).strip().splitlines()[-1]}") from None
+                raise OSError(_refusal(error)) from None
             return name, True
+
+
+def _refusal(error: RuntimeError) -> str:
+    return f"the cluster does not take the job: {str(error).strip().rpartition(chr(10))[2]}"
 
 
 def _number(name: str, base: str) -> int | None:
@@ -203,17 +220,26 @@ def follow(client: Any, name: str, write: Callable[[str], object]) -> Any:
         OSError: the cluster has not answered for `PATIENCE_SECONDS`.
     """
     shown = [0]
-    heard = time.monotonic()
+    silent = None  # since when; a log may have been followed for hours before its connection broke
     while True:
+        broken: Exception | None = None
         try:
             asyncio.run(_tail(client, name, write, shown))
-            info = client.get_job_info(name)
-            if info.status.is_terminal():
-                return info
-            heard = time.monotonic()
         except (OSError, RuntimeError) as error:  # the connection broke; the job does not need it
-            if time.monotonic() - heard > PATIENCE_SECONDS:
-                said = " ".join(str(error).split())[:200]
+            broken = error
+        try:
+            info = client.get_job_info(name)
+            if info.status.is_terminal() and broken is None:
+                return info
+            ended = info.status.is_terminal()
+        except (OSError, RuntimeError) as error:
+            broken, ended = error, True
+        if broken is None or not ended:  # it answers
+            silent = None
+        else:
+            silent = silent or time.monotonic()
+            if time.monotonic() - silent > PATIENCE_SECONDS:
+                said = " ".join(str(broken).split())[:200]
                 raise OSError(f"{name}: the cluster does not answer any more ({said}); the job may go on") from None
         time.sleep(RETRY_SECONDS)
 
@@ -236,27 +262,37 @@ def exit_code(info: Any) -> int:
 
 
 def bring_home(client: Any, job: Job, directory: Path) -> Pulled | None:
-    """Fetch the experiment's rows into a results folder here; None if the cluster wrote them there itself.
+    """Fetch the experiment's rows into a results folder here; None if the cluster wrote all of them there itself.
 
-    They come from `resources.storage` if that is reached from here, else from the head node through the job server.
+    They come from `resources.storage` if that is reached from here, else from the head node through the job server. A
+    folder is the cluster's if it has the rows: one of that name may be here by chance.
 
     Raises:
         ValueError: rows are missing, damaged, contradict each other, or are too large for that way.
         OSError: the cluster or the storage does not answer, or there are no rows.
     """
     storage = job.experiment.resources.storage
-    if storage is not None and (is_uri(storage) or Path(storage).is_dir()):
-        return pull(Storage(storage).below(job.experiment.name), directory)
+    if storage is not None:
+        source = Storage(storage).below(job.experiment.name)
+        if source.folder is None or (source.folder / "runs").is_dir():
+            return pull(source, directory)
     there = Path(job.folder).expanduser()
     if there.is_dir() and directory.is_dir() and there.samefile(directory):
-        return None
+        there_too = set(store.finished(directory))
+        expected = {run.run_id for run in protocol.foreseen(with_digests(job.experiment, directory))}
+        # Runs whose steps follow from a time have ids that only the cluster knows.
+        if expected <= there_too or (there_too and protocol.needs_times(job.experiment)):
+            return None
     with tempfile.TemporaryDirectory() as folder:
         package, _ = replace(job, names=()).package(Path(folder))
-        name = client.submit_job(
-            entrypoint=f"exec {shlex.join([job.python, '-m', 'harness.sendrows'])} {shell_path(job.folder)}",
-            runtime_env={"working_dir": str(package)},
-            metadata={"rows of": job.experiment.name},
-        )
+        try:
+            name = client.submit_job(
+                entrypoint=f"exec {shell_path(job.python)} -m harness.sendrows {shell_path(job.folder)}",
+                runtime_env={"working_dir": str(package)},
+                metadata={"rows of": job.experiment.name},
+            )
+        except RuntimeError as error:
+            raise OSError(f"the rows cannot be fetched: {_refusal(error)}") from None
         log: list[str] = []
         info = follow(client, name, log.append)
         if exit_code(info):

@@ -67,6 +67,7 @@ class Head:
     def start(self) -> None:
         """Come up; returns when it takes connections."""
         line = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={self.port}"]
+        line += ["--node-ip-address=127.0.0.1"]  # or Ray listens on all of this machine's addresses
         line += [f"--num-cpus={self._cpus}", "--include-dashboard=false", f"--temp-dir={self._folder}"]
         line += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
         with open(self._folder / "head.log", "ab") as log:

@@ -149,7 +149,7 @@ RULES: dict[str, tuple[str, str]] = {
         "harness.store",
         "ray",
     ),
-    "harness.manifests": ("harness.jobenv harness.spec harness.submit", "yaml"),
+    "harness.manifests": ("harness.jobenv harness.spec harness.storage harness.submit", "yaml"),
     # Ray, and the terminal
     "harness.status": ("harness.spec", ""),
     "harness.queue": ("harness.spec", ""),

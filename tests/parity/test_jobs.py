@@ -86,6 +86,7 @@ def head(short: Path) -> Iterator[tuple[str, int, dict[str, str]]]:
     env = environment(short)
     command = [
         *(BIN / "ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=2", *PORTS),
+        "--node-ip-address=127.0.0.1",
         *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
         *(f"--dashboard-agent-listen-port={agent}", f"--temp-dir={short / 'ray'}"),
     ]

@@ -164,6 +164,11 @@ def test_a_log_is_written_once_though_the_connection_breaks(tmp_path, at_home):
 def test_a_cluster_that_is_gone_is_an_error_after_a_while(tmp_path, at_home, monkeypatch):
     cluster = Cluster(("j", JobStatus.RUNNING))
     cluster.breaks = 10**6
+
+    def gone(name):
+        raise RuntimeError("502")
+
+    cluster.get_job_info = gone
     monkeypatch.setattr(submit, "PATIENCE_SECONDS", 0.05)
     with pytest.raises(OSError, match=r"j: the cluster does not answer any more .*; the job may go on"):
         submit.follow(cluster, "j", lambda text: None)
@@ -270,7 +275,7 @@ def test_rows_come_home_from_storage(tmp_path, at_home):
 
 def test_a_cluster_that_writes_here_sends_nothing(tmp_path, at_home):
     job = make_job(tmp_path, results=str(tmp_path / "r"))
-    (tmp_path / "r" / "tiny").mkdir(parents=True)
+    rows_in(tmp_path / "r" / "tiny", job)
     assert submit.bring_home(None, job, tmp_path / "r" / "tiny") is None
 
 
