@@ -121,23 +121,18 @@ def run(
 ) -> None:
     """Run what has no row yet, then print the table. Interrupt it at any time; the same command continues."""
     with answering():
-        from harness import clirun, clitune, loggers, store
+        from harness import clirun, clitune
         from harness.events import Events
 
         experiment = _load(file, overrides)
         directory = results / experiment.name
         show = clirun.shower(directory, as_json)
-        clirun.time_steps(experiment, file, directory, show, from_search)
+        clitune.found(experiment, file, results, from_search)  # before anything is trained
+        clirun.time_steps(experiment, directory, show, retry_failed)
         runs = clitune.runs_of(experiment, file, results, from_search)
-        rows = store.finished(directory)
-        again = ("failed", "skipped") if retry_failed else ()
-        waiting = [r for r in runs if rows.get(r.run_id, "none") in ("none", *again)]
+        waiting = clirun.waiting(runs, directory, retry_failed)
         if waiting:
-            loggers.require(experiment.resources.loggers)
-            if experiment.resources.address == "local":  # elsewhere this machine may not have the data
-                from harness.estimate import require_buildable
-
-                require_buildable(waiting)
+            clirun.require_ready(experiment, waiting)
             clirun.launch(runs, experiment, directory, show, retry_failed)
         show_table = show.table if isinstance(show, Events) else None
         failed = _report(file, experiment, runs, directory, bool(waiting), show_table)

@@ -31,8 +31,7 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
     if experiment.search is not None:
         from harness import clitune
 
-        clitune.check(experiment, file, results, measure)
-        print_fairness(experiment)
+        print_fairness(experiment, clitune.check(experiment, file, results, measure))
         return
     from harness import protocol, store
     from harness.screen import clock, run_name
@@ -44,7 +43,7 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
         from harness.estimate import step_seconds
 
         measured = step_seconds(protocol.outline(experiment), experiment.resources)
-    runs, estimated = _planned(experiment, file, results, measured)
+    runs, unsure = _planned(experiment, file, results, measured)
     for run in runs:
         steps = 0 if run.checkpoint is not None else run.train.steps
         cells = [run.run_id, run.pair, run_name(run), str(steps), rows.get(run.run_id, "not run")]
@@ -63,25 +62,24 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
             "(steps only; evaluation and start-up come on top)"
         )
     typer.echo(text)
-    if estimated:
-        typer.echo("steps that follow from a time, and their run_ids, are estimates until `run` has timed them")
+    if unsure:
+        typer.echo(unsure)
     print_fairness(experiment, measured)
 
 
 def _planned(
     experiment: "Experiment", file: Path, results: Path, measured: Mapping[tuple[str, str, str], float]
-) -> "tuple[list[Run], bool]":
-    """The runs, and whether their steps are estimates: the budget is one of seconds, and `run` has not timed any."""
-    from harness import matched, protocol
+) -> "tuple[list[Run], str]":
+    """The runs, and what is to be known of their steps where `run` has not timed any yet."""
+    from harness import clitune, matched, protocol
 
-    if not protocol.needs_times(experiment):
-        return protocol.plan(experiment), False
-    try:
-        return protocol.plan(experiment, times=matched.times(experiment, results / experiment.name, str(file))), False
-    except ValueError:
-        if not measured:
-            return protocol.outline(experiment), True
-        return protocol.plan(experiment, times=matched.estimated(experiment, measured)), True
+    if matched.timed(experiment, results / experiment.name):
+        return clitune.runs_of(experiment, file, results, False), ""
+    if not measured:
+        what = "steps that follow from a time, and the control that goes with them, are not known until `run` has timed"
+        return protocol.outline(experiment), what
+    what = "steps that follow from a time, and their run_ids, are estimates until `run` has timed them"
+    return protocol.plan(experiment, times=matched.estimated(experiment, measured)), what
 
 
 def print_fairness(experiment: "Experiment", step_seconds: Mapping[tuple[str, str, str], float] | None = None) -> None:
@@ -108,6 +106,7 @@ def power(experiment: "Experiment", file: Path, results: Path, seeds: Sequence[i
     """
     from harness import clitune, protocol, store
     from harness.comparison import COLUMNS, quick_table
+    from harness.power import POWER
 
     planned = len(experiment.seeds)
     numbers = sorted({*seeds} or {*USUAL_SEEDS, planned} - {1})
@@ -121,9 +120,9 @@ def power(experiment: "Experiment", file: Path, results: Path, seeds: Sequence[i
     if not any(printed):
         raise ValueError(f"{directory}: a spread between seeds needs two finished seeds of a method and of none")
     typer.echo(
-        "\nSmallest difference to the plain student, in percent points of dev mIoU, that is found in 80 % of the cases "
-        "(paired t,\nfirst step of Holm's correction over the pair's comparisons). The spread is known only as well as "
-        "its 95 % interval says."
+        "\nSmallest difference to the plain student, in percent points of dev mIoU, that is found in "
+        f"{100 * POWER:.0f} % of the cases (paired t,\nfirst step of Holm's correction over the pair's comparisons). "
+        "The spread is known only as well as its 95 % interval says."
     )
 
 

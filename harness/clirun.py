@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,45 +64,93 @@ def launch(
         raise typer.Exit(130) from None
 
 
-def time_steps(
-    experiment: "Experiment", file: Path, directory: Path, show: "Display | Events", from_search: bool
-) -> None:
-    """Where the budget is one of seconds: time a step of every method, after its teacher has been trained.
+def train_teachers(
+    experiment: "Experiment",
+    wanted: Collection[str | None],
+    directory: Path,
+    show: "Display | Events",
+    retry_failed: bool,
+) -> "list[Run]":
+    """Train teachers before the runs that need them are planned; build every method on its pair before that.
+
+    Args:
+        experiment: whose.
+        wanted: their run_ids; None, the teacher of a method that needs none, is passed over.
+        directory: the experiment's results folder.
+        show: shows the progress.
+        retry_failed: train those again that failed.
+
+    Returns:
+        The teachers' runs.
 
     Raises:
-        ValueError: as `launch`; a teacher or a method failed; the ruleset wants a search first.
+        ValueError: as `launch`; a network cannot be built, a method does not apply, a logger is not installed.
         OSError: as `launch`.
         typer.Exit: 130, it was interrupted.
     """
-    from harness import matched, protocol, store
+    from harness import protocol
+
+    runs = protocol.outline(experiment)
+    require_ready(experiment, runs)
+    teachers = [run for run in runs if run.run_id in wanted]
+    if waiting(teachers, directory, retry_failed):
+        launch(teachers, experiment, directory, show, retry_failed)
+    return teachers
+
+
+def require_ready(experiment: "Experiment", runs: "Sequence[Run]") -> None:
+    """Look for what would end the runs, before hours are spent on a teacher.
+
+    Raises:
+        ValueError: a logger is not installed, a network cannot be built, or a method does not apply to its pair.
+    """
+    from harness import loggers
+
+    loggers.require(experiment.resources.loggers)
+    if experiment.resources.address == "local":  # elsewhere this machine may not have the data
+        from harness.estimate import require_buildable
+
+        require_buildable(runs)
+
+
+def waiting(runs: "Sequence[Run]", directory: Path, retry_failed: bool) -> "list[Run]":
+    """The runs that have no row yet, or one that is not to count."""
+    again = ("waiting", "failed", "skipped") if retry_failed else ("waiting",)
+    return [run for run, state in zip(runs, states(runs, directory), strict=True) if state in again]
+
+
+def time_steps(experiment: "Experiment", directory: Path, show: "Display | Events", retry_failed: bool) -> None:
+    """Where the budget is one of seconds: time a step of every method, after its teacher has been trained.
+
+    Args:
+        experiment: any.
+        directory: its results folder.
+        show: shows the progress.
+        retry_failed: train and time again what failed.
+
+    Raises:
+        ValueError: as `train_teachers`; a teacher or a method failed.
+        OSError: as `launch`.
+        typer.Exit: 130, it was interrupted.
+    """
+    from harness import matched, protocol
 
     if not protocol.needs_times(experiment):
         return
-    if not from_search:
-        protocol.require_point(experiment, None)
     folder, runs = matched.times_folder(directory).absolute(), protocol.timing_runs(experiment)
-    rows = store.finished(folder)
-    waiting = [run for run in runs if run.run_id not in rows]
-    if not waiting:
+    if not waiting(runs, folder, retry_failed):
         return
-    outline = protocol.outline(experiment)
-    if experiment.resources.address == "local":
-        from harness.estimate import require_buildable
-
-        require_buildable(outline)
-    needed = {run.teacher_run for run in waiting if run.method.needs_teacher}
-    teachers = [run for run in outline if run.run_id in needed]
-    finished = store.finished(directory)
-    if any(run.run_id not in finished for run in teachers):
-        launch(teachers, experiment, directory, show, False)
+    needed = {run.teacher_run for run in runs if run.method.needs_teacher}
+    teachers = train_teachers(experiment, needed, directory, show, retry_failed)
     from harness.home import Home, below, lend
 
-    source = Home(directory.absolute(), experiment.resources)
-    resources = below(experiment.resources, directory.name)
+    # Nobody looks at the curves of a few steps.
+    resources = below(experiment.resources, directory.name).model_copy(update={"loggers": ()})
+    source, home = Home(directory.absolute(), experiment.resources), Home(folder, resources)
     for run in teachers:
-        lend(run.run_id, directory, source, folder, Home(folder, resources))
+        lend(run.run_id, directory, source, folder, home)
     timing = experiment.model_copy(update={"resources": resources})
-    launch([*teachers, *waiting], timing, folder, show, False)
+    launch([*teachers, *runs], timing, folder, show, retry_failed)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The command `sstkd-bench tune`, and what `check` and `run` say of an experiment with a search."""
 
-import contextlib
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from harness.terminal import print_table
 if TYPE_CHECKING:
     from harness.best import Outcome
     from harness.events import Events
+    from harness.protocol import Found, Key
     from harness.spec import Experiment, Run
 
 
@@ -28,7 +28,7 @@ def tune(file: Path, overrides: list[str], results: Path, as_json: bool) -> int:
         OSError: as `harness.search.search`.
         typer.Exit: 130, it was interrupted.
     """
-    from harness import best, clirun, specfile
+    from harness import best, clirun, protocol, specfile
     from harness.events import Events
 
     experiment = specfile.load(file, overrides)
@@ -36,31 +36,15 @@ def tune(file: Path, overrides: list[str], results: Path, as_json: bool) -> int:
     show = clirun.shower(directory, as_json)
     outcomes = best.outcomes(experiment, directory)
     if not all(outcome.complete for outcome in outcomes):
-        _teachers(experiment, directory, show)
+        studies = protocol.studies(experiment)
+        needed = {study.template.teacher_run for study in studies if study.template.method.needs_teacher}
+        clirun.train_teachers(experiment, needed, directory, show, False)
         _search(experiment, directory, _teller(experiment, as_json, show))
         outcomes = best.outcomes(experiment, directory)
     best.write(outcomes, directory)
     _draw(outcomes, directory)
     _print(outcomes, directory, file, show if isinstance(show, Events) else None)
     return sum(outcome.best is None for outcome in outcomes)
-
-
-def _teachers(experiment: "Experiment", directory: Path, show: Any) -> None:
-    """Train the teachers that trials need; build every method on its pair before that."""
-    from harness import clirun, protocol, store
-
-    runs = protocol.outline(experiment)
-    needed = {
-        study.template.teacher_run for study in protocol.studies(experiment) if study.template.method.needs_teacher
-    }
-    teachers = [run for run in runs if run.run_id in needed]
-    rows = store.finished(directory)
-    if experiment.resources.address == "local":
-        from harness.estimate import require_buildable
-
-        require_buildable(runs)
-    if any(run.run_id not in rows for run in teachers):
-        clirun.launch(teachers, experiment, directory, show, False)
 
 
 def _search(experiment: "Experiment", directory: Path, tell: Any) -> None:
@@ -133,31 +117,45 @@ def _print(outcomes: "Sequence[Outcome]", directory: Path, file: Path, show: "Ev
         typer.echo(f"final runs: sstkd-bench run {file} --from-search")
 
 
+def found(experiment: "Experiment", file: Path, results: Path, from_search: bool) -> "dict[Key, Found] | None":
+    """The best points of an experiment's search; None without one.
+
+    Raises:
+        ValueError: it has a search and `from_search` is not set, or the search is not complete; or the other way round.
+    """
+    from harness import best, protocol
+
+    if from_search and experiment.search is None:
+        raise ValueError(f"--from-search: {file} has no search; its ruleset is published. Leave the option out")
+    points = best.found(experiment, results / experiment.name, str(file)) if from_search else None
+    protocol.require_point(experiment, points)
+    return points
+
+
 def runs_of(experiment: "Experiment", file: Path, results: Path, from_search: bool) -> "list[Run]":
     """The final runs of an experiment.
 
     Raises:
-        ValueError: it has a search and `from_search` is not set, or the search is not complete; or the other way round;
-            or its budget needs step times and not all of them are there.
+        ValueError: as `found`; or its budget needs step times and not all of them are there.
     """
-    from harness import best, matched, protocol
+    from harness import matched, protocol
 
+    points = found(experiment, file, results, from_search)
     directory = results / experiment.name
-    if from_search and experiment.search is None:
-        raise ValueError(f"--from-search: {file} has no search; its ruleset is published. Leave the option out")
-    found = best.found(experiment, directory, str(file)) if from_search else None
-    protocol.require_point(experiment, found)
     times = matched.times(experiment, directory, str(file)) if protocol.needs_times(experiment) else None
-    return protocol.plan(experiment, found, times)
+    return protocol.plan(experiment, points, times)
 
 
-def check(experiment: "Experiment", file: Path, results: Path, measure: bool) -> None:
+def check(experiment: "Experiment", file: Path, results: Path, measure: bool) -> dict[tuple[str, str, str], float]:
     """List the teachers, the trials and the final runs of an experiment with a search, and what they cost.
 
+    Returns:
+        Seconds of a step by (pair, role, method label), where they were measured.
+
     Raises:
-        ValueError: a network cannot be built or a method does not apply.
+        ValueError: a network cannot be built, a method does not apply, or timing a step has failed.
     """
-    from harness import best, protocol, store
+    from harness import best, matched, protocol, store
     from harness.screen import clock
 
     directory = results / experiment.name
@@ -193,11 +191,11 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
         template = outcome.study.template
         line(template, "trials", outcome.wanted, template.train.steps, len(outcome.trials))
     finals: Counter[tuple[str, str]] = Counter()  # finished final runs; their points are known after the search only
-    if all(outcome.complete and outcome.best is not None for outcome in outcomes):
-        with contextlib.suppress(ValueError):  # no step has been timed yet, where the budget is one of seconds
-            final = [run for run in runs_of(experiment, file, results, True) if run.control is None]
-            there = (a for a, b in zip(runs, final, strict=True) if rows.get(b.run_id) == "ok")
-            finals.update((run.pair, run.method.label) for run in there if run.role == "student")
+    complete = all(outcome.complete and outcome.best is not None for outcome in outcomes)
+    if complete and matched.timed(experiment, directory):
+        final = [run for run in runs_of(experiment, file, results, True) if run.control is None]
+        there = (a for a, b in zip(runs, final, strict=True) if rows.get(b.run_id) == "ok")
+        finals.update((run.pair, run.method.label) for run in there if run.role == "student")
     for run in runs:
         if run.role == "student" and run.seed == experiment.seeds[0]:
             line(run, "final runs", len(experiment.seeds), run.train.steps, finals[run.pair, run.method.label])
@@ -212,3 +210,4 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
             "are ended early take less)"
         )
     sys.stdout.flush()
+    return measured

@@ -13,8 +13,19 @@ from typing import Any
 import numpy as np
 
 from harness import fairness
+from harness.recipe import CONTROLS, control_label
 from harness.stats import Interval, bootstrap_interval, holm, mean_interval, paired_difference, paired_differences
-from harness.tables import CONFIDENCE, REFERENCES, Block, Comparison, MethodRow, QuickTable, Teacher
+from harness.tables import (
+    CONFIDENCE,
+    REFERENCES,
+    Block,
+    Comparison,
+    MethodRow,
+    QuickTable,
+    Teacher,
+    base,
+    references,
+)
 
 BOOTSTRAP_SEED = 20240
 
@@ -101,13 +112,13 @@ def _block(
         _refuse_mixture(group, "search_sha256", f"pair {pair!r}, {name}: ")
     expected = sorted({r["seed"] for r in rows} if seeds is None else set(seeds))
     lines = [_line(name, group, expected) for name, group in groups.items()]
-    references = {name: _reference(name, groups) for name in REFERENCES}
+    named = references(groups)
     values = {line.label: line.values for line in lines}
     failed = {
         name: {r["seed"] for r in group if r["status"] == "failed"} - values[name].keys()
         for name, group in groups.items()
     }
-    compared, count = _compare(values, failed, references)
+    compared, count = _compare(values, failed, named)
     first = next((r for r in rows if r["control"] is None), rows[0])
     floors = [r["floor_dev_miou"] for r in rows if r["floor_dev_miou"] is not None]
     bad = sorted((r for r in rows if r["status"] != "ok"), key=lambda r: (r["method"], r["seed"]))
@@ -116,11 +127,12 @@ def _block(
         dataset=first["dataset"],
         ruleset=first["ruleset"],
         trials=_trials(rows),
-        budget=f"{first['budget_amount']:g} {first['budget_unit']}",
+        budget_amount=first["budget_amount"],
+        budget_unit=first["budget_unit"],
         devices=", ".join(sorted({r["device"] for r in rows})),
         floor=100 * floors[0] if floors else None,
         teacher=_teacher(pair, rows, teachers),
-        references=references,
+        references=named,
         methods=tuple(
             replace(x, vs_none=compared.get((x.label, "none")), vs_kd=compared.get((x.label, "kd"))) for x in lines
         ),
@@ -174,7 +186,7 @@ def _grouped(rows: list[dict[str, Any]], methods: Sequence[str]) -> dict[str, li
     controls: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if row["control"] is not None:
-            controls.setdefault(f"{row['method']} at {row['control']}", []).append(row)
+            controls.setdefault(control_label(row["method"], row["control"]), []).append(row)
             continue
         parameters = json.loads(row["method_parameters"])
         items = tuple(f"{k}={_compact(v)}" for k, v in sorted(parameters.items()))
@@ -193,14 +205,14 @@ def _grouped(rows: list[dict[str, Any]], methods: Sequence[str]) -> dict[str, li
             name = f"{method}({', '.join(own)})" if own else method
         groups[name] = variants[method, items]
     groups |= controls
-    present = {_base(name) for name in groups}
+    present = {base(name) for name in groups}
     groups |= {name: [] for name in REFERENCES if name not in present}
     places = {name: i for i, name in enumerate(methods)}
 
     def place(name: str) -> tuple[int, int]:
-        kinds = (*REFERENCES, _base(name) if _is_control(name) else "")
-        first = kinds.index(_base(name)) if _base(name) in kinds else len(kinds)
-        return first, places.get(name, places.get(_base(name), len(places)))
+        kinds = (*REFERENCES, base(name) if _is_control(name) else "")
+        first = kinds.index(base(name)) if base(name) in kinds else len(kinds)
+        return first, places.get(name, places.get(base(name), len(places)))
 
     return {name: groups[name] for name in sorted(groups, key=place)}
 
@@ -211,7 +223,7 @@ def _listed(method: str, items: tuple[str, ...], methods: Sequence[str]) -> str 
     for name in methods:
         inside = name[len(method) :].removeprefix("(").removesuffix(")")
         named = {part for part in inside.split(", ") if part}
-        if _base(name) == method and named <= set(items):
+        if base(name) == method and named <= set(items):
             fits.append((len(named), name))
     return max(fits)[1] if fits else None
 
@@ -220,17 +232,9 @@ def _compact(value: Any) -> str:
     return json.dumps(value, separators=(",", ":")).replace('"', "")
 
 
-def _base(name: str) -> str:
-    return name.split("(", 1)[0]
-
-
 def _is_control(name: str) -> bool:
     """Whether a line is the plain student with another number of steps ("none at equal seconds")."""
-    return _base(name).startswith(f"{REFERENCES[0]} at ")
-
-
-def _reference(name: str, groups: Mapping[str, Any]) -> str | None:
-    return next((shown for shown in groups if _base(shown) == name), None)
+    return name in (control_label(REFERENCES[0], control) for control in CONTROLS)
 
 
 def _line(name: str, rows: list[dict[str, Any]], expected: list[int]) -> MethodRow:
@@ -256,6 +260,7 @@ def _line(name: str, rows: list[dict[str, Any]], expected: list[int]) -> MethodR
         missing=len(set(expected) - known),
         expected=len(set(expected) | known),
         values={seed: 100 * row["dev_miou"] for seed, row in ok.items()},
+        steps=next((row["steps"] for row in ok.values()), None),
         miou=mean_interval([100 * r["dev_miou"] for r in ok.values()], CONFIDENCE) if ok else None,
         best_miou=mean_interval(best, CONFIDENCE) if best else None,
         step_s=float(np.median(steps)) if steps else None,

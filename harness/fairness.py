@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness import protocol
 from harness.power import phrase
-from harness.spec import control_label
-from harness.tables import REFERENCES, Block, Finding
+from harness.recipe import control_label
+from harness.tables import REFERENCES, Block, Finding, references
 
 if TYPE_CHECKING:
     from harness.spec import Experiment
@@ -31,6 +31,7 @@ class Side:
         failed, missing: how many of its runs failed, or are not there.
         trials: of its search; None without one.
         step_s: seconds of a training step; None where they were not measured.
+        seconds: of all training steps; None where they were not measured.
         miou: mean dev mIoU in percent points; None without a result.
     """
 
@@ -40,6 +41,7 @@ class Side:
     missing: int = 0
     trials: int | None = None
     step_s: float | None = None
+    seconds: float | None = None
     miou: float | None = None
 
 
@@ -53,6 +55,7 @@ def of_block(block: Block) -> dict[str, Any]:
             missing=x.missing,
             trials=x.search_trials,
             step_s=x.step_s,
+            seconds=None if x.step_s is None or x.steps is None else x.step_s * x.steps,
             miou=None if x.miou is None else x.miou.mean,
         )
         for x in block.methods
@@ -68,7 +71,7 @@ def of_block(block: Block) -> dict[str, Any]:
         floor=block.floor,
         devices=tuple(block.devices.split(", ")),
         references=block.references,
-        unit=block.budget.split()[-1],
+        unit=block.budget_unit,
     )
     if absent:
         findings.insert(0, Finding(True, f"not run: {', '.join(absent)}"))
@@ -100,12 +103,12 @@ def of_experiment(
             )
             for label in labels
         ]
-        references = {name: _reference(name, labels) for name in REFERENCES}
+        named = references(labels)
         findings = judged(
             sides,
             len(experiment.seeds),
             experiment.protocol.ruleset,
-            references=references,
+            references=named,
             unit=experiment.budget.unit,
         )
         workers = experiment.resources.workers
@@ -117,9 +120,9 @@ def of_experiment(
                     "whose statistics BatchNorm takes are not; no row of a fixed number of workers is compared",
                 )
             )
-        comparisons = sum(label != ref for ref in references.values() if ref for label in labels)
+        comparisons = sum(label != ref for ref in named.values() if ref for label in labels)
         # kd against none and none against kd are one comparison.
-        comparisons -= all(references.values())
+        comparisons -= all(named.values())
         text = sentence(labels, len(experiment.seeds), f"{pair.name} on {experiment.data.name}", comparisons)
         out[pair.name] = (text, findings)
     return out
@@ -130,7 +133,8 @@ def sentence(labels: list[str], seeds: int, where: str, comparisons: int) -> str
     named = ", ".join(labels)
     return (
         f"{where}: {named}, each against {' and '.join(REFERENCES)}, paired over {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'}; {comparisons} comparisons, corrected together. {_SHARED}"
+        f"{'seed' if seeds == 1 else 'seeds'}; {comparisons} {'comparison' if comparisons == 1 else 'comparisons'}, "
+        f"corrected together. {_SHARED}"
     )
 
 
@@ -138,11 +142,11 @@ def judged(
     sides: list[Side],
     seeds: int,
     ruleset: str,
+    references: Mapping[str, str | None],
+    unit: str,
     teacher_miou: float | None = None,
     floor: float | None = None,
     devices: tuple[str, ...] = (),
-    references: Mapping[str, str | None] | None = None,
-    unit: str = "steps",
 ) -> list[Finding]:
     """What makes a comparison unfair, then what else must be known of it.
 
@@ -150,13 +154,12 @@ def judged(
         sides: its methods.
         seeds: how many runs each should have.
         ruleset: of the protocol.
+        references: the label that stands for each of `REFERENCES`; None where it is missing.
+        unit: of the budget, "steps" or "seconds".
         teacher_miou: dev mIoU in percent points.
         floor: mIoU of the best look-up from a single pixel, in percent points.
         devices: on which the runs ran.
-        references: the label that stands for each of `REFERENCES`; None where it is missing.
-        unit: of the budget, "steps" or "seconds".
     """
-    references = references or {name: _reference(name, [s.label for s in sides]) for name in REFERENCES}
     plain = next((s for s in sides if s.label == references["none"]), None)
     unfair = [*_seeds(sides, seeds), *_trials(sides, ruleset)]
     for name, label in references.items():
@@ -173,6 +176,11 @@ def judged(
                 f"the teacher ({teacher_miou:.2f}) is no better than the plain student ({plain.miou:.2f}): what it has "
                 "to teach is in doubt"
             )
+    if unit == "seconds" and plain is not None and (off := _unequal(sides, plain)):
+        unfair.append(
+            f"the seconds are not equal; those of training in units of {plain.label}'s: {off}. The workers were busier "
+            "at one time than at another: delete step_times and time again with nothing else on them"
+        )
     notes = _notes(ruleset, devices)
     if unit == "steps" and plain is not None and (slow := _slower(sides, plain)):
         text = f"equal steps are not equal compute; seconds per step in units of {plain.label}'s: {slow}"
@@ -221,6 +229,14 @@ def _slower(sides: list[Side], plain: Side) -> str:
     return ", ".join(f"{label} {ratio:.2f}" for label, ratio in ratios.items() if ratio > UNEQUAL_TIME)
 
 
+def _unequal(sides: list[Side], plain: Side) -> str:
+    control = control_label(plain.label, "equal steps")  # it is to take less
+    ratios = {s.label: s.seconds / plain.seconds for s in sides if s.seconds and plain.seconds and s.label != control}
+    return ", ".join(
+        f"{label} {ratio:.2f}" for label, ratio in ratios.items() if not 1 / UNEQUAL_TIME <= ratio <= UNEQUAL_TIME
+    )
+
+
 def _notes(ruleset: str, devices: tuple[str, ...]) -> list[str]:
     notes = []
     if ruleset == "published":
@@ -230,7 +246,3 @@ def _notes(ruleset: str, devices: tuple[str, ...]) -> list[str]:
     if len(devices) > 1:
         notes.append(f"runs on different devices ({', '.join(devices)}): their seconds are not comparable")
     return notes
-
-
-def _reference(name: str, labels: list[str]) -> str | None:
-    return next((label for label in labels if label.split("(", 1)[0] == name), None)

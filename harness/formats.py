@@ -28,16 +28,26 @@ _STYLE = (
 )
 
 
+def markdown(text: str) -> str:
+    """Text that Markdown shows as it is: an error message must not open a table cell, a tag or a new line."""
+    return re.sub(r"([\\|<>`*_#])", r"\\\1", " ".join(text.split()))
+
+
 def to_markdown(grids: Sequence[Grid]) -> str:
     """Tables in the syntax of GitHub."""
 
     def cells(texts: Sequence[str]) -> str:
-        return "| " + " | ".join(re.sub(r"([\\|<>`*_#])", r"\\\1", text) for text in texts) + " |"
+        return "| " + " | ".join(map(markdown, texts)) + " |"
 
     out = []
     for grid in grids:
-        out += [f"## {grid.title} ({grid.id})", "", cells(grid.head), "|---|" + "---:|" * (len(grid.head) - 1)]
-        out += [*map(cells, grid.rows), "", *(f"- {note}" for note in grid.notes), ""]
+        out += [
+            f"## {markdown(grid.title)} ({markdown(grid.id)})",
+            "",
+            cells(grid.head),
+            "|---|" + "---:|" * (len(grid.head) - 1),
+        ]
+        out += [*map(cells, grid.rows), "", *(f"- {markdown(note)}" for note in grid.notes), ""]
     return "\n".join(out)
 
 

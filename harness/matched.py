@@ -19,6 +19,13 @@ def times_folder(directory: Path) -> Path:
     return directory / "step_times"
 
 
+def timed(experiment: Experiment, directory: Path) -> bool:
+    """Whether everything that the budget needs has been timed, or could not be; True where it needs nothing."""
+    if not protocol.needs_times(experiment):
+        return True
+    return {run.run_id for run in protocol.timing_runs(experiment)} <= store.finished(times_folder(directory)).keys()
+
+
 def times(experiment: Experiment, directory: Path, file: str) -> dict[Key, StepTime]:
     """How long a step of every method takes on every pair: the median over repeats of the medians after warm-up.
 

@@ -8,10 +8,10 @@ evaluation. Free: the distiller, and with a search what its space names and the 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.recipe import Budget, StepTime
+from harness.recipe import Budget, StepTime, control_label
 from harness.searchspec import BY_ALGORITHM, LOOKS_AT_CURVES, ONLY_SEARCHED, Change, Source, Trial
 from harness.space import LR, Space, point_of, space_of, with_point
-from harness.spec import Experiment, Method, PairSpec, Run, control_label
+from harness.spec import Experiment, Method, PairSpec, Run
 
 PLAIN = "none"
 SOBOL = "sobol"

@@ -1,7 +1,7 @@
 """The recipe of an experiment: how every run of it is trained and evaluated. Frozen models with strict types."""
 
 import json
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -144,6 +144,16 @@ class Budget(Spec):
     """Only with `unit: seconds`: of training, per run; what the plain student takes for train.steps when not given."""
     longer: bool = False
     """Only with `unit: steps`: one more control, the plain student trained for the seconds of the slowest method."""
+
+
+Control = Literal["equal seconds", "equal steps"]
+"""What the plain student may be equal to the methods in, once more, with another number of steps."""
+CONTROLS: tuple[Control, ...] = get_args(Control)
+
+
+def control_label(plain: str, control: str) -> str:
+    """What the line of a control is called: "none at equal seconds"."""
+    return f"{plain} at {control}"
 
 
 class StepTime(Spec):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import store
 from harness.comparison import COLUMNS, quick_table
+from harness.formats import markdown
 from harness.tables import HEADER, Block, Comparison, QuickTable
 
 if TYPE_CHECKING:
@@ -24,25 +25,24 @@ __all__ = ["print_table", "quick_table", "show", "to_csv", "to_json", "to_markdo
 
 def to_markdown(table: QuickTable) -> str:
     """The comparison as Markdown, with what it is to be read against above and where the rest is below."""
-    lines = [f"# {_md(table.experiment)}", ""]
+    lines = [f"# {markdown(table.experiment)}", ""]
     for block in table.blocks:
-        lines += [f"## {_md(block.pair)} on {_md(block.dataset)}", "", _md(block.headline), ""]
+        lines += [f"## {markdown(block.pair)} on {markdown(block.dataset)}", "", markdown(block.headline), ""]
         lines += [
-            _md(f"{block.budget} per run, ruleset {block.rules}, protocol {table.protocol}, {block.devices}."),
+            markdown(f"{block.budget} per run, ruleset {block.rules}, protocol {table.protocol}, {block.devices}."),
             "",
         ]
         lines += ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
-        lines += ["| " + " | ".join(map(_md, line.cells(block.references))) + " |" for line in block.methods]
+        lines += ["| " + " | ".join(map(markdown, line.cells(block.references))) + " |" for line in block.methods]
         remarks = (*block.notes, *block.caveats)
-        lines += ["", *(f"- {_md(remark)}" for remark in remarks), *([""] if remarks else [])]
-        lines += [f"Compared: {_md(block.compared)}", "", *(f"- {_md(str(found))}" for found in block.findings)]
+        lines += ["", *(f"- {markdown(remark)}" for remark in remarks), *([""] if remarks else [])]
+        lines += [
+            f"Compared: {markdown(block.compared)}",
+            "",
+            *(f"- {markdown(str(found))}" for found in block.findings),
+        ]
         lines += [""] if block.findings else []
     return "\n".join([*lines, table.legend, "", "Rows: `runs/`. Curves: `curves.png`. Page: `report.html`.", ""])
-
-
-def _md(text: str) -> str:
-    """Text that Markdown shows as it is: an error message must not open a table cell, a tag or a new line."""
-    return re.sub(r"([\\|<>`*_#])", r"\\\1", " ".join(text.split()))
 
 
 def to_csv(table: QuickTable) -> str:

@@ -17,12 +17,14 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from harness import signatures
 from harness.recipe import (
     Budget,
+    Control,
     NonNegative,
     Positive,
     PositiveInt,
     Spec,
     StepTime,
     Train,
+    control_label,
     without_defaults_of_added_keys,
 )
 from harness.searchspec import Search, Seed, Source, Trial
@@ -312,7 +314,7 @@ class Run(Spec):
     seed: int
     trial: Trial | None = None
     source: Source | None = None
-    control: Literal["equal seconds", "equal steps"] | None = None
+    control: Control | None = None
     """The plain student once more, with another number of steps than it has as a method; equal to what: see Budget."""
     step_time: StepTime | None = None
     """What its number of steps was taken from, where the budget is one of seconds."""
@@ -347,11 +349,6 @@ class Run(Spec):
         """First 16 hex digits of the SHA-256 of the canonical identity."""
         text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def control_label(plain: str, control: str) -> str:
-    """What the line of a control is called: "none at equal seconds"."""
-    return f"{plain} at {control}"
 
 
 def method_entry(name: str) -> signatures.Entry:

@@ -4,7 +4,7 @@ Nothing is dropped: a method without a result is a line that says why, and every
 it. mIoU and its differences are in percent points here; rows keep them in [0, 1].
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from harness.stats import Difference, Interval
@@ -12,6 +12,17 @@ from harness.stats import Difference, Interval
 CONFIDENCE = 0.95
 HEADER = ("method", "mIoU (dev, last step)", "vs none", "vs kd", "s/step", "peak MB")
 REFERENCES = ("none", "kd")
+
+
+def base(label: str) -> str:
+    """The method of a line's label: what stands before its parameters."""
+    return label.split("(", 1)[0]
+
+
+def references(labels: Iterable[str]) -> dict[str, str | None]:
+    """The label that stands for each of `REFERENCES`; None where there is none."""
+    known = list(labels)
+    return {name: next((label for label in known if base(label) == name), None) for name in REFERENCES}
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,7 @@ class MethodRow:
         label: what the method is called in this table.
         run_ids: run_id of every ok run, by seed.
         values: dev mIoU of the last step of every ok run, by seed, percent points.
+        steps: that a run was trained for; None without an ok run.
         failed, skipped, missing: how many of the expected runs ended so, or are not there.
         expected: how many runs there should be (one per seed).
         miou: dev mIoU of the last step over seeds, percent points; None without an ok run.
@@ -79,6 +91,7 @@ class MethodRow:
     missing: int
     expected: int
     values: Mapping[int, float] = field(default_factory=dict)
+    steps: int | None = None
     miou: Interval | None = None
     best_miou: Interval | None = None
     vs_none: Comparison | None = None
@@ -159,7 +172,8 @@ class Block:
     pair: str
     dataset: str
     ruleset: str
-    budget: str
+    budget_amount: float
+    budget_unit: str
     devices: str
     floor: float | None
     teacher: Teacher
@@ -171,6 +185,11 @@ class Block:
     trials: str = ""
     compared: str = ""
     findings: tuple[Finding, ...] = ()
+
+    @property
+    def budget(self) -> str:
+        """What each run has, e.g. "400 steps"."""
+        return f"{self.budget_amount:g} {self.budget_unit}"
 
     @property
     def rules(self) -> str:

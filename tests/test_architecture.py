@@ -49,8 +49,8 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.tables": ("harness.stats", ""),
     "harness.matched": ("harness harness.protocol harness.recipe harness.spec harness.store", ""),
     "harness.power": ("harness.stats harness.tables", ""),
-    "harness.fairness": ("harness harness.power harness.protocol harness.spec harness.tables", ""),
-    "harness.comparison": ("harness harness.fairness harness.stats harness.tables", "numpy"),
+    "harness.fairness": ("harness harness.power harness.protocol harness.recipe harness.spec harness.tables", ""),
+    "harness.comparison": ("harness harness.fairness harness.recipe harness.stats harness.tables", "numpy"),
     "harness.published": ("harness", ""),
     "harness.papers": ("", ""),
     "harness.papertables": ("harness.papers harness.published harness.spec harness.stats", "pyarrow"),
@@ -62,7 +62,7 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.pagestyle": ("", ""),
     "harness.page": ("harness.pagestyle harness.plots harness.scores harness.tables", "numpy matplotlib"),
     "harness.report": (
-        "harness.store harness.stats harness.tables harness.comparison harness.plots harness.page",
+        "harness.formats harness.store harness.stats harness.tables harness.comparison harness.plots harness.page",
         "rich",
     ),
     # Tensors

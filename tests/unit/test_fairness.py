@@ -103,6 +103,11 @@ def test_a_budget_of_seconds_is_equal_compute_whatever_the_steps() -> None:
     ]  # fmt: skip
     found = block(rows)
     assert unfair(found) == [] and found.budget == "30 seconds"
+    # Timed on idle workers and run on busy ones: 150 steps of 0.3 s are more than the plain student's 300 of 0.1 s.
+    busy = block([r | {"step_ms": 300.0} if r["method"] == "sstkd" else r for r in rows])
+    (text,) = unfair(busy)
+    assert text.startswith("the seconds are not equal; those of training in units of none's: sstkd 1.50.")
+    assert "delete step_times" in text
     with pytest.raises(ValueError, match="different budget_amount"):
         block([*rows[:-1], rows[-1] | {"budget_amount": 31.0}])
 
@@ -185,7 +190,7 @@ def test_an_experiment_is_judged_before_it_runs(tmp_path: Path) -> None:
     ((text, findings),) = fairness.of_experiment(
         experiment, {("tiny", "student", "none"): 0.1, ("tiny", "student", "cwd"): 0.25}
     ).values()
-    assert text.startswith("tiny on texmosaic: none, cwd, each against none and kd, paired over 2 seeds; 1 comparisons")
+    assert text.startswith("tiny on texmosaic: none, cwd, each against none and kd, paired over 2 seeds; 1 comparison,")
     said = list(map(str, findings))
     assert "unfair: 2 seeds: 3 or more are needed to tell a gain from luck" in said
     assert any(s.startswith("unfair: the control kd is missing") for s in said)
