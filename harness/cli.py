@@ -154,7 +154,7 @@ def _report(file: Path, experiment: Any, runs: list[Any], directory: Path, rewri
 
 @app.command()
 def tables(
-    files: Annotated[list[Path], typer.Argument(help="Experiment files (YAML).")],
+    files: Annotated[list[Path], typer.Argument(help="Experiment files (YAML), or results folders.")],
     overrides: Set = None,
     results: Results = DEFAULT_RESULTS,
     paper: Annotated[
@@ -169,13 +169,21 @@ def tables(
     with answering():
         from harness import clitables, specfile
 
+        if published is not None and paper is None:
+            raise ValueError("--published belongs to --paper: name the paper whose figures these are")
         if paper is not None:
             # The paths of data and weights may be a cluster's: rows need neither.
-            experiments = [specfile.load(file, overrides or [], here=False) for file in files]
-            clitables.print_paper(paper, experiments, results, published, form)
+            folders = [
+                file if file.is_dir() else results / specfile.load(file, overrides or [], here=False).name
+                for file in files
+            ]
+            clitables.print_paper(paper, folders, results, published, form)
             return
         for file in files:
-            _tables(file, _load(file, overrides), results, form)
+            if file.is_dir():
+                clitables.print_folder(file, form)
+            else:
+                _tables(file, _load(file, overrides), results, form)
 
 
 def _tables(file: Path, experiment: Any, results: Path, form: Format | None) -> None:

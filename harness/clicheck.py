@@ -112,7 +112,7 @@ def power(experiment: "Experiment", file: Path, results: Path, seeds: Sequence[i
     numbers = sorted({*seeds} or {*USUAL_SEEDS, planned} - {1})
     directory = results / experiment.name
     ids = [run.run_id for run in clitune.runs_of(experiment, file, results, experiment.search is not None)]
-    rows = store.read_runs(directory, list(COLUMNS), run_ids=ids)
+    rows = store.read_runs(directory, list(COLUMNS), run_ids=ids, encoded=True)
     if not rows.num_rows:
         raise ValueError(f"{directory}: there are no rows yet. Run it first: sstkd-bench run {file}")
     table = quick_table(rows, protocol.labels(experiment), experiment.seeds)

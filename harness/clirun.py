@@ -23,7 +23,7 @@ def shower(directory: Path, as_json: bool) -> "Display | Events":
         from harness import store
 
         try:
-            message: str = store.read_row(store.run_path(directory, run_id))["message"]
+            message: str = store.read_run(directory, run_id)["message"]
         except (OSError, ValueError):  # the row says it all the same, or the table that it is damaged
             return None
         return message

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from harness.papertables import Grid
     from harness.published import Figure
     from harness.spec import Experiment
+    from harness.tables import QuickTable
 
 
 class Paper(StrEnum):
@@ -35,13 +36,13 @@ class Format(StrEnum):
 
 
 def print_paper(
-    paper: Paper, experiments: "Sequence[Experiment]", results: Path, published: Path | None, form: Format | None
+    paper: Paper, folders: Sequence[Path], results: Path, published: Path | None, form: Format | None
 ) -> None:
     """Print a paper's tables: what these experiments have measured beside what was published.
 
     Args:
         paper: whose.
-        experiments: whose rows are looked at.
+        folders: of the experiments whose rows are looked at.
         results: folder of all results.
         published: folder of the published figures; `published` in `results`, or the checkout's, when not given.
         form: a terminal's table when not given.
@@ -59,8 +60,7 @@ def print_paper(
     from harness.published import published_folder, read_published
 
     figures = read_published(published or published_folder(results))
-    names = dict.fromkeys(experiment.name for experiment in experiments)
-    rows = pa.concat_tables(store.read_runs(results / name, list(COLUMNS)) for name in names)
+    rows = pa.concat_tables(store.read_runs(f, list(COLUMNS), encoded=True) for f in dict.fromkeys(folders))
     grids = [build(t, rows, figures) if t.columns else _costs(t, figures) for t in PAPERS[paper]]
     if form is None:
         _print(grids)
@@ -120,13 +120,41 @@ def print_formatted(experiment: "Experiment", run_ids: Sequence[str], directory:
     """
     from harness import protocol, store
     from harness.comparison import COLUMNS, quick_table
+
+    rows = store.read_runs(directory, list(COLUMNS), run_ids=run_ids, encoded=True)
+    _write(quick_table(rows, protocol.labels(experiment), experiment.seeds), form)
+
+
+def print_folder(directory: Path, form: Format | None) -> None:
+    """Print the table of all rows of a folder, whatever experiment file they came from.
+
+    Args:
+        directory: an experiment's results folder.
+        form: which; a terminal's table when not given.
+
+    Raises:
+        ValueError: there are no rows, or rows that must not be compared.
+    """
+    from harness import store
+    from harness.comparison import COLUMNS, quick_table
+    from harness.report import print_table
+
+    rows = store.read_runs(directory, list(COLUMNS), encoded=True)
+    if not rows.num_rows:
+        raise ValueError(f"{directory}: there are no rows (expected {directory / 'runs'}/*.parquet)")
+    table = quick_table(rows)
+    if form is None:
+        print_table(table)
+    else:
+        _write(table, form)
+
+
+def _write(table: "QuickTable", form: Format) -> None:
     from harness.formats import FORMATS
     from harness.papertables import Grid
     from harness.report import to_csv
     from harness.tables import HEADER
 
-    rows = store.read_runs(directory, list(COLUMNS), run_ids=run_ids)
-    table = quick_table(rows, protocol.labels(experiment), experiment.seeds)
     if form is Format.CSV:
         sys.stdout.write(to_csv(table))
         return

@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 
 from harness import fairness
-from harness.recipe import CONTROLS, control_label
-from harness.stats import Interval, bootstrap_interval, holm, mean_interval, paired_difference, paired_differences
+from harness.lines import grouped
+from harness.runs import Runs, codes, split
+from harness.stats import Interval, holm, mean_interval, paired_intervals
 from harness.tables import (
     CONFIDENCE,
-    REFERENCES,
     Block,
     Comparison,
     MethodRow,
     QuickTable,
     Teacher,
-    base,
     references,
 )
 
@@ -43,12 +42,13 @@ _SHARED = (
     "student_network",
     "teacher_sha256",
 )
-COLUMNS = (
-    *("run_id", "experiment", "status", "message", "role", "method", "method_parameters", "seed", "steps", "pair"),
-    *("protocol_version", "teacher_run_id", "student_init_sha256", "floor_dev_miou", "dev_miou", "best_dev_miou"),
-    *("step_ms", "peak_memory_mb", "device", "caveat", "worker_history", *_SHARED),
-    *("trial", "search_trials", "search_seconds", "search_sha256", "budget_step_ms", "control"),
+_SETTING = (
+    *("experiment", "status", "role", "method", "method_parameters", "steps", "pair", "protocol_version"),
+    *("teacher_run_id", "floor_dev_miou", "device", "caveat", *_SHARED, "search_trials", "search_seconds"),
+    *("search_sha256", "budget_step_ms", "control"),
 )
+_OWN = ("seed", "message", "dev_miou", "best_dev_miou", "step_ms", "peak_memory_mb")
+COLUMNS = tuple(dict.fromkeys(("run_id", *_SETTING, *_OWN, "student_init_sha256", "trial", "worker_history")))
 """The columns `quick_table` needs."""
 
 
@@ -64,64 +64,92 @@ def quick_table(rows: Any, methods: Sequence[str] = (), seeds: Sequence[int] | N
     Raises:
         ValueError: no student rows, several experiments, rows that must not be compared, or two ok rows for one cell.
     """
-    records: list[dict[str, Any]] = rows.select(list(COLUMNS)).to_pylist()
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = rows.select(list(COLUMNS))
+    trials = pc.and_(pc.equal(rows["role"], "student"), pc.is_valid(rows["trial"]))
+    if pc.any(trials).as_py():
+        trial = rows.filter(trials)["run_id"][0]
+        raise ValueError(f"{trial} is a trial of a search and no result; the results are in the folder above it")
+    # Micro-batches of another size have other batch statistics: no fixed number of workers, no fair comparison.
+    rows = rows.append_column("elastic workers", pc.is_valid(rows["worker_history"]))
+    starts = codes(rows["student_init_sha256"])
+    rows = rows.append_column("start", pa.array(np.zeros(rows.num_rows, np.int32) if starts is None else starts[0]))
+    runs = split(rows, [*_SETTING, "elastic workers"], [*_OWN, "start"])
+    records = list(runs.settings)
     students = [r for r in records if r["role"] == "student"]
     if not students:
-        raise ValueError(f"no student rows to compare ({len(records)} rows given); run the experiment first")
-    if trial := next((r["run_id"] for r in students if r["trial"] is not None), None):
-        raise ValueError(f"{trial} is a trial of a search and no result; the results are in the folder above it")
+        raise ValueError(f"no student rows to compare ({rows.num_rows} rows given); run the experiment first")
     _refuse_mixture(records, "experiment", "")
     for record in records:
         record["protocol"] = ".".join(record["protocol_version"].split(".")[:2])
-        # Micro-batches of another size have other batch statistics: no fixed number of workers, no fair comparison.
-        record["elastic workers"] = None if record["status"] != "ok" else record["worker_history"] is not None
+        if record["status"] != "ok":
+            record["elastic workers"] = None
     _refuse_mixture(records, "protocol", "")
+    teachers = [_whole(r, runs, place) for r in records if r["role"] == "teacher" for place in runs.places([r])]
     blocks = []
     for pair in sorted({r["pair"] for r in students}):
         mine = [r for r in students if r["pair"] == pair]
-        _refuse_mixture(mine, "ruleset", f"pair {pair!r}: ")
-        _refuse_mixture(mine, "elastic workers", f"pair {pair!r}: ")
-        if mine[0]["ruleset"] == "tuned":
-            _refuse_mixture(mine, "search_trials", f"pair {pair!r}: ")
-        # A control has other steps than the methods; that is what it is for.
-        methods_only = [r for r in mine if r["control"] is None]
-        for column in _SHARED:
-            rest = methods_only if column == "budget_amount" else mine
-            _refuse_mixture([{**r, "recipe": _shared_recipe(r, False)} for r in rest], column, f"pair {pair!r}: ")
-        _refuse_mixture(
-            [{**r, "recipe": _shared_recipe(r, r["budget_unit"] == "steps")} for r in methods_only],
-            "recipe",
-            f"pair {pair!r}: ",
-        )
-        for seed in sorted({r["seed"] for r in mine}):
-            same_seed = [r for r in mine if r["seed"] == seed]
-            _refuse_mixture(same_seed, "student_init_sha256", f"pair {pair!r}, seed {seed}: ")
-        blocks.append(_block(pair, mine, [r for r in records if r["role"] == "teacher"], methods, seeds))
+        _refuse_pair(mine, f"pair {pair!r}: ")
+        _refuse_starts(rows, runs, mine, pair)
+        blocks.append(_block(pair, mine, runs, teachers, methods, seeds))
     return QuickTable(records[0]["experiment"], records[0]["protocol"], tuple(blocks))
+
+
+def _whole(setting: dict[str, Any], runs: Runs, place: int) -> dict[str, Any]:
+    """A row with its own values, too."""
+    return {**setting, **{name: values[place] for name, values in runs.own.items()}}
+
+
+def _refuse_pair(rows: list[dict[str, Any]], where: str) -> None:
+    """Raise if rows of one pair must not be compared."""
+    _refuse_mixture(rows, "ruleset", where)
+    _refuse_mixture(rows, "elastic workers", where)
+    if rows[0]["ruleset"] == "tuned":
+        _refuse_mixture(rows, "search_trials", where)
+    # A control has other steps than the methods; that is what it is for.
+    methods_only = [r for r in rows if r["control"] is None]
+    for column in _SHARED:
+        rest = methods_only if column == "budget_amount" else rows
+        _refuse_mixture([{**r, "recipe": _shared_recipe(r, False)} for r in rest], column, where)
+    with_steps = [{**r, "recipe": _shared_recipe(r, r["budget_unit"] == "steps")} for r in methods_only]
+    _refuse_mixture(with_steps, "recipe", where)
+
+
+def _refuse_starts(rows: Any, runs: Runs, settings: list[dict[str, Any]], pair: str) -> None:
+    """Raise if students of one seed began with different weights."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    places = runs.places(settings)
+    seeds, starts = runs.own["seed"][places], runs.own["start"][places]
+    for seed in np.unique(seeds[1:][(seeds[1:] == seeds[:-1]) & (starts[1:] != starts[:-1])]):
+        # A run that failed early may have no weights; the column's own values tell that from other ones.
+        ids = pa.array(runs.own["run_id"][places[seeds == seed]])
+        same_seed = rows.select(["run_id", "student_init_sha256"]).filter(pc.is_in(rows["run_id"], value_set=ids))
+        _refuse_mixture(same_seed.to_pylist(), "student_init_sha256", f"pair {pair!r}, seed {seed}: ")
 
 
 def _block(
     pair: str,
     rows: list[dict[str, Any]],
+    runs: Runs,
     teachers: list[dict[str, Any]],
     methods: Sequence[str],
     seeds: Sequence[int] | None,
 ) -> Block:
-    groups = _grouped(rows, methods)
+    groups = grouped(rows, methods)
     for name, group in groups.items():
         _refuse_mixture(group, "search_sha256", f"pair {pair!r}, {name}: ")
-    expected = sorted({r["seed"] for r in rows} if seeds is None else set(seeds))
-    lines = [_line(name, group, expected) for name, group in groups.items()]
+    expected = set(runs.own["seed"][runs.places(rows)].tolist() if seeds is None else seeds)
+    lines = [_line(name, group, runs, expected) for name, group in groups.items()]
     named = references(groups)
     values = {line.label: line.values for line in lines}
-    failed = {
-        name: {r["seed"] for r in group if r["status"] == "failed"} - values[name].keys()
-        for name, group in groups.items()
-    }
+    failed = {name: _seeds_of(group, runs, "failed") - values[name].keys() for name, group in groups.items()}
     compared, count = _compare(values, failed, named)
     first = next((r for r in rows if r["control"] is None), rows[0])
     floors = [r["floor_dev_miou"] for r in rows if r["floor_dev_miou"] is not None]
-    bad = sorted((r for r in rows if r["status"] != "ok"), key=lambda r: (r["method"], r["seed"]))
     block = Block(
         pair=pair,
         dataset=first["dataset"],
@@ -137,7 +165,7 @@ def _block(
             replace(x, vs_none=compared.get((x.label, "none")), vs_kd=compared.get((x.label, "kd"))) for x in lines
         ),
         comparisons=count,
-        notes=tuple(f"{r['method']}, seed {r['seed']}: {r['status']}: {r['message']}" for r in bad),
+        notes=_notes(rows, runs),
         caveats=(
             *(text for name, group in groups.items() if (text := _searched(name, group))),
             *(text for name, group in groups.items() if (text := _timed(name, group))),
@@ -145,6 +173,18 @@ def _block(
         ),
     )
     return replace(block, **fairness.of_block(block))
+
+
+def _seeds_of(rows: list[dict[str, Any]], runs: Runs, status: str) -> set[int]:
+    return set(runs.own["seed"][runs.places([r for r in rows if r["status"] == status])].tolist())
+
+
+def _notes(rows: list[dict[str, Any]], runs: Runs) -> tuple[str, ...]:
+    """Why runs have no result, by method and seed."""
+    own = runs.own
+    bad = [(r["method"], own["seed"][p], r["status"], own["message"][p])
+           for r in rows if r["status"] != "ok" for p in runs.places([r])]  # fmt: skip
+    return tuple(f"{method}, seed {seed}: {status}: {message}" for method, seed, status, message in sorted(bad))
 
 
 def _trials(rows: list[dict[str, Any]]) -> str:
@@ -180,91 +220,34 @@ def _timed(name: str, rows: list[dict[str, Any]]) -> str | None:
     return f"{name}: {row['steps']} steps; one was found to take {row['budget_step_ms']:.3g} ms"
 
 
-def _grouped(rows: list[dict[str, Any]], methods: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Rows by the label they are shown under, in the order of the lines."""
-    variants: dict[tuple[str, tuple[str, ...]], list[dict[str, Any]]] = {}
-    controls: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        if row["control"] is not None:
-            controls.setdefault(control_label(row["method"], row["control"]), []).append(row)
-            continue
-        parameters = json.loads(row["method_parameters"])
-        items = tuple(f"{k}={_compact(v)}" for k, v in sorted(parameters.items()))
-        variants.setdefault((row["method"], items), []).append(row)
-    groups: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
-    ordered = sorted(variants)
-    chosen = {variant: _listed(*variant, methods) for variant in ordered}
-    shown = list(chosen.values())
-    for method, items in ordered:
-        name = chosen[method, items]
-        if name is None or shown.count(name) > 1:
-            # One name for several parameter sets cannot tell them apart: the parameters in which they differ do.
-            others = [set(v[1]) for v in ordered if v[0] == method]
-            own = [item for item in items if not all(item in other for other in others)]
-            groups.pop(name or "", None)
-            name = f"{method}({', '.join(own)})" if own else method
-        groups[name] = variants[method, items]
-    groups |= controls
-    present = {base(name) for name in groups}
-    groups |= {name: [] for name in REFERENCES if name not in present}
-    places = {name: i for i, name in enumerate(methods)}
-
-    def place(name: str) -> tuple[int, int]:
-        kinds = (*REFERENCES, base(name) if _is_control(name) else "")
-        first = kinds.index(base(name)) if base(name) in kinds else len(kinds)
-        return first, places.get(name, places.get(base(name), len(places)))
-
-    return {name: groups[name] for name in sorted(groups, key=place)}
-
-
-def _listed(method: str, items: tuple[str, ...], methods: Sequence[str]) -> str | None:
-    """The most specific label of `methods` whose parameters (a label names only some) are among the row's."""
-    fits = []
-    for name in methods:
-        inside = name[len(method) :].removeprefix("(").removesuffix(")")
-        named = {part for part in inside.split(", ") if part}
-        if base(name) == method and named <= set(items):
-            fits.append((len(named), name))
-    return max(fits)[1] if fits else None
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":")).replace('"', "")
-
-
-def _is_control(name: str) -> bool:
-    """Whether a line is the plain student with another number of steps ("none at equal seconds")."""
-    return name in (control_label(REFERENCES[0], control) for control in CONTROLS)
-
-
-def _line(name: str, rows: list[dict[str, Any]], expected: list[int]) -> MethodRow:
-    ok: dict[int, dict[str, Any]] = {}
-    for row in sorted((r for r in rows if r["status"] == "ok"), key=lambda r: (r["seed"], r["run_id"])):
-        if other := ok.get(row["seed"]):
-            raise ValueError(
-                f"{name}, seed {row['seed']}: two results for one cell, {other['run_id']} and {row['run_id']}; "
-                "keep the rows of one experiment in its directory"
-            )
-        ok[row["seed"]] = row
-    others = {r["seed"]: r["status"] for r in rows if r["seed"] not in ok}
-    statuses = list(others.values())
-    known = set(ok) | set(others)
-    steps = [r["step_ms"] / 1000 for r in ok.values() if r["step_ms"] is not None]
-    peaks = [r["peak_memory_mb"] for r in ok.values() if r["peak_memory_mb"] is not None]
-    best = [100 * r["best_dev_miou"] for r in ok.values() if r["best_dev_miou"] is not None]
+def _line(name: str, rows: list[dict[str, Any]], runs: Runs, expected: set[int]) -> MethodRow:
+    places = runs.places([r for r in rows if r["status"] == "ok"])
+    own = {column: values[places] for column, values in runs.own.items()}
+    if (twice := np.flatnonzero(own["seed"][1:] == own["seed"][:-1])).size:
+        i = twice[0]
+        raise ValueError(
+            f"{name}, seed {own['seed'][i]}: two results for one cell, {own['run_id'][i]} and {own['run_id'][i + 1]}; "
+            "keep the rows of one experiment in its directory"
+        )
+    seeds, values = own["seed"].tolist(), 100 * own["dev_miou"]
+    done = set(seeds)
+    failed, skipped = (_seeds_of(rows, runs, status) - done for status in ("failed", "skipped"))
+    known = done | failed | skipped
+    steps, peaks, best = (x[~np.isnan(x)] for x in (own["step_ms"], own["peak_memory_mb"], own["best_dev_miou"]))
+    first = next((r for r in rows if r["status"] == "ok"), {"steps": None})
     return MethodRow(
         label=name,
-        run_ids={seed: row["run_id"] for seed, row in ok.items()},
-        failed=statuses.count("failed"),
-        skipped=statuses.count("skipped"),
-        missing=len(set(expected) - known),
-        expected=len(set(expected) | known),
-        values={seed: 100 * row["dev_miou"] for seed, row in ok.items()},
-        steps=next((row["steps"] for row in ok.values()), None),
-        miou=mean_interval([100 * r["dev_miou"] for r in ok.values()], CONFIDENCE) if ok else None,
-        best_miou=mean_interval(best, CONFIDENCE) if best else None,
-        step_s=float(np.median(steps)) if steps else None,
-        peak_mb=max(peaks, default=None),
+        run_ids=dict(zip(seeds, own["run_id"].tolist(), strict=True)),
+        failed=len(failed),
+        skipped=len(skipped - failed),
+        missing=len(expected - known),
+        expected=len(expected | known),
+        values=dict(zip(seeds, values.tolist(), strict=True)),
+        steps=first["steps"],
+        miou=mean_interval(values, CONFIDENCE) if seeds else None,
+        best_miou=mean_interval(100 * best, CONFIDENCE) if best.size else None,
+        step_s=float(np.median(steps / 1000)) if steps.size else None,
+        peak_mb=float(peaks.max()) if peaks.size else None,
         search_trials=next((r["search_trials"] for r in rows if r["search_trials"] is not None), None),
         search_seconds=next((r["search_seconds"] for r in rows if r["search_seconds"] is not None), None),
     )
@@ -284,10 +267,8 @@ def _compare(
                 continue
             # A stream of its own for each comparison: adding a method leaves the others' intervals as they were.
             rng = np.random.default_rng(BOOTSTRAP_SEED)
-            deltas = paired_differences(values[name], values[reference])
             once[name, reference] = Comparison(
-                paired_difference(values[name], values[reference], CONFIDENCE),
-                bootstrap_interval(deltas, rng, CONFIDENCE),
+                *paired_intervals(values[name], values[reference], rng, CONFIDENCE),
                 lost=len(failed[name] & values[reference].keys()),
                 won=len(failed[reference] & values[name].keys()),
             )

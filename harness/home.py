@@ -93,7 +93,7 @@ class Home:
         try:
             return str(store.parse_row(self.place.read(name), f"{self.place.place}/{name}")["status"])
         except FileNotFoundError:
-            return None
+            return "ok" if self.storage is None and store.packed(self.folder, run_id) else None
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()

@@ -5,16 +5,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from harness.papers import NETWORKS, RECIPES, Column, Line, Ours, PaperTable
 from harness.published import Figure
+from harness.runs import Runs, split
 from harness.spec import method_entry
 from harness.stats import Difference, Interval, mean_interval, paired_difference
 
-COLUMNS = (
-    *("run_id", "experiment", "status", "role", "method", "method_parameters", "seed", "steps", "dataset", "val_miou"),
-    *("student_network", "teacher_network", "teacher_run_id", "ruleset", "protocol_version", "recipe", "budget_unit"),
-    *("control", "trial", "dataset_parameters"),
+_SETTING = (
+    *("experiment", "role", "method", "method_parameters", "steps", "dataset", "student_network"),
+    *("teacher_network", "ruleset", "protocol_version", "recipe", "budget_unit", "dataset_parameters"),
 )
+COLUMNS = ("run_id", *_SETTING, "seed", "val_miou", "status", "control", "trial")
 """Columns of rows that `build` needs."""
 PARTS = ("measured", "vs student", "published", "measured − published")
 NOT_RUN, UNVERIFIED = "not run", "unverified"
@@ -88,13 +91,13 @@ def build(table: PaperTable, rows: Any, figures: Collection[Figure]) -> Grid:
     datasets = sorted({column.dataset for column in table.columns})
     wanted = pc.and_(pc.equal(rows["status"], "ok"), pc.is_in(rows["dataset"], value_set=_strings(datasets)))
     wanted = pc.and_(wanted, pc.and_(pc.is_null(rows["control"]), pc.is_null(rows["trial"])))
-    records = rows.select(list(COLUMNS)).filter(wanted).to_pylist()
+    runs = split(rows.select(list(COLUMNS)).filter(wanted), _SETTING, ("seed", "val_miou"))
     by_cell = {figure.cell: figure for figure in figures}
     cells, used, lines = [], [], []
     for line in table.lines:
         texts = [line.title]
         for column in table.columns:
-            cell, mine = _cell(table, line, column, records, by_cell)
+            cell, mine = _cell(table, line, column, runs, by_cell)
             cells.append(cell)
             used += mine
             texts += cell.texts
@@ -158,9 +161,9 @@ def _cell(
     table: PaperTable,
     line: Line,
     column: Column,
-    records: Sequence[Mapping[str, Any]],
+    runs: Runs,
     figures: Mapping[tuple[str, ...], Figure],
-) -> tuple[Cell, list[Mapping[str, Any]]]:
+) -> tuple[Cell, list[dict[str, Any]]]:
     """The cell, and the rows behind it."""
     teacher = line.method == "teacher"
     # The plain student and the teacher are the same in every column that has a variant.
@@ -178,24 +181,34 @@ def _cell(
         why_not = "no such method here"
     if why_not:
         return Cell(**titles, why_not=why_not), []  # type: ignore[arg-type]
-    pair = [r for r in records if r["dataset"] == column.dataset and _is(r["teacher_network"], table.teacher)]
+    pair = [r for r in runs.settings if r["dataset"] == column.dataset and _is(r["teacher_network"], table.teacher)]
     if teacher:
         mine = [r for r in pair if r["role"] == "teacher"]
         plain = []
     else:
         pair = [r for r in pair if r["role"] == "student" and _is(r["student_network"], column.student)]
         mine, plain = _of(pair, ours), _of(pair, ("none", {}))
-    mine = [r for r in mine if r["val_miou"] is not None]
-    if not mine:
-        return Cell(**titles, why_not=NOT_RUN), []  # type: ignore[arg-type]
     _one_comparison(table, mine, plain)
-    values = {r["seed"]: 100 * r["val_miou"] for r in mine}
-    base = {r["seed"]: 100 * r["val_miou"] for r in plain if r["val_miou"] is not None}
+    values, base = _values(table, runs, mine), _values(table, runs, plain)
+    if not values:
+        return Cell(**titles, why_not=NOT_RUN), []  # type: ignore[arg-type]
     difference = None
     if line.method != "none" and base.keys() & values.keys():
         difference = paired_difference(values, base)
     measured = mean_interval(list(values.values()))
     return Cell(**titles, measured=measured, vs_student=difference), mine  # type: ignore[arg-type]
+
+
+def _values(table: PaperTable, runs: Runs, rows: Sequence[dict[str, Any]]) -> dict[int, float]:
+    """val mIoU in percent points by seed, of runs that have one."""
+    places = runs.places(rows)
+    places = places[~np.isnan(runs.own["val_miou"][places])]
+    seeds = runs.own["seed"][places].tolist()
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"{table.id}: two results for one cell and seed; keep the rows of one experiment in its folder"
+        )
+    return dict(zip(seeds, (100 * runs.own["val_miou"][places]).tolist(), strict=True))
 
 
 def _is(network: str, name: str) -> bool:
@@ -205,7 +218,7 @@ def _is(network: str, name: str) -> bool:
     return name in NETWORKS and given == NETWORKS[name]
 
 
-def _of(rows: Sequence[Mapping[str, Any]], ours: Ours | None) -> list[Mapping[str, Any]]:
+def _of(rows: Sequence[dict[str, Any]], ours: Ours | None) -> list[dict[str, Any]]:
     """The rows of a method with exactly these parameters, the others at their defaults."""
     if ours is None:
         return []
@@ -224,8 +237,12 @@ def _one_comparison(table: PaperTable, rows: Sequence[Mapping[str, Any]], plain:
             recipe.pop(key, None)
         if row["ruleset"] != "published":
             recipe.get("optimizer", {}).pop("lr", None)
-        return row["experiment"], row["ruleset"], row["protocol_version"], json.dumps(recipe, sort_keys=True)
+        data = {k: v for k, v in json.loads(row["dataset_parameters"]).items() if k != "path"}
+        settings = json.dumps([recipe, data], sort_keys=True)
+        return row["experiment"], row["ruleset"], row["protocol_version"], settings
 
+    if not rows:
+        return
     found = {identity(row): row for row in (*rows, *plain)}
     if len(found) > 1:
         a, b = list(found.values())[:2]
@@ -233,11 +250,6 @@ def _one_comparison(table: PaperTable, rows: Sequence[Mapping[str, Any]], plain:
             f"{table.id}: rows of several comparisons fit one cell: {a['run_id']} of {a['experiment']} "
             f"({a['ruleset']}) and {b['run_id']} of {b['experiment']} ({b['ruleset']}). Name one experiment, or keep "
             "their results apart"
-        )
-    seeds = [row["seed"] for row in rows]
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(
-            f"{table.id}: two results for one cell and seed; keep the rows of one experiment in its folder"
         )
 
 

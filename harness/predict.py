@@ -111,7 +111,7 @@ def write_predictions(
 
 
 def _row(experiment: Path, run_id: str) -> dict[str, Any]:
-    row = store.read_row(store.run_path(experiment, store.find_run(experiment, run_id)))
+    row = store.read_run(experiment, store.find_run(experiment, run_id))
     if row["status"] != "ok":
         raise ValueError(f"{row['run_id']} {row['status']}: {row['message']}; a finished run is needed")
     return row

@@ -78,7 +78,7 @@ def _merge(source: Storage, directory: Path, name: str) -> str:
         theirs = store.parse_row(content, where)
         if f"{theirs['run_id']}.parquet" != name:
             return f"{where}: is the row of {theirs['run_id']}; a row's file is named by its run_id"
-        ours = store.read_row(here) if here.exists() else None
+        ours = _ours(directory, theirs["run_id"])
     except ValueError as error:
         return str(error)
     if ours is not None and not _replaces(theirs, ours):
@@ -90,6 +90,13 @@ def _merge(source: Storage, directory: Path, name: str) -> str:
         return "kept"
     write_atomic(here, content)
     return "new"
+
+
+def _ours(directory: Path, run_id: str) -> dict[str, Any] | None:
+    try:
+        return store.read_run(directory, run_id)
+    except FileNotFoundError:
+        return None
 
 
 def _replaces(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
@@ -113,7 +120,7 @@ def _files(source: Storage, directory: Path, outcomes: Mapping[str, str]) -> lis
             run_id, here = entry.name.partition(".")[0], directory / folder / entry.name
             wanted = of.get(run_id) == "new" or (of.get(run_id) == "kept" and not here.exists())
             if not wanted and of.get(run_id) == "kept" and folder == "weights":
-                digest = store.read_row(store.run_path(directory, run_id))["weights_sha256"]
+                digest = store.read_run(directory, run_id)["weights_sha256"]
                 wanted = digest is not None and sha256(here) != digest
             if wanted:
                 found.append(f"{folder}/{entry.name}")

@@ -240,7 +240,7 @@ def show(
     """
     if rewrite or not (directory / "report.html").is_file():
         write_report(directory, methods, seeds, run_ids, file)
-    table = quick_table(store.read_runs(directory, list(COLUMNS), run_ids=run_ids), methods, seeds)
+    table = quick_table(store.read_runs(directory, list(COLUMNS), run_ids=run_ids, encoded=True), methods, seeds)
     if show_table is None:
         print_table(table, directory=directory)
     else:

@@ -264,7 +264,7 @@ class _Session(tune.Callback):  # type: ignore[misc]
             fetch(home.storage, folder, f"runs/{run.run_id}.parquet")
         home.checkpoints(run.run_id).drop()
         forget(home, study.key, number)
-        row = store.read_row(store.run_path(folder, run.run_id))
+        row = store.read_run(folder, run.run_id)
         self._told(trial, row["status"], row["dev_miou"], spent(row), row["message"])
 
     def _write_row(self, run: Run, trial: Any) -> None:

@@ -2,16 +2,19 @@
 
 `<results>/<experiment>/runs/<run_id>.parquet` holds exactly one row of `SCHEMA`. Every function here takes the
 experiment's directory, `<results>/<experiment>`. A file appears whole or not at all: it is written under a name that
-starts with a dot, synced, and renamed; readers skip names that start with a dot.
+starts with a dot, synced, and renamed; readers skip names that start with a dot. Rows that `harness.packs` has put
+together, `<results>/<experiment>/packs/*.parquet`, are read beside them.
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.files import write_atomic
@@ -23,18 +26,32 @@ __all__ = [
     "STATUSES",
     "find_run",
     "finished",
+    "pack_paths",
+    "packed",
     "parse_row",
+    "read_files",
     "read_row",
+    "read_run",
     "read_runs",
     "run_path",
     "write_atomic",
+    "write_file",
     "write_run",
 ]
+
+_TRIES = 3  # to open files that are being packed while they are read
+TEXTS = tuple(field.name for field in SCHEMA if pa.types.is_string(field.type) and field.name != "run_id")
+"""Text columns whose values repeat from row to row."""
 
 
 def run_path(directory: str | Path, run_id: str) -> Path:
     """Where the row of `run_id` is, whether or not it exists."""
     return Path(directory) / "runs" / f"{run_id}.parquet"
+
+
+def pack_paths(directory: str | Path) -> list[Path]:
+    """The files that hold many rows, whole ones only."""
+    return [Path(path) for path in _files(Path(directory) / "packs", None)]
 
 
 def write_run(directory: str | Path, row: Mapping[str, Any]) -> bool:
@@ -56,15 +73,28 @@ def write_run(directory: str | Path, row: Mapping[str, Any]) -> bool:
     table = pa.Table.from_pylist([checked(row)], schema=SCHEMA)
     path = run_path(directory, row["run_id"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and _status(path) == "ok":
+    if (path.exists() and _status(path) == "ok") or packed(directory, row["run_id"]):
         return False
+    write_file(path, table)
+    return True
+
+
+def write_file(path: Path, table: Any) -> None:
+    """Write a row's own file.
+
+    Args:
+        path: where.
+        table: one row of `SCHEMA`.
+
+    Raises:
+        OSError: the disk is full or cannot be written; no file is left behind.
+    """
     sink = pa.BufferOutputStream()
     # One row per file: dictionaries and column statistics would cost more bytes than the row itself.
     pq.write_table(
         table, sink, compression="zstd", use_dictionary=False, write_statistics=False, write_page_checksum=True
     )
     write_atomic(path, sink.getvalue().to_pybytes())
-    return True
 
 
 def read_runs(
@@ -72,6 +102,7 @@ def read_runs(
     columns: Collection[str] | None = None,
     status: str | Collection[str] | None = None,
     run_ids: Collection[str] | None = None,
+    encoded: bool = False,
 ) -> Any:
     """Read the rows of an experiment, in the order of their run_ids.
 
@@ -80,6 +111,7 @@ def read_runs(
         columns: names to read; None reads all but `HEAVY`.
         status: one of `STATUSES`, or several; None reads all.
         run_ids: read only these (ids without a row are passed over); None reads all.
+        encoded: columns of `TEXTS` come as dictionary arrays in one chunk: of a million rows a fraction of the memory.
 
     Returns:
         A `pyarrow.Table` with the columns in the order asked for; columns an older file lacks are null.
@@ -87,20 +119,74 @@ def read_runs(
     Raises:
         ValueError: an unknown column or status, or a corrupt file (named, with what to do).
     """
-    import pyarrow.dataset as ds
-
     names = [n for n in SCHEMA.names if n not in HEAVY] if columns is None else list(columns)
     if unknown := [n for n in names if n not in SCHEMA.names]:
         raise ValueError(f"unknown columns {unknown}; there are: {', '.join(SCHEMA.names)}")
     wanted = STATUSES if status is None else (status,) if isinstance(status, str) else tuple(status)
     if unknown := [s for s in wanted if s not in STATUSES]:
         raise ValueError(f"unknown status {unknown}; there are: {', '.join(STATUSES)}")
-    files = _files(Path(directory) / "runs", run_ids)
+    for attempt in range(1, _TRIES + 1):
+        # Single files first: what is packed after they are listed is found in its pack.
+        files = _files(Path(directory) / "runs", run_ids)
+        try:
+            table = _union(directory, files, list(dict.fromkeys([*names, "run_id", "status"])), run_ids, encoded)
+            break
+        except FileNotFoundError:
+            if attempt == _TRIES:
+                raise
+    if status is not None:
+        table = table.filter(pc.is_in(table["status"], value_set=pa.array(wanted, pa.string())))
+    table = table.select(names)
+    return table.unify_dictionaries().combine_chunks() if encoded else table
+
+
+def _union(
+    directory: str | Path, files: list[str], names: list[str], run_ids: Collection[str] | None, encoded: bool
+) -> Any:
+    """The single rows and the packed ones, each once."""
+    schema = _encoded_schema() if encoded else SCHEMA
+    loose = read_files(files, names).cast(pa.schema([schema.field(name) for name in names]))
+    packed = _packed(directory, names, run_ids, encoded)
+    if not packed.num_rows:
+        return loose
+    # A row of both is being packed, or its packing was interrupted; only ok rows, which are final, are packed.
+    twice = pc.is_in(loose["run_id"], value_set=packed["run_id"].combine_chunks())
+    loose = loose.filter(pc.invert(twice))
+    if not loose.num_rows and len(pack_paths(directory)) == 1:
+        return packed  # a pack is in the order of the run_ids
+    return pa.concat_tables([packed, loose]).sort_by("run_id")
+
+
+def packed(directory: str | Path, run_id: str) -> bool:
+    """Whether a pack has the run's row, which then is ok."""
+    return bool(_packed(directory, ["run_id"], [run_id]).num_rows)
+
+
+def read_files(files: list[str], columns: list[str] | None = None) -> Any:
+    """The rows of single files as a table, in their order; all columns of `SCHEMA`, or these.
+
+    Raises:
+        ValueError: a corrupt file (named, with what to do).
+        FileNotFoundError: one is not there.
+    """
+    names = SCHEMA.names if columns is None else columns
     if not files:
         return SCHEMA.empty_table().select(names)
-    condition = None if status is None else ds.field("status").isin(list(wanted))
     with _named_corruption(files):
-        return _dataset(files).to_table(columns=names, filter=condition)
+        return _dataset(files).to_table(columns=names)
+
+
+def _packed(directory: str | Path, names: list[str], run_ids: Collection[str] | None, encoded: bool = False) -> Any:
+    """The rows in packs."""
+    import pyarrow.dataset as ds
+
+    schema = _encoded_schema() if encoded else SCHEMA
+    files = [str(path) for path in pack_paths(directory)]
+    if not files:
+        return schema.empty_table().select(names)
+    condition = None if run_ids is None else ds.field("run_id").isin(list(run_ids))
+    with _named_corruption(files, "a readable pack", "Bring it back from a copy, or delete it and run its runs again"):
+        return _dataset(files, encoded).to_table(columns=names, filter=condition)
 
 
 def find_run(directory: str | Path, start: str) -> str:
@@ -135,9 +221,18 @@ def read_row(path: str | Path) -> dict[str, Any]:
         ValueError: a corrupt file (named, with what to do).
         FileNotFoundError: there is no such file.
     """
-    with _named_corruption([str(path)]):
-        table = _dataset([str(path)]).to_table()
-    return _only_row(table)
+    return _only_row(read_files([str(path)]))
+
+
+def read_run(directory: str | Path, run_id: str) -> dict[str, Any]:
+    """Read the row of a run whole, from its own file or from a pack, as `read_row` gives it.
+
+    Raises:
+        ValueError: a corrupt file (named, with what to do).
+        FileNotFoundError: there is no such row; names the file that would hold it.
+    """
+    packed = _packed(directory, SCHEMA.names, [run_id])
+    return _only_row(packed) if packed.num_rows else read_row(run_path(directory, run_id))
 
 
 def parse_row(content: bytes, where: str) -> dict[str, Any]:
@@ -184,7 +279,9 @@ def _status(path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _named_corruption(files: list[str]) -> Iterator[None]:
+def _named_corruption(
+    files: list[str], what: str = "a readable row", remedy: str = "Delete the file and start the run again"
+) -> Iterator[None]:
     """Turn pyarrow's error on a file that is not Parquet into one that names the file and the remedy."""
     try:
         yield
@@ -194,7 +291,7 @@ def _named_corruption(files: list[str]) -> Iterator[None]:
         bad = next((f for f in files if not _readable(f)), None)
         if bad is None:
             raise
-        raise ValueError(f"{bad}: not a readable row ({error}). Delete the file and start the run again.") from error
+        raise ValueError(f"{bad}: not {what} ({error}). {remedy}.") from error
 
 
 def _readable(file: str) -> bool:
@@ -205,15 +302,22 @@ def _readable(file: str) -> bool:
     return True
 
 
-def _dataset(files: list[str]) -> Any:
+def _dataset(files: list[str], encoded: bool = False) -> Any:
     import pyarrow.dataset as ds
 
-    return ds.dataset(files, schema=SCHEMA, format=_format())
+    return ds.dataset(files, schema=_encoded_schema() if encoded else SCHEMA, format=_format(encoded))
 
 
-def _format() -> Any:
+@functools.cache
+def _encoded_schema() -> Any:
+    kind = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema([field.with_type(kind) if field.name in TEXTS else field for field in SCHEMA])
+
+
+def _format(encoded: bool = False) -> Any:
     import pyarrow.dataset as ds
 
     # Checksums turn a flipped bit into an error instead of another number.
     scan = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-    return ds.ParquetFileFormat(default_fragment_scan_options=scan)
+    texts = ds.ParquetReadOptions(dictionary_columns=TEXTS if encoded else ())
+    return ds.ParquetFileFormat(read_options=texts, default_fragment_scan_options=scan)

@@ -182,7 +182,7 @@ def networks(experiment: Path, run_id: str) -> Networks:
     Raises:
         ValueError: no such run, it did not finish or has no teacher, or weights that are missing or others.
     """
-    row = store.read_row(store.run_path(experiment, store.find_run(experiment, run_id)))
+    row = store.read_run(experiment, store.find_run(experiment, run_id))
     run = Run.model_validate_json(row["spec"])
     if row["status"] != "ok" or run.teacher is None or run.role != "student":
         what = f"{row['status']} {run.role} of {run.method.label}"

@@ -34,6 +34,7 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.row": ("", "numpy pyarrow"),
     "harness.files": ("", ""),
     "harness.store": ("harness.files harness.row", "pyarrow"),
+    "harness.packs": ("harness harness.store", "pyarrow"),
     "harness.storage": ("harness.files", "pyarrow"),
     "harness.pull": ("harness.files harness.storage harness.store", ""),
     "harness.perimage": ("harness.files", "numpy pyarrow"),
@@ -50,10 +51,18 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.matched": ("harness harness.protocol harness.recipe harness.spec harness.store", ""),
     "harness.power": ("harness.stats harness.tables", ""),
     "harness.fairness": ("harness harness.power harness.protocol harness.recipe harness.spec harness.tables", ""),
-    "harness.comparison": ("harness harness.fairness harness.recipe harness.stats harness.tables", "numpy"),
+    "harness.runs": ("", "numpy pyarrow"),
+    "harness.comparison": (
+        "harness harness.fairness harness.lines harness.runs harness.stats harness.tables",
+        "numpy pyarrow",
+    ),
+    "harness.lines": ("harness.recipe harness.tables", ""),
     "harness.published": ("harness", ""),
     "harness.papers": ("", ""),
-    "harness.papertables": ("harness.papers harness.published harness.spec harness.stats", "pyarrow"),
+    "harness.papertables": (
+        "harness.papers harness.published harness.runs harness.spec harness.stats",
+        "numpy pyarrow",
+    ),
     "harness.formats": ("harness.papertables", ""),
     "harness.across": ("harness.ranking harness.scores harness.stats harness.tables", "numpy"),
     "harness.acrossplots": ("harness.across harness.plots", "numpy matplotlib"),
@@ -240,7 +249,7 @@ FREE_MODULES = {
 }  # every function
 
 LIGHT = (
-    "recipe searchspec spec space points best searchplots clitune specfile yamlfile signatures protocol seeds files storage pull status queue store row scores stats report tables comparison plots page record "
+    "recipe lines runs packs searchspec spec space points best searchplots clitune specfile yamlfile signatures protocol seeds files storage pull status queue store row scores stats report tables comparison plots page record "
     "perimage cli clidata clireproduce cliresults clisubmit jobenv bundle sendrows submit manifests terminal display changes screen events loggers gauges clirun "
     "across acrossplots clicheck clicompare clitables fairness formats matched papers papertables power published ranking reproduce"
 )

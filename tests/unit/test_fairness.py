@@ -14,6 +14,7 @@ from harness import fairness, power, specfile, store
 from harness.cli import app
 from harness.comparison import COLUMNS, quick_table
 from harness.report import to_json, to_markdown, write_report
+from harness.row import SCHEMA
 from harness.tables import Block
 from tests import tiny
 from tests.rows import make_experiment, make_row
@@ -24,7 +25,8 @@ METHODS = ("none", "kd", "cwd", "sstkd")
 def block(
     rows: list[dict[str, Any]], methods: tuple[str, ...] = METHODS, seeds: tuple[int, ...] | None = None
 ) -> Block:
-    table = pa.Table.from_pylist([{c: r.get(c) for c in COLUMNS} for r in rows])
+    schema = pa.schema([SCHEMA.field(c) for c in COLUMNS])
+    table = pa.Table.from_pylist([{c: r.get(c) for c in COLUMNS} for r in rows], schema)
     return quick_table(table, methods, seeds).blocks[0]
 
 
