@@ -111,7 +111,7 @@ def _states(table: "PaperTable", known: Sequence[Known], figures: "Sequence[Figu
     import pyarrow as pa
 
     from harness import store
-    from harness.papertables import COLUMNS, NOT_RUN, build
+    from harness.papertables import COLUMNS, NOT_RUN, build, prepared
     from harness.reproduce import results_name, state
 
     seeds = {each.dataset: len(each.experiment.seeds) for each in known}
@@ -119,7 +119,7 @@ def _states(table: "PaperTable", known: Sequence[Known], figures: "Sequence[Figu
     rows = pa.concat_tables([store.read_runs(folder, list(COLUMNS)) for folder in folders])
     lines = []
     columns = [column for _ in table.lines for column in table.columns]
-    for cell, column in zip(build(table, rows, figures).cells, columns, strict=True):
+    for cell, column in zip(build(table, prepared(rows), figures).cells, columns, strict=True):
         measured, _, published, _ = cell.texts
         count = 1 if cell.line == "teacher" else seeds.get(column.dataset, 0)
         said = state(cell, count)

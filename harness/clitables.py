@@ -56,12 +56,13 @@ def print_paper(
     from harness import store
     from harness.formats import FORMATS
     from harness.papers import PAPERS
-    from harness.papertables import COLUMNS, build
+    from harness.papertables import COLUMNS, build, prepared
     from harness.published import published_folder, read_published
 
     figures = read_published(published or published_folder(results))
     rows = pa.concat_tables(store.read_runs(f, list(COLUMNS), encoded=True) for f in dict.fromkeys(folders))
-    grids = [build(t, rows, figures) if t.columns else _costs(t, figures) for t in PAPERS[paper]]
+    runs = prepared(rows)
+    grids = [build(t, runs, figures) if t.columns else _costs(t, figures) for t in PAPERS[paper]]
     if form is None:
         _print(grids)
     else:
@@ -69,17 +70,16 @@ def print_paper(
 
 
 def _costs(table: "PaperTable", figures: "Sequence[Figure]") -> "Grid":
-    from harness.cost import network_cost
     from harness.papers import NETWORKS
     from harness.papertables import costs
-    from harness.parts import plain_network
+    from harness.parts import network_cost
     from harness.spec import Network
 
     counted = {}
     for name in table.networks:
         architecture, encoder, parameters = NETWORKS[name]
-        network = plain_network(Network(architecture=architecture, encoder=encoder, parameters=dict(parameters)), 19)
-        own, macs = network_cost(network, 512, 1024)
+        network = Network(architecture=architecture, encoder=encoder, parameters=dict(parameters))
+        own, macs = network_cost(network, 19, 512, 1024)
         counted[name] = (own / 1e6, macs / 1e9)
     return costs(table, counted, figures)
 

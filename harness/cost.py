@@ -83,11 +83,6 @@ def multiply_adds(network: nn.Module, image: Tensor) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def network_cost(network: nn.Module, height: int, width: int) -> tuple[int, int]:
-    """Trainable parameters, and multiply-adds of one image (1, 3, height, width); without memory for either."""
-    return parameters(network), multiply_adds(network.to("meta"), torch.zeros(1, 3, height, width, device="meta"))
-
-
 class PeakMemory:
     """Peak memory in MiB since it was made: allocated on a CUDA device, else resident in the process.
 

@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.datasets._ade20k_classes import CLASSES as ADE20K
+from harness.datasets.camvid import CLASSES as CAMVID
+from harness.datasets.cityscapes import CITYSCAPES
+from harness.datasets.texmosaic import TEXTURES
+from harness.datasets.voc2012 import CLASSES as VOC2012
 from harness.distillers import Distiller
 from harness.models import SegNet, build
 from harness.parts import build_method, for_inputs, load_data
@@ -19,7 +24,13 @@ from harness.taps import Pair, View
 WARM_UP, TIMED = 1, 3
 IMAGES_TIMED = 2
 """As few as batch normalisation of a pooled map can do with."""
-CLASSES = {"cityscapes": 19, "voc2012": 21, "ade20k": 150}
+_CLASSES = {
+    "ade20k": len(ADE20K),
+    "camvid": len(CAMVID),
+    "cityscapes": len(CITYSCAPES.class_names),
+    "texmosaic": len(TEXTURES),
+    "voc2012": len(VOC2012),
+}
 
 
 def step_seconds(runs: Sequence[Run], resources: Resources) -> dict[tuple[str, str, str], float]:
@@ -68,13 +79,25 @@ def calibrated(runs: Sequence[Run], resources: Resources) -> tuple[dict[tuple[st
             continue
         if run.train.augment.crop_hw is None:
             raise ValueError("train.augment.crop_hw: a cost without data needs the size of the crops")
-        classes = CLASSES.get(run.data.name, CLASSES["cityscapes"])
+        classes = classes_of(run.data.name)
         image = torch.randn(IMAGES_TIMED, 3, *run.train.augment.crop_hw, device=device)
         label = torch.randint(classes, (IMAGES_TIMED, *run.train.augment.crop_hw), device=device)
         student, teacher, distiller = _parts(run, classes, device)
         seconds, _ = step_seconds_of(student, teacher, distiller, [(image, label)] * 2, 255)
         found[key] = seconds * run.train.batch_size / IMAGES_TIMED
     return found, torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def classes_of(dataset: str) -> int:
+    """How many classes a dataset has, without reading it.
+
+    Raises:
+        ValueError: its files say so.
+    """
+    if dataset not in _CLASSES:
+        known = ", ".join(_CLASSES)
+        raise ValueError(f"{dataset}: how many classes it has is in its files; without data there are costs of {known}")
+    return _CLASSES[dataset]
 
 
 def require_buildable(runs: Sequence[Run]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -75,23 +75,31 @@ class Grid:
     cells: tuple[Cell, ...] = ()
 
 
-def build(table: PaperTable, rows: Any, figures: Collection[Figure]) -> Grid:
+def prepared(rows: Any) -> Runs:
+    """Rows as `build` takes them.
+
+    Args:
+        rows: `pyarrow.Table` with at least `COLUMNS`, of any experiments.
+    """
+    import pyarrow.compute as pc
+
+    rows = rows.select(list(COLUMNS)).append_column("is trial", pc.is_valid(rows["trial"]))
+    runs = split(rows, (*_SETTING, "status", "control", "is trial"), ("seed", "val_miou"))
+    results = [s for s in runs.settings if s["status"] == "ok" and s["control"] is None and not s["is trial"]]
+    return replace(runs, settings=tuple(results))
+
+
+def build(table: PaperTable, runs: Runs, figures: Collection[Figure]) -> Grid:
     """One of a paper's tables from rows and published figures.
 
     Args:
         table: which; with columns.
-        rows: `pyarrow.Table` with at least `COLUMNS`, of any experiments.
+        runs: what `prepared` makes of rows.
         figures: all that were published.
 
     Raises:
         ValueError: rows of several comparisons (experiments, recipes, rulesets, protocol versions) fit the table.
     """
-    import pyarrow.compute as pc
-
-    datasets = sorted({column.dataset for column in table.columns})
-    wanted = pc.and_(pc.equal(rows["status"], "ok"), pc.is_in(rows["dataset"], value_set=_strings(datasets)))
-    wanted = pc.and_(wanted, pc.and_(pc.is_null(rows["control"]), pc.is_null(rows["trial"])))
-    runs = split(rows.select(list(COLUMNS)).filter(wanted), _SETTING, ("seed", "val_miou"))
     by_cell = {figure.cell: figure for figure in figures}
     cells, used, lines = [], [], []
     for line in table.lines:
@@ -137,12 +145,6 @@ def costs(table: PaperTable, counted: Mapping[str, tuple[float, float]], figures
         *([table.note] if table.note else []),
     )
     return Grid(table.id, table.title, head, tuple(rows), notes, tuple(cells))
-
-
-def _strings(values: Sequence[str]) -> Any:
-    import pyarrow as pa
-
-    return pa.array(values, pa.string())
 
 
 def _title(column: Column, columns: Sequence[Column]) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness import seeds, store
-from harness.cost import multiply_adds
+from harness.cost import multiply_adds, parameters
 from harness.datasets import DATASETS, Data, DataInfo
 from harness.distillers import METHODS, Distiller
 from harness.distillers._sum import Sum
@@ -90,26 +90,21 @@ def build_network(run: Run, info: DataInfo) -> SegNet:
     return network
 
 
-def plain_network(network: Network, num_classes: int) -> SegNet:
-    """A network with random weights, for what does not depend on them.
+def network_cost(network: Network, num_classes: int, height: int, width: int) -> tuple[int, int]:
+    """Trainable parameters, and multiply-adds of one image; once per process, since weights do not matter.
 
     Raises:
         ValueError: it cannot be built.
     """
     plain = Network.model_validate({**network.model_dump(include=set(Network.model_fields)), "encoder_weights": None})
-    return build(plain, num_classes, 0)
-
-
-def count_multiply_adds(network: Network, num_classes: int, height: int, width: int) -> int:
-    """Multiply-adds of a network for one image; counted once per process, since weights do not matter."""
-    plain = Network.model_validate({**network.model_dump(include=set(Network.model_fields)), "encoder_weights": None})
-    return _count_multiply_adds(plain.model_dump_json(), num_classes, height, width)
+    return _network_cost(plain.model_dump_json(), num_classes, height, width)
 
 
 @functools.lru_cache(maxsize=16)
-def _count_multiply_adds(network: str, num_classes: int, height: int, width: int) -> int:
+def _network_cost(network: str, num_classes: int, height: int, width: int) -> tuple[int, int]:
     built = build(Network.model_validate_json(network), num_classes, 0)
-    return multiply_adds(built, torch.zeros(1, 3, height, width))
+    # Only shapes are counted: on the meta device nothing is computed or held.
+    return parameters(built), multiply_adds(built.to("meta"), torch.zeros(1, 3, height, width, device="meta"))
 
 
 def teacher_weights(run: Run, experiment: Path) -> tuple[Path, str]:

@@ -49,7 +49,7 @@ def split(rows: Any, shared: Sequence[str], own: Sequence[str]) -> Runs:
         shared: columns whose combinations of values are few.
         own: columns that differ from row to row.
     """
-    rows = _sorted(rows.unify_dictionaries().combine_chunks())
+    rows = _sorted(rows.unify_dictionaries())
     number, firsts = _combinations([rows[name] for name in shared], rows.num_rows)
     settings = rows.select(["run_id", *shared]).take(firsts).to_pylist()
     for i, setting in enumerate(settings):

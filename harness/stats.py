@@ -283,9 +283,13 @@ def detectable_difference(spread: float, n: int, level: float = 0.05, power: flo
 @functools.lru_cache(maxsize=4096)
 def _shift(n: int, level: float, power: float) -> float:
     """A true difference in standard errors of the mean that the test finds with this power."""
-    from scipy import optimize, special
+    from scipy import special
 
     critical = _t_quantile(1 - level, n)
+    shift = float(special.nctdtrinc(n - 1, 1 - power, critical))
+    if special.nctdtr(n - 1, shift, -critical) < 1e-12:
+        return shift
+    from scipy import optimize  # half a second to load
 
     def missing(shift: float) -> float:
         """Power at a difference of `shift` standard errors, less the wanted one (the far tail counts, too)."""

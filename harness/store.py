@@ -111,7 +111,7 @@ def read_runs(
         columns: names to read; None reads all but `HEAVY`.
         status: one of `STATUSES`, or several; None reads all.
         run_ids: read only these (ids without a row are passed over); None reads all.
-        encoded: columns of `TEXTS` come as dictionary arrays in one chunk: of a million rows a fraction of the memory.
+        encoded: columns of `TEXTS` come as dictionary arrays, each with one dictionary: a fraction of the memory.
 
     Returns:
         A `pyarrow.Table` with the columns in the order asked for; columns an older file lacks are null.
@@ -137,7 +137,7 @@ def read_runs(
     if status is not None:
         table = table.filter(pc.is_in(table["status"], value_set=pa.array(wanted, pa.string())))
     table = table.select(names)
-    return table.unify_dictionaries().combine_chunks() if encoded else table
+    return table.unify_dictionaries() if encoded else table
 
 
 def _union(

@@ -29,9 +29,9 @@ from harness.parts import (
     build_network,
     build_teacher,
     converted,
-    count_multiply_adds,
     for_inputs,
     load_data,
+    network_cost,
     teacher_weights,
 )
 from harness.perimage import per_image_path, write_per_image
@@ -266,7 +266,7 @@ def _facts(run: Run, student: SegNet, distiller: Distiller, data: Data, device: 
         "taps": [*student.info().stages, "decoder", "logits"],
         "student_parameters": parameters(student),
         "extra_parameters": parameters(distiller),
-        "student_macs": count_multiply_adds(run.network, info.num_classes, height, width),
+        "student_macs": network_cost(run.network, info.num_classes, height, width)[1],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
 

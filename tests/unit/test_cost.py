@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from harness import cost
+from harness import cost, estimate, parts, protocol, specfile
 from harness.cost import WARM_UP_STEPS, PeakMemory, StepClock, device_use, multiply_adds, parameters
+from harness.models import build
 
+ROOT = Path(__file__).parent.parent.parent
 CPU = torch.device("cpu")
 
 
@@ -203,3 +205,25 @@ def test_use_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.cuda, "utilization", unknown)
     assert device_use(device) == {"memory_mb": 3072.0, "utilization": None}
+
+
+def test_networks_are_counted_without_computing_anything() -> None:
+    """On the meta device as with numbers, for every student of the grid of backbones."""
+    experiment = specfile.load(ROOT / "experiments" / "backbones_small.yaml")
+    for network in {pair.student.model_dump_json(): pair.student for pair in experiment.pairs}.values():
+        built = build(network, 5, 0)
+        assert parts.network_cost(network, 5, 64, 96) == (
+            cost.parameters(built),
+            cost.multiply_adds(built, torch.zeros(1, 3, 64, 96)),
+        )
+
+
+def test_timing_runs_warm_up_as_long_as_the_clock_does() -> None:
+    assert protocol.WARM_UP_STEPS == cost.WARM_UP_STEPS
+
+
+def test_classes_are_those_of_the_datasets_own_modules() -> None:
+    known = {"ade20k": 150, "camvid": 11, "cityscapes": 19, "texmosaic": 8, "voc2012": 21}
+    assert {name: estimate.classes_of(name) for name in known} == known
+    with pytest.raises(ValueError, match="landcover: how many classes it has is in its files"):
+        estimate.classes_of("landcover")

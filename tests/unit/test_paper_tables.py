@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from harness.cli import app
 from harness.formats import to_csv, to_html, to_latex, to_markdown
 from harness.papers import CIRKD, MGD, MMSEG, NETWORKS, PAPERS, RECIPES, SKD
-from harness.papertables import COLUMNS, Cell, Grid, build, costs
+from harness.papertables import COLUMNS, Cell, Grid, build, costs, prepared
 from harness.published import COLUMNS as PUBLISHED_COLUMNS
 from harness.published import Figure, published_folder, read_published
 from harness.spec import method_entry
@@ -63,7 +63,7 @@ def grid(name: str, rows: list[dict[str, Any]]) -> Grid:
     fields = {name: [r.get(name) for r in rows] for name in COLUMNS}
     kinds = {"seed": pa.int64(), "steps": pa.int64(), "trial": pa.int64(), "val_miou": pa.float64()}
     table = pa.table({name: pa.array(values, kinds.get(name, pa.string())) for name, values in fields.items()})
-    return build(TABLES[name], table, FIGURES)
+    return build(TABLES[name], prepared(table), FIGURES)
 
 
 def comparison() -> list[dict[str, Any]]:
