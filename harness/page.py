@@ -1,28 +1,32 @@
-"""One HTML page of an experiment that needs nothing but itself: no network, no script, pictures inside.
+"""One HTML page of an experiment that needs nothing but itself: no network, pictures, data and script inside.
 
-Every text that comes from a row passes `_e` on its way into the page. The content policy in its head forbids the
-browser to load anything, so what slipped through could not reach out either.
+Every text that comes from a row passes `_e` on its way into the page, or is data that the script writes as text. The
+content policy in its head forbids the browser to load anything and to run any other script, so what slipped through
+could neither act nor reach out.
 """
 
 import base64
-import json
+import hashlib
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
+from pathlib import Path
 from string import Template
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.pagestyle import STYLE
-from harness.plots import FAINT, INK, MUTED, class_colours, colourise, curve_figure, figure_svg, panel, style
+from harness import pagesamples
+from harness.pagedata import page_data
+from harness.pagesamples import rgb
+from harness.plots import FAINT, INK, MUTED, class_colours, curve_figure, figure_svg, panel, style
 from harness.scores import class_iou
-from harness.tables import HEADER, Block, MethodRow, QuickTable
+from harness.tables import HEADER, Block, QuickTable
 
 Row = Mapping[str, Any]
+SCRIPT, STYLE = (Path(__file__).with_name(name).read_text("utf-8") for name in ("page.js", "page.css"))
 
 # Colours of the figure that a dark page cannot show as they are.
 _THEMED = {INK: "currentColor", MUTED: "var(--muted)", FAINT: "var(--line)", "#0072b2": "var(--blue)"}
@@ -31,7 +35,7 @@ _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="$policy">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>$title: distillation for semantic segmentation</title>
@@ -45,19 +49,27 @@ _PAGE = Template("""<!DOCTYPE html>
 <main>
 $blocks
 <section>
-<h2>Provenance</h2>
-<p>Every run behind this page, with what it takes to repeat it. Rows are in <code>runs/</code> next to this file.</p>
-$provenance
+<h2>Runs</h2>
+<p>Every run behind this page. A click on a run, or on a number in the tables above, tells where it comes from and what
+it takes to repeat it. Rows are in <code>runs/</code> next to this file.</p>
+<div id="runs"><noscript>The list needs scripts; without them: <code>sstkd-bench results list</code> and
+<code>results show</code>.</noscript></div>
 </section>
 </main>
-<footer>Protocol $protocol. Computed from $runs rows.</footer>
+<footer>Protocol $protocol. Computed from $runs rows.$part</footer>
+<script type="application/json" id="data">$data</script>
+<script>$script</script>
 </body>
 </html>
 """)
 
 
 def render(
-    table: QuickTable, rows: Sequence[Row], samples: Mapping[str, Sequence[Row] | None], experiment_file: str
+    table: QuickTable,
+    rows: Sequence[Row],
+    samples: Mapping[str, Sequence[Row] | None],
+    experiment_file: str,
+    total: int | None = None,
 ) -> str:
     """The page.
 
@@ -66,6 +78,7 @@ def render(
         rows: every row of the experiment as a dict, with `curve` and `losses`.
         samples: the column `samples` by run_id, for the runs whose predictions are shown.
         experiment_file: what the command that repeats a run names.
+        total: how many rows there are, of which `rows` may be some; None for as many.
 
     Raises:
         ValueError: a sample or a palette that is not what the row's schema says.
@@ -78,15 +91,20 @@ def render(
         f"{len(methods)} ways to train the same student on {', '.join(datasets)}: same initial weights, data order, "
         "recipe and budget, compared seed by seed with the plain student (none) and plain distillation (kd)."
     )
-    names = {run: line.label for block in table.blocks for line in block.methods for run in line.run_ids.values()}
+    rows = _in_order(rows, table)
+    some = "" if total in (None, len(rows)) else f" The list, the curves and the classes are of {len(rows)} of them."
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     return _PAGE.substitute(
         title=_e(table.experiment),
         lead=_e(lead),
         style=STYLE,
         blocks="\n".join(_block(i, block, table, by_id, samples) for i, block in enumerate(table.blocks)),
-        provenance="\n".join(_details(row, names, experiment_file) for row in _in_order(rows, table)),
         protocol=_e(table.protocol),
-        runs=len(rows),
+        runs=len(rows) if total is None else total,
+        part=some,
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+        data=page_data(rows, table, experiment_file),
+        script=SCRIPT,
     )
 
 
@@ -110,7 +128,7 @@ def _block(
     return f"""<section>
 <h2>{_e(block.pair)} <span class="on">on {_e(block.dataset)}</span></h2>
 <dl class="facts">{tiles}</dl>
-{_table(block)}
+{_table(i, block)}
 <p class="note">{_e(table.legend)} {block.comparisons} comparisons in this table.
 The bootstrap interval is too narrow for a few seeds and decides nothing.</p>
 {f'<ul class="note bad">{notes}</ul>' if notes else ""}
@@ -121,13 +139,13 @@ The bootstrap interval is too narrow for a few seeds and decides nothing.</p>
 <h3>Learning curves</h3>
 {_curves(i, block, by_id)}
 <h3>IoU by class</h3>
-{_by_class(block, by_id)}
+{_by_class(i, block, by_id)}
 <h3>Sample predictions</h3>
-{_samples(block, by_id, samples)}
+{pagesamples.section(i, block, by_id, samples)}
 </section>"""
 
 
-def _table(block: Block) -> str:
+def _table(number: int, block: Block) -> str:
     head = "".join(f'<th scope="col">{_e(name)}</th>' for name in HEADER)
     body = []
     for i, line in enumerate(block.methods):
@@ -150,7 +168,7 @@ def _table(block: Block) -> str:
             tds.append(f'<td data-label="{_e(title)}" class="{kind}"><span>{_e(cell)}{small}</span></td>')
         body.append(f'<tr><th scope="row">{_swatch(i)}{_e(name)}</th>{"".join(tds)}</tr>')
     return (
-        f'<div class="scroll"><table class="main"><thead><tr>{head}</tr></thead>'
+        f'<div class="scroll"><table class="main" data-block="{number}"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 
@@ -183,7 +201,7 @@ def _inline(svg: str, prefix: str) -> str:
     return svg.replace("<svg ", '<svg role="img" aria-label="dev mIoU over training steps, by method" ', 1)
 
 
-def _by_class(block: Block, by_id: Mapping[str, Row]) -> str:
+def _by_class(number: int, block: Block, by_id: Mapping[str, Row]) -> str:
     """Classes down, methods across: a phone is narrow and datasets have up to 150 classes."""
     columns: list[tuple[str, NDArray[np.float64]]] = []
     teacher = by_id.get(block.teacher.run_id or "")
@@ -206,10 +224,11 @@ def _by_class(block: Block, by_id: Mapping[str, Row]) -> str:
     body = []
     for k, name in enumerate(_class_names(first)):
         cells = "".join(_heat(100 * values[k]) for _, values in columns)
-        dot = f'<i class="dot sq" style="background:{_rgb(colours[k])}"></i>'
+        dot = f'<i class="dot sq" style="background:{rgb(colours[k])}"></i>'
         body.append(f'<tr><th scope="row">{dot}{_e(name)}</th>{cells}<td>{100 * share[k]:.1f} %</td></tr>')
     return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="IoU by class"><table class="heat">'
+        '<div class="scroll" tabindex="0" role="region" aria-label="IoU by class">'
+        f'<table class="heat" data-block="{number}">'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
         '<p class="note">IoU in percent on dev at the last step, mean over seeds. '
         "A dash: the class is in no label and in no prediction.</p>"
@@ -240,59 +259,11 @@ def _heat(percent: float) -> str:
 
     if np.isnan(percent):
         return "<td>–</td>"
-    rgb = np.array(colormaps["YlGnBu"](percent / 100)[:3])
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    shade = np.array(colormaps["YlGnBu"](percent / 100)[:3])
+    linear = np.where(shade <= 0.04045, shade / 12.92, ((shade + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ (0.2126, 0.7152, 0.0722))
     ink = "#fff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000"
-    return f'<td style="background:{_rgb(np.round(255 * rgb))};color:{ink}">{percent:.1f}</td>'
-
-
-def _rgb(colour: NDArray[Any]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*(int(v) for v in colour))
-
-
-def _samples(block: Block, by_id: Mapping[str, Row], samples: Mapping[str, Sequence[Row] | None]) -> str:
-    shown = [("teacher", block.teacher.run_id or "")] + [(x.label, _first_run(x)) for x in block.methods]
-    sources = [
-        (name, by_id[run], {s["index"]: s for s in samples.get(run) or ()}) for name, run in shown if run in by_id
-    ]
-    sources = [source for source in sources if source[2]]
-    if not sources:
-        return '<p class="note">No run has kept samples.</p>'
-    _, row, _ = sources[0]
-    colours, void = class_colours(row["palette"], row["num_classes"]), row["ignore_index"]
-    strips = []
-    for index in sorted({index for _, _, found in sources for index in found}):
-        pictures = []
-        for part in ("image", "label"):
-            data = next((s[index][part] for _, _, s in sources if index in s and s[index][part] is not None), None)
-            if data is not None:
-                pictures.append(_picture(part, data if part == "image" else colourise(data, colours, void), index))
-        for name, _, found in sources:
-            if index in found:
-                pictures.append(_picture(name, colourise(found[index]["prediction"], colours, void), index))
-        strips.append(f'<div class="strip">{"".join(pictures)}</div>')
-    keys = [
-        f'<li><i class="dot sq" style="background:{_rgb(colour)}"></i>{_e(name)}</li>'
-        for name, colour in zip(_class_names(row), colours, strict=True)
-    ]
-    seed = min((seed for line in block.methods for seed in line.run_ids), default=0)
-    return (
-        f'<ul class="key">{"".join(keys)}<li><i class="dot sq void"></i>void (not counted)</li></ul>'
-        f'{"".join(strips)}<p class="note">Students of seed {seed}, or of a method\'s first finished seed.</p>'
-    )
-
-
-def _first_run(line: MethodRow) -> str:
-    return line.run_ids[min(line.run_ids)] if line.run_ids else ""
-
-
-def _picture(name: str, png: bytes, index: int) -> str:
-    data = base64.b64encode(png).decode()
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{_e(name)}, sample {index}" loading="lazy">'
-        f"<figcaption>{_e(name)}</figcaption></figure>"
-    )
+    return f'<td style="background:{rgb(np.round(255 * shade))};color:{ink}">{percent:.1f}</td>'
 
 
 def _in_order(rows: Sequence[Row], table: QuickTable) -> list[Row]:
@@ -307,49 +278,11 @@ def _in_order(rows: Sequence[Row], table: QuickTable) -> list[Row]:
         key=lambda r: (
             r["pair"],
             r["role"] != "teacher",
-            methods.index(r["method"]),
+            place(r["method"]),
             r["method_parameters"],
             r["seed"],
         ),
     )
-
-
-_LONG = ("spec", "dev_confusion", "val_confusion", "curve", "losses", "samples", "palette", "class_names")
-
-
-def _details(row: Row, names: Mapping[str, str], experiment_file: str) -> str:
-    what = "teacher" if row["role"] == "teacher" else names.get(row["run_id"], row["method"])
-    result = f"{100 * row['dev_miou']:.2f}" if row["status"] == "ok" else row["status"]
-    facts = "".join(
-        f"<dt>{_e(name)}</dt><dd>{_e(_plain(value))}</dd>"
-        for name, value in row.items()
-        if name not in _LONG and value not in (None, "")
-    )
-    losses = ""
-    if row["losses"]:
-        last = row["losses"][-1]
-        terms = "".join(f"<dt>{_e(k)}</dt><dd>{v:.5g}</dd>" for k, v in last["terms"].items())
-        losses = f"<h4>Loss terms at step {last['step']}</h4><dl>{terms}</dl>"
-    again = ["sstkd-bench", "run", experiment_file]
-    for override in row["overrides"]:
-        again += ["--set", override]
-    command = f"rm runs/{row['run_id']}.parquet  # a finished run is not repeated\n{shlex.join(again)}"
-    return f"""<details>
-<summary><b>{_e(what)}</b><span>seed {row["seed"]}</span>
-<span class="{"" if row["status"] == "ok" else "bad"}">{_e(result)}</span><code>{_e(row["run_id"])}</code></summary>
-<div class="inside"><dl>{facts}</dl>
-{losses}
-<h4>Repeat it</h4><pre>{_e(command)}</pre>
-<h4>Resolved run</h4><pre>{_e(json.dumps(json.loads(row["spec"]), indent=2, sort_keys=True))}</pre></div>
-</details>"""
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {v}" for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value)) or "none"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _e(text: object) -> str:

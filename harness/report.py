@@ -8,6 +8,8 @@ import io
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,9 @@ from harness.tables import HEADER, Block, Comparison, QuickTable
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+ON_PAGE = 20_000
+"""Rows up to which the page and the curves hold every run; of more, the first seeds of each line."""
 
 __all__ = ["print_table", "quick_table", "show", "to_csv", "to_json", "to_markdown", "write_report"]
 
@@ -189,14 +194,16 @@ def write_report(
     base = Path(directory)
     # Samples are the heavy part; only the few runs whose predictions are shown are read whole.
     columns = [name for name in store.SCHEMA.names if name != "samples"]
-    rows = store.read_runs(base, columns, run_ids=run_ids)
-    table = quick_table(rows, methods, seeds)
-    records = rows.to_pylist(maps_as_pydicts="strict")
+    rows = store.read_runs(base, list(COLUMNS), run_ids=run_ids, encoded=True)
+    table, total = quick_table(rows, methods, seeds), rows.num_rows
+    on_page = table if total <= ON_PAGE else _fewer(table)
+    wanted = run_ids if total <= ON_PAGE else _run_ids(on_page)
+    records = store.read_runs(base, columns, run_ids=wanted).to_pylist(maps_as_pydicts="strict")
     shown = {x.run_ids[min(x.run_ids)] for block in table.blocks for x in block.methods if x.run_ids}
     shown |= {block.teacher.run_id for block in table.blocks if block.teacher.run_id is not None}
     kept = store.read_runs(base, ["run_id", "samples"], run_ids=shown).to_pylist()
     curves = {record["run_id"]: record["curve"] for record in records}
-    figure = curve_figure([panel(block, curves) for block in table.blocks])
+    figure = curve_figure([panel(block, curves) for block in on_page.blocks])
     file = experiment_file or f"experiments/{table.experiment}.yaml"
     contents: dict[str, tuple[str, str | bytes]] = {
         "markdown": ("table.md", to_markdown(table)),
@@ -204,11 +211,29 @@ def write_report(
         "fairness": ("fairness.json", to_json(table)),
         "png": ("curves.png", figure_png(figure)),
         "svg": ("curves.svg", figure_svg(figure)),
-        "html": ("report.html", render(table, records, {r["run_id"]: r["samples"] for r in kept}, file)),
+        "html": ("report.html", render(on_page, records, {r["run_id"]: r["samples"] for r in kept}, file, total)),
     }
     for name, content in contents.values():
         store.write_atomic(base / name, content)
     return {what: base / name for what, (name, _) in contents.items()}
+
+
+def _fewer(table: QuickTable) -> QuickTable:
+    """The table with the first seeds of every line only as its runs; its numbers are those of all."""
+    each = max(1, ON_PAGE // max(1, sum(len(block.methods) for block in table.blocks)))
+    blocks = [
+        replace(
+            block,
+            methods=tuple(replace(x, run_ids=dict(islice(x.run_ids.items(), each))) for x in block.methods),
+        )
+        for block in table.blocks
+    ]
+    return replace(table, blocks=tuple(blocks))
+
+
+def _run_ids(table: QuickTable) -> set[str]:
+    runs = {run for block in table.blocks for x in block.methods for run in x.run_ids.values()}
+    return runs | {block.teacher.run_id for block in table.blocks if block.teacher.run_id is not None}
 
 
 def show(

@@ -68,8 +68,12 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.acrossplots": ("harness.across harness.plots", "numpy matplotlib"),
     "harness.plots": ("harness.tables", "numpy matplotlib PIL"),
     "harness.searchplots": ("harness.best harness.plots harness.space", "numpy scipy matplotlib"),
-    "harness.pagestyle": ("", ""),
-    "harness.page": ("harness.pagestyle harness.plots harness.scores harness.tables", "numpy matplotlib"),
+    "harness.pagedata": ("harness.scores harness.tables", "numpy"),
+    "harness.pagesamples": ("harness.plots harness.tables", "numpy PIL"),
+    "harness.page": (
+        "harness harness.pagedata harness.pagesamples harness.plots harness.scores harness.tables",
+        "numpy matplotlib",
+    ),
     "harness.report": (
         "harness.formats harness.store harness.stats harness.tables harness.comparison harness.plots harness.page",
         "rich",
