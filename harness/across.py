@@ -22,9 +22,8 @@ from harness.ranking import (
 )
 from harness.scores import class_iou
 from harness.stats import Interval, mean_interval
-from harness.tables import CONFIDENCE, Block, Comparison, MethodRow, QuickTable
+from harness.tables import BOOTSTRAP_SEED, CONFIDENCE, Block, Comparison, MethodRow, QuickTable
 
-STREAM = 20240
 WITHIN = 5.0
 """Percent points from the best of a task up to which the performance profile is integrated."""
 
@@ -39,12 +38,16 @@ class Task:
     @property
     def plain(self) -> MethodRow | None:
         """The plain student's line."""
-        return next((x for x in self.block.methods if x.label == self.block.references["none"]), None)
+        return self.line(self.block.references["none"])
+
+    def line(self, label: str | None) -> MethodRow | None:
+        """The line of a method; None where the task has none."""
+        return next((x for x in self.block.methods if x.label == label), None)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A method over the tasks on which all ranked methods were run.
+    """A method over all tasks.
 
     Attributes:
         label: the method.
@@ -72,8 +75,7 @@ class Across:
     Attributes:
         tasks: in the order of the experiments.
         methods: every label, the plain student first.
-        ranked: standings by rank, of the methods that were run on every ranked task.
-        ranked_tasks: the names of those tasks.
+        ranked: standings by rank, of the methods that were run on every task.
         unranked: why other methods have no rank, by label.
         friedman: p-value of "all ranked methods are equally good"; None for fewer than three, or one task.
         critical: Nemenyi's critical difference of mean ranks; None with one task.
@@ -83,19 +85,14 @@ class Across:
     tasks: tuple[Task, ...]
     methods: tuple[str, ...]
     ranked: tuple[Standing, ...]
-    ranked_tasks: tuple[str, ...]
     unranked: Mapping[str, str]
     friedman: float | None
     critical: float | None
     groups: tuple[tuple[str, ...], ...]
 
-    def line(self, method: str, task: Task) -> MethodRow | None:
-        """The method's line of a task; None where the task has none."""
-        return next((x for x in task.block.methods if x.label == method), None)
-
     def cell(self, method: str, task: Task) -> str:
         """The difference to the plain student, with its interval; the plain student's own mIoU; or what is missing."""
-        x = self.line(method, task)
+        x = task.line(method)
         if x is None or x.miou is None:
             return "not run" if x is None else x.absences
         more = f"; {x.absences}" if x.absences else ""
@@ -111,7 +108,7 @@ class Across:
         if not self.ranked:
             return "Nothing can be picked: no method but the plain student was run on all tasks."
         first = self.ranked[0]
-        count = len(self.ranked_tasks)
+        count = len(self.tasks)
         where = f"over {count} {'task' if count == 1 else 'tasks'}"
         if self.critical is None:
             return f"Nothing can be picked from one task; {first.label} has the highest mIoU on it."
@@ -159,17 +156,16 @@ def across(tables: Sequence[QuickTable]) -> Across:
         if task.plain is None or task.plain.miou is None:
             raise ValueError(f"{task.name}: the plain student has no result, so there are no gains")
     methods = tuple(dict.fromkeys(x.label for task in tasks for x in task.block.methods))
-    ranked, used, unranked = _rankable(tasks, methods)
-    standings = _standings(ranked, used)
+    ranked, unranked = _rankable(tasks, methods)
+    standings = _standings(ranked, tasks)
     by_rank = {s.label: s.rank for s in standings}
-    several = len(used) > 1 and len(ranked) > 1
-    critical = critical_difference(len(ranked), len(used)) if several else None
-    table = np.array([[_value(task, name) for name in ranked] for task in used])
+    several = len(tasks) > 1 and len(ranked) > 1
+    critical = critical_difference(len(ranked), len(tasks)) if several else None
+    table = np.array([[_value(task, name) for name in ranked] for task in tasks])
     return Across(
         tasks=tasks,
         methods=methods,
         ranked=standings,
-        ranked_tasks=tuple(task.name for task in used),
         unranked=unranked,
         friedman=friedman(table) if several and len(ranked) > 2 else None,
         critical=critical,
@@ -198,21 +194,19 @@ def _run_values(line: MethodRow | None) -> list[float] | None:
 
 
 def _value(task: Task, label: str) -> float:
-    line = next(x for x in task.block.methods if x.label == label)
-    return float(np.mean(_run_values(line) or [LOST]))
+    return float(np.mean(_run_values(task.line(label)) or [LOST]))
 
 
-def _rankable(tasks: Sequence[Task], methods: Sequence[str]) -> tuple[list[str], list[Task], dict[str, str]]:
-    """The methods that were run, whole, on every task; the tasks; and why other methods are left out."""
-    lines = {(task.name, x.label): x for task in tasks for x in task.block.methods}
+def _rankable(tasks: Sequence[Task], methods: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The methods that were run, whole, on every task; and why the others are left out."""
     ranked, left = [], {}
     for name in methods:
-        missing = [task.name for task in tasks if _run_values(lines.get((task.name, name))) is None]
+        missing = [task.name for task in tasks if _run_values(task.line(name)) is None]
         if missing:
             left[name] = f"not run, or not wholly, on {', '.join(missing)}"
         else:
             ranked.append(name)
-    return ranked, list(tasks), left
+    return ranked, left
 
 
 def _standings(ranked: Sequence[str], tasks: Sequence[Task]) -> tuple[Standing, ...]:
@@ -222,7 +216,7 @@ def _standings(ranked: Sequence[str], tasks: Sequence[Task]) -> tuple[Standing, 
     ranks, behind = mean_ranks(table), gaps(table)
     out = []
     for i, name in enumerate(ranked):
-        lines = [next(x for x in task.block.methods if x.label == name) for task in tasks]
+        lines = [line for task in tasks if (line := task.line(name)) is not None]
         plain = [task.plain for task in tasks]
         gain = better = None
         if any(line is not p for line, p in zip(lines, plain, strict=True)):
@@ -231,7 +225,7 @@ def _standings(ranked: Sequence[str], tasks: Sequence[Task]) -> tuple[Standing, 
             better = probability_of_improvement(
                 [_run_values(x) or [] for x in lines],
                 [_run_values(p) or [] for p in plain],
-                np.random.default_rng(STREAM),
+                np.random.default_rng(BOOTSTRAP_SEED),
                 CONFIDENCE,
             )
         beyond = [x.vs_none.difference.mean for x in lines if x.vs_none is not None and x.vs_none.beyond_noise]
@@ -243,9 +237,8 @@ def _standings(ranked: Sequence[str], tasks: Sequence[Task]) -> tuple[Standing, 
 
 def profile_gaps(found: Across) -> dict[str, Any]:
     """By ranked method how far it stays behind the best of every task, percent points: (tasks,)."""
-    used = [task for task in found.tasks if task.name in found.ranked_tasks]
     names = [s.label for s in found.ranked]
-    table = np.array([[_value(task, name) for name in names] for task in used])
+    table = np.array([[_value(task, name) for name in names] for task in found.tasks])
     return dict(zip(names, gaps(table).T, strict=True)) if names else {}
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.across import WITHIN, Across, Cost, pareto
+from harness.across import WITHIN, Across, Cost, Task, pareto
 from harness.plots import FAINT, INK, MUTED, style
+from harness.ranking import profile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,8 +35,8 @@ def _plain_axes(axes: "Axes") -> None:
 
 def heat_map(found: Across) -> "Figure":
     """Difference to the plain student, method by task; a frame is beyond noise, a hatched cell has no result."""
-    methods = [m for m in found.methods if any(_difference(found, m, t) is not None for t in found.tasks)]
-    values = np.array([[_or_nan(_difference(found, m, t)) for t in found.tasks] for m in methods]).reshape(
+    methods = [m for m in found.methods if any(_difference(m, t) is not None for t in found.tasks)]
+    values = np.array([[_or_nan(_difference(m, t)) for t in found.tasks] for m in methods]).reshape(
         len(methods), len(found.tasks)
     )
     few = len(found.tasks) <= 4
@@ -48,7 +49,7 @@ def heat_map(found: Across) -> "Figure":
     for row, name in enumerate(methods):
         for column, task in enumerate(found.tasks):
             box = (column - 0.5, row - 0.5), 1, 1
-            x = found.line(name, task)
+            x = task.line(name)
             if np.isnan(values[row, column]):
                 axes.add_patch(_rectangle(*box, facecolor="white", edgecolor=FAINT, hatch="////"))
                 continue
@@ -81,8 +82,8 @@ def _rectangle(at: tuple[float, float], width: float, height: float, **how: Any)
     return Rectangle(at, width, height, **how)
 
 
-def _difference(found: Across, method: str, task: Any) -> float | None:
-    x = found.line(method, task)
+def _difference(method: str, task: Task) -> float | None:
+    x = task.line(method)
     return None if x is None or x.vs_none is None else x.vs_none.difference.mean
 
 
@@ -121,7 +122,7 @@ def rank_plot(found: Across) -> "Figure":
         axes.spines[side].set_visible(False)
     axes.set_yticks([])
     axes.tick_params(colors=MUTED, labelsize=9)
-    axes.set_title(f"mean rank over {len(found.ranked_tasks)} tasks, 1 is best", fontsize=10, color=INK, loc="left")
+    axes.set_title(f"mean rank over {len(found.tasks)} tasks, 1 is best", fontsize=10, color=INK, loc="left")
     return figure
 
 
@@ -137,9 +138,8 @@ def profile_plot(found: Across, behind: Mapping[str, Any]) -> "Figure":
     places = {name: i for i, name in enumerate(found.methods)}
     for s in found.ranked:
         colour, dash, marker = style(places[s.label])
-        steps = np.sort(behind[s.label][np.isfinite(behind[s.label])])
-        x = np.concatenate([[0.0], steps, [max(WITHIN, *steps, 0.0)]])
-        y = np.concatenate([[0.0], np.arange(1, len(steps) + 1), [len(steps)]]) / len(behind[s.label])
+        x = np.unique([0.0, WITHIN, *behind[s.label][np.isfinite(behind[s.label])]])
+        y = profile(behind[s.label], x)
         axes.step(x, y, where="post", color=colour, linestyle=dash, linewidth=1.8, marker=marker, markersize=4,
                   label=f"{s.label} ({s.area:.2f})")  # fmt: skip
     axes.set_xlim(-0.02 * WITHIN, WITHIN)

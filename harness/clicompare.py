@@ -75,7 +75,7 @@ def _standings(found: "Across") -> list[list[str]]:
 def _notes(found: "Across") -> list[str]:
     from harness.across import WITHIN
 
-    count = len(found.ranked_tasks)
+    count = len(found.tasks)
     notes = [
         "Gains: mean difference to the plain student of the pair in percent points of dev mIoU, paired by seed, with "
         "its 95 % t interval; ▲ ▼ beyond noise after Holm's correction within the pair. The plain student: its mIoU."
@@ -146,7 +146,7 @@ def _pictures(found: "Across", rows: Mapping[str, Mapping[str, Any]]) -> dict[st
     from harness.plots import figure_png, figure_svg
 
     figures = {"gains": acrossplots.heat_map(found)}
-    if len(found.ranked) > 1 and len(found.ranked_tasks) > 1:
+    if len(found.ranked) > 1 and len(found.tasks) > 1:
         figures["ranks"] = acrossplots.rank_plot(found)
         figures["profile"] = acrossplots.profile_plot(found, profile_gaps(found))
     points = costs(found, rows)

@@ -17,6 +17,7 @@ from harness.lines import grouped
 from harness.runs import Runs, codes, split
 from harness.stats import Interval, holm, mean_interval, paired_intervals
 from harness.tables import (
+    BOOTSTRAP_SEED,
     CONFIDENCE,
     Block,
     Comparison,
@@ -25,8 +26,6 @@ from harness.tables import (
     Teacher,
     references,
 )
-
-BOOTSTRAP_SEED = 20240
 
 # Equal within one comparison. Null is no contradiction: a run that failed early does not know its data's hash.
 _SHARED = (

@@ -112,7 +112,7 @@ def build(table: PaperTable, runs: Runs, figures: Collection[Figure]) -> Grid:
         lines.append(tuple(texts))
     titles = [_title(column, table.columns) for column in table.columns]
     head = ("method", *(f"{title}: {part}" for title in titles for part in PARTS))
-    return Grid(table.id, table.title, head, tuple(lines), _notes(table, used, cells), tuple(cells))
+    return Grid(table.id, table.title, head, tuple(lines), _notes(table, used, cells, figures), tuple(cells))
 
 
 def costs(table: PaperTable, counted: Mapping[str, tuple[float, float]], figures: Collection[Figure]) -> Grid:
@@ -255,12 +255,19 @@ def _one_comparison(table: PaperTable, rows: Sequence[Mapping[str, Any]], plain:
         )
 
 
-def _notes(table: PaperTable, rows: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> tuple[str, ...]:
+def _notes(
+    table: PaperTable, rows: Sequence[Mapping[str, Any]], cells: Sequence[Cell], figures: Collection[Figure]
+) -> tuple[str, ...]:
     notes = ["mIoU in percent, ours of the last step on val: mean ± half its 95 % t interval over n seeds; differences "
              "are paired by seed. V: verified in a source that was opened; V2: in a secondary source; C: computed from "
              "such figures."]  # fmt: skip
     notes.append(f"Published under: {table.protocol}.")
     notes += sorted({text for row in rows if row["role"] == "student" for text in _differences(table, row)})
+    if table.gains:
+        known = (
+            f for f in figures if (f.metric, f.protocol, f.teacher) == ("miou_gain", table.protocol, table.teacher)
+        )
+        notes += [f"Published as a gain only: {f.variant}, {f.value:+g} on {f.student} ({f.sure})." for f in known]
     sources = sorted({cell.figure.source for cell in cells if cell.figure is not None})
     notes += [f"Source: {source}." for source in sources]
     return (*notes, *([table.note] if table.note else []))

@@ -26,6 +26,8 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES: tuple[Any, ...] = ((0, (5, 2)), "-", (0, (6, 2, 1.2, 2)), (0, (9, 2.5)), (0, (2, 1.2)))
 _MARKERS = "s^DvPX*<>phd8"
 
+THIN = 30
+"""Seeds of a method that are drawn singly; more would be a smear of megabytes."""
 _LEGEND_LINE = 0.2  # inches, at its font size
 
 _WHEEL = ((213, 94, 0), (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (240, 228, 66))
@@ -127,7 +129,7 @@ def _draw(axes: "Axes", panel: Panel) -> None:
             continue
         colour, dash, marker = style(i)
         if len(curve.seeds) > 1:
-            for steps, values in curve.seeds:
+            for steps, values in curve.seeds[:THIN]:
                 axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.32, zorder=2)
         steps, values = curve.mean
         axes.plot(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from harness.stats import Difference, Interval
 
 CONFIDENCE = 0.95
+BOOTSTRAP_SEED = 20240
 HEADER = ("method", "mIoU (dev, last step)", "vs none", "vs kd", "s/step", "peak MB")
 REFERENCES = ("none", "kd")
 

@@ -65,7 +65,7 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     "harness.formats": ("harness.papertables", ""),
     "harness.across": ("harness.ranking harness.scores harness.stats harness.tables", "numpy"),
-    "harness.acrossplots": ("harness.across harness.plots", "numpy matplotlib"),
+    "harness.acrossplots": ("harness.across harness.plots harness.ranking", "numpy matplotlib"),
     "harness.plots": ("harness.tables", "numpy matplotlib PIL"),
     "harness.searchplots": ("harness.best harness.plots harness.space", "numpy scipy matplotlib"),
     "harness.pagedata": ("harness.scores harness.tables", "numpy"),

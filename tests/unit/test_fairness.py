@@ -226,10 +226,9 @@ def test_power_is_that_of_the_spread_at_the_corrected_level() -> None:
         shift = smallest / deltas.std(ddof=1) * n**0.5
         critical = stats.t.ppf(1 - 0.05 / found.comparisons / 2, n - 1)
         assert stats.nct.sf(critical, n - 1, shift) == pytest.approx(0.8, abs=1e-3)
-    assert cwd.seeds is not None and cwd.seeds > 1
-    again = {x.label: x for x in power.shown(found, [cwd.seeds, cwd.seeds - 1])}["cwd"] if cwd.seeds > 2 else None
-    if again is not None:
-        assert again.smallest[cwd.seeds] <= abs(cwd.difference) < again.smallest[cwd.seeds - 1]
+    assert cwd.seeds is not None and cwd.seeds > 2
+    again = {x.label: x for x in power.shown(found, [cwd.seeds, cwd.seeds - 1])}["cwd"]
+    assert again.smallest[cwd.seeds] <= abs(cwd.difference) < again.smallest[cwd.seeds - 1]
 
 
 def test_power_says_nothing_without_pairs() -> None:

@@ -158,6 +158,18 @@ def test_rows_of_two_comparisons_are_refused() -> None:
         grid("sstkd-table-1", comparison() + other)
     with pytest.raises(ValueError, match="two results for one cell and seed"):
         grid("sstkd-table-1", [*comparison(), row("sstkd", 0, 70.0, run_id="again")])
+    smaller = [
+        r | {"dataset_parameters": '{"dev_fraction": 0.5}'} if r["method"] == "none" else r for r in comparison()
+    ]
+    with pytest.raises(ValueError, match="several comparisons fit one cell"):
+        grid("sstkd-table-1", smaller)
+    moved = [r | {"dataset_parameters": json.dumps({"path": f"/data/{r['method']}"})} for r in comparison()]
+    grid("sstkd-table-1", moved)
+
+
+def test_figures_that_are_gains_stand_below_the_table() -> None:
+    said = "Published as a gain only: gain of structural texture, +1.63 on PSPNet-R18 (V2)."
+    assert said in grid("sstkd-table-2", []).notes and said not in grid("sstkd-table-1", []).notes
 
 
 def test_all_our_methods_take_the_parameters_of_the_tables() -> None:
@@ -252,6 +264,32 @@ def test_the_command_prints_a_papers_tables(tmp_path: Path, paper: str) -> None:
         assert float(cost["mean"]) == pytest.approx(13.07, abs=0.01) and cost["sure"] == "C"
         shown = CliRunner().invoke(app, ["tables", str(file), "--results", str(tmp_path), "--paper", paper])
         assert "75.15 (V2)" in shown.output and "unverified" in shown.output
+
+
+def test_published_figures_belong_to_a_paper() -> None:
+    words = [
+        "tables",
+        "experiments/quickstart.yaml",
+        "--results",
+        "results/examples",
+        "--published",
+        "results/published",
+    ]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2 and "--published belongs to --paper" in done.output
+
+
+def test_a_results_folder_is_a_table_of_all_its_rows(tmp_path: Path) -> None:
+    of_file, of_folder = (
+        CliRunner().invoke(app, ["tables", what, "--results", "results/examples", "--format", "csv"]).output
+        for what in ("experiments/quickstart.yaml", "results/examples/quickstart")
+    )
+    # Without the file it is not known what the experiment calls its methods.
+    assert of_folder == of_file.replace("sstkd(critic_width=16)", "sstkd")
+    assert "sstkd" in CliRunner().invoke(app, ["tables", "results/examples/quickstart"]).output
+    (tmp_path / "empty").mkdir()
+    done = CliRunner().invoke(app, ["tables", str(tmp_path / "empty")])
+    assert done.exit_code == 2 and "there are no rows" in done.output
 
 
 def test_tables_of_experiments_in_a_format() -> None:

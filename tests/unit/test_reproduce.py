@@ -146,10 +146,9 @@ def test_the_docs_page_is_what_the_command_writes(tmp_path: Path) -> None:
 
 
 def test_a_calibration_needs_no_data(tmp_path: Path) -> None:
-    runs = tiny.plan(tmp_path)
-    if runs[0].train.augment.crop_hw is None:
-        with pytest.raises(ValueError, match="needs the size of the crops"):
-            calibrated(runs, Resources())
+    whole = tiny.plan(tmp_path, "train.augment.crop_hw=null")
+    with pytest.raises(ValueError, match="needs the size of the crops"):
+        calibrated(whole, Resources())
     cropped = tiny.plan(tmp_path, "train.augment.crop_hw=[64, 64]")
     seconds, device = calibrated(cropped, Resources())
     assert device == "cpu" and set(seconds) == {(run.pair, run.role, run.method.label) for run in cropped}

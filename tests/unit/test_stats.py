@@ -4,6 +4,7 @@ from scipy import stats as reference
 
 from harness.scores import hits_and_unions, miou
 from harness.stats import (
+    Interval,
     bootstrap_interval,
     detectable_difference,
     holm,
@@ -11,6 +12,7 @@ from harness.stats import (
     mean_interval,
     paired_difference,
     paired_differences,
+    paired_intervals,
     spread_interval,
 )
 
@@ -80,6 +82,32 @@ def test_bootstrap_repeats_with_its_stream_and_nears_the_normal_interval():
     half = 1.96 * x.std() / 20
     assert (one.low, one.high) == pytest.approx((x.mean() - half, x.mean() + half), abs=0.02)
     assert bootstrap_interval([1.0], np.random.default_rng(0)).low is None
+
+
+@pytest.mark.parametrize("kind", ["normal", "exponential", "heavy"])
+def test_many_values_have_the_quantiles_of_endless_resamples(kind):
+    """From MANY values on nothing is drawn; a million resamples come to the same, which 10,000 do not."""
+    rng = np.random.default_rng(5)
+    x = {"normal": rng.normal(2, 1, 120), "exponential": rng.exponential(1, 120), "heavy": rng.standard_t(5, 120)}[kind]
+    got = bootstrap_interval(x, rng)
+    means = np.concatenate([rng.choice(x, (20_000, x.size)).mean(axis=1) for _ in range(50)])
+    ends = np.quantile(means, [0.025, 0.975])
+    error = x.std() / np.sqrt(x.size)
+    assert (got.low, got.high) == pytest.approx(ends.tolist(), abs=0.012 * error)
+    assert got.mean == x.mean() and got.n == 120
+    fewer = np.quantile(means[:10_000], [0.025, 0.975])
+    assert np.abs(fewer - ends).max() < 0.1 * error  # the scale of what is compared
+
+
+def test_many_equal_values_have_no_width():
+    assert bootstrap_interval([3.0] * 200, np.random.default_rng(0)) == Interval(3.0, 3.0, 3.0, 200)
+
+
+def test_differences_pair_by_seed_whatever_the_order():
+    a, b = {3: 3.0, 1: 1.0, 2: 2.5}, {2: 1.0, 1: 0.5, 9: 7.0}
+    assert paired_differences(a, b).tolist() == [0.5, 1.5]
+    one, two = paired_intervals(a, b, np.random.default_rng(0))
+    assert one == paired_difference(a, b) and two == bootstrap_interval([0.5, 1.5], np.random.default_rng(0))
 
 
 def test_holm_against_the_definition():
