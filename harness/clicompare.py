@@ -52,8 +52,13 @@ def compare(files: "Sequence[tuple[Path, Experiment]]", results: Path, to: Path)
     typer.echo(f"\ntables and pictures: {to}")
 
 
-def _matrix(found: "Across") -> list[list[str]]:
-    return [[name, *(found.cell(name, task) for task in found.tasks)] for name in found.methods]
+def _matrix(found: "Across") -> tuple[list[str], list[list[str]]]:
+    """Head and lines: whatever there is more of goes down."""
+    names = [task.name for task in found.tasks]
+    if len(names) > len(found.methods):
+        lines = [[task.name, *(found.cell(name, task) for name in found.methods)] for task in found.tasks]
+        return ["pair", *found.methods], lines
+    return ["method", *names], [[name, *(found.cell(name, task) for task in found.tasks)] for name in found.methods]
 
 
 def _standings(found: "Across") -> list[list[str]]:
@@ -102,8 +107,8 @@ def _print(found: "Across") -> None:
     from rich.console import Console
     from rich.text import Text
 
-    names = tuple(task.name for task in found.tasks)
-    print_table(["method", *names], _matrix(found), right=names)
+    head, lines = _matrix(found)
+    print_table(head, lines, right=tuple(head[1:]))
     typer.echo("")
     if found.ranked:
         print_table(list(STANDINGS), _standings(found), right=STANDINGS[1:])
@@ -119,8 +124,8 @@ def _markdown(found: "Across", rows: Mapping[str, Mapping[str, Any]]) -> str:
     from harness.formats import to_markdown
     from harness.papertables import Grid
 
-    head = ("method", *(task.name for task in found.tasks))
-    grids = [Grid("gains", "Gains", head, tuple(map(tuple, _matrix(found))), (*_notes(found), found.pick))]
+    head, matrix = _matrix(found)
+    grids = [Grid("gains", "Gains", tuple(head), tuple(map(tuple, matrix)), (*_notes(found), found.pick))]
     if found.ranked:
         grids.append(Grid("standings", "Standings", STANDINGS, tuple(map(tuple, _standings(found))), ()))
     for task in found.tasks:

@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness import fairness
 from harness.lines import grouped
 from harness.runs import Runs, codes, split
-from harness.stats import Interval, holm, mean_interval, paired_intervals
+from harness.stats import BySeed, Interval, holm, mean_interval, paired_intervals, shared_seeds
 from harness.tables import (
     BOOTSTRAP_SEED,
     CONFIDENCE,
@@ -121,11 +122,14 @@ def _refuse_starts(rows: Any, runs: Runs, settings: list[dict[str, Any]], pair: 
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    places = runs.places(settings)
-    seeds, starts = runs.own["seed"][places], runs.own["start"][places]
-    for seed in np.unique(seeds[1:][(seeds[1:] == seeds[:-1]) & (starts[1:] != starts[:-1])]):
+    places = runs.unordered(settings)
+    seeds, number = np.unique(runs.own["seed"][places], return_inverse=True)
+    starts = runs.own["start"][places]
+    some = np.zeros(len(seeds), starts.dtype)
+    some[number] = starts  # of each seed one of its starts: all of them, if they are equal
+    for seed in np.unique(seeds[number[some[number] != starts]]):
         # A run that failed early may have no weights; the column's own values tell that from other ones.
-        ids = pa.array(runs.own["run_id"][places[seeds == seed]])
+        ids = pa.array(runs.own["run_id"][places[seeds[number] == seed]])
         same_seed = rows.select(["run_id", "student_init_sha256"]).filter(pc.is_in(rows["run_id"], value_set=ids))
         _refuse_mixture(same_seed.to_pylist(), "student_init_sha256", f"pair {pair!r}, seed {seed}: ")
 
@@ -141,11 +145,11 @@ def _block(
     groups = grouped(rows, methods)
     for name, group in groups.items():
         _refuse_mixture(group, "search_sha256", f"pair {pair!r}, {name}: ")
-    expected = set(runs.own["seed"][runs.places(rows)].tolist() if seeds is None else seeds)
+    expected = np.array(sorted(runs.seeds(rows) if seeds is None else set(seeds)), dtype=np.int64)
     lines = [_line(name, group, runs, expected) for name, group in groups.items()]
     named = references(groups)
     values = {line.label: line.values for line in lines}
-    failed = {name: _seeds_of(group, runs, "failed") - values[name].keys() for name, group in groups.items()}
+    failed = {name: _ended(group, runs, "failed") - values[name].keys() for name, group in groups.items()}
     compared, count = _compare(values, failed, named)
     first = next((r for r in rows if r["control"] is None), rows[0])
     floors = [r["floor_dev_miou"] for r in rows if r["floor_dev_miou"] is not None]
@@ -172,10 +176,6 @@ def _block(
         ),
     )
     return replace(block, **fairness.of_block(block))
-
-
-def _seeds_of(rows: list[dict[str, Any]], runs: Runs, status: str) -> set[int]:
-    return set(runs.own["seed"][runs.places([r for r in rows if r["status"] == status])].tolist())
 
 
 def _notes(rows: list[dict[str, Any]], runs: Runs) -> tuple[str, ...]:
@@ -219,31 +219,37 @@ def _timed(name: str, rows: list[dict[str, Any]]) -> str | None:
     return f"{name}: {row['steps']} steps; one was found to take {row['budget_step_ms']:.3g} ms"
 
 
-def _line(name: str, rows: list[dict[str, Any]], runs: Runs, expected: set[int]) -> MethodRow:
+def _ended(rows: list[dict[str, Any]], runs: Runs, status: str) -> set[int]:
+    """The seeds of runs with this status."""
+    return runs.seeds([r for r in rows if r["status"] == status])
+
+
+def _line(name: str, rows: list[dict[str, Any]], runs: Runs, expected: NDArray[np.int64]) -> MethodRow:
     places = runs.places([r for r in rows if r["status"] == "ok"])
-    own = {column: values[places] for column, values in runs.own.items()}
+    own = {column: runs.own[column][places] for column in ("run_id", *_OWN) if column != "message"}
     if (twice := np.flatnonzero(own["seed"][1:] == own["seed"][:-1])).size:
         i = twice[0]
         raise ValueError(
             f"{name}, seed {own['seed'][i]}: two results for one cell, {own['run_id'][i]} and {own['run_id'][i + 1]}; "
             "keep the rows of one experiment in its directory"
         )
-    seeds, values = own["seed"].tolist(), 100 * own["dev_miou"]
-    done = set(seeds)
-    failed, skipped = (_seeds_of(rows, runs, status) - done for status in ("failed", "skipped"))
-    known = done | failed | skipped
+    seeds, values = own["seed"], 100 * own["dev_miou"]
+    runs_by_seed = BySeed(seeds, own["run_id"])
+    failed, skipped = (_ended(rows, runs, status) - runs_by_seed.keys() for status in ("failed", "skipped"))
+    others = failed | skipped
+    missing = np.setdiff1d(expected, [*seeds, *others] if others else seeds, assume_unique=True).size
     steps, peaks, best = (x[~np.isnan(x)] for x in (own["step_ms"], own["peak_memory_mb"], own["best_dev_miou"]))
     first = next((r for r in rows if r["status"] == "ok"), {"steps": None})
     return MethodRow(
         label=name,
-        run_ids=dict(zip(seeds, own["run_id"].tolist(), strict=True)),
+        run_ids=runs_by_seed,
         failed=len(failed),
         skipped=len(skipped - failed),
-        missing=len(expected - known),
-        expected=len(expected | known),
-        values=dict(zip(seeds, values.tolist(), strict=True)),
+        missing=missing,
+        expected=missing + len(seeds) + len(others),
+        values=BySeed(seeds, values),
         steps=first["steps"],
-        miou=mean_interval(values, CONFIDENCE) if seeds else None,
+        miou=mean_interval(values, CONFIDENCE) if seeds.size else None,
         best_miou=mean_interval(100 * best, CONFIDENCE) if best.size else None,
         step_s=float(np.median(steps / 1000)) if steps.size else None,
         peak_mb=float(peaks.max()) if peaks.size else None,
@@ -261,15 +267,16 @@ def _compare(
     once: dict[tuple[str, str], Comparison] = {}
     for reference in references.values():
         for name in values:
-            pairs = reference is not None and values[name].keys() & values[reference].keys()
-            if reference is None or name == reference or not pairs or (reference, name) in once:
+            if reference is None or name == reference or (reference, name) in once:
+                continue
+            if not shared_seeds(values[name], values[reference]):
                 continue
             # A stream of its own for each comparison: adding a method leaves the others' intervals as they were.
             rng = np.random.default_rng(BOOTSTRAP_SEED)
             once[name, reference] = Comparison(
                 *paired_intervals(values[name], values[reference], rng, CONFIDENCE),
-                lost=len(failed[name] & values[reference].keys()),
-                won=len(failed[reference] & values[name].keys()),
+                lost=sum(seed in values[reference] for seed in failed[name]),
+                won=sum(seed in values[name] for seed in failed[reference]),
             )
     tested = [key for key, c in once.items() if c.difference.p_value is not None]
     corrected = holm([p for key in tested if (p := once[key].difference.p_value) is not None])

@@ -23,7 +23,7 @@ from harness.pagedata import page_data
 from harness.pagesamples import rgb
 from harness.plots import FAINT, INK, MUTED, class_colours, curve_figure, figure_svg, panel, style
 from harness.scores import class_iou
-from harness.tables import HEADER, Block, QuickTable
+from harness.tables import HEADER, IMAGES, Block, QuickTable
 
 Row = Mapping[str, Any]
 SCRIPT, STYLE = (Path(__file__).with_name(name).read_text("utf-8") for name in ("page.js", "page.css"))
@@ -125,6 +125,8 @@ def _block(
     notes = "".join(f"<li>{_e(note)}</li>" for note in block.notes)
     caveats = "".join(f"<li>{_e(caveat)}</li>" for caveat in block.caveats)
     findings = "".join(f"<li{' class=bad' if f.unfair else ''}>{_e(str(f))}</li>" for f in block.findings)
+    images = "".join(f"<li>{_e(text)}</li>" for text in block.images)
+    images = f'<p class="note">{_e(IMAGES)}:</p><ul class="note">{images}</ul>\n' if images else ""
     return f"""<section>
 <h2>{_e(block.pair)} <span class="on">on {_e(block.dataset)}</span></h2>
 <dl class="facts">{tiles}</dl>
@@ -136,7 +138,7 @@ The bootstrap interval is too narrow for a few seeds and decides nothing.</p>
 <h3>Fairness</h3>
 <p class="note">{_e(block.compared)}</p>
 <ul class="note">{findings}</ul>
-<h3>Learning curves</h3>
+{images}<h3>Learning curves</h3>
 {_curves(i, block, by_id)}
 <h3>IoU by class</h3>
 {_by_class(i, block, by_id)}

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.stats import Interval, detectable_difference, paired_differences, spread_interval
+from harness.stats import Interval, detectable_difference, paired_differences, shared_seeds, spread_interval
 from harness.tables import CONFIDENCE, Block
 
 POWER = 0.8
@@ -51,10 +51,10 @@ def shown(block: Block, numbers: Sequence[int]) -> list[Shown]:
     level = (1 - CONFIDENCE) / max(1, block.comparisons)
     found = []
     for line in block.methods:
-        if line is plain or len(line.values.keys() & plain.values.keys()) < 2:
+        if line is plain or shared_seeds(line.values, plain.values) < 2:
             continue
         deltas = paired_differences(line.values, plain.values)
-        spread = spread_interval(deltas.tolist())
+        spread = spread_interval(deltas)
         if spread.mean <= 0:
             continue  # equal runs: the seeds changed nothing
         smallest = {n: detectable_difference(spread.mean, n, level, POWER) for n in numbers}

@@ -13,10 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import store
+from harness import imagewise, store
 from harness.comparison import COLUMNS, quick_table
 from harness.formats import markdown
-from harness.tables import HEADER, Block, Comparison, QuickTable
+from harness.tables import HEADER, IMAGES, Block, Comparison, QuickTable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,6 +47,8 @@ def to_markdown(table: QuickTable) -> str:
             *(f"- {markdown(str(found))}" for found in block.findings),
         ]
         lines += [""] if block.findings else []
+        if block.images:
+            lines += [f"{IMAGES}:", "", *(f"- {markdown(text)}" for text in block.images), ""]
     return "\n".join([*lines, table.legend, "", "Rows: `runs/`. Curves: `curves.png`. Page: `report.html`.", ""])
 
 
@@ -102,6 +104,7 @@ def to_json(table: QuickTable) -> str:
             "compared": block.compared,
             "findings": [{"unfair": found.unfair, "text": found.text} for found in block.findings],
             "caveats": block.caveats,
+            "images": block.images,
         }
         for block in table.blocks
     ]
@@ -135,6 +138,9 @@ def print_table(table: QuickTable, console: "Console | None" = None, directory: 
         console.print(Text(f"\n{block.compared}", style="dim"))
         for finding in block.findings:
             console.print(Text(str(finding), style="red" if finding.unfair else "dim"))
+        if block.images:
+            console.print(Text(f"\n{IMAGES}:", style="dim"))
+            console.print(Text("\n".join(block.images), style="dim"))
     console.print(Text("\n" + table.legend, style="dim"))
     if directory is not None:
         base = Path(directory)
@@ -194,8 +200,7 @@ def write_report(
     base = Path(directory)
     # Samples are the heavy part; only the few runs whose predictions are shown are read whole.
     columns = [name for name in store.SCHEMA.names if name != "samples"]
-    rows = store.read_runs(base, list(COLUMNS), run_ids=run_ids, encoded=True)
-    table, total = quick_table(rows, methods, seeds), rows.num_rows
+    table, total = _compared(base, methods, seeds, run_ids)
     on_page = table if total <= ON_PAGE else _fewer(table)
     wanted = run_ids if total <= ON_PAGE else _run_ids(on_page)
     records = store.read_runs(base, columns, run_ids=wanted).to_pylist(maps_as_pydicts="strict")
@@ -216,6 +221,15 @@ def write_report(
     for name, content in contents.values():
         store.write_atomic(base / name, content)
     return {what: base / name for what, (name, _) in contents.items()}
+
+
+def _compared(
+    directory: Path, methods: Sequence[str], seeds: Sequence[int] | None, run_ids: Collection[str] | None
+) -> tuple[QuickTable, int]:
+    """The comparison, over images too where they were kept, and the number of rows."""
+    columns = list(dict.fromkeys((*COLUMNS, *imagewise.COLUMNS)))
+    rows = store.read_runs(directory, columns, run_ids=run_ids, encoded=True)
+    return imagewise.with_images(quick_table(rows, methods, seeds), directory, rows), rows.num_rows
 
 
 def _fewer(table: QuickTable) -> QuickTable:
@@ -265,7 +279,7 @@ def show(
     """
     if rewrite or not (directory / "report.html").is_file():
         write_report(directory, methods, seeds, run_ids, file)
-    table = quick_table(store.read_runs(directory, list(COLUMNS), run_ids=run_ids, encoded=True), methods, seeds)
+    table, _ = _compared(directory, methods, seeds, run_ids)
     if show_table is None:
         print_table(table, directory=directory)
     else:

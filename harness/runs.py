@@ -33,11 +33,17 @@ class Runs:
 
     def places(self, settings: Sequence[dict[str, Any]]) -> Indices:
         """Of the rows that have one of these settings, by seed, then by run_id."""
+        found = self.unordered(settings)
+        return found if len(settings) == 1 else found[np.lexsort((found, self.own["seed"][found]))]
+
+    def unordered(self, settings: Sequence[dict[str, Any]]) -> Indices:
+        """The same places, setting by setting: of many rows much sooner."""
         parts = [self.order[self.bounds[s["number"]] : self.bounds[s["number"] + 1]] for s in settings]
-        if len(parts) == 1:
-            return parts[0]
-        found = np.concatenate([np.zeros(0, np.int64), *parts])
-        return found[np.lexsort((found, self.own["seed"][found]))]
+        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def seeds(self, settings: Sequence[dict[str, Any]]) -> set[int]:
+        """The seeds of the rows that have one of these settings."""
+        return set(np.unique(self.own["seed"][self.unordered(settings)]).tolist())
 
 
 def split(rows: Any, shared: Sequence[str], own: Sequence[str]) -> Runs:

@@ -168,7 +168,7 @@ class Finding:
 class Block:
     """All methods on one pair. `floor` is in percent points; `notes` say why runs have no result, `caveats` what
     must be known of a method's values, `trials` how many the search of each method had, `compared` what is compared
-    with what, `findings` what `harness.fairness` finds."""
+    with what, `findings` what `harness.fairness` finds, `images` what `harness.imagewise` does."""
 
     pair: str
     dataset: str
@@ -186,6 +186,7 @@ class Block:
     trials: str = ""
     compared: str = ""
     findings: tuple[Finding, ...] = ()
+    images: tuple[str, ...] = ()
 
     @property
     def budget(self) -> str:
@@ -202,6 +203,12 @@ class Block:
         """What the numbers below it are to be read against."""
         floor = "not measured" if self.floor is None else f"{self.floor:.2f}"
         return f"Floor (best look-up from a single pixel): {floor}. Teacher: {self.teacher.text}."
+
+
+IMAGES = (
+    "Over the images of val: difference of mIoU to the plain student in percent points, with its 95 % bootstrap "
+    "interval over images (it says nothing of seeds)"
+)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,10 @@ RULES: dict[str, tuple[str, str]] = {
         "numpy pyarrow",
     ),
     "harness.lines": ("harness.recipe harness.tables", ""),
+    "harness.imagewise": (
+        "harness.perimage harness.scores harness.stats harness.tables",
+        "numpy pyarrow",
+    ),
     "harness.published": ("harness", ""),
     "harness.papers": ("", ""),
     "harness.papertables": (
@@ -75,7 +79,7 @@ RULES: dict[str, tuple[str, str]] = {
         "numpy matplotlib",
     ),
     "harness.report": (
-        "harness.formats harness.store harness.stats harness.tables harness.comparison harness.plots harness.page",
+        "harness harness.formats harness.imagewise harness.store harness.stats harness.tables harness.comparison harness.plots harness.page",
         "rich",
     ),
     # Tensors
@@ -253,7 +257,7 @@ FREE_MODULES = {
 }  # every function
 
 LIGHT = (
-    "recipe lines runs packs searchspec spec space points best searchplots clitune specfile yamlfile signatures protocol seeds files storage pull status queue store row scores stats report tables comparison plots page record "
+    "recipe imagewise lines runs packs searchspec spec space points best searchplots clitune specfile yamlfile signatures protocol seeds files storage pull status queue store row scores stats report tables comparison plots page record "
     "perimage cli clidata clireproduce cliresults clisubmit jobenv bundle sendrows submit manifests terminal display changes screen events loggers gauges clirun "
     "across acrossplots clicheck clicompare clitables fairness formats matched papers papertables power published ranking reproduce"
 )

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from harness import protocol, specfile, store
+from harness.cli import app
 from harness.comparison import COLUMNS, quick_table
 from harness.report import to_markdown
 from harness.spec import Experiment
@@ -69,3 +71,14 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith(("https://", "http://")) or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_page_of_backbones_shows_what_its_rows_give(tmp_path: Path) -> None:
+    words = ["compare", "experiments/backbones_small.yaml", "--results", str(EXAMPLE.parent), "--to", str(tmp_path)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    lines = (tmp_path / "compare.md").read_text().split("## Standings")[1].split("\n## ")[0].splitlines()
+    lines += (tmp_path / "compare.md").read_text().split("## Gains")[1].split("\n## ")[0].splitlines()
+    shown = [line for line in lines if line.startswith(("|", "- "))]
+    written = (ROOT / "docs" / "backbones.md").read_text().splitlines()
+    assert len(shown) > 20 and [line for line in shown if line not in written] == []
