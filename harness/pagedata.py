@@ -1,6 +1,7 @@
 """What the results page knows of every run, as JSON that stays small: each different value is in it once."""
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -66,7 +67,8 @@ def page_data(rows: Sequence[Row], table: QuickTable, experiment_file: str) -> s
 
 def _row(row: Row, names: Mapping[str, str]) -> list[Any]:
     def percent(name: str) -> float | None:
-        return None if row[name] is None or row["status"] != "ok" else round(100 * row[name], 2)
+        known = row["status"] == "ok" and row[name] is not None and math.isfinite(row[name])
+        return round(100 * row[name], 2) if known else None
 
     what = "teacher" if row["role"] == "teacher" else names.get(row["run_id"], row["method"])
     step = None if row["step_ms"] is None else float(f"{row['step_ms'] / 1000:.3g}")

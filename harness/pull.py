@@ -34,11 +34,15 @@ def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool
         trusting: finished rows that are here are not read again and compared.
 
     Raises:
-        ValueError: a file that is no row, or rows of one run that contradict each other, each named. Rows that do not
-            are merged all the same.
+        ValueError: packed rows at the source, a file that is no row, or rows of one run that contradict each other,
+            each named. Rows that do not are merged all the same.
         FileNotFoundError: there are no rows at the source.
         OSError: the storage does not answer, or the disk is full.
     """
+    if any(entry.name.endswith(".parquet") for entry in source.entries("packs")):
+        raise ValueError(
+            f"{source.place}: some of its rows are packed. There: sstkd-bench results unpack; then pull, and pack here"
+        )
     names = [entry.name for entry in source.entries("runs") if entry.name.endswith(".parquet")]
     if not names:
         raise FileNotFoundError(f"{source.place}: there are no rows (expected {source.place}/runs/*.parquet)")

@@ -176,6 +176,7 @@ def write_report(
     seeds: Sequence[int] | None = None,
     run_ids: Collection[str] | None = None,
     experiment_file: str | None = None,
+    compared: tuple[QuickTable, int] | None = None,
 ) -> dict[str, Path]:
     """Write table.md, table.csv, fairness.json, curves.png, curves.svg and report.html next to `runs/`, each whole or
     not at all.
@@ -186,6 +187,7 @@ def write_report(
         seeds: the experiment's seeds, as for `quick_table`.
         run_ids: read only these rows (teachers' included); None reads all there are.
         experiment_file: the file the command that repeats a run names; `experiments/<experiment>.yaml` without it.
+        compared: the table and the number of rows behind it, where they are known already.
 
     Returns:
         The files by what they are: "markdown", "csv", "fairness", "png", "svg", "html".
@@ -200,7 +202,7 @@ def write_report(
     base = Path(directory)
     # Samples are the heavy part; only the few runs whose predictions are shown are read whole.
     columns = [name for name in store.SCHEMA.names if name != "samples"]
-    table, total = _compared(base, methods, seeds, run_ids)
+    table, total = compared or _compared(base, methods, seeds, run_ids)
     on_page = table if total <= ON_PAGE else _fewer(table)
     wanted = run_ids if total <= ON_PAGE else _run_ids(on_page)
     records = store.read_runs(base, columns, run_ids=wanted).to_pylist(maps_as_pydicts="strict")
@@ -277,9 +279,10 @@ def show(
         ValueError: as `write_report`.
         OSError: as `write_report`.
     """
+    compared = _compared(directory, methods, seeds, run_ids)
     if rewrite or not (directory / "report.html").is_file():
-        write_report(directory, methods, seeds, run_ids, file)
-    table, _ = _compared(directory, methods, seeds, run_ids)
+        write_report(directory, methods, seeds, run_ids, file, compared)
+    table, _ = compared
     if show_table is None:
         print_table(table, directory=directory)
     else:

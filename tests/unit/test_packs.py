@@ -178,6 +178,12 @@ def test_pulling_sees_packed_rows(folder, tmp_path_factory):
         pull(Storage(folder), here)
 
 
+def test_packed_rows_at_a_source_are_not_passed_over(folder, tmp_path_factory):
+    packs.pack(folder)
+    with pytest.raises(ValueError, match=r"some of its rows are packed\. There: sstkd-bench results unpack"):
+        pull(Storage(folder), tmp_path_factory.mktemp("here"))
+
+
 def test_the_commands(folder):
     ran = CliRunner().invoke(app, ["results", "pack", str(folder)])
     assert ran.exit_code == 0, ran.output
