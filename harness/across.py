@@ -252,6 +252,7 @@ class Cost:
     parameters: int | None
     macs: int | None
     train_seconds: float | None
+    latency_ms: float | None = None
 
 
 def costs(found: Across, rows: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
@@ -259,19 +260,23 @@ def costs(found: Across, rows: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
 
     Args:
         found: the comparison.
-        rows: by run_id, with student_parameters, student_macs and train_seconds.
+        rows: by run_id, with student_parameters, student_macs, train_seconds and student_latency_ms; of the last two
+            the median over the runs that have one.
     """
     out = []
     for task in found.tasks:
         for x in task.block.methods:
             if x.miou is not None:
                 mine = [rows[run] for run in x.run_ids.values()]
-                seconds = [r["train_seconds"] for r in mine if r["train_seconds"] is not None]
-                took = float(np.median(seconds)) if seconds else None
-                out.append(
-                    Cost(x.label, task.name, x.miou.mean, mine[0]["student_parameters"], mine[0]["student_macs"], took)
-                )
+                size = mine[0]["student_parameters"], mine[0]["student_macs"]
+                times = (_median([r[name] for r in mine]) for name in ("train_seconds", "student_latency_ms"))
+                out.append(Cost(x.label, task.name, x.miou.mean, *size, *times))
     return out
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.median(known)) if known else None
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:

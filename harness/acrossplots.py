@@ -155,6 +155,7 @@ def profile_plot(found: Across, behind: Mapping[str, Any]) -> "Figure":
 _AXES: tuple[tuple[str, Callable[[Cost], float | None]], ...] = (
     ("parameters of the student, 10^6", lambda c: None if c.parameters is None else c.parameters / 1e6),
     ("multiply-adds of an image, 10^9", lambda c: None if c.macs is None else c.macs / 1e9),
+    ("latency of an image, ms", lambda c: c.latency_ms),
     ("seconds of training", lambda c: c.train_seconds),
 )
 
@@ -166,10 +167,12 @@ def cost_plot(found: Across, points: Sequence[Cost]) -> "Figure":
         found: the comparison.
         points: `harness.across.costs`; one dataset's, since mIoU of several is not one scale.
     """
+    # Rows that were made before latency was measured have none.
+    shown_axes = [(title, value) for title, value in _AXES if any(value(c) is not None for c in points)] or _AXES[:1]
     figure = _figure(_COST_WIDTH, 4.4)
-    panels = figure.subplots(1, len(_AXES), sharey=True)
+    panels = figure.subplots(1, len(shown_axes), sharey=True, squeeze=False)[0]
     places = {name: i for i, name in enumerate(found.methods)}
-    for axes, (title, value) in zip(panels, _AXES, strict=True):
+    for axes, (title, value) in zip(panels, shown_axes, strict=True):
         known = [(v, c) for c in points if (v := value(c)) is not None]
         for v, c in known:
             colour, _, marker = style(places[c.label])

@@ -34,7 +34,10 @@ def compare(files: "Sequence[tuple[Path, Experiment]]", results: Path, to: Path)
     from harness.files import write_atomic
 
     tables, rows = [], dict[str, dict[str, Any]]()
-    more = ("student_parameters", "student_macs", "train_seconds", "dev_confusion", "dev_boundary_confusion")
+    more = (
+        *("student_parameters", "student_macs", "student_latency_ms", "train_seconds"),
+        *("dev_confusion", "dev_boundary_confusion"),
+    )
     for file, experiment in files:
         directory = results / experiment.name
         ids = [run.run_id for run in clitune.runs_of(experiment, file, results, experiment.search is not None)]

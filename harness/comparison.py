@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import fairness
+from harness.byseed import BySeed
 from harness.lines import grouped
 from harness.runs import Runs, codes, split
-from harness.stats import BySeed, Interval, holm, mean_interval, paired_intervals, shared_seeds
+from harness.stats import Interval, holm, mean_interval, paired_intervals, shared_seeds
 from harness.tables import (
     BOOTSTRAP_SEED,
     CONFIDENCE,

@@ -5,7 +5,7 @@ import gc
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 WARM_UP_STEPS = 5
+LATENCY_CALLS = 20
 
 
 class StepClock:
@@ -65,6 +66,25 @@ class StepClock:
         """The q-th percentile in ms; of the warm-up steps if there were no others; None before any step."""
         values = self.history() or self._warm
         return float(np.percentile(values, q)) if values else None
+
+
+def latency_ms(predict: Callable[[], object], device: torch.device, seconds: float = 5.0) -> float:
+    """Median milliseconds of a call after warm-up.
+
+    Args:
+        predict: what is timed.
+        device: on which it computes.
+        seconds: no further call begins after these; of a slow network few calls are timed, or only the first ones.
+    """
+    clock, began = StepClock(device), time.perf_counter()
+    for i in range(WARM_UP_STEPS + LATENCY_CALLS):
+        if i and time.perf_counter() - began > seconds:
+            break
+        with clock:
+            predict()
+    found = clock.percentile(50)
+    assert found is not None
+    return found
 
 
 def parameters(module: nn.Module) -> int:

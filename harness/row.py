@@ -125,6 +125,7 @@ def _schema() -> Any:
         "student_parameters": whole,
         "extra_parameters": whole,  # trained by the distiller, gone afterwards
         "student_macs": whole,
+        "student_latency_ms": real,  # median time to predict one dev image: one scale, no flip
         "samples": pa.list_(sample),  # PNG; label and prediction are 8-bit grey maps of class ids
     }
     fields = [pa.field(name, kind, False) for name, kind in required.items()]

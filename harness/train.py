@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from harness import guard, seeds, state
-from harness.cost import PeakMemory, StepClock, parameters
+from harness.cost import PeakMemory, StepClock, latency_ms, parameters
 from harness.datasets import Data
 from harness.distillers import Distiller
 from harness.evaluate import Counted, evaluate, predict
@@ -296,9 +296,21 @@ def _measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counte
 
 
 def _kept(student: SegNet, data: Data, run: Run, runtime: Runtime, val: Counted, experiment: Path) -> dict[str, Any]:
-    """What somebody may want to look at later: predictions, and the matrices of single val images."""
+    """What somebody may want to know later: predictions, the matrices of single val images, the network's latency."""
     whole = run.role == "teacher" and data.info.shareable
-    return _images(run, data, val, experiment) | {"samples": _samples(student, data, run, runtime, whole)}
+    return _images(run, data, val, experiment) | {
+        "samples": _samples(student, data, run, runtime, whole),
+        "student_latency_ms": _latency(student, data, run, runtime),
+    }
+
+
+def _latency(student: SegNet, data: Data, run: Run, runtime: Runtime) -> float | None:
+    """Milliseconds to predict one dev image as it is evaluated, with one scale and no flip."""
+    if not len(data.dev):
+        return None
+    (batch,) = runtime.evaluation(data.dev, data.info, 1, [0])
+    how = run.train.evaluation.model_copy(update={"scales": (1.0,), "flip": False})
+    return latency_ms(lambda: predict(student, batch.image, how), batch.image.device)
 
 
 def _images(run: Run, data: Data, val: Counted, experiment: Path) -> dict[str, Any]:

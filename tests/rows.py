@@ -137,6 +137,7 @@ def make_row(method: str = "kd", seed: int = 0, status: str = "ok", role: str = 
             "student_parameters": 45_210,
             "extra_parameters": 0 if method in ("none", "kd") else 3_072,
             "student_macs": 31_000_000,
+            "student_latency_ms": 7.5,
             "samples": samples(level, rng, whole=teacher),
         }
     return row | changes

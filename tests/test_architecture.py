@@ -29,7 +29,8 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     # Rows, and what is computed from them
     "harness.scores": ("", "numpy"),
-    "harness.stats": ("harness.scores", "numpy scipy"),
+    "harness.byseed": ("", "numpy"),
+    "harness.stats": ("harness.byseed harness.scores", "numpy scipy"),
     "harness.ranking": ("harness.stats", "numpy scipy"),
     "harness.row": ("", "numpy pyarrow"),
     "harness.files": ("", ""),
@@ -53,7 +54,7 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.fairness": ("harness harness.power harness.protocol harness.recipe harness.spec harness.tables", ""),
     "harness.runs": ("", "numpy pyarrow"),
     "harness.comparison": (
-        "harness harness.fairness harness.lines harness.runs harness.stats harness.tables",
+        "harness harness.byseed harness.fairness harness.lines harness.runs harness.stats harness.tables",
         "numpy pyarrow",
     ),
     "harness.lines": ("harness.recipe harness.tables", ""),
@@ -257,7 +258,7 @@ FREE_MODULES = {
 }  # every function
 
 LIGHT = (
-    "recipe imagewise lines runs packs searchspec spec space points best searchplots clitune specfile yamlfile signatures protocol seeds files storage pull status queue store row scores stats report tables comparison plots page record "
+    "recipe byseed imagewise lines runs packs searchspec spec space points best searchplots clitune specfile yamlfile signatures protocol seeds files storage pull status queue store row scores stats report tables comparison plots page record "
     "perimage cli clidata clireproduce cliresults clisubmit jobenv bundle sendrows submit manifests terminal display changes screen events loggers gauges clirun "
     "across acrossplots clicheck clicompare clitables fairness formats matched papers papertables power published ranking reproduce"
 )

@@ -1,6 +1,7 @@
 """Methods over many pairs: the matrix, standings and what may be concluded; on rows that are made up."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,13 +171,16 @@ def test_pictures_are_drawn() -> None:
     assert set(behind) == {s.label for s in found.ranked} and all(len(v) == 4 for v in behind.values())
     all_rows = records | {r["run_id"]: r for r in rows("d")}
     points = costs(found, all_rows)
-    assert len(points) == 4 * 3 + 3 and all(p.macs and p.train_seconds for p in points)
+    assert len(points) == 4 * 3 + 3 and all(p.macs and p.train_seconds and p.latency_ms for p in points)
     drawn: list[Figure] = [
         acrossplots.heat_map(found),
         acrossplots.rank_plot(found),
         acrossplots.profile_plot(found, behind),
         acrossplots.cost_plot(found, points),
     ]
+    assert len(drawn[3].axes) == 4
+    # Rows from before latency was a column: its axes are left out.
+    assert len(acrossplots.cost_plot(found, [replace(p, latency_ms=None) for p in points]).axes) == 3
     for figure in drawn:
         assert len(figure_png(figure, 60)) > 5_000
     texts = {t.get_text() for t in drawn[0].axes[0].texts}

@@ -227,3 +227,26 @@ def test_classes_are_those_of_the_datasets_own_modules() -> None:
     assert {name: estimate.classes_of(name) for name in known} == known
     with pytest.raises(ValueError, match="landcover: how many classes it has is in its files"):
         estimate.classes_of("landcover")
+
+
+def test_latency_is_the_median_after_warm_up(hand: Time) -> None:
+    calls = []
+
+    def predict() -> None:
+        calls.append(1)
+        hand.now += 0.5 if len(calls) <= cost.WARM_UP_STEPS else 0.001 * len(calls)
+
+    timed = [*range(cost.WARM_UP_STEPS + 1, cost.WARM_UP_STEPS + cost.LATENCY_CALLS + 1)]
+    assert cost.latency_ms(predict, CPU) == pytest.approx(float(np.median(timed)))
+    assert len(calls) == cost.WARM_UP_STEPS + cost.LATENCY_CALLS
+
+
+def test_of_a_slow_network_few_calls_are_timed(hand: Time) -> None:
+    calls = []
+
+    def predict() -> None:
+        calls.append(1)
+        hand.now += 4.0
+
+    assert cost.latency_ms(predict, CPU) == pytest.approx(4000.0)
+    assert len(calls) == 2

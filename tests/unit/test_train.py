@@ -56,7 +56,12 @@ def test_every_method_gives_a_complete_row(taught: tuple[Path, list[Run]], name:
     assert sum(row["dev_confusion"]) > 0 and sum(row["val_confusion"]) > 0
     terms = row["losses"][-1]["terms"]
     assert "task" in terms and (len(terms) > 1) == (name != "none")
-    assert row["step_ms"] > 0 and row["peak_memory_mb"] > 0 and row["student_parameters"] > 0
+    assert (
+        row["step_ms"] > 0
+        and row["student_latency_ms"] > 0
+        and row["peak_memory_mb"] > 0
+        and row["student_parameters"] > 0
+    )
     teacher = store.read_row(store.run_path(experiment, runs[0].run_id))
     assert row["teacher_sha256"] == (None if name == "none" else teacher["weights_sha256"])
     assert len(row["samples"]) == 4 and row["samples"][0]["image"] is None
