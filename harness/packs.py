@@ -5,6 +5,8 @@ rows of teachers, which runs look for by name, and of runs without a result, whi
 files. A file goes only after its row was read back from the pack.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import uuid
@@ -50,6 +52,13 @@ def pack(directory: str | Path) -> Packed:
         OSError: the disk is full or cannot be written, or the pack did not read back; no row has gone.
     """
     base = Path(directory)
+    if not base.is_dir():
+        raise FileNotFoundError(f"{base}: there is no such results folder")
+    with _alone(base):
+        return _pack(base)
+
+
+def _pack(base: Path) -> Packed:
     light = store.read_runs(base, ["run_id", "status", "role"])
     if not light.num_rows:
         raise FileNotFoundError(f"{base}: there are no rows (expected {base / 'runs'}/*.parquet)")
@@ -58,7 +67,7 @@ def pack(directory: str | Path) -> Packed:
     known = set(_known(base, ids))
     new = [run_id for run_id in ids if run_id not in known]
     for some in _lots([run_id for run_id in ids if run_id in known]):
-        _same(base, some)
+        _same(base, _single(base, some), store.read_runs(base, store.SCHEMA.names, run_ids=some))
     before = sum(store.run_path(base, run_id).stat().st_size for run_id in new)
     after = _write(base, new) if new else 0
     for run_id in ids:
@@ -70,21 +79,42 @@ def unpack(directory: str | Path) -> int:
     """Make every packed row a single file again, and remove the packs; how many rows it was.
 
     Raises:
-        ValueError: a corrupt file, named.
-        OSError: the disk is full or cannot be written; packs whose rows are not all single files are still there.
+        FileNotFoundError: there is no such folder.
+        ValueError: a corrupt file, or a single row and a packed one of the same run that differ; names the files.
+        OSError: the disk is full or cannot be written. Packs whose rows are not all single files are still there.
     """
-    base, rows = Path(directory), 0
+    base = Path(directory)
+    if not base.is_dir():
+        raise FileNotFoundError(f"{base}: there is no such results folder")
+    with _alone(base):
+        return _unpack(base)
+
+
+def _unpack(base: Path) -> int:
+    rows = 0
     for path in store.pack_paths(base):
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for i in range(file.num_row_groups):
                 group = file.read_row_group(i)
                 for at, run_id in enumerate(group["run_id"].to_pylist()):
-                    store.write_file(store.run_path(base, run_id), group.slice(at, 1))
+                    row, single = group.slice(at, 1), store.run_path(base, run_id)
+                    if single.is_file():
+                        _same(base, store.read_files([str(single)]), row)
+                    else:
+                        store.write_file(single, row)
                     rows += 1
         _remove(path)
     if (base / "packs").is_dir() and not any((base / "packs").iterdir()):
         (base / "packs").rmdir()
     return rows
+
+
+@contextlib.contextmanager
+def _alone(base: Path) -> Iterator[None]:
+    """Wait until no other process packs or unpacks rows of this folder: each would put the same rows into a pack."""
+    with open(base / ".packing.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _known(base: Path, ids: Sequence[str]) -> list[str]:
@@ -100,16 +130,15 @@ def _single(base: Path, ids: Sequence[str]) -> Any:
     return store.read_files([str(store.run_path(base, run_id)) for run_id in ids])
 
 
-def _same(base: Path, ids: Sequence[str]) -> None:
+def _same(base: Path, single: Any, packed: Any) -> None:
     """Refuse single rows that are not what the packs have of the same runs."""
-    single, packed = _single(base, ids), store.read_runs(base, store.SCHEMA.names, run_ids=ids)
     if single.equals(packed):
         return
     for mine, other in zip(single.to_pylist(), packed.to_pylist(), strict=True):
         if differing := [name for name in mine if repr(mine[name]) != repr(other[name])]:
             raise ValueError(
                 f"{store.run_path(base, mine['run_id'])} and the row in {base / 'packs'} are of one run and differ in "
-                f"{', '.join(differing)}. Delete the file, or `sstkd-bench results unpack` and choose"
+                f"{', '.join(differing)}. Move one away: the file, or the packs"
             )
 
 

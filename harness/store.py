@@ -146,15 +146,25 @@ def _union(
     """The single rows and the packed ones, each once."""
     schema = _encoded_schema() if encoded else SCHEMA
     loose = read_files(files, names).cast(pa.schema([schema.field(name) for name in names]))
-    packed = _packed(directory, names, run_ids, encoded)
-    if not packed.num_rows:
+    many = _packed(directory, names, run_ids, encoded)
+    if not many.num_rows:
         return loose
     # A row of both is being packed, or its packing was interrupted; only ok rows, which are final, are packed.
-    twice = pc.is_in(loose["run_id"], value_set=packed["run_id"].combine_chunks())
+    twice = pc.is_in(loose["run_id"], value_set=many["run_id"].combine_chunks())
     loose = loose.filter(pc.invert(twice))
-    if not loose.num_rows and len(pack_paths(directory)) == 1:
-        return packed  # a pack is in the order of the run_ids
-    return pa.concat_tables([packed, loose]).sort_by("run_id")
+    files_of_many = len(pack_paths(directory))
+    if not loose.num_rows and files_of_many == 1:
+        return many  # a pack is in the order of the run_ids
+    table = pa.concat_tables([many, loose]).sort_by("run_id")
+    if files_of_many > 1 and table.num_rows > 1:
+        again = pc.equal(table["run_id"][1:], table["run_id"][:-1])
+        if pc.any(again).as_py():
+            run_id = table["run_id"][1:].filter(again)[0]
+            raise ValueError(
+                f"{Path(directory) / 'packs'}: run {run_id} is in two files, as when results were copied together. "
+                "`sstkd-bench results unpack` makes single files of them, or names what differs"
+            )
+    return table
 
 
 def packed(directory: str | Path, run_id: str) -> bool:
@@ -231,8 +241,8 @@ def read_run(directory: str | Path, run_id: str) -> dict[str, Any]:
         ValueError: a corrupt file (named, with what to do).
         FileNotFoundError: there is no such row; names the file that would hold it.
     """
-    packed = _packed(directory, SCHEMA.names, [run_id])
-    return _only_row(packed) if packed.num_rows else read_row(run_path(directory, run_id))
+    found = _packed(directory, SCHEMA.names, [run_id])
+    return _only_row(found) if found.num_rows else read_row(run_path(directory, run_id))
 
 
 def parse_row(content: bytes, where: str) -> dict[str, Any]:

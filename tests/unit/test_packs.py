@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -137,9 +138,64 @@ def test_a_row_of_the_same_run_with_other_content_stays_and_is_named(folder):
     other = folder.parent / "elsewhere"
     store.write_run(other, {**row, "dev_miou": 0.123})
     os.rename(store.run_path(other, row["run_id"]), store.run_path(folder, row["run_id"]))
-    with pytest.raises(ValueError, match=f"{row['run_id']}.parquet.*packs.*differ in dev_miou"):
-        packs.pack(folder)
-    assert row["run_id"] in loose(folder)
+    for change in (packs.pack, packs.unpack):
+        with pytest.raises(ValueError, match=f"{row['run_id']}.parquet.*packs.*differ in dev_miou.*Move one away"):
+            change(folder)
+        assert store.read_row(store.run_path(folder, row["run_id"]))["dev_miou"] == 0.123
+        assert store.read_run(folder, row["run_id"])["dev_miou"] == row["dev_miou"]
+
+
+def test_an_interrupted_unpack_goes_on(folder, monkeypatch):
+    before, write, count = everything(folder), store.write_file, []
+    packs.pack(folder)
+
+    def stop(path, table):
+        count.append(path)
+        if len(count) == 4:
+            raise KeyboardInterrupt
+        write(path, table)
+
+    monkeypatch.setattr(store, "write_file", stop)
+    with pytest.raises(KeyboardInterrupt):
+        packs.unpack(folder)
+    assert everything(folder).equals(before)
+    monkeypatch.undo()
+    assert packs.unpack(folder) == 12 and everything(folder).equals(before)
+
+
+def test_a_run_in_two_packs_is_no_second_result(folder):
+    """As when packs of one experiment were copied together from two places."""
+    packs.pack(folder)
+    (path,) = (folder / "packs").iterdir()
+    path.with_name("copy.parquet").write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match=r"packs: run cwd-0-0123456789ab is in two files.*results unpack"):
+        everything(folder)
+    assert packs.unpack(folder) == 24 and len(loose(folder)) == 14
+
+
+def test_two_at_a_time_wait_for_each_other(folder):
+    before, made = everything(folder), []
+    both = [threading.Thread(target=lambda: made.append(packs.pack(folder).rows)) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert sorted(made) == [0, 12] and everything(folder).equals(before)
+
+
+def test_one_row_is_found_without_reading_the_others(folder):
+    """Row groups whose run_ids lie elsewhere are left alone, so that damage there does no harm."""
+    packs.pack(folder)
+    (path,) = (folder / "packs").iterdir()
+    pq.write_table(pq.read_table(path), path, row_group_size=3, **packs.WRITING)
+    with pq.ParquetFile(path) as file:
+        last = file.metadata.row_group(3).column(0)
+        data = bytearray(path.read_bytes())
+    data[last.data_page_offset + last.total_compressed_size // 2] ^= 0xFF
+    path.write_bytes(data)
+    assert store.read_run(folder, "cwd-0-0123456789ab")["method"] == "cwd"
+    with pytest.raises(ValueError, match="not a readable pack"):
+        everything(folder)
 
 
 def test_a_damaged_pack_is_named(folder):
@@ -193,4 +249,7 @@ def test_the_commands(folder):
     ran = CliRunner().invoke(app, ["results", "unpack", str(folder)])
     assert ran.exit_code == 0 and "12 rows are single files again" in ran.output
     ran = CliRunner().invoke(app, ["results", "pack", str(folder / "nowhere")])
+    assert ran.exit_code == 2 and "there is no such results folder" in ran.output
+    (folder / "empty").mkdir()
+    ran = CliRunner().invoke(app, ["results", "pack", str(folder / "empty")])
     assert ran.exit_code == 2 and "there are no rows" in ran.output
