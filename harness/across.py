@@ -35,15 +35,6 @@ class Task:
     name: str
     block: Block
 
-    @property
-    def plain(self) -> MethodRow | None:
-        """The plain student's line."""
-        return self.line(self.block.references["none"])
-
-    def line(self, label: str | None) -> MethodRow | None:
-        """The line of a method; None where the task has none."""
-        return next((x for x in self.block.methods if x.label == label), None)
-
 
 @dataclass(frozen=True)
 class Standing:
@@ -92,11 +83,11 @@ class Across:
 
     def cell(self, method: str, task: Task) -> str:
         """The difference to the plain student, with its interval; the plain student's own mIoU; or what is missing."""
-        x = task.line(method)
+        x = task.block.line(method)
         if x is None or x.miou is None:
             return "not run" if x is None else x.absences
         more = f"; {x.absences}" if x.absences else ""
-        if x is task.plain:
+        if x is task.block.plain:
             half = "" if x.miou.half is None else f" ± {x.miou.half:.2f}"
             return f"{x.miou.mean:.2f}{half} (n={x.miou.n}){more}"
         c: Comparison | None = x.vs_none
@@ -153,7 +144,7 @@ def across(tables: Sequence[QuickTable]) -> Across:
             raise ValueError(f"experiments of several {what} are not compared: {', '.join(sorted(found))}")
     tasks = _tasks(tables)
     for task in tasks:
-        if task.plain is None or task.plain.miou is None:
+        if task.block.plain is None or task.block.plain.miou is None:
             raise ValueError(f"{task.name}: the plain student has no result, so there are no gains")
     methods = tuple(dict.fromkeys(x.label for task in tasks for x in task.block.methods))
     ranked, unranked = _rankable(tasks, methods)
@@ -194,14 +185,14 @@ def _run_values(line: MethodRow | None) -> list[float] | None:
 
 
 def _value(task: Task, label: str) -> float:
-    return float(np.mean(_run_values(task.line(label)) or [LOST]))
+    return float(np.mean(_run_values(task.block.line(label)) or [LOST]))
 
 
 def _rankable(tasks: Sequence[Task], methods: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The methods that were run, whole, on every task; and why the others are left out."""
     ranked, left = [], {}
     for name in methods:
-        missing = [task.name for task in tasks if _run_values(task.line(name)) is None]
+        missing = [task.name for task in tasks if _run_values(task.block.line(name)) is None]
         if missing:
             left[name] = f"not run, or not wholly, on {', '.join(missing)}"
         else:
@@ -216,8 +207,8 @@ def _standings(ranked: Sequence[str], tasks: Sequence[Task]) -> tuple[Standing, 
     ranks, behind = mean_ranks(table), gaps(table)
     out = []
     for i, name in enumerate(ranked):
-        lines = [line for task in tasks if (line := task.line(name)) is not None]
-        plain = [task.plain for task in tasks]
+        lines = [line for task in tasks if (line := task.block.line(name)) is not None]
+        plain = [task.block.plain for task in tasks]
         gain = better = None
         if any(line is not p for line, p in zip(lines, plain, strict=True)):
             deltas = [x.vs_none.difference.mean for x in lines if x.vs_none is not None and not x.failed]
@@ -304,7 +295,7 @@ def class_gains(task: Task, rows: Mapping[str, Mapping[str, Any]], column: str) 
         (K,) a method; nan for a class that a side has neither in labels nor predictions. None where the column was not
         kept.
     """
-    plain = task.plain
+    plain = task.block.plain
     if plain is None or any(rows[run][column] is None for run in plain.run_ids.values()):
         return None
     out = {}

@@ -49,7 +49,7 @@ def heat_map(found: Across) -> "Figure":
     for row, name in enumerate(methods):
         for column, task in enumerate(found.tasks):
             box = (column - 0.5, row - 0.5), 1, 1
-            x = task.line(name)
+            x = task.block.line(name)
             if np.isnan(values[row, column]):
                 axes.add_patch(_rectangle(*box, facecolor="white", edgecolor=FAINT, hatch="////"))
                 continue
@@ -83,7 +83,7 @@ def _rectangle(at: tuple[float, float], width: float, height: float, **how: Any)
 
 
 def _difference(method: str, task: Task) -> float | None:
-    x = task.line(method)
+    x = task.block.line(method)
     return None if x is None or x.vs_none is None else x.vs_none.difference.mean
 
 

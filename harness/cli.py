@@ -171,6 +171,8 @@ def tables(
 
         if published is not None and paper is None:
             raise ValueError("--published belongs to --paper: name the paper whose figures these are")
+        if overrides and (folder := next((file for file in files if file.is_dir()), None)):
+            raise ValueError(f"--set changes an experiment file, and {folder} is a results folder: name the file")
         if paper is not None:
             # The paths of data and weights may be a cluster's: rows need neither.
             folders = [

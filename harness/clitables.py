@@ -118,11 +118,11 @@ def print_formatted(experiment: "Experiment", run_ids: Sequence[str], directory:
     Raises:
         ValueError: there are no rows, or rows that must not be compared.
     """
-    from harness import protocol, store
-    from harness.comparison import COLUMNS, quick_table
+    from harness import protocol
+    from harness.report import table_of
 
-    rows = store.read_runs(directory, list(COLUMNS), run_ids=run_ids, encoded=True)
-    _write(quick_table(rows, protocol.labels(experiment), experiment.seeds), form)
+    table, _ = table_of(directory, protocol.labels(experiment), experiment.seeds, run_ids)
+    _write(table, form)
 
 
 def print_folder(directory: Path, form: Format | None) -> None:
@@ -135,14 +135,9 @@ def print_folder(directory: Path, form: Format | None) -> None:
     Raises:
         ValueError: there are no rows, or rows that must not be compared.
     """
-    from harness import store
-    from harness.comparison import COLUMNS, quick_table
-    from harness.report import print_table
+    from harness.report import print_table, table_of
 
-    rows = store.read_runs(directory, list(COLUMNS), encoded=True)
-    if not rows.num_rows:
-        raise ValueError(f"{directory}: there are no rows (expected {directory / 'runs'}/*.parquet)")
-    table = quick_table(rows)
+    table, _ = table_of(directory)
     if form is None:
         print_table(table)
     else:
@@ -153,7 +148,7 @@ def _write(table: "QuickTable", form: Format) -> None:
     from harness.formats import FORMATS
     from harness.papertables import Grid
     from harness.report import to_csv
-    from harness.tables import HEADER
+    from harness.tables import HEADER, IMAGES
 
     if form is Format.CSV:
         sys.stdout.write(to_csv(table))
@@ -164,6 +159,7 @@ def _write(table: "QuickTable", form: Format) -> None:
         rows = tuple(line.cells(block.references) for line in block.methods)
         about = f"{block.budget} per run, ruleset {block.rules}, protocol {table.protocol}, {block.devices}."
         said = (block.headline, about, *block.notes, *block.caveats, block.compared, *map(str, block.findings))
+        said = (*said, *((f"{IMAGES}: {'; '.join(block.images)}",) if block.images else ()))
         title = f"{table.experiment}: {block.pair} on {block.dataset}"
         grids.append(Grid(f"{table.experiment}-{i + 1}", title, HEADER, rows, (*said, table.legend)))
     sys.stdout.write(write(grids))

@@ -74,6 +74,7 @@ class Events:
                 caveats=block.caveats,
                 compared=block.compared,
                 findings=[{"unfair": found.unfair, "text": found.text} for found in block.findings],
+                images=block.images,
             )
 
     def done(self, states: Collection[str], interrupted: bool = False) -> None:

@@ -38,7 +38,7 @@ def with_images(table: QuickTable, directory: str | Path, rows: Any) -> QuickTab
 
 
 def _of_block(block: Block, directory: Path, known: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    plain = next((x for x in block.methods if x.label == block.references["none"]), None)
+    plain = block.plain
     if plain is None:
         return ()
     counted: dict[str, NDArray[np.float64]] = {}

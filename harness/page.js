@@ -20,8 +20,8 @@ const fact = (run, name) => {
   return column && column.at[run] >= 0 ? column.values[column.at[run]] : "";
 };
 const number = text => {
-  const found = /^[^0-9+\-]*([+\-]?[0-9][0-9,]*(?:\.[0-9]+)?)/.exec(text.trim());
-  return found ? parseFloat(found[1].replaceAll(",", "")) : NaN;
+  const found = /^[+\-]?[0-9]+(?:\.[0-9]+)?/.exec(text.trim());
+  return found ? parseFloat(found[0]) : NaN;
 };
 // Numbers by size, texts by alphabet, what is missing last whichever way.
 const sorted = (items, key, down) => items.map(item => [key(item), item]).sort(([a], [b]) => {
@@ -104,7 +104,8 @@ const one = run => {
     make("h3", "Resolved run"), make("pre", "{\n" + spec.join(",\n") + "\n}"));
 };
 const different = (runs, name) => [...new Set(runs.map(run => fact(run, name)).filter(Boolean))].join(", ") || "not known";
-const source = runs => [list([["runs", runs.length], ["commit", different(runs, "code_version")],
+const source = runs => [...(data.missing ? [make("p", "Of " + data.missing + " more rows nothing but the table is on this page.", "note")] : []),
+  list([["runs", runs.length], ["commit", different(runs, "code_version")],
   ["protocol", different(runs, "protocol_version")], ["device", different(runs, "device")]]),
   make("h3", "Repeat them"), make("pre", [...new Set(runs.map(run => fact(run, "repeat")))].join("\n"))];
 const seeds = line => Object.keys(line.runs).map(Number).sort((a, b) => a - b);
@@ -117,12 +118,14 @@ const cell = (block, line, column, title) => {
   const said = make("p", line.cells[column], "said");
   const reference = column === 1 || column === 2 ? block.lines.find(x => x.label === block.references[column - 1]) : null;
   if (!runs.length) return show(name, said, make("p", "No run has a result."));
-  if (!reference) {
+  if (reference === line) return show(name, said, make("p", "It is what the others are compared with."), ...source(runs));
+  const compares = column === 1 || column === 2, both = reference ? seeds(line).filter(seed => seed in reference.runs) : [];
+  if (compares && !both.length) return show(name, said, make("p", "There is no run of the same seed to compare with."), ...source(runs));
+  if (!compares) {
     const at = {0: 5, 3: 8}[column];
     const value = run => column === 4 ? fact(run, "peak_memory_mb") : data.rows[run][at];
     return show(name, said, table(["seed", title, "run"], seeds(line).map(s => [s, value(line.runs[s]), link(line.runs[s])])), ...source(runs));
   }
-  const both = seeds(line).filter(seed => seed in reference.runs);
   show(name, said, table(["seed", line.label, reference.label, "difference", "run", "run of " + reference.label], both.map(s => {
     const [a, b] = [line.runs[s], reference.runs[s]];
     return [s, miou(a).toFixed(2), miou(b).toFixed(2), (miou(a) - miou(b)).toFixed(2), link(a), link(b)];

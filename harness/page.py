@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -19,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import pagesamples
-from harness.pagedata import page_data
-from harness.pagesamples import rgb
-from harness.plots import FAINT, INK, MUTED, class_colours, curve_figure, figure_svg, panel, style
-from harness.scores import class_iou
+from harness.pagedata import iou_of, page_data
+from harness.pagesamples import class_names, rgb
+from harness.pagesamples import escaped as _e
+from harness.plots import FAINT, INK, MUTED, THIN, class_colours, curve_figure, figure_svg, panel, style
 from harness.tables import HEADER, IMAGES, Block, QuickTable
 
 Row = Mapping[str, Any]
@@ -103,7 +102,7 @@ def render(
         runs=len(rows) if total is None else total,
         part=some,
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-        data=page_data(rows, table, experiment_file),
+        data=page_data(rows, table, experiment_file, total),
         script=SCRIPT,
     )
 
@@ -189,7 +188,8 @@ def _curves(i: int, block: Block, by_id: Mapping[str, Row]) -> str:
     narrow = _inline(figure_svg(curve_figure([one], 3.7, 4.4), text=True), f"n{i}-")
     return (
         f'<figure class="curves"><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
-        "<figcaption>Dev mIoU during training: mean over seeds (marked) and single seeds (thin).</figcaption></figure>"
+        f"<figcaption>Dev mIoU during training: mean over seeds (marked) and single seeds (thin, {THIN} at most)."
+        "</figcaption></figure>"
     )
 
 
@@ -208,13 +208,13 @@ def _by_class(number: int, block: Block, by_id: Mapping[str, Row]) -> str:
     columns: list[tuple[str, NDArray[np.float64]]] = []
     teacher = by_id.get(block.teacher.run_id or "")
     if teacher is not None and teacher["dev_confusion"] is not None:
-        columns.append(("teacher", _class_iou(teacher)))
+        columns.append(("teacher", iou_of(teacher)))
     first: Row | None = None
     for line in block.methods:
         mine = [by_id[run] for run in line.run_ids.values()]
         if mine:
             first = first or mine[0]
-            columns.append((line.label, _mean([_class_iou(row) for row in mine])))
+            columns.append((line.label, _mean([iou_of(row) for row in mine])))
     if first is None:
         return '<p class="note">No run has a result yet.</p>'
     confusion = np.reshape(first["dev_confusion"], (first["num_classes"], -1))
@@ -224,7 +224,7 @@ def _by_class(number: int, block: Block, by_id: Mapping[str, Row]) -> str:
         f'<th scope="col">{_e(name)}</th>' for name in ("class", *(c[0] for c in columns), "share of pixels")
     )
     body = []
-    for k, name in enumerate(_class_names(first)):
+    for k, name in enumerate(class_names(first)):
         cells = "".join(_heat(100 * values[k]) for _, values in columns)
         dot = f'<i class="dot sq" style="background:{rgb(colours[k])}"></i>'
         body.append(f'<tr><th scope="row">{dot}{_e(name)}</th>{cells}<td>{100 * share[k]:.1f} %</td></tr>')
@@ -237,11 +237,6 @@ def _by_class(number: int, block: Block, by_id: Mapping[str, Row]) -> str:
     )
 
 
-def _class_iou(row: Row) -> NDArray[np.float64]:
-    iou: NDArray[np.float64] = class_iou(np.reshape(row["dev_confusion"], (row["num_classes"], -1)))
-    return iou
-
-
 def _mean(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Mean over runs of (K,) vectors, leaving nan out; nan where all are."""
     stack = np.array(values)
@@ -249,10 +244,6 @@ def _mean(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     total, count = np.where(seen, stack, 0).sum(0), seen.sum(0)
     mean: NDArray[np.float64] = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
     return mean
-
-
-def _class_names(row: Row) -> list[str]:
-    return list(row["class_names"] or (f"class {k}" for k in range(row["num_classes"])))
 
 
 def _heat(percent: float) -> str:
@@ -285,7 +276,3 @@ def _in_order(rows: Sequence[Row], table: QuickTable) -> list[Row]:
             r["seed"],
         ),
     )
-
-
-def _e(text: object) -> str:
-    return escape(str(text), quote=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.scores import class_iou
 from harness.tables import QuickTable
@@ -23,22 +24,25 @@ COLUMNS = (
 """Of the table of runs."""
 
 
-def page_data(rows: Sequence[Row], table: QuickTable, experiment_file: str) -> str:
+def page_data(rows: Sequence[Row], table: QuickTable, experiment_file: str, total: int | None = None) -> str:
     """JSON for a script element: nothing in it can end the element.
 
     Args:
         rows: of the runs on the page, as dicts.
         table: their comparison.
         experiment_file: what the command that repeats a run names.
+        total: how many rows there are, if `rows` are not all.
 
     Returns:
-        An object of `columns`, `rows` (the texts of `COLUMNS` for each run, numbers as numbers), `facts` (by name
-        `values`, each once, and `at`, the place of each run's value, -1 for none), `iou` (of each run's classes), and
-        `blocks` (pair, dataset, labels of the references, and of every line its label, texts and runs by seed).
+        An object of `missing` (how many rows are not on the page), `columns`, `rows` (the texts of `COLUMNS` for each
+        run, numbers as numbers), `facts` (by name `values`, each once, and `at`, the place of each run's value, -1 for
+        none), `iou` (of each run's classes), and `blocks` (pair, dataset, labels of the references, and of every line
+        its label, texts and runs by seed).
     """
     names = {run: line.label for block in table.blocks for line in block.methods for run in line.run_ids.values()}
     places = {str(row["run_id"]): i for i, row in enumerate(rows)}
     data = {
+        "missing": 0 if total is None else total - len(rows),
         "columns": COLUMNS,
         "rows": [_row(row, names) for row in rows],
         "facts": _facts([_fact(row, experiment_file) for row in rows]),
@@ -104,8 +108,13 @@ def _class_iou(row: Row) -> list[float | None] | None:
     """In percent, for the cells of the table by class."""
     if row["dev_confusion"] is None:
         return None
-    iou = class_iou(np.reshape(row["dev_confusion"], (row["num_classes"], -1)))
-    return [None if np.isnan(v) else round(100 * float(v), 1) for v in iou]
+    return [None if np.isnan(v) else round(100 * float(v), 1) for v in iou_of(row)]
+
+
+def iou_of(row: Row) -> NDArray[np.float64]:
+    """(K,) IoU of every class on dev, of a row that has been evaluated."""
+    iou: NDArray[np.float64] = class_iou(np.reshape(row["dev_confusion"], (row["num_classes"], -1)))
+    return iou
 
 
 def _plain(value: Any) -> str:

@@ -89,11 +89,12 @@ def _choice(number: int) -> str:
 
 
 def _keys(row: Row, colours: NDArray[np.uint8]) -> str:
-    names = row["class_names"] or [f"class {k}" for k in range(row["num_classes"])]
-    classes = [(tuple(colour), name) for colour, name in zip(colours, names, strict=True)]
+    classes = [(tuple(colour), name) for colour, name in zip(colours, class_names(row), strict=True)]
     keys = []
     for i, entries in enumerate((classes, *_KEYS[1:])):
-        items = "".join(f'<li><i class="dot sq" style="background:{rgb(c)}"></i>{_e(text)}</li>' for c, text in entries)
+        items = "".join(
+            f'<li><i class="dot sq" style="background:{rgb(c)}"></i>{escaped(text)}</li>' for c, text in entries
+        )
         void = '<li><i class="dot sq void"></i>void (not counted)</li>' if i == 0 else ""
         keys.append(f'<ul class="key k{i}">{items}{void}</ul>')
     return "".join(keys)
@@ -140,10 +141,12 @@ def _picture(name: str, index: int, *views: bytes | None) -> str:
             data = base64.b64encode(png).decode()
             shown = f"v v{i}" if len(views) > 1 else ""
             what = f"{name}, sample {index}" + (f", {VIEWS[i]}" if i else "")
-            images.append(f'<img class="{shown}" src="data:image/png;base64,{data}" alt="{_e(what)}" decoding="async">')
+            images.append(
+                f'<img class="{shown}" src="data:image/png;base64,{data}" alt="{escaped(what)}" decoding="async">'
+            )
         else:
             images.append(f'<span class="v v{i} blank">–</span>')
-    return f"<figure>{''.join(images)}<figcaption>{_e(name)}</figcaption></figure>"
+    return f"<figure>{''.join(images)}<figcaption>{escaped(name)}</figcaption></figure>"
 
 
 def rgb(colour: Sequence[int] | NDArray[Any]) -> str:
@@ -151,5 +154,11 @@ def rgb(colour: Sequence[int] | NDArray[Any]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*(int(v) for v in colour))
 
 
-def _e(text: object) -> str:
+def class_names(row: Row) -> list[str]:
+    """Of a row; made up where it has none."""
+    return list(row["class_names"] or (f"class {k}" for k in range(row["num_classes"])))
+
+
+def escaped(text: object) -> str:
+    """As text within HTML, attributes included."""
     return escape(str(text), quote=True)

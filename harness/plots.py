@@ -85,7 +85,8 @@ def panel(block: Block, curves: Mapping[str, Sequence[Mapping[str, Any]] | None]
                 steps = np.array([p["step"] for p in points], dtype=np.int64)
                 seeds.append((steps, 100 * np.array([p["dev_miou"] for p in points], dtype=np.float64)))
         out.append(Curve(line.label, tuple(seeds)) if seeds else None)
-    title = f"{block.pair}, {block.dataset} (thin lines: single seeds)"
+    thin = "single seeds" if all(c is None or len(c.seeds) <= THIN for c in out) else f"the first {THIN} seeds"
+    title = f"{block.pair}, {block.dataset} (thin lines: {thin})"
     return Panel(title, tuple(out), block.floor, block.teacher.miou)
 
 

@@ -45,7 +45,7 @@ def shown(block: Block, numbers: Sequence[int]) -> list[Shown]:
     Raises:
         ValueError: a number below 2.
     """
-    plain = next((x for x in block.methods if x.label == block.references["none"]), None)
+    plain = block.plain
     if plain is None:
         return []
     level = (1 - CONFIDENCE) / max(1, block.comparisons)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ON_PAGE = 20_000
 """Rows up to which the page and the curves hold every run; of more, the first seeds of each line."""
 
-__all__ = ["print_table", "quick_table", "show", "to_csv", "to_json", "to_markdown", "write_report"]
+__all__ = ["print_table", "quick_table", "show", "table_of", "to_csv", "to_json", "to_markdown", "write_report"]
 
 
 def to_markdown(table: QuickTable) -> str:
@@ -202,7 +202,7 @@ def write_report(
     base = Path(directory)
     # Samples are the heavy part; only the few runs whose predictions are shown are read whole.
     columns = [name for name in store.SCHEMA.names if name != "samples"]
-    table, total = compared or _compared(base, methods, seeds, run_ids)
+    table, total = compared or table_of(base, methods, seeds, run_ids)
     on_page = table if total <= ON_PAGE else _fewer(table)
     wanted = run_ids if total <= ON_PAGE else _run_ids(on_page)
     records = store.read_runs(base, columns, run_ids=wanted).to_pylist(maps_as_pydicts="strict")
@@ -225,12 +225,21 @@ def write_report(
     return {what: base / name for what, (name, _) in contents.items()}
 
 
-def _compared(
-    directory: Path, methods: Sequence[str], seeds: Sequence[int] | None, run_ids: Collection[str] | None
+def table_of(
+    directory: Path,
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+    run_ids: Collection[str] | None = None,
 ) -> tuple[QuickTable, int]:
-    """The comparison, over images too where they were kept, and the number of rows."""
+    """The comparison, over images too where they were kept, and the number of rows; arguments as for `write_report`.
+
+    Raises:
+        ValueError: as `write_report`.
+    """
     columns = list(dict.fromkeys((*COLUMNS, *imagewise.COLUMNS)))
     rows = store.read_runs(directory, columns, run_ids=run_ids, encoded=True)
+    if not rows.num_rows:
+        raise ValueError(f"{directory}: there are no rows (expected {Path(directory) / 'runs'}/*.parquet)")
     return imagewise.with_images(quick_table(rows, methods, seeds), directory, rows), rows.num_rows
 
 
@@ -279,7 +288,7 @@ def show(
         ValueError: as `write_report`.
         OSError: as `write_report`.
     """
-    compared = _compared(directory, methods, seeds, run_ids)
+    compared = table_of(directory, methods, seeds, run_ids)
     if rewrite or not (directory / "report.html").is_file():
         write_report(directory, methods, seeds, run_ids, file, compared)
     table, _ = compared

@@ -188,6 +188,15 @@ class Block:
     findings: tuple[Finding, ...] = ()
     images: tuple[str, ...] = ()
 
+    def line(self, label: str | None) -> MethodRow | None:
+        """The line of a method; None where there is none."""
+        return next((x for x in self.methods if x.label == label), None)
+
+    @property
+    def plain(self) -> MethodRow | None:
+        """The plain student's line."""
+        return self.line(self.references["none"])
+
     @property
     def budget(self) -> str:
         """What each run has, e.g. "400 steps"."""

@@ -1,9 +1,15 @@
 """Differences over the images of val: against the matrices themselves, and in every form of the table."""
 
+import io
+import json
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from harness import store
+from harness import report, store
+from harness.cli import app
+from harness.events import Events
 from harness.perimage import per_image_path, write_per_image
 from harness.report import write_report
 from harness.scores import class_iou, hits_and_unions
@@ -49,6 +55,14 @@ def test_it_is_in_every_form_of_the_table(folder):
     paths = write_report(folder[0], METHODS)
     assert IMAGES in paths["html"].read_text() and "(12 images, 2 pairs of runs)" in paths["html"].read_text()
     assert "(12 images, 2 pairs of runs)" in paths["fairness"].read_text()
+    for form in ("md", "latex", "html"):
+        done = CliRunner().invoke(app, ["tables", str(folder[0]), "--format", form])
+        assert done.exit_code == 0 and "(12 images, 2 pairs of runs)" in done.output, done.output
+    assert "(12 images, 2 pairs of runs)" in CliRunner().invoke(app, ["tables", str(folder[0])]).output
+    out = io.StringIO()
+    Events(out, lambda _: None).table(report.table_of(folder[0], METHODS)[0])
+    (event,) = map(json.loads, out.getvalue().splitlines())
+    assert event["images"][0].startswith("kd: ") and event["images"][0].endswith("(12 images, 2 pairs of runs)")
 
 
 def test_files_that_are_not_here_are_said_and_damaged_ones_are_refused(folder):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness import store
+from harness import report, store
 from harness.report import write_report
 from tests.browser import needs_chromium, opened
 from tests.rows import make_experiment, make_row
@@ -77,6 +77,38 @@ def test_a_number_tells_its_runs_and_how_to_repeat_them(page_file):
         row = store.read_run(page_file.parent, "cwd-0-0123456789ab")
         for words in (row["data_hash"], row["teacher_sha256"], '"method"', "rm runs/cwd-0-0123456789ab.parquet"):
             assert words in dialog.inner_text()
+
+
+def test_numbers_without_a_comparison_say_so(tmp_path):
+    rows = [r for r in make_experiment(seeds=2) if r["method"] != "kd"]
+    for row in (*rows, *(make_row("fitnet", seed, "failed") for seed in (0, 1))):
+        store.write_run(tmp_path, row)
+    with opened(write_report(tmp_path, ["none", "cwd", "fitnet", "sstkd"])["html"]) as page:
+        lines = {name: i for i, name in enumerate(column(page, "table.main", 0))}
+
+        def said(name, place):
+            page.locator("table.main tbody tr").nth(lines[name]).locator("button.cell").nth(place).click()
+            text = page.locator("dialog[open]").inner_text()
+            page.keyboard.press("Escape")
+            return text
+
+        assert "It is what the others are compared with." in said("none", 1)
+        assert "There is no run of the same seed to compare with." in said("cwd", 2)
+        assert "No run has a result." in said("kd", 0) and "No run has a result." in said("fitnet", 0)
+        # "failed (2 of 2)" is no number: last, whichever way it is sorted.
+        for _ in range(2):
+            page.locator("table.main thead button").nth(1).click()
+            assert set(column(page, "table.main", 0)[-2:]) == {"kd", "fitnet"}
+
+
+def test_of_a_part_of_the_runs_the_dialog_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "ON_PAGE", 8)
+    for row in make_experiment(seeds=5):
+        store.write_run(tmp_path, row)
+    with opened(write_report(tmp_path, METHODS)["html"]) as page:
+        page.locator("table.main button.cell").first.click()
+        assert "Of 12 more rows nothing but the table is on this page." in page.locator("dialog[open]").inner_text()
+        assert column(page, "dialog", 0) == ["0", "1"]
 
 
 def test_a_cell_by_class_tells_the_value_of_every_seed(page_file):
