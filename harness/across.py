@@ -251,17 +251,20 @@ def costs(found: Across, rows: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
 
     Args:
         found: the comparison.
-        rows: by run_id, with student_parameters, student_macs, train_seconds and student_latency_ms; of the last two
-            the median over the runs that have one.
+        rows: by run_id, with student_parameters, student_macs, train_seconds and student_latency_ms. Seconds are the
+            median over the method's runs that have them, latency over those of all methods on the task: what trained
+            a student does not change the time that it takes.
     """
     out = []
     for task in found.tasks:
+        by_method = {x.label: [rows[run] for run in x.run_ids.values()] for x in task.block.methods}
+        latency = _median([row["student_latency_ms"] for mine in by_method.values() for row in mine])
         for x in task.block.methods:
             if x.miou is not None:
-                mine = [rows[run] for run in x.run_ids.values()]
+                mine = by_method[x.label]
                 size = mine[0]["student_parameters"], mine[0]["student_macs"]
-                times = (_median([r[name] for r in mine]) for name in ("train_seconds", "student_latency_ms"))
-                out.append(Cost(x.label, task.name, x.miou.mean, *size, *times))
+                seconds = _median([row["train_seconds"] for row in mine])
+                out.append(Cost(x.label, task.name, x.miou.mean, *size, seconds, latency))
     return out
 
 

@@ -164,6 +164,15 @@ def test_class_gains_are_means_over_paired_seeds() -> None:
     )
 
 
+def test_the_latency_of_one_student_is_one_figure() -> None:
+    """Methods differ in what their runs measured; the network that is predicted with is the same."""
+    found = joined(rows("a"))
+    times = {"none": 4.0, "kd": 5.0, "cwd": 9.0, "sstkd": None}
+    records = {r["run_id"]: r | {"student_latency_ms": times[r["method"]]} for r in rows("a")}
+    assert {p.latency_ms for p in costs(found, records)} == {5.0}
+    assert {p.train_seconds for p in costs(found, records)} == {records[next(iter(records))]["train_seconds"]}
+
+
 def test_pictures_are_drawn() -> None:
     records = {r["run_id"]: r for experiment in three() for r in experiment}
     found = joined(*three(), rows("d", methods=("none", "kd", "cwd")))
