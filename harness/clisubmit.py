@@ -121,7 +121,7 @@ def _stop(address: str, name: str) -> None:
 
 def _submit(address: str, job: "Job", directory: Path) -> int:
     """Start or find the job, follow it, fetch its rows, print the table; returns the exit code."""
-    from harness import protocol, report, store
+    from harness import clitune, matched, protocol, report, store
     from harness.submit import bring_home, exit_code, follow, start, with_digests
 
     client = _client(address)
@@ -150,9 +150,10 @@ def _submit(address: str, job: "Job", directory: Path) -> int:
         return code  # this is the head node: the log had the table
     typer.echo(f"{directory}: {pulled.new} rows fetched, {pulled.kept} were here")
     experiment = with_digests(job.experiment, directory)
-    # Runs whose steps follow from a time are known by their rows only: the time is the cluster's.
-    timed = protocol.needs_times(experiment)
-    ids = list(store.finished(directory)) if timed else [run.run_id for run in protocol.plan(experiment)]
+    if matched.timed(experiment, directory):
+        ids = [run.run_id for run in clitune.runs_of(experiment, job.file, directory.parent, False)]
+    else:  # a job that ended before all steps were timed
+        ids = list(store.finished(directory))
     report.show(directory, protocol.labels(experiment), experiment.seeds, ids, str(job.file), rewrite=True)
     return code
 

@@ -12,6 +12,8 @@ from harness.storage import Storage
 
 MEASURED = ("dev_confusion", "val_confusion", "curve", "weights_sha256", "student_init_sha256", "data_hash")
 """Columns that two rows of one run must agree in."""
+PARTS = ("step_times", "search")
+"""Folders of an experiment that have rows of their own: what its budget and its best points follow from."""
 THREADS = 16
 
 
@@ -25,12 +27,12 @@ class Pulled:
 
 
 def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool = False) -> Pulled:
-    """Bring every row of an experiment at `source` into `directory`.
+    """Bring every row of an experiment at `source` into `directory`, and those of its step times and its search.
 
     Args:
         source: the experiment's folder at the storage, with `runs/` in it.
         directory: the experiment's results folder here.
-        weights: also the trained networks and the matrices of single images.
+        weights: also the trained networks and the matrices of single images, of the runs.
         trusting: finished rows that are here are not read again and compared.
 
     Raises:
@@ -39,6 +41,9 @@ def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool
         FileNotFoundError: there are no rows at the source.
         OSError: the storage does not answer, or the disk is full.
     """
+    for part in PARTS:
+        if source.entries(f"{part}/runs"):
+            pull(source.below(part), directory / part, trusting=trusting)
     if any(entry.name.endswith(".parquet") for entry in source.entries("packs")):
         raise ValueError(
             f"{source.place}: some of its rows are packed. There: sstkd-bench results unpack; then pull, and pack here"

@@ -12,21 +12,29 @@ from pathlib import Path
 
 LIMIT_BYTES = 32 * 2**20
 """Of all row files together; a log is kept on the head node and fetched in one answer."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.parquet")
+_NAME = re.compile(r"([a-z_]+/)?runs/[A-Za-z0-9][A-Za-z0-9._-]*\.parquet")
+"""Of a row below an experiment's folder, or below one of the folders in it that have rows of their own."""
 
 
 def send(folder: Path, limit: int = LIMIT_BYTES) -> None:
-    """Print a line per row file (they are compressed already) and one with their number and bytes."""
-    files = sorted(path for path in (folder / "runs").glob("*.parquet") if _NAME.fullmatch(path.name))
-    size = sum(path.stat().st_size for path in files)
+    """Print a line per row file (they are compressed already) and one with their number and bytes.
+
+    Raises:
+        SystemExit: rows are packed.
+    """
+    if next((folder / "packs").glob("*.parquet"), None) is not None:
+        sys.exit(f"{folder}: some of its rows are packed. There: sstkd-bench results unpack {folder}")
+    found = (path.relative_to(folder).as_posix() for place in ("runs", "*/runs") for path in folder.glob(f"{place}/*"))
+    names = sorted(name for name in found if _NAME.fullmatch(name))
+    size = sum((folder / name).stat().st_size for name in names)
     if size <= limit:
-        for path in files:
-            print("row", path.name, base64.b64encode(path.read_bytes()).decode())
-    print("rows", len(files), size, flush=True)
+        for name in names:
+            print("row", name, base64.b64encode((folder / name).read_bytes()).decode())
+    print("rows", len(names), size, flush=True)
 
 
 def received(log: str, where: str) -> dict[str, bytes]:
-    """Content by file name from what `send` printed; other lines of the log are passed over.
+    """Content by name below the experiment's folder from what `send` printed; other lines of the log are passed over.
 
     Args:
         log: the job's.

@@ -298,9 +298,9 @@ def bring_home(client: Any, job: Job, directory: Path) -> Pulled | None:
         if exit_code(info):
             raise OSError(f"the rows cannot be fetched: {info.message}")
         rows = sendrows.received("".join(log), job.folder)
-        (Path(folder) / "runs").mkdir()
-        for file, content in rows.items():
-            (Path(folder) / "runs" / file).write_bytes(content)
+        for name, content in rows.items():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / name).write_bytes(content)
         return pull(Storage(folder), directory)
 
 

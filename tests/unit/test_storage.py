@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from harness import store
+from harness.best import search_folder
 from harness.checkpoints import Checkpoints
-from harness.pull import pull
+from harness.matched import times_folder
+from harness.pull import PARTS, pull
 from harness.storage import Storage
 from tests import s3
 from tests.rows import START, make_row
@@ -231,6 +233,16 @@ def test_rows_are_merged_by_run_id(storage: Storage, tmp_path: Path) -> None:
     put(storage, failed(other, 99), tmp_path)  # never the other way round
     assert pull(storage, here).new == 0
     assert set(store.finished(here).values()) == {"ok"}
+
+
+def test_rows_of_step_times_and_of_a_search_come_home_too(storage: Storage, tmp_path: Path) -> None:
+    here = tmp_path / "results" / "x"
+    assert {folder(here) for folder in (times_folder, search_folder)} == {here / part for part in PARTS}
+    put(storage, make_row("kd", 0), tmp_path)
+    for seed, part in enumerate(PARTS):
+        put(storage.below(part), make_row("kd", 1 + seed), tmp_path)
+    assert pull(storage, here).new == 1
+    assert [len(store.finished(folder)) for folder in (here, *(here / part for part in PARTS))] == [1, 1, 1]
 
 
 def test_two_results_of_one_run_are_an_error_that_names_both(storage: Storage, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 from ray.job_submission import JobStatus
 
-from harness import protocol, sendrows, specfile, store, submit
+from harness import matched, protocol, sendrows, specfile, store, submit
+from harness.packs import pack
 from harness.submit import Job
 from tests.rows import make_row
 from tests.tiny import TINY, write
@@ -218,9 +219,11 @@ def test_rows_travel_through_a_log(tmp_path, capsys):
     rows_in(tmp_path, make_job(tmp_path))
     (tmp_path / "runs" / ".hidden.parquet").write_bytes(b"")
     sendrows.send(tmp_path)
-    log = "INFO something\n" + capsys.readouterr().out + "rows none\nrow ../x.parquet AAAA\n"
+    log = (
+        "INFO something\n" + capsys.readouterr().out + "rows none\nrow ../x.parquet AAAA\nrow ../runs/x.parquet AAAA\n"
+    )
     rows = sendrows.received(log, "there")
-    assert rows == {path.name: path.read_bytes() for path in (tmp_path / "runs").glob("[!.]*.parquet")}
+    assert rows == {f"runs/{path.name}": path.read_bytes() for path in (tmp_path / "runs").glob("[!.]*.parquet")}
     lines = log.splitlines()
     with pytest.raises(ValueError, match="there: 2 of 3 rows came"):
         sendrows.received("\n".join(lines[:1] + lines[2:]), "there")
@@ -243,6 +246,35 @@ def test_too_many_rows_are_not_sent(tmp_path, capsys, monkeypatch):
         sendrows.received(log, "there")
 
 
+def test_packed_rows_are_not_sent(tmp_path):
+    rows_in(tmp_path, make_job(tmp_path))
+    assert pack(tmp_path).rows
+    with pytest.raises(SystemExit, match="some of its rows are packed"):
+        sendrows.send(tmp_path)
+
+
+def test_the_table_of_a_budget_of_seconds_has_its_step_times(tmp_path, at_home, monkeypatch, capsys):
+    there = tmp_path / "there" / "tiny"
+    experiment = specfile.load(write(tmp_path, budget={"unit": "seconds"}), [])
+    for run in protocol.timing_runs(experiment):
+        row = make_row(run.method.name, run.seed, run_id=run.run_id, trial=run.seed, trial_method=run.method.label)
+        store.write_run(there / "step_times", row | {"step_ms": 10.0})
+    runs = protocol.plan(experiment, times=matched.times(experiment, there, ""))
+    for run in runs:
+        changes = {"role": run.role, "pair": run.pair, "control": run.control, "spec": run.model_dump_json()}
+        store.write_run(there, make_row(run.method.name, run.seed, run_id=run.run_id, **changes))
+    store.write_run(there, make_row("cwd", 7, pair="another"))  # of another time
+    sendrows.send(there)
+    cluster = Cluster()
+    cluster.logs = ["", capsys.readouterr().out]
+    monkeypatch.setattr(submit, "connect", lambda address: cluster)
+    text = call("submit", tmp_path / "tiny.yaml", "--results", tmp_path / "home").stdout
+    assert "none at equal steps" in text and " cwd" not in text
+    home = tmp_path / "home" / "tiny"
+    assert matched.times(experiment, home, "") == matched.times(experiment, there, "")
+    assert "none at equal steps" in call("tables", tmp_path / "tiny.yaml", "--results", tmp_path / "home").stdout
+
+
 def test_rows_come_home_by_the_job_server(tmp_path, at_home, capsys):
     job = make_job(tmp_path, results=str(tmp_path / "there"))
     rows_in(tmp_path / "there" / "tiny", job)
@@ -260,7 +292,7 @@ def test_rows_come_home_by_the_job_server(tmp_path, at_home, capsys):
 
 def test_what_is_no_row_does_not_come_home(tmp_path, at_home):
     cluster = Cluster()
-    cluster.logs = [f"row x.parquet {base64.b64encode(b'PAR1').decode()}\nrows 1 4\n"]
+    cluster.logs = [f"row runs/x.parquet {base64.b64encode(b'PAR1').decode()}\nrows 1 4\n"]
     with pytest.raises(ValueError, match="not a readable row"):
         submit.bring_home(cluster, make_job(tmp_path), tmp_path / "home")
     assert not list((tmp_path / "home").rglob("*.parquet"))
