@@ -9,7 +9,7 @@ import typer
 from harness.terminal import print_table
 
 if TYPE_CHECKING:
-    from harness.spec import Experiment, Run
+    from harness.spec import Experiment
     from harness.tables import Block
 
 USUAL_SEEDS = (3, 5, 10)
@@ -33,7 +33,7 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
 
         print_fairness(experiment, clitune.check(experiment, file, results, measure))
         return
-    from harness import protocol, store
+    from harness import matched, protocol, store
     from harness.screen import clock, run_name
 
     rows = store.finished(results / experiment.name)
@@ -43,7 +43,7 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
         from harness.estimate import step_seconds
 
         measured = step_seconds(protocol.outline(experiment), experiment.resources)
-    runs, unsure = _planned(experiment, file, results, measured)
+    runs, unsure = matched.outlined(experiment, results / experiment.name, str(file), measured)
     for run in runs:
         steps = 0 if run.checkpoint is not None else run.train.steps
         cells = [run.run_id, run.pair, run_name(run), str(steps), rows.get(run.run_id, "not run")]
@@ -65,21 +65,6 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
     if unsure:
         typer.echo(unsure)
     print_fairness(experiment, measured)
-
-
-def _planned(
-    experiment: "Experiment", file: Path, results: Path, measured: Mapping[tuple[str, str, str], float]
-) -> "tuple[list[Run], str]":
-    """The runs, and what is to be known of their steps where `run` has not timed any yet."""
-    from harness import clitune, matched, protocol
-
-    if matched.timed(experiment, results / experiment.name):
-        return clitune.runs_of(experiment, file, results, False), ""
-    if not measured:
-        what = "steps that follow from a time, and the control that goes with them, are not known until `run` has timed"
-        return protocol.outline(experiment), what
-    what = "steps that follow from a time, and their run_ids, are estimates until `run` has timed them"
-    return protocol.plan(experiment, times=matched.estimated(experiment, measured)), what
 
 
 def print_fairness(experiment: "Experiment", step_seconds: Mapping[tuple[str, str, str], float] | None = None) -> None:

@@ -165,13 +165,14 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
         from harness.estimate import step_seconds
 
         measured = step_seconds(runs, experiment.resources)
+    runs, unsure = matched.outlined(experiment, directory, str(file), measured)
     lines, total = [], 0.0
 
     def line(run: "Run", what: str, count: int, steps: int, done: int) -> None:
         nonlocal total
         cells = [
             run.pair,
-            run.method.label if run.role == "student" else "teacher",
+            run.label if run.role == "student" else "teacher",
             what,
             str(count),
             str(steps),
@@ -193,12 +194,12 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
     finals: Counter[tuple[str, str]] = Counter()  # finished final runs; their points are known after the search only
     complete = all(outcome.complete and outcome.best is not None for outcome in outcomes)
     if complete and matched.timed(experiment, directory):
-        final = [run for run in runs_of(experiment, file, results, True) if run.control is None]
+        final = runs_of(experiment, file, results, True)
         there = (a for a, b in zip(runs, final, strict=True) if rows.get(b.run_id) == "ok")
-        finals.update((run.pair, run.method.label) for run in there if run.role == "student")
+        finals.update((run.pair, run.label) for run in there if run.role == "student")
     for run in runs:
         if run.role == "student" and run.seed == experiment.seeds[0]:
-            line(run, "final runs", len(experiment.seeds), run.train.steps, finals[run.pair, run.method.label])
+            line(run, "final runs", len(experiment.seeds), run.train.steps, finals[run.pair, run.label])
     print_table(
         ["pair", "method", "what", "count", "steps", "there", *(["s/step", "time"] if measure else [])],
         lines,
@@ -209,5 +210,7 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
             f"about {clock(total)} of worker time to do (steps only; evaluation and start-up come on top, trials that "
             "are ended early take less)"
         )
+    if unsure:
+        typer.echo(unsure)
     sys.stdout.flush()
     return measured

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.spec import Experiment
 
 FEWEST_SEEDS = 3
-UNEQUAL_TIME = 1.1  # seconds per step beyond those of the plain student
+UNEQUAL_TIME = 1.1  # seconds beyond those of the plain student
 _SHARED = "Equal for all: recipe, budget, data and its order, teacher, and the student's initial weights of each seed."
 
 
@@ -29,7 +29,7 @@ class Side:
         label: its line's name.
         runs: how many results it has, or will have.
         failed, missing: how many of its runs failed, or are not there.
-        trials: of its search; None without one.
+        trials, search_s: of its search, and the seconds they took; None without one, or where they were not measured.
         step_s: seconds of a training step; None where they were not measured.
         seconds: of all training steps; None where they were not measured.
         miou: mean dev mIoU in percent points; None without a result.
@@ -40,6 +40,7 @@ class Side:
     failed: int = 0
     missing: int = 0
     trials: int | None = None
+    search_s: float | None = None
     step_s: float | None = None
     seconds: float | None = None
     miou: float | None = None
@@ -54,6 +55,7 @@ def of_block(block: Block) -> dict[str, Any]:
             failed=x.failed,
             missing=x.missing,
             trials=x.search_trials,
+            search_s=x.search_seconds,
             step_s=x.step_s,
             seconds=None if x.step_s is None or x.steps is None else x.step_s * x.steps,
             miou=None if x.miou is None else x.miou.mean,
@@ -182,7 +184,11 @@ def judged(
             "at one time than at another: delete step_times and time again with nothing else on them"
         )
     notes = _notes(ruleset, devices)
-    if unit == "steps" and plain is not None and (slow := _slower(sides, plain)):
+    if plain is not None and (longer := _ratios({s.label: s.search_s for s in sides}, plain)):
+        notes.append(f"equal trials are not equal compute; seconds of the search in units of {plain.label}'s: {longer}")
+    elif unit == "seconds" and any(s.trials for s in sides):
+        notes.append("the budget of seconds is for the final runs; trials are equal in number and in steps")
+    if unit == "steps" and plain is not None and (slow := _ratios({s.label: s.step_s for s in sides}, plain)):
         text = f"equal steps are not equal compute; seconds per step in units of {plain.label}'s: {slow}"
         if any(s.label == control_label(plain.label, "equal seconds") and s.runs for s in sides):
             notes.append(f"{text}. The plain student that trained as long as the slowest is in the table")
@@ -222,10 +228,10 @@ def _trials(sides: list[Side], ruleset: str) -> list[str]:
     return [f"unequal search: {counts[many]} trials for {many}, {counts[few]} for {few}"]
 
 
-def _slower(sides: list[Side], plain: Side) -> str:
-    if not plain.step_s:
-        return ""
-    ratios = {side.label: side.step_s / plain.step_s for side in sides if side.step_s}
+def _ratios(seconds: Mapping[str, float | None], plain: Side) -> str:
+    """What took longer than the plain student, by how much."""
+    unit = seconds[plain.label]
+    ratios = {label: each / unit for label, each in seconds.items() if each and unit}
     return ", ".join(f"{label} {ratio:.2f}" for label, ratio in ratios.items() if ratio > UNEQUAL_TIME)
 
 

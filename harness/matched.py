@@ -11,7 +11,7 @@ from pathlib import Path
 from harness import protocol, store
 from harness.protocol import Key
 from harness.recipe import StepTime
-from harness.spec import Experiment
+from harness.spec import Experiment, Run
 
 
 def times_folder(directory: Path) -> Path:
@@ -61,6 +61,31 @@ def times(experiment: Experiment, directory: Path, file: str) -> dict[Key, StepT
             "Delete the folder and run on devices of one kind"
         )
     return {key: StepTime(ms=statistics.median(repeats), repeats=tuple(repeats)) for key, repeats in found.items()}
+
+
+def outlined(
+    experiment: Experiment, directory: Path, file: str, seconds: Mapping[tuple[str, str, str], float]
+) -> tuple[list[Run], str]:
+    """The runs but for the points of a search, and what is to be known of their steps where none was timed yet.
+
+    Args:
+        experiment: any.
+        directory: its results folder.
+        file: the experiment file, for the command in a message.
+        seconds: as `harness.estimate.step_seconds` gives them; empty where nothing was measured.
+
+    Raises:
+        ValueError: as `times`, or the seconds are too few for a method.
+    """
+    if not protocol.needs_times(experiment):
+        return protocol.outline(experiment), ""
+    if timed(experiment, directory):
+        return protocol.within_budget(experiment, times(experiment, directory, file)), ""
+    if not seconds:
+        what = "steps that follow from a time, and the control that goes with them, are not known until `run` has timed"
+        return protocol.outline(experiment), what
+    what = "steps that follow from a time, and their run_ids, are estimates until `run` has timed them"
+    return protocol.within_budget(experiment, estimated(experiment, seconds)), what
 
 
 def estimated(experiment: Experiment, seconds: Mapping[tuple[str, str, str], float]) -> dict[Key, StepTime]:

@@ -116,9 +116,7 @@ def plan(
             "budget: its runs have as many steps as fit into the seconds, and no step has been timed yet. "
             "First: sstkd-bench run FILE, which does"
         )
-    runs = outline(experiment)
-    if times is not None:
-        runs = _matched(experiment, runs, times)
+    runs = outline(experiment) if times is None else within_budget(experiment, times)
     if found is None:
         return runs
     return [run if run.role == "teacher" else _at(run, found[run.pair, run.method.label]) for run in runs]
@@ -181,8 +179,12 @@ def timing_runs(experiment: Experiment) -> list[Run]:
     return runs
 
 
-def _matched(experiment: Experiment, runs: Sequence[Run], times: Mapping[Key, StepTime]) -> list[Run]:
-    """The runs with the steps that their budget of seconds has room for, and the control that goes with it."""
+def within_budget(experiment: Experiment, times: Mapping[Key, StepTime]) -> list[Run]:
+    """The runs of `outline` with the steps that a budget of seconds has room for, and the control that goes with it.
+
+    Raises:
+        ValueError: as `outline`, or the seconds are too few for a method.
+    """
     budget, steps = experiment.budget, experiment.train.steps
 
     def within(run: Run) -> Run:
@@ -201,7 +203,9 @@ def _matched(experiment: Experiment, runs: Sequence[Run], times: Mapping[Key, St
         return _timed(run.model_copy(update={"control": _CONTROLS[budget.unit]}), time, count)
 
     out: list[Run] = []
-    for run in [within(run) for run in runs]:  # all of them first: of a budget that is too small a method is named
+    for run in [
+        within(run) for run in outline(experiment)
+    ]:  # all of them first: of a budget that is too small a method is named
         plain = run.role == "student" and run.method.name == PLAIN
         out += [run, control(run)] if plain else [run]
     return out

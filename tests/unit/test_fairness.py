@@ -72,6 +72,23 @@ def test_unequal_searches_are_unfair_and_searched_is_exploratory() -> None:
     assert any(text.startswith("exploratory") for text in notes(found))
 
 
+def test_equal_trials_that_took_longer_are_a_note() -> None:
+    of_search = {"ruleset": "tuned", "search_trials": 12, "search_sha256": "ab" * 32}
+    rows = [row | {"search_seconds": 30.0 if row["method"] == "sstkd" else 10.5} | of_search for row in equally_fast()]
+    found = block(rows)
+    assert unfair(found) == []
+    assert "equal trials are not equal compute; seconds of the search in units of none's: sstkd 2.86" in notes(found)
+
+
+def test_a_budget_of_seconds_does_not_hold_for_trials(tmp_path: Path) -> None:
+    search = {"search": {"trials": 4, "lr": [1e-3, 1e-2]}, "protocol": {"ruleset": "tuned"}}
+    for unit in ("seconds", "steps"):
+        file = tiny.write(tmp_path, budget={"unit": unit}, seeds=[0, 1, 2], **search)
+        ((_, findings),) = fairness.of_experiment(specfile.load(file, [])).values()
+        said = "the budget of seconds is for the final runs; trials are equal in number and in steps"
+        assert (said in [finding.text for finding in findings]) == (unit == "seconds")
+
+
 def test_a_weak_teacher_and_a_student_below_the_floor_are_unfair() -> None:
     weak = [make_row(role="teacher", dev_miou=0.4), *make_experiment()[1:]]
     assert any("the teacher (40.00) is no better" in text for text in unfair(block(weak)))

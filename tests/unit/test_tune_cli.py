@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from harness import best, cli, points, protocol
+from harness import best, cli, clitune, points, protocol, record, specfile
+from harness.matched import times_folder
 from harness.searchplots import importance, trials_figure
 from harness.space import LR
 from tests import tiny
@@ -77,6 +78,32 @@ def test_check_lists_trials_and_final_runs(done):
     assert ["tiny", "teacher", "run", "1", "3", "0"] in lines
     assert ["tiny", "kd", "trials", "4", "6", "4"] in lines
     assert ["tiny", "kd", "final", "runs", "1", "6", "0"] in lines
+
+
+RESULT = {"num_classes": 2, "dev_confusion": [1, 0, 0, 1], "dev_miou": 1.0}
+
+
+def test_check_lists_the_control_of_a_budget_with_its_steps(done):
+    file, results = done
+    command = ["check", file, "--results", results, "--no-measure"]
+    budget = ["--set", "budget.longer=true"]
+    text = call(*command, *budget).stdout
+    assert "none at equal seconds  final" not in text and "the control that goes with them, are not known" in text
+    of = specfile.load(file, ["budget.longer=true"])
+    for run in protocol.timing_runs(of):
+        ms = 10.0 if run.method.name == "none" else 20.0
+        record.write_row(run, times_folder(results / "tiny"), RESULT | {"step_ms": ms, "device": "cpu"}, "ok")
+    lines = [line.split() for line in call(*command, *budget).stdout.splitlines()]
+    assert ["tiny", "none", "final", "runs", "1", "6", "0"] in lines
+    assert ["tiny", "none", "at", "equal", "seconds", "final", "runs", "1", "12", "0"] in lines
+    last = next(r for r in cli_runs(file, results) if r.control is not None)
+    record.write_row(last, results / "tiny", RESULT, "ok")
+    lines = [line.split() for line in call(*command, *budget).stdout.splitlines()]
+    assert ["tiny", "none", "at", "equal", "seconds", "final", "runs", "1", "12", "1"] in lines
+
+
+def cli_runs(file, results):
+    return clitune.runs_of(specfile.load(file, ["budget.longer=true"]), file, results, True)
 
 
 def test_the_search_of_another_recipe_is_not_taken(done):
