@@ -158,7 +158,9 @@ def _table(number: int, block: Block) -> str:
             kind, hint = "", ""
             if comparison is not None:
                 b = comparison.bootstrap
-                kind = " ".join(["diff", "beyond" if comparison.beyond_noise else ""]).strip()
+                kind = "diff"
+                if comparison.beyond_noise:
+                    kind += " beyond" if comparison.difference.mean > 0 else " beyond worse"
                 if b.low is not None and comparison.p_holm is not None:
                     # Spaces that do not break keep a phone from tearing the numbers apart.
                     hint = f"bootstrap\u00a0[{b.low:+.2f},\u00a0{b.high:+.2f}] Holm\u00a0p\u00a0{comparison.p_holm:.3f}"

@@ -1,11 +1,14 @@
 """The results page in a real browser: sorting, filtering, where numbers come from, keys, widths, colours, paper."""
 
+import shutil
+
 import pytest
 
 from harness import report, store
 from harness.report import write_report
 from tests.browser import needs_chromium, opened
 from tests.rows import make_experiment, make_row
+from tests.unit.test_cli import ROOT
 
 pytestmark = needs_chromium
 METHODS = ["none", "kd", "cwd", "sstkd"]
@@ -162,6 +165,31 @@ def test_nothing_sticks_out_and_letters_stand_off(page_file, width, scheme):
         colours = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
         ink, paper = (sum(int(v) for v in c[4:-1].split(",")) / 765 for c in colours)
         assert abs(ink - paper) > 0.7 and (ink > paper) == (scheme == "dark")
+
+
+OVER = """cells => cells.map(cell => {
+  const text = document.createRange();
+  text.selectNodeContents(cell);
+  return text.getBoundingClientRect().right - cell.getBoundingClientRect().right;
+})"""
+
+
+def test_names_of_methods_stay_in_their_columns(tmp_path):
+    """One with its parameters is wider than a column of figures."""
+    shutil.copytree(ROOT / "results" / "examples" / "quickstart" / "runs", tmp_path / "runs")
+    with opened(write_report(tmp_path, [*METHODS[:3], "sstkd(critic_width=16)"])["html"]) as page:
+        over = page.locator("table.heat thead th").evaluate_all(OVER)
+        assert len(over) == 7 and max(over) <= 0
+
+
+def test_worse_beyond_noise_has_another_colour_than_better(tmp_path):
+    """Where every number moves with its seed: kd is better than none, none worse than kd."""
+    for row in make_experiment(seeds=4):
+        store.write_run(tmp_path, row)
+    with opened(write_report(tmp_path, METHODS)["html"]) as page:
+        colour = "spans => [...new Set(spans.map(span => getComputedStyle(span).color))]"
+        better, worse = (page.locator(f"td span:has-text('{mark}')").evaluate_all(colour) for mark in "▲▼")
+        assert len(better) == len(worse) == 1 and better != worse
 
 
 def test_paper_is_white_and_without_controls(page_file):
