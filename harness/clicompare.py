@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from harness.terminal import print_table
+from harness.terminal import output, print_table
 
 if TYPE_CHECKING:
     from harness.across import Across
@@ -107,7 +107,6 @@ def _notes(found: "Across") -> list[str]:
 
 
 def _print(found: "Across") -> None:
-    from rich.console import Console
     from rich.text import Text
 
     head, lines = _matrix(found)
@@ -116,7 +115,7 @@ def _print(found: "Across") -> None:
     if found.ranked:
         print_table(list(STANDINGS), _standings(found), right=STANDINGS[1:])
         typer.echo("")
-    console = Console()
+    console = output()
     for note in _notes(found):
         console.print(Text(note, style="dim"))
     console.print(Text(f"\n{found.pick}", style="bold"))

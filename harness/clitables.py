@@ -86,13 +86,12 @@ def _costs(table: "PaperTable", figures: "Sequence[Figure]") -> "Grid":
 
 def _print(grids: "Sequence[Grid]") -> None:
     """On the terminal: a line per cell, since a paper's tables are wider than one."""
-    from rich.console import Console
     from rich.text import Text
 
     from harness.papertables import PARTS
-    from harness.terminal import print_table
+    from harness.terminal import output, print_table
 
-    console = Console()
+    console = output()
     for grid in grids:
         console.print(Text(f"\n{grid.title} ({grid.id})", style="bold"))
         columns = list(dict.fromkeys(cell.column for cell in grid.cells))

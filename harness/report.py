@@ -120,10 +120,11 @@ def print_table(table: QuickTable, console: "Console | None" = None, directory: 
         console: where to; standard output when not given.
         directory: the experiment's directory; when given, the lines below the table say where rows, plots and page are.
     """
-    from rich.console import Console
     from rich.text import Text
 
-    console = console or Console()
+    from harness.terminal import output
+
+    console = console or output()
     for block in table.blocks:
         console.print(Text(f"\n{block.pair} on {block.dataset}", style="bold"))
         console.print(Text(block.headline))

@@ -3,8 +3,12 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 WRONG_PATH = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError)
 
@@ -24,18 +28,22 @@ def answering() -> Iterator[None]:
         raise typer.Exit(2 if isinstance(error, (ValueError, *WRONG_PATH)) else 1) from None
 
 
+def output() -> "Console":
+    """Standard output: as wide as the terminal; into a file or a pipe wide enough that nothing is folded."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=10_000)
+
+
 def print_table(columns: list[str], rows: list[list[str]], right: tuple[str, ...] = ()) -> None:
     """A table as wide as the terminal; into a file or a pipe one line per row."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # cells may hold [...], which is markup in plain strings
-    if not console.is_terminal:
-        console = Console(width=max(80, Console(width=10_000).measure(table).maximum))
-    console.print(table)
+    output().print(table)

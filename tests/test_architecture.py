@@ -80,7 +80,7 @@ RULES: dict[str, tuple[str, str]] = {
         "numpy matplotlib",
     ),
     "harness.report": (
-        "harness harness.formats harness.imagewise harness.store harness.stats harness.tables harness.comparison harness.plots harness.page",
+        "harness harness.formats harness.imagewise harness.store harness.stats harness.tables harness.comparison harness.plots harness.page harness.terminal",
         "rich",
     ),
     # Tensors

@@ -73,6 +73,27 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         assert target.startswith(("https://", "http://")) or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_the_texmosaic_page_shows_what_the_example_rows_give() -> None:
+    columns = ["role", "method", "seed", "dev_miou", "val_miou", "floor_dev_miou", "floor_val_miou", "steps"]
+    rows = sorted(store.read_runs(EXAMPLE, columns).to_pylist(), key=lambda row: row["seed"])
+    teacher = next(row for row in rows if row["role"] == "teacher")
+    shown = [f"| floor | {100 * teacher['floor_dev_miou']:.2f} | {100 * teacher['floor_val_miou']:.2f} |"]
+    shown += [
+        f"| teacher, {teacher['steps']} steps | {100 * teacher['dev_miou']:.1f} | {100 * teacher['val_miou']:.1f} |"
+    ]
+    means = {}
+    for method in ("none", "kd", "cwd", "sstkd"):
+        mine = [row for row in rows if row["role"] == "student" and row["method"] == method]
+        dev, val = ([100 * row[split] for row in mine] for split in ("dev_miou", "val_miou"))
+        means[method] = sum(dev) / len(dev), sum(val) / len(val)
+        name = "none, seeds 0, 1, 2" if method == "none" else method
+        shown.append(f"| {name} | {', '.join(f'{x:.1f}' for x in dev)} | {', '.join(f'{x:.1f}' for x in val)} |")
+    ahead = [100 * teacher[split] - mean for split, mean in zip(("dev_miou", "val_miou"), means["none"], strict=True)]
+    shown.append("Teacher minus plain student: {:.1f} points on dev, {:.1f} on val.".format(*ahead))
+    written = (ROOT / "docs" / "texmosaic.md").read_text()
+    assert [line for line in shown if line not in written] == []
+
+
 def test_the_page_of_backbones_shows_what_its_rows_give(tmp_path: Path) -> None:
     words = ["compare", "experiments/backbones_small.yaml", "--results", str(EXAMPLE.parent), "--to", str(tmp_path)]
     done = CliRunner().invoke(app, words)

@@ -210,6 +210,15 @@ def test_terminal_table_fits_and_tears_no_number(rows, width):
     assert (interval if width == 160 else interval.split(" ", 1)[1]) in text
 
 
+def test_into_a_pipe_nothing_is_folded(rows, capsys):
+    table = quick_table(arrow(rows), METHODS)
+    print_table(table)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert {table.legend, table.blocks[0].compared, *map(str, table.blocks[0].findings)} <= set(lines)
+    whole = cells(table, "sstkd")["vs none"]
+    assert any(line.startswith("sstkd") and whole in line for line in lines)
+
+
 # --- pictures
 
 
