@@ -146,9 +146,10 @@ def _cost(experiment: "Experiment", measure: bool) -> str:
     seconds, device = calibrated(runs, experiment.resources)
     hours = sum(seconds[run.pair, run.role, run.method.label] * run.train.steps for run in runs) / 3600
     crop = "x".join(map(str, train.augment.crop_hw or ()))
+    kind = "CPU" if device.startswith("CPU") else "GPU"
     return (
-        f"{text}: about {hours:,.0f} {device}-hours, from one step of each method with {IMAGES_TIMED} random images of "
-        f"{crop}, timed here and scaled to {train.batch_size} (evaluation comes on top)"
+        f"{text}: about {hours:,.0f} {kind}-hours on {device}, from one step of each method with {IMAGES_TIMED} random "
+        f"images of {crop}, scaled to {train.batch_size} (evaluation comes on top)"
     )
 
 

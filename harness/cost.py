@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import platform
 import resource
 import sys
 import time
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 WARM_UP_STEPS = 5
 LATENCY_CALLS = 20
+CPUINFO = Path("/proc/cpuinfo")
 
 
 class StepClock:
@@ -66,6 +68,23 @@ class StepClock:
         """The q-th percentile in ms; of the warm-up steps if there were no others; None before any step."""
         values = self.history() or self._warm
         return float(np.percentile(values, q)) if values else None
+
+
+def device_name(device: torch.device) -> str:
+    """What computes: a GPU's name, or e.g. "CPU AMD EPYC (family 26 model 2)". Kinds of either differ in rounding, too.
+
+    Virtual machines often hide the name of a CPU, but not its family and model.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        first = CPUINFO.read_text().partition("\n\n")[0]
+    except OSError:  # not Linux
+        first = ""
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    name = " ".join(said.get("model name", platform.machine()).split())
+    kind = f" (family {said['cpu family']} model {said['model']})" if {"cpu family", "model"} <= said.keys() else ""
+    return f"CPU {name}{kind}"
 
 
 def latency_ms(predict: Callable[[], object], device: torch.device, seconds: float = 5.0) -> float:

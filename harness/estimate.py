@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.cost import device_name
 from harness.datasets._ade20k_classes import CLASSES as ADE20K
 from harness.datasets.camvid import CLASSES as CAMVID
 from harness.datasets.cityscapes import CITYSCAPES
@@ -85,7 +86,7 @@ def calibrated(runs: Sequence[Run], resources: Resources) -> tuple[dict[tuple[st
         student, teacher, distiller = _parts(run, classes, device)
         seconds, _ = step_seconds_of(student, teacher, distiller, [(image, label)] * 2, 255)
         found[key] = seconds * run.train.batch_size / IMAGES_TIMED
-    return found, torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return found, device_name(device)
 
 
 def classes_of(dataset: str) -> int:

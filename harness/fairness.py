@@ -250,5 +250,8 @@ def _notes(ruleset: str, devices: tuple[str, ...]) -> list[str]:
     if ruleset == "searched":
         notes.append("exploratory: methods were searched by an algorithm, each with what it spent")
     if len(devices) > 1:
-        notes.append(f"runs on different devices ({', '.join(devices)}): their seconds are not comparable")
+        kinds = ", ".join(devices)
+        notes.append(
+            f"runs on different devices ({kinds}): their seconds are not comparable, and they round differently"
+        )
     return notes

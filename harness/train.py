@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from harness import guard, seeds, state
-from harness.cost import PeakMemory, StepClock, latency_ms, parameters
+from harness.cost import PeakMemory, StepClock, device_name, latency_ms, parameters
 from harness.datasets import Data
 from harness.distillers import Distiller
 from harness.evaluate import Counted, evaluate, predict
@@ -267,7 +267,7 @@ def _facts(run: Run, student: SegNet, distiller: Distiller, data: Data, device: 
         "student_parameters": parameters(student),
         "extra_parameters": parameters(distiller),
         "student_macs": network_cost(run.network, info.num_classes, height, width)[1],
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
     }
 
 

@@ -138,7 +138,7 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.loggers": ("harness.files harness.spec harness.status", ""),
     "harness.gauges": ("harness.spec harness.status", ""),
     "harness.estimate": (
-        "harness.spec harness.taps harness.models harness.datasets harness.distillers harness.parts harness.runtime",
+        "harness.cost harness.spec harness.taps harness.models harness.datasets harness.distillers harness.parts harness.runtime",
         "torch",
     ),
     "harness.catalogue": (

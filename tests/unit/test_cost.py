@@ -1,6 +1,7 @@
 """The clock, the counts and the memory meter against values known beforehand."""
 
 import gc
+import platform
 import resource
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,19 @@ def test_classes_are_those_of_the_datasets_own_modules() -> None:
     assert {name: estimate.classes_of(name) for name in known} == known
     with pytest.raises(ValueError, match="landcover: how many classes it has is in its files"):
         estimate.classes_of("landcover")
+
+
+def test_a_cpu_is_named_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(cost, "CPUINFO", info)
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert cost.device_name(CPU) == "CPU riscv64"  # no such file
+    first = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD  EPYC\n"
+    info.write_text(f"{first}\nprocessor\t: 1\nmodel name\t: another: kind\n")
+    assert cost.device_name(CPU) == "CPU AMD EPYC (family 26 model 2)"
+    info.write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")
+    assert cost.device_name(CPU) == "CPU riscv64"
+    assert "," not in cost.device_name(CPU)  # tables join devices by commas
 
 
 def test_latency_is_the_median_after_warm_up(hand: Time) -> None:
