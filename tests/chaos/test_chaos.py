@@ -35,6 +35,7 @@ SETTINGS = ("train.steps=24", "train.eval_every=12", "train.checkpoint_every=2")
 CHANGES = {"methods": ["none", "fitnet"], "seeds": [0, 1]}
 MEASURED = ("status", "dev_confusion", "val_confusion", "curve", "losses", "weights_sha256", "student_init_sha256")
 PATIENCE = 900.0  # seconds until something hangs
+EXPERIMENTS = 3  # per kill at most: on a fast machine runs may end before they are hit
 
 
 def plan(folder: Path) -> list[Run]:
@@ -70,11 +71,15 @@ def assert_nothing_lost_or_doubled(experiment: Path, expected: dict[str, dict[st
 
 
 class Targets:
-    """Where each run is hit next: at a random step beyond the one it was last hit at."""
+    """Where each run of an experiment is hit next: at a random step beyond the one it was last hit at."""
 
     def __init__(self, dice: random.Random, ahead: int = 8) -> None:
         self.dice, self.ahead, self.count = dice, ahead, 0
         self.at: dict[str, int] = {}
+
+    def anew(self) -> None:
+        """The next experiment begins: its runs have the same run_ids, and are at their first step again."""
+        self.at.clear()
 
     def hit(self, status: Status) -> tuple[str, dict[str, Any]] | None:
         for run_id, progress in status.progress.items():
@@ -98,13 +103,14 @@ def test_killed_workers(kills: int, dice: random.Random, undisturbed: dict[str, 
             dead.add(hit[1]["pid"])
             os.kill(hit[1]["pid"], signal.SIGKILL)
 
-    for number in range(kills):
+    for number in range(EXPERIMENTS * kills):
         experiment = tmp_path / str(number)
+        targets.anew()
         run_all(plan(experiment), Resources(max_failures=kills), experiment, kill)
         assert_nothing_lost_or_doubled(experiment, undisturbed)
         if targets.count >= kills:
             return
-    pytest.fail(f"{targets.count} of {kills} kills in {kills} experiments: runs end before they are hit")
+    pytest.fail(f"{targets.count} of {kills} kills in {EXPERIMENTS * kills} experiments: runs end before they are hit")
 
 
 def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
@@ -126,8 +132,9 @@ def test_lost_nodes(kills: int, dice: random.Random, undisturbed: dict[str, Any]
     """A node is lost in the middle of a run, and another one comes."""
     with cluster.nodes(2) as made:
         targets = Targets(dice)
-        for number in range(kills):
+        for number in range(EXPERIMENTS * kills):
             experiment, latest = tmp_path / str(number), list[Status]()
+            targets.anew()
             resources = Resources(address=made.address, max_failures=kills)
             runs = plan(experiment)
             thread, outcome = in_thread(
@@ -148,7 +155,7 @@ def test_lost_nodes(kills: int, dice: random.Random, undisturbed: dict[str, Any]
             assert_nothing_lost_or_doubled(experiment, undisturbed)
             if targets.count >= kills:
                 return
-    pytest.fail(f"{targets.count} of {kills} nodes lost in {kills} experiments")
+    pytest.fail(f"{targets.count} of {kills} nodes lost in {EXPERIMENTS * kills} experiments")
 
 
 def command(folder: Path, address: str) -> list[str]:
@@ -169,7 +176,7 @@ def kill_until_done(
 ) -> None:
     """Start the command, kill at a random moment after it came further, start it again; at the end let it go on."""
     count = 0
-    for number in range(kills):
+    for number in range(EXPERIMENTS * kills):
         folder = tmp_path / str(number)
         folder.mkdir()
         line, experiment = command(folder, address), folder / "results" / "tiny"
@@ -193,7 +200,7 @@ def kill_until_done(
         assert_nothing_lost_or_doubled(experiment, undisturbed)
         if count >= kills:
             return
-    pytest.fail(f"{count} of {kills} kills in {kills} experiments")
+    pytest.fail(f"{count} of {kills} kills in {EXPERIMENTS * kills} experiments")
 
 
 def reached(experiment: Path) -> set[str]:
