@@ -159,12 +159,12 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
     from harness.screen import clock
 
     directory = results / experiment.name
-    runs, rows = protocol.outline(experiment), store.finished(directory)
+    rows = store.finished(directory)
     measured: dict[tuple[str, str, str], float] = {}
     if measure:
         from harness.estimate import step_seconds
 
-        measured = step_seconds(runs, experiment.resources)
+        measured = step_seconds(protocol.outline(experiment), experiment.resources)
     runs, unsure = matched.outlined(experiment, directory, str(file), measured)
     lines, total = [], 0.0
 

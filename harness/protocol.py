@@ -203,9 +203,8 @@ def within_budget(experiment: Experiment, times: Mapping[Key, StepTime]) -> list
         return _timed(run.model_copy(update={"control": _CONTROLS[budget.unit]}), time, count)
 
     out: list[Run] = []
-    for run in [
-        within(run) for run in outline(experiment)
-    ]:  # all of them first: of a budget that is too small a method is named
+    # All of them first: of a budget that is too small a method is named.
+    for run in [within(run) for run in outline(experiment)]:
         plain = run.role == "student" and run.method.name == PLAIN
         out += [run, control(run)] if plain else [run]
     return out

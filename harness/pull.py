@@ -41,9 +41,6 @@ def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool
         FileNotFoundError: there are no rows at the source.
         OSError: the storage does not answer, or the disk is full.
     """
-    for part in PARTS:
-        if source.entries(f"{part}/runs"):
-            pull(source.below(part), directory / part, trusting=trusting)
     if any(entry.name.endswith(".parquet") for entry in source.entries("packs")):
         raise ValueError(
             f"{source.place}: some of its rows are packed. There: sstkd-bench results unpack; then pull, and pack here"
@@ -60,7 +57,14 @@ def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool
         outcomes += merged.values()
         files = _files(source, directory, dict.fromkeys(there.intersection(names), "kept") | merged) if weights else []
         list(pool.map(lambda name: fetch(source, directory, name), files))
-    if problems := [text for text in outcomes if text not in ("new", "kept")]:
+    problems = [text for text in outcomes if text not in ("new", "kept")]
+    for part in PARTS:
+        if source.entries(f"{part}/runs"):
+            try:
+                pull(source.below(part), directory / part, trusting=trusting)
+            except ValueError as error:
+                problems.append(str(error))
+    if problems:
         raise ValueError("\n".join(problems))
     return Pulled(outcomes.count("new"), outcomes.count("kept"), len(files))
 

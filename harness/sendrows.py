@@ -22,8 +22,10 @@ def send(folder: Path, limit: int = LIMIT_BYTES) -> None:
     Raises:
         SystemExit: rows are packed.
     """
-    if next((folder / "packs").glob("*.parquet"), None) is not None:
-        sys.exit(f"{folder}: some of its rows are packed. There: sstkd-bench results unpack {folder}")
+    for place in ("packs", "*/packs"):
+        for packed in folder.glob(f"{place}/*.parquet"):
+            of = packed.parent.parent
+            sys.exit(f"{of}: some of its rows are packed. There: sstkd-bench results unpack {of}; then submit again")
     found = (path.relative_to(folder).as_posix() for place in ("runs", "*/runs") for path in folder.glob(f"{place}/*"))
     names = sorted(name for name in found if _NAME.fullmatch(name))
     size = sum((folder / name).stat().st_size for name in names)

@@ -243,6 +243,11 @@ def test_rows_of_step_times_and_of_a_search_come_home_too(storage: Storage, tmp_
         put(storage.below(part), make_row("kd", 1 + seed), tmp_path)
     assert pull(storage, here).new == 1
     assert [len(store.finished(folder)) for folder in (here, *(here / part for part in PARTS))] == [1, 1, 1]
+    put(storage.below(PARTS[0]), {**make_row("kd", 1), "weights_sha256": "f" * 64}, tmp_path)
+    put(storage, make_row("kd", 5), tmp_path)
+    with pytest.raises(ValueError, match=f"{PARTS[0]}/runs/.*differ in weights_sha256"):
+        pull(storage, here)
+    assert len(store.finished(here)) == 2  # what can be merged is
 
 
 def test_two_results_of_one_run_are_an_error_that_names_both(storage: Storage, tmp_path: Path) -> None:

@@ -249,7 +249,13 @@ def test_too_many_rows_are_not_sent(tmp_path, capsys, monkeypatch):
 def test_packed_rows_are_not_sent(tmp_path):
     rows_in(tmp_path, make_job(tmp_path))
     assert pack(tmp_path).rows
-    with pytest.raises(SystemExit, match="some of its rows are packed"):
+    with pytest.raises(SystemExit, match=f"{tmp_path}: some of its rows are packed.*; then submit again"):
+        sendrows.send(tmp_path)
+    (tmp_path / "packs").rename(tmp_path / "step_times")
+    (tmp_path / "step_times" / "packs").mkdir()
+    for each in (tmp_path / "step_times").glob("*.parquet"):
+        each.rename(each.parent / "packs" / each.name)
+    with pytest.raises(SystemExit, match=f"{tmp_path}/step_times: some of its rows are packed"):
         sendrows.send(tmp_path)
 
 

@@ -96,14 +96,10 @@ def test_check_lists_the_control_of_a_budget_with_its_steps(done):
     lines = [line.split() for line in call(*command, *budget).stdout.splitlines()]
     assert ["tiny", "none", "final", "runs", "1", "6", "0"] in lines
     assert ["tiny", "none", "at", "equal", "seconds", "final", "runs", "1", "12", "0"] in lines
-    last = next(r for r in cli_runs(file, results) if r.control is not None)
+    last = next(run for run in clitune.runs_of(of, file, results, True) if run.control is not None)
     record.write_row(last, results / "tiny", RESULT, "ok")
     lines = [line.split() for line in call(*command, *budget).stdout.splitlines()]
     assert ["tiny", "none", "at", "equal", "seconds", "final", "runs", "1", "12", "1"] in lines
-
-
-def cli_runs(file, results):
-    return clitune.runs_of(specfile.load(file, ["budget.longer=true"]), file, results, True)
 
 
 def test_the_search_of_another_recipe_is_not_taken(done):
