@@ -35,7 +35,6 @@ SETTINGS = ("train.steps=24", "train.eval_every=12", "train.checkpoint_every=2")
 CHANGES = {"methods": ["none", "fitnet"], "seeds": [0, 1]}
 MEASURED = ("status", "dev_confusion", "val_confusion", "curve", "losses", "weights_sha256", "student_init_sha256")
 PATIENCE = 900.0  # seconds until something hangs
-EXPERIMENTS = 3  # per kill at most: on a fast machine runs may end before they are hit
 
 
 def plan(folder: Path) -> list[Run]:
@@ -103,14 +102,14 @@ def test_killed_workers(kills: int, dice: random.Random, undisturbed: dict[str, 
             dead.add(hit[1]["pid"])
             os.kill(hit[1]["pid"], signal.SIGKILL)
 
-    for number in range(EXPERIMENTS * kills):
+    for number in range(kills):
         experiment = tmp_path / str(number)
         targets.anew()
         run_all(plan(experiment), Resources(max_failures=kills), experiment, kill)
         assert_nothing_lost_or_doubled(experiment, undisturbed)
         if targets.count >= kills:
             return
-    pytest.fail(f"{targets.count} of {kills} kills in {EXPERIMENTS * kills} experiments: runs end before they are hit")
+    pytest.fail(f"{targets.count} of {kills} kills in {kills} experiments: runs end before they are hit")
 
 
 def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
@@ -132,7 +131,7 @@ def test_lost_nodes(kills: int, dice: random.Random, undisturbed: dict[str, Any]
     """A node is lost in the middle of a run, and another one comes."""
     with cluster.nodes(2) as made:
         targets = Targets(dice)
-        for number in range(EXPERIMENTS * kills):
+        for number in range(kills):
             experiment, latest = tmp_path / str(number), list[Status]()
             targets.anew()
             resources = Resources(address=made.address, max_failures=kills)
@@ -155,7 +154,7 @@ def test_lost_nodes(kills: int, dice: random.Random, undisturbed: dict[str, Any]
             assert_nothing_lost_or_doubled(experiment, undisturbed)
             if targets.count >= kills:
                 return
-    pytest.fail(f"{targets.count} of {kills} nodes lost in {EXPERIMENTS * kills} experiments")
+    pytest.fail(f"{targets.count} of {kills} nodes lost in {kills} experiments")
 
 
 def command(folder: Path, address: str) -> list[str]:
@@ -176,7 +175,7 @@ def kill_until_done(
 ) -> None:
     """Start the command, kill at a random moment after it came further, start it again; at the end let it go on."""
     count = 0
-    for number in range(EXPERIMENTS * kills):
+    for number in range(kills):
         folder = tmp_path / str(number)
         folder.mkdir()
         line, experiment = command(folder, address), folder / "results" / "tiny"
@@ -200,7 +199,7 @@ def kill_until_done(
         assert_nothing_lost_or_doubled(experiment, undisturbed)
         if count >= kills:
             return
-    pytest.fail(f"{count} of {kills} kills in {EXPERIMENTS * kills} experiments")
+    pytest.fail(f"{count} of {kills} kills in {kills} experiments")
 
 
 def reached(experiment: Path) -> set[str]:
