@@ -6,7 +6,6 @@ whole one before anything of it is used. Read with weights_only=True, so that it
 
 import hashlib
 import io
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.files import sweep
 from harness.storage import Storage
 
 State = dict[str, Any]
 MARK = b"sstkdck1"
 _TAIL = len(MARK) + hashlib.sha256().digest_size
-ABANDONED_SECONDS = 600  # a hidden file that is older was left by a process that died while it wrote
 
 
 class Checkpoints:
@@ -93,7 +92,8 @@ class Checkpoints:
             found = None
             tell(f"{self._name(step)} {problem}")
             self._storage.remove(_file(step))  # type: ignore[union-attr]
-        self._sweep()
+        if self._storage is not None and self._storage.folder is not None:
+            sweep(self._storage.folder)
         return found
 
     def read(self, step: int) -> State:
@@ -129,13 +129,6 @@ class Checkpoints:
         self._storage.write(_file(step), buffer.getvalue())
         for old in self.steps()[self._keep :]:
             self._storage.remove(_file(old))
-
-    def _sweep(self) -> None:
-        """What a process that died while it wrote has left."""
-        folder = self._storage.folder if self._storage is not None else None
-        for path in folder.glob(".*.tmp") if folder is not None and folder.is_dir() else ():
-            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-                path.unlink(missing_ok=True)
 
     def _name(self, step: int) -> str:
         assert self._storage is not None

@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+import time
 import uuid
 from pathlib import Path
+
+ABANDONED_SECONDS = 600  # a hidden file that is older was left by a process that was killed while it wrote
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
@@ -30,6 +33,22 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
         os.fsync(entry)
     finally:
         os.close(entry)
+
+
+def sweep(folder: Path, alone: bool = False) -> None:
+    """Remove what processes that were killed while they wrote have left in a folder, if there is such a folder.
+
+    Args:
+        folder: only its own files.
+        alone: nobody else writes there now. Otherwise young files stay, which another process, here or on another
+            machine, may still be writing.
+    """
+    for path in folder.glob(".*.tmp"):
+        try:
+            if alone or time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                path.unlink()
+        except FileNotFoundError:  # in place by now, or swept by another process
+            continue
 
 
 def cache_home() -> Path:

@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from harness import record, store
 from harness.board import Board
 from harness.cluster import connected, require_room, this_node
+from harness.files import sweep
 from harness.home import Home
 from harness.lanes import Groups, Outcome, Pool
 from harness.pull import fetch, pull
@@ -56,9 +57,9 @@ def run_all(
     status = Status(runs, _states(runs, experiment, retry_failed))
     waiting = [run for run in runs if status.state[run.run_id] == "waiting"]
     _check_teachers(waiting, status, experiment, home)
+    _tidy(status, home)
     if not waiting:
         return status.state
-    _tidy(status, home)
     on_update(status)
     with connected(resources):
         require_room(resources)
@@ -89,7 +90,9 @@ def _check_teachers(waiting: Sequence[Run], status: Status, experiment: Path, ho
 
 
 def _tidy(status: Status, home: Home) -> None:
-    """Remove checkpoints of finished runs: their process died between its row and their removal."""
+    """Remove what processes left that were killed: half of a file, checkpoints of runs that have their row."""
+    for name in ("runs", "weights", "per_image"):
+        sweep(home.folder / name)
     for run_id in home.place.folders("checkpoints"):
         if status.state.get(run_id) == "ok":
             home.checkpoints(run_id).drop()

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness import store
+from harness.files import sweep
 
 GROUP_ROWS = 2**17
 GROUP_BYTES = 64 * 2**20
@@ -114,6 +115,7 @@ def _alone(base: Path) -> Iterator[None]:
     """Wait until no other process packs or unpacks rows of this folder: each would put the same rows into a pack."""
     with open(base / ".packing.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        sweep(base / "packs", alone=True)
         yield
 
 

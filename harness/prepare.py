@@ -25,7 +25,7 @@ from harness.datasets.cache import Format, Manifest, Shard
 from harness.datasets.index import examine
 from harness.datasets.source import OFFICIAL, Sample, Source, require_none, tables_sha256
 from harness.datasets.tree import Tree
-from harness.files import write_atomic
+from harness.files import sweep, write_atomic
 from harness.spec import Resources
 
 PAIRS = 64
@@ -164,8 +164,7 @@ def _alone(to: Path) -> Iterator[None]:
             raise ValueError(
                 f"{to}: another `data prepare` is at work there; wait for it, or choose another folder"
             ) from None
-        for left in (to / "shards").glob(".*.tmp"):
-            left.unlink()  # of a worker that was killed: nobody else is writing here
+        sweep(to / "shards", alone=True)
         yield
 
 

@@ -35,7 +35,7 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.row": ("", "numpy pyarrow"),
     "harness.files": ("", ""),
     "harness.store": ("harness.files harness.row", "pyarrow"),
-    "harness.packs": ("harness harness.store", "pyarrow"),
+    "harness.packs": ("harness harness.files harness.store", "pyarrow"),
     "harness.storage": ("harness.files", "pyarrow"),
     "harness.pull": ("harness.files harness.storage harness.store", ""),
     "harness.perimage": ("harness.files", "numpy pyarrow"),
@@ -113,7 +113,7 @@ RULES: dict[str, tuple[str, str]] = {
         "harness.taps",
         "torch numpy",
     ),
-    "harness.checkpoints": ("harness.storage", "torch"),
+    "harness.checkpoints": ("harness.files harness.storage", "torch"),
     "harness.runtime": (
         "harness.checkpoints harness.recipe harness.spec harness.seeds harness.datasets harness.models.syncbn",
         "torch numpy cv2",
@@ -191,8 +191,8 @@ RULES: dict[str, tuple[str, str]] = {
         "ray",
     ),
     "harness.launch": (
-        "harness.board harness.cluster harness.home harness.lanes harness.pull harness.queue harness.record "
-        "harness.spec harness.status harness.store",
+        "harness.board harness.cluster harness.files harness.home harness.lanes harness.pull "
+        "harness.queue harness.record harness.spec harness.status harness.store",
         "ray",
     ),
     "harness.trials": (

@@ -105,6 +105,13 @@ def test_an_interrupted_pack_loses_and_doubles_nothing(folder, monkeypatch):
     assert len(loose(folder)) < len(files) - 2 and everything(folder).equals(before)
 
 
+def test_what_a_killed_pack_left_goes_with_the_next(folder):
+    packs.pack(folder)
+    (folder / "packs/.0123.1-a.tmp").write_bytes(b"half of a pack")
+    packs.unpack(folder)
+    assert not (folder / "packs").exists()
+
+
 def test_a_full_disk_leaves_the_rows_as_they_were(folder, monkeypatch):
     before, files = everything(folder), loose(folder)
 

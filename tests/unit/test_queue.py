@@ -1,6 +1,8 @@
 """Which run is next, what is known of all of them, and when a checkpoint is due: no Ray, no training."""
 
 import itertools
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +277,17 @@ def test_a_teacher_whose_weights_are_gone_is_an_error_before_anything_starts(tmp
     store.write_run(tmp_path, {**make_row("none", 0), "run_id": runs[0].run_id})
     with pytest.raises(ValueError, match=r"the teacher's weights are missing, yet its row says ok\. Put the file back"):
         run_all(runs, Resources(address="127.0.0.1:1"), tmp_path, lambda status: None)
+
+
+def test_what_a_killed_writer_left_is_swept_and_what_another_still_writes_is_not(tmp_path: Path) -> None:
+    runs = tiny.plan(tmp_path)
+    for run in runs:
+        store.write_run(tmp_path, {**make_row("none", 0), "run_id": run.run_id})
+    for folder in ("runs", "weights", "per_image"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for name in (".0123.1-a.tmp", ".0123.2-b.tmp"):
+            (tmp_path / folder / name).write_bytes(b"half")
+        os.utime(tmp_path / folder / ".0123.1-a.tmp", (time.time() - 3600,) * 2)
+    assert set(run_all(runs, Resources(), tmp_path, lambda status: None).values()) == {"ok"}
+    assert {path.name for path in tmp_path.rglob(".*.tmp")} == {".0123.2-b.tmp"}
+    assert len(list(tmp_path.rglob(".*.tmp"))) == 3
