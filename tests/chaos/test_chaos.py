@@ -84,7 +84,7 @@ class Targets:
         self.at.clear()
 
     def hit(self, status: Status) -> tuple[str, dict[str, Any]] | None:
-        for run_id, progress in status.progress.items():
+        for run_id, progress in list(status.progress.items()):  # another thread may be changing it
             target = self.at.setdefault(run_id, self.dice.randint(1, self.ahead))
             if status.state[run_id] == "running" and target <= progress.get("step", 0) < progress["steps"]:
                 self.at[run_id] = progress["step"] + self.dice.randint(2, self.ahead)
