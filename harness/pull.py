@@ -46,7 +46,14 @@ def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool
             f"{source.place}: some of its rows are packed. There: sstkd-bench results unpack; then pull, and pack here"
         )
     names = [entry.name for entry in source.entries("runs") if entry.name.endswith(".parquet")]
-    if not names:
+    parts = [part for part in PARTS if source.entries(f"{part}/runs")]
+    problems: list[str] = []  # all are told together, after what can be merged was
+    for part in parts:  # they may be there before the first run has ended
+        try:
+            pull(source.below(part), directory / part, trusting=trusting)
+        except ValueError as error:
+            problems.append(str(error))
+    if not names and not parts:
         raise FileNotFoundError(f"{source.place}: there are no rows (expected {source.place}/runs/*.parquet)")
     (directory / "runs").mkdir(parents=True, exist_ok=True)
     there = {f"{run_id}.parquet" for run_id, status in store.finished(directory).items() if trusting and status == "ok"}
@@ -57,14 +64,7 @@ def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool
         outcomes += merged.values()
         files = _files(source, directory, dict.fromkeys(there.intersection(names), "kept") | merged) if weights else []
         list(pool.map(lambda name: fetch(source, directory, name), files))
-    problems = [text for text in outcomes if text not in ("new", "kept")]
-    for part in PARTS:
-        if source.entries(f"{part}/runs"):
-            try:
-                pull(source.below(part), directory / part, trusting=trusting)
-            except ValueError as error:
-                problems.append(str(error))
-    if problems:
+    if problems := [text for text in outcomes if text not in ("new", "kept")] + problems:
         raise ValueError("\n".join(problems))
     return Pulled(outcomes.count("new"), outcomes.count("kept"), len(files))
 

@@ -238,9 +238,11 @@ def test_rows_are_merged_by_run_id(storage: Storage, tmp_path: Path) -> None:
 def test_rows_of_step_times_and_of_a_search_come_home_too(storage: Storage, tmp_path: Path) -> None:
     here = tmp_path / "results" / "x"
     assert {folder(here) for folder in (times_folder, search_folder)} == {here / part for part in PARTS}
-    put(storage, make_row("kd", 0), tmp_path)
     for seed, part in enumerate(PARTS):
         put(storage.below(part), make_row("kd", 1 + seed), tmp_path)
+    assert pull(storage, here).new == 0  # no run has ended yet
+    assert [len(store.finished(here / part)) for part in PARTS] == [1, 1]
+    put(storage, make_row("kd", 0), tmp_path)
     assert pull(storage, here).new == 1
     assert [len(store.finished(folder)) for folder in (here, *(here / part for part in PARTS))] == [1, 1, 1]
     put(storage.below(PARTS[0]), {**make_row("kd", 1), "weights_sha256": "f" * 64}, tmp_path)
