@@ -57,7 +57,7 @@ def run_all(
     status = Status(runs, _states(runs, experiment, retry_failed))
     waiting = [run for run in runs if status.state[run.run_id] == "waiting"]
     _check_teachers(waiting, status, experiment, home)
-    _tidy(status, home)
+    _tidy(status, experiment, home)
     if not waiting:
         return status.state
     on_update(status)
@@ -89,10 +89,11 @@ def _check_teachers(waiting: Sequence[Run], status: Status, experiment: Path, ho
             )
 
 
-def _tidy(status: Status, home: Home) -> None:
+def _tidy(status: Status, experiment: Path, home: Home) -> None:
     """Remove what processes left that were killed: half of a file, checkpoints of runs that have their row."""
-    for name in ("runs", "weights", "per_image"):
-        sweep(home.folder / name)
+    for folder in filter(None, {experiment, home.folder, home.place.folder}):  # one and the same without a storage
+        for name in ("runs", "weights", "per_image"):
+            sweep(folder / name)
     for run_id in home.place.folders("checkpoints"):
         if status.state.get(run_id) == "ok":
             home.checkpoints(run_id).drop()

@@ -279,15 +279,23 @@ def test_a_teacher_whose_weights_are_gone_is_an_error_before_anything_starts(tmp
         run_all(runs, Resources(address="127.0.0.1:1"), tmp_path, lambda status: None)
 
 
-def test_what_a_killed_writer_left_is_swept_and_what_another_still_writes_is_not(tmp_path: Path) -> None:
-    runs = tiny.plan(tmp_path)
+@pytest.mark.parametrize("with_storage", [False, True])
+def test_what_a_killed_writer_left_is_swept_and_what_another_still_writes_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_storage: bool
+) -> None:
+    monkeypatch.setenv("SSTKD_BENCH_CACHE", str(tmp_path / "cache"))
+    experiment = tmp_path / "results" / "tiny"
+    resources = Resources(storage=str(tmp_path / "storage") if with_storage else None)
+    home, runs = Home(experiment, resources), tiny.plan(tmp_path)
     for run in runs:
-        store.write_run(tmp_path, {**make_row("none", 0), "run_id": run.run_id})
-    for folder in ("runs", "weights", "per_image"):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        for name in (".0123.1-a.tmp", ".0123.2-b.tmp"):
-            (tmp_path / folder / name).write_bytes(b"half")
-        os.utime(tmp_path / folder / ".0123.1-a.tmp", (time.time() - 3600,) * 2)
-    assert set(run_all(runs, Resources(), tmp_path, lambda status: None).values()) == {"ok"}
-    assert {path.name for path in tmp_path.rglob(".*.tmp")} == {".0123.2-b.tmp"}
-    assert len(list(tmp_path.rglob(".*.tmp"))) == 3
+        store.write_run(experiment, {**make_row("none", 0), "run_id": run.run_id})
+    bases = {experiment, home.folder, Path(home.place.place)}
+    assert len(bases) == (3 if with_storage else 1)
+    old, young = [[b / f / n for b in bases for f in ("runs", "weights", "per_image")] for n in (".a.tmp", ".b.tmp")]
+    for path in (*old, *young):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    for path in old:
+        os.utime(path, (time.time() - 3600,) * 2)
+    assert set(run_all(runs, resources, experiment, lambda status: None).values()) == {"ok"}
+    assert set(tmp_path.rglob(".*.tmp")) == set(young)
