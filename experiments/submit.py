@@ -24,6 +24,6 @@ def arguments(given: list[str]) -> list[str]:
 if __name__ == "__main__":
     os.chdir(PROJECT)
     sys.path.insert(0, str(PROJECT))
-    from harness.cli import app
+    from harness.cli.app import app
 
     app(arguments(sys.argv[1:]))

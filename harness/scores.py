@@ -131,7 +131,7 @@ def of_row(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Every score of every confusion matrix in a row: `dev`, `val`, `dev_boundary`, `val_boundary` where they are kept.
 
     Args:
-        row: with class_names, absent_policy and the confusion columns of `harness.store.SCHEMA`.
+        row: with class_names, absent_policy and the confusion columns of `harness.results.store.SCHEMA`.
 
     Returns:
         By matrix the means of `summary` and `class_iou` by class name; None where nothing was counted.

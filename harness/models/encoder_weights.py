@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from harness.experiment.spec import Network
 from harness.models.weights import load_state
-from harness.spec import Network
 
 # A deep stem as the distillation papers' ResNets name it (left), and as timm does. The others' bn1 is not timm's.
 _FLAT_STEM = {

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.experiment.spec import Network, nearest
 from harness.models.deeplabv3 import deeplabv3
 from harness.models.encoder_weights import load_encoder
 from harness.models.pspnet import pspnet
-from harness.spec import Network, nearest
 from harness.taps import NetworkInfo, TapInfo, Taps
 
 # DPT reads class tokens beside the feature maps and does not follow encoder -> decoder -> head.

@@ -6,8 +6,8 @@ import sys
 
 import torch
 
-from harness import signatures
 from harness.distillers import Distiller
+from harness.experiment import signatures
 from harness.testing.case import Case, checked, require, undisturbed
 from harness.testing.made_up import SIZE, view
 from harness.testing.networks import pairs

@@ -15,14 +15,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from harness.checkpoints import Checkpoints
-from harness.optimizers import Optimizers
-from harness.recipe import Optimizer
-from harness.runtime import Runtime
+from harness.experiment.recipe import Optimizer
 from harness.testing.case import Case, require, total
 from harness.testing.made_up import IGNORE, MAIN, net
 from harness.testing.steps import STEPS, one_step
-from harness.train import KDStep
+from harness.training.checkpoints import Checkpoints
+from harness.training.loop import KDStep
+from harness.training.optimizers import Optimizers
+from harness.training.runtime import Runtime
 
 WORLD = 2
 DEADLINE_SECONDS, SILENCE_SECONDS = 600, 120

@@ -7,14 +7,14 @@ import pickle
 import torch
 from torch import Tensor
 
-from harness import guard
 from harness.distillers import Distiller
-from harness.optimizers import Optimizers
-from harness.recipe import Optimizer
+from harness.experiment.recipe import Optimizer
 from harness.taps import Pair
 from harness.testing.case import Case, Terms, apart, numbers, own_terms, reaches, require, total
 from harness.testing.made_up import IGNORE, MAIN, Net, labels, net, stream, view
-from harness.train import KDStep
+from harness.training import guards
+from harness.training.loop import KDStep
+from harness.training.optimizers import Optimizers
 
 STEPS = 3
 
@@ -29,22 +29,22 @@ def whole_step(case: Case) -> None:
     for number in range(STEPS):
         found = one_step(step, teacher, number)
         if number == 0:
-            guard.connected(found, case.label, case.kind.needs_teacher)
+            guards.connected(found, case.label, case.kind.needs_teacher)
             _student_moves(student, {name: value for name, value in found.items() if name != "task"})
         total(found).backward()  # type: ignore[no-untyped-call]
         if number == 0:
-            guard.all_used(step)
+            guards.all_used(step)
             _not_idle(distiller)
         optimizers.step(torch.amp.GradScaler("cpu", enabled=False))
         values = numbers(found)
         require(all(abs(v) < float("inf") for v in values.values()), f"the terms of step {number} are {values}")
-    guard.teacher_untouched(teacher)
+    guards.teacher_untouched(teacher)
     changed = [name for name, value in teacher.state_dict().items() if not torch.equal(value, before[name])]
     require(not changed, f"the teacher's {', '.join(changed)} changed")
 
 
 def one_step(step: torch.nn.Module, teacher: Net, number: int, rank: int = 0) -> Terms:
-    """Terms of the step `number` on random images, as `harness.train.train` computes them."""
+    """Terms of the step `number` on random images, as `harness.training.loop.train` computes them."""
     generator = stream(100 * number + rank)
     image, label = torch.randn(2, 3, 64, 64, generator=generator), labels(seed=100 * number + rank)
     with torch.no_grad():

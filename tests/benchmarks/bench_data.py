@@ -18,9 +18,9 @@ from PIL import Image
 from harness import seeds
 from harness.datasets import filedata
 from harness.datasets.augment import augment
-from harness.runtime import Runtime
-from tests.caches import prepared
-from tests.toydata import TOY, write_street
+from harness.training.runtime import Runtime
+from tests.support.caches import prepared
+from tests.support.toydata import TOY, write_street
 
 MEAN, STD = np.array(filedata.MEAN), np.array(filedata.STD)
 IDS = {0: 255, 10: 0, 20: 1, 30: 2}

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from harness.evaluate import boundary_band
-from harness.metrics import argmax, confusion_matrix
+from harness.training.confusion import argmax, confusion_matrix
+from harness.training.evaluate import boundary_band
 
 CLASSES, H, W = 19, 1024, 2048
 LABELS = {"blocks": 32, "noise": 1}  # side of equal labels: like a street scene, and the worst for a cache

@@ -9,11 +9,11 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import packs, store
-from harness.report import write_report
-from harness.row import checked
-from tests.browser import needs_chromium, opened
-from tests.rows import make_row
+from harness.report.write import write_report
+from harness.results import packs, store
+from harness.results.schema import checked
+from tests.support.browser import needs_chromium, opened
+from tests.support.rows import make_row
 
 # Two frames after the event: what it changed is laid out and painted by then.
 DRAWN = """

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from harness import store
-from harness.launch import run_all
-from harness.spec import Resources, Run
-from harness.status import Status
-from tests import cluster, tiny
+from harness.execution.launcher import run_all
+from harness.execution.status import Status
+from harness.experiment.spec import Resources, Run
+from harness.results import store
+from tests.support import cluster, tiny
 
 pytestmark = [pytest.mark.ray, *cluster.QUIET]
 

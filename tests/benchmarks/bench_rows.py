@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness import packs, store
-from harness.row import checked
-from tests.rows import make_row
+from harness.results import packs, store
+from harness.results.schema import checked
+from tests.support.rows import make_row
 
 PAIRS, METHODS, SEEDS = 10, 20, 5_000
 
@@ -57,12 +57,12 @@ def folder(tmp_path_factory):
 
 
 FREE = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # Arrow heeds it, too
-FROM = "from harness import store; from harness.comparison import COLUMNS, quick_table; "
+FROM = "from harness import store; from harness.analysis.comparison import COLUMNS, quick_table; "
 SOME = (
     f"{FROM}from pathlib import Path; ids = Path('{{0}}/some').read_text().split(); "
     "assert store.read_runs('{0}', list(COLUMNS), run_ids=ids, encoded=True).num_rows == len(ids)"
 )
-CLI = "import sys; from harness.cli import main; sys.argv = ['sstkd-bench', 'tables', '{0}'%s]; main()"
+CLI = "import sys; from harness.cli.app import main; sys.argv = ['sstkd-bench', 'tables', '{0}'%s]; main()"
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,13 @@ import pytest
 import torch
 import yaml
 
-from harness import record, store
-from harness.execute import execute
-from harness.launch import run_all
-from harness.runtime import Runtime
-from harness.spec import Resources, Run
-from harness.status import Status
-from tests import cluster, tiny
+from harness.execution.execute import execute
+from harness.execution.launcher import run_all
+from harness.execution.status import Status
+from harness.experiment.spec import Resources, Run
+from harness.results import record, store
+from harness.training.runtime import Runtime
+from tests.support import cluster, tiny
 
 pytestmark = [pytest.mark.chaos, *cluster.QUIET]
 
@@ -291,7 +291,7 @@ def test_a_storage_that_is_full(
 ) -> None:
     """A random write finds no space: the run stops, loses nothing, and goes on when there is space again."""
     from harness import files
-    from harness.checkpoints import Checkpoints
+    from harness.training.checkpoints import Checkpoints
 
     runs, real = plan(tmp_path), os.fsync
     left = [10**9]

@@ -6,11 +6,11 @@ from typing import Any
 
 from harness.distillers import METHODS, Distiller
 from harness.distillers._sum import Sum
-from harness.parts import build_method
-from harness.spec import Method
+from harness.experiment.spec import Method
 from harness.taps import Pair
 from harness.testing import Case
 from harness.testing.made_up import MAIN
+from harness.training.build import build_method
 
 # Sizes that cost time and change no property; `test_default_values` builds with the real ones.
 SMALL: dict[str, dict[str, Any]] = {

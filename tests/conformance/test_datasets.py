@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import datatool
 from harness.datasets import DATASETS, SOURCES
+from harness.datasets import inspect as datatool
 from harness.datasets.landcover import COVER, INSTALL, PICTURE
 from harness.datasets.source import IGNORE
-from harness.parts import load_data
-from harness.runtime import Runtime
-from harness.spec import Dataset, Run, dataset_entry
-from tests import tiny, trees
-from tests.caches import prepared
+from harness.experiment.spec import Dataset, Run, dataset_entry
+from harness.training.build import load_data
+from harness.training.runtime import Runtime
+from tests.support import tiny, trees
+from tests.support.caches import prepared
 
 SMALL = {"texmosaic": {"size": 32, "train": 6, "dev": 3, "val": 3}, "landcover": {}}
 assert SMALL.keys() | SOURCES.keys() == DATASETS.keys(), (
-    "a new dataset: give it a tree in tests/trees.py, or a size here"
+    "a new dataset: give it a tree in tests/support/trees.py, or a size here"
 )
 
 

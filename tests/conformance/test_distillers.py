@@ -10,19 +10,20 @@ from typing import Any, Literal, get_origin, get_type_hints
 import pytest
 import torch
 
-from harness import guard, signatures
-from harness.cost import parameters
 from harness.distillers import METHODS, Distiller
+from harness.experiment import signatures
+from harness.experiment.spec import Method, Network
 from harness.models import SegNet, build
-from harness.parts import build_method
-from harness.spec import Method, Network
 from harness.taps import Pair, View
 from harness.testing import PROPERTIES, Case, check_property, networks
 from harness.testing.case import checked, numbers, own_terms, total
 from harness.testing.made_up import CLASSES, IGNORE, MAIN, SAME, labels, stream, trainable, view
 from harness.testing.ranks import disagreements
 from harness.testing.values import with_labels
-from harness.train import KDStep
+from harness.training import guards
+from harness.training.build import build_method
+from harness.training.cost import parameters
+from harness.training.loop import KDStep
 from tests.conformance.methods import AT_THE_TEACHER, SMALL, VARIANTS, WAIVED, WITH_LABELS, WRONG, case, sum_of
 
 ALL = pytest.mark.parametrize("method", METHODS)
@@ -210,10 +211,10 @@ def test_real_networks(method: str, pair: str) -> None:
                 with torch.no_grad():
                     taught = teacher(image).detach()
                 terms = step(image, label, taught, torch.tensor(100.0), 0.5, stream())
-            guard.connected(terms, method, METHODS[method].needs_teacher)
+            guards.connected(terms, method, METHODS[method].needs_teacher)
             assert all(torch.isfinite(value) for value in terms.values())
             total(terms).backward()
-            guard.all_used(step)
+            guards.all_used(step)
             assert all(p.grad is None or p.grad.isfinite().all() for p in step.parameters())
             assert all(p.grad is None for p in teacher.parameters())
         finally:

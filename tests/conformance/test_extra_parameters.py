@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.cost import parameters
 from harness.distillers import METHODS, Distiller
 from harness.taps import Pair
 from harness.testing import Case, networks
 from harness.testing.made_up import CLASSES, MAIN, SAME, SCENES, view
+from harness.training.cost import parameters
 from tests.conformance.extra_parameters import FORMULAS, Extra, Step
 from tests.conformance.methods import SMALL, case, sum_of
 

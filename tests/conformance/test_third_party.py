@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness import store
+from harness.results import store
 from harness.testing import check_distiller
-from tests import tiny
+from tests.support import tiny
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "tests" / "third_party" / "logit_margin"

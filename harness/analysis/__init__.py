@@ -1,0 +1,1 @@
+"""Rows become statistics and tables as data. No torch, no Ray, no plotting."""

@@ -1,0 +1,316 @@
+"""Methods over many pairs and datasets: what each gains where, its rank, and what a reader may conclude.
+
+Tasks are the pairs of one or several experiments. Within a task everything is `analysis.comparison`'s; across tasks
+only whole cells count, and a method that failed on a task is behind every other there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.analysis.ranking import (
+    LOST,
+    critical_difference,
+    friedman,
+    gaps,
+    groups,
+    mean_ranks,
+    probability_of_improvement,
+    profile_area,
+)
+from harness.analysis.stats import Interval, mean_interval
+from harness.analysis.tables import BOOTSTRAP_SEED, CONFIDENCE, Block, Comparison, MethodRow, QuickTable
+from harness.scores import class_iou
+
+WITHIN = 5.0
+"""Percent points from the best of a task up to which the performance profile is integrated."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A pair on a dataset; `name` tells it from the others."""
+
+    name: str
+    block: Block
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A method over all tasks.
+
+    Attributes:
+        label: the method.
+        rank: its mean rank, 1 is best.
+        gain: mean over tasks of its mean difference to the plain student, percent points, with the t interval over
+            tasks; None for the plain student, or where it failed on a task.
+        better: the chance that one of its runs beats one of the plain student's; None for the plain student.
+        area: mean height of its performance profile up to `WITHIN` points from the best.
+        wins, losses: on how many tasks its difference to the plain student is beyond noise, above or below 0.
+    """
+
+    label: str
+    rank: float
+    gain: Interval | None
+    better: Interval | None
+    area: float
+    wins: int
+    losses: int
+
+
+@dataclass(frozen=True)
+class Across:
+    """All methods over all tasks.
+
+    Attributes:
+        tasks: in the order of the experiments.
+        methods: every label, the plain student first.
+        ranked: standings by rank, of the methods that were run on every task.
+        unranked: why other methods have no rank, by label.
+        friedman: p-value of "all ranked methods are equally good"; None for fewer than three, or one task.
+        critical: Nemenyi's critical difference of mean ranks; None with one task.
+        groups: sets of methods that it does not tell apart.
+    """
+
+    tasks: tuple[Task, ...]
+    methods: tuple[str, ...]
+    ranked: tuple[Standing, ...]
+    unranked: Mapping[str, str]
+    friedman: float | None
+    critical: float | None
+    groups: tuple[tuple[str, ...], ...]
+
+    def cell(self, method: str, task: Task) -> str:
+        """The difference to the plain student, with its interval; the plain student's own mIoU; or what is missing."""
+        x = task.block.line(method)
+        if x is None or x.miou is None:
+            return "not run" if x is None else x.absences
+        more = f"; {x.absences}" if x.absences else ""
+        if x is task.block.plain:
+            half = "" if x.miou.half is None else f" ± {x.miou.half:.2f}"
+            return f"{x.miou.mean:.2f}{half} (n={x.miou.n}){more}"
+        c: Comparison | None = x.vs_none
+        return ("no pair" if c is None else f"{c.text} (n={c.difference.n})") + more
+
+    @property
+    def pick(self) -> str:
+        """What a reader may conclude, with how sure it is."""
+        if not self.ranked:
+            return "Nothing can be picked: no method but the plain student was run on all tasks."
+        first = self.ranked[0]
+        count = len(self.tasks)
+        where = f"over {count} {'task' if count == 1 else 'tasks'}"
+        if self.critical is None:
+            return f"Nothing can be picked from one task; {first.label} has the highest mIoU on it."
+        near = {name for group in self.groups if first.label in group for name in group}
+        gain = ""
+        if first.gain is not None and first.gain.low is not None and first.gain.high is not None:
+            gain = (
+                f", {first.gain.mean:+.2f} points [{first.gain.low:+.2f}, {first.gain.high:+.2f}] to the plain student"
+            )
+        tied = [s.label for s in self.ranked if s.rank == first.rank]
+        who = f"{first.label} has" if len(tied) == 1 else f"{' and '.join(tied)} share"
+        text = f"{who} the best mean rank {where}: {first.rank:.2f} of {len(self.ranked)}"
+        text += gain if len(tied) == 1 else ""
+        if first.label == self.tasks[0].block.references["none"]:
+            text += ". No method is ahead of the plain student"
+        rest = sorted(near - set(tied))
+        if not rest:
+            return f"{text}. That is set apart from all others (critical difference {self.critical:.2f})."
+        return (
+            f"{text}. That is no more than a hint: the ranks do not tell it from {', '.join(rest)} "
+            f"(critical difference {self.critical:.2f})."
+        )
+
+
+def across(tables: Sequence[QuickTable]) -> Across:
+    """Bring the tables of one or several experiments together.
+
+    Args:
+        tables: at least one, all of one protocol version.
+
+    Raises:
+        ValueError: no table, tables of several protocol versions or rulesets, or a task without a plain student.
+    """
+    if not tables:
+        raise ValueError("nothing to compare: name at least one experiment")
+    for what, found in (
+        ("protocol versions", {table.protocol for table in tables}),
+        ("rulesets", {block.ruleset for table in tables for block in table.blocks}),
+        ("units of the budget", {block.budget.split()[-1] for table in tables for block in table.blocks}),
+    ):
+        if len(found) > 1:
+            raise ValueError(f"experiments of several {what} are not compared: {', '.join(sorted(found))}")
+    tasks = _tasks(tables)
+    for task in tasks:
+        if task.block.plain is None or task.block.plain.miou is None:
+            raise ValueError(f"{task.name}: the plain student has no result, so there are no gains")
+    methods = tuple(dict.fromkeys(x.label for task in tasks for x in task.block.methods))
+    ranked, unranked = _rankable(tasks, methods)
+    standings = _standings(ranked, tasks)
+    by_rank = {s.label: s.rank for s in standings}
+    several = len(tasks) > 1 and len(ranked) > 1
+    critical = critical_difference(len(ranked), len(tasks)) if several else None
+    table = np.array([[_value(task, name) for name in ranked] for task in tasks])
+    return Across(
+        tasks=tasks,
+        methods=methods,
+        ranked=standings,
+        unranked=unranked,
+        friedman=friedman(table) if several and len(ranked) > 2 else None,
+        critical=critical,
+        groups=tuple(groups(by_rank, critical)) if critical is not None else (),
+    )
+
+
+def _tasks(tables: Sequence[QuickTable]) -> tuple[Task, ...]:
+    names: dict[str, int] = {}
+    found = [(table, block) for table in tables for block in table.blocks]
+    for _, block in found:
+        key = f"{block.pair} on {block.dataset}"
+        names[key] = names.get(key, 0) + 1
+    out = []
+    for table, block in found:
+        name = f"{block.pair} on {block.dataset}"
+        out.append(Task(name if names[name] == 1 else f"{name} ({table.experiment})", block))
+    return tuple(out)
+
+
+def _run_values(line: MethodRow | None) -> list[float] | None:
+    """The values of a method's runs on a task, `LOST` for each that failed; None if it was not run, or not wholly."""
+    if line is None or line.missing or line.skipped:
+        return None
+    return [*line.values.values(), *[LOST] * line.failed] or None
+
+
+def _value(task: Task, label: str) -> float:
+    return float(np.mean(_run_values(task.block.line(label)) or [LOST]))
+
+
+def _rankable(tasks: Sequence[Task], methods: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The methods that were run, whole, on every task; and why the others are left out."""
+    ranked, left = [], {}
+    for name in methods:
+        missing = [task.name for task in tasks if _run_values(task.block.line(name)) is None]
+        if missing:
+            left[name] = f"not run, or not wholly, on {', '.join(missing)}"
+        else:
+            ranked.append(name)
+    return ranked, left
+
+
+def _standings(ranked: Sequence[str], tasks: Sequence[Task]) -> tuple[Standing, ...]:
+    if len(ranked) < 2:
+        return ()
+    table = np.array([[_value(task, name) for name in ranked] for task in tasks])
+    ranks, behind = mean_ranks(table), gaps(table)
+    out = []
+    for i, name in enumerate(ranked):
+        lines = [line for task in tasks if (line := task.block.line(name)) is not None]
+        plain = [task.block.plain for task in tasks]
+        gain = better = None
+        if any(line is not p for line, p in zip(lines, plain, strict=True)):
+            deltas = [x.vs_none.difference.mean for x in lines if x.vs_none is not None and not x.failed]
+            gain = mean_interval(deltas, CONFIDENCE) if len(deltas) == len(tasks) else None
+            better = probability_of_improvement(
+                [_run_values(x) or [] for x in lines],
+                [_run_values(p) or [] for p in plain],
+                np.random.default_rng(BOOTSTRAP_SEED),
+                CONFIDENCE,
+            )
+        beyond = [x.vs_none.difference.mean for x in lines if x.vs_none is not None and x.vs_none.beyond_noise]
+        area = profile_area(behind[:, i], WITHIN)
+        wins = sum(mean > 0 for mean in beyond)
+        out.append(Standing(name, float(ranks[i]), gain, better, area, wins, len(beyond) - wins))
+    return tuple(sorted(out, key=lambda s: (s.rank, s.label)))
+
+
+def profile_gaps(found: Across) -> dict[str, Any]:
+    """By ranked method how far it stays behind the best of every task, percent points: (tasks,)."""
+    names = [s.label for s in found.ranked]
+    table = np.array([[_value(task, name) for name in names] for task in found.tasks])
+    return dict(zip(names, gaps(table).T, strict=True)) if names else {}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A method on a task: what its student costs and what its training took, beside its mIoU in percent points."""
+
+    label: str
+    task: str
+    miou: float
+    parameters: int | None
+    macs: int | None
+    train_seconds: float | None
+    latency_ms: float | None = None
+
+
+def costs(found: Across, rows: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
+    """One point for each cell with results.
+
+    Args:
+        found: the comparison.
+        rows: by run_id, with student_parameters, student_macs, train_seconds and student_latency_ms. Seconds are the
+            median over the method's runs that have them, latency over those of all methods on the task: what trained
+            a student does not change the time that it takes.
+    """
+    out = []
+    for task in found.tasks:
+        by_method = {x.label: [rows[run] for run in x.run_ids.values()] for x in task.block.methods}
+        latency = _median([row["student_latency_ms"] for mine in by_method.values() for row in mine])
+        for x in task.block.methods:
+            if x.miou is not None:
+                mine = by_method[x.label]
+                size = mine[0]["student_parameters"], mine[0]["student_macs"]
+                seconds = _median([row["train_seconds"] for row in mine])
+                out.append(Cost(x.label, task.name, x.miou.mean, *size, seconds, latency))
+    return out
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.median(known)) if known else None
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Places of the points (cost, score) that no other one beats in both: cheaper or equal, and better or equal.
+
+    In the order of their cost; of equal points the first.
+    """
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
+    front: list[int] = []
+    for i in order:
+        if not front or points[i][1] > points[front[-1]][1]:
+            front.append(i)
+    return front
+
+
+def class_gains(task: Task, rows: Mapping[str, Mapping[str, Any]], column: str) -> dict[str, list[float]] | None:
+    """By method the mean over paired seeds of its IoU of each class less the plain student's, percent points.
+
+    Args:
+        task: which.
+        rows: by run_id, with the column.
+        column: a confusion column of the rows, e.g. "dev_confusion" or "dev_boundary_confusion".
+
+    Returns:
+        (K,) a method; nan for a class that a side has neither in labels nor predictions. None where the column was not
+        kept.
+    """
+    plain = task.block.plain
+    if plain is None or any(rows[run][column] is None for run in plain.run_ids.values()):
+        return None
+    out = {}
+    for x in task.block.methods:
+        seeds = sorted(x.run_ids.keys() & plain.run_ids.keys())
+        if x is plain or not seeds:
+            continue
+        pairs = [(rows[x.run_ids[s]][column], rows[plain.run_ids[s]][column]) for s in seeds]
+        out[x.label] = (100 * np.mean([_iou(a) - _iou(b) for a, b in pairs], axis=0)).tolist()
+    return out
+
+
+def _iou(counts: Sequence[int]) -> Any:
+    side = round(len(counts) ** 0.5)
+    return class_iou(np.reshape(counts, (side, side)))

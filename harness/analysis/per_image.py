@@ -1,0 +1,71 @@
+"""How much the differences of a comparison hang on the images of val, where matrices of single images were kept."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.analysis.stats import image_bootstrap
+from harness.analysis.tables import BOOTSTRAP_SEED, CONFIDENCE, Block, MethodRow, QuickTable
+from harness.scores import hits_and_unions
+from harness.results.per_image import per_image_path, read_per_image
+
+COLUMNS = ("run_id", "per_image_sha256", "absent_policy")
+"""Of rows, that `with_images` needs."""
+
+
+def with_images(table: QuickTable, directory: str | Path, rows: Any) -> QuickTable:
+    """The table with `images` filled in: of every method with the plain student, over the seeds that both have.
+
+    Args:
+        table: a comparison.
+        directory: the experiment's, with `per_image/`.
+        rows: `pyarrow.Table` with at least `COLUMNS`, of its runs.
+
+    Raises:
+        ValueError: a damaged file, or another one than its row's; names it.
+    """
+    import pyarrow.compute as pc
+
+    kept = rows.select(list(COLUMNS)).filter(pc.is_valid(rows["per_image_sha256"]))
+    known = {r["run_id"]: r for r in kept.to_pylist()}
+    if not known:
+        return table
+    return replace(table, blocks=tuple(replace(b, images=_of_block(b, Path(directory), known)) for b in table.blocks))
+
+
+def _of_block(block: Block, directory: Path, known: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    plain = block.plain
+    if plain is None:
+        return ()
+    counted: dict[str, NDArray[np.float64]] = {}
+    texts = [_of_line(line, plain, directory, known, counted) for line in block.methods if line is not plain]
+    return tuple(text for text in texts if text)
+
+
+def _of_line(
+    line: MethodRow,
+    plain: MethodRow,
+    directory: Path,
+    known: Mapping[str, Mapping[str, Any]],
+    counted: dict[str, NDArray[np.float64]],
+) -> str:
+    pairs = [(line.run_ids[s], plain.run_ids[s]) for s in sorted(line.run_ids.keys() & plain.run_ids.keys())]
+    pairs = [pair for pair in pairs if all(run in known for run in pair)]
+    if not pairs:
+        return ""
+    runs = [run for pair in pairs for run in pair]
+    if absent := [run for run in runs if not per_image_path(directory, run).is_file()]:
+        return f"{line.label}: matrices of single images are not here ({per_image_path(directory, absent[0])})"
+    for run in runs:
+        if run not in counted:
+            matrices = read_per_image(per_image_path(directory, run), known[run]["per_image_sha256"])
+            counted[run] = hits_and_unions(matrices)
+    a, b = (np.stack([counted[pair[side]] for pair in pairs]) for side in (0, 1))
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    d = image_bootstrap(a, b, rng, CONFIDENCE, absent=known[runs[0]]["absent_policy"])
+    width = "" if d.low is None or d.high is None else f" [{100 * d.low:+.2f}, {100 * d.high:+.2f}]"
+    return f"{line.label}: {100 * d.mean:+.2f}{width} ({d.n} images, {len(pairs)} pairs of runs)"

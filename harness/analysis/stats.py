@@ -1,0 +1,382 @@
+"""Is a difference beyond noise? Intervals over seeds, paired differences, and the correction for many comparisons.
+
+Values are plain numbers in any unit; results keep that unit. Paired t is the interval that decides: with three to five
+seeds it covers what it claims if the differences are roughly normal. The percentile bootstrap stands beside it and is
+too narrow for so few seeds, which is why it never decides anything.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from harness.analysis.byseed import BySeed
+from harness.scores import Absent
+
+# Below this relative spread the differences are equal up to rounding, and a t statistic would only measure rounding.
+_EQUAL = 1e-12
+MANY = 100
+"""Values from which on `bootstrap_interval` needs no resamples."""
+_AT_ONCE = 500  # resamples of images whose weights are in memory together
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its two-sided confidence interval; `low` and `high` are None where there is no interval.
+
+    Attributes:
+        mean: mean of the values, in their unit.
+        low: lower end, or None for fewer than two values.
+        high: upper end, or None for fewer than two values.
+        n: how many values stand behind it.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def half(self) -> float | None:
+        """Half the interval's width (the t interval is symmetric), or None."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Difference(Interval):
+    """Mean of the paired differences a - b, with the p-value of "there is none".
+
+    Attributes:
+        p_value: two-sided, paired t; None where there is no interval.
+    """
+
+    p_value: float | None = None
+
+    @property
+    def reversed(self) -> "Difference":
+        """The same comparison seen from the other side, b - a."""
+        low = None if self.high is None else -self.high
+        high = None if self.low is None else -self.low
+        return Difference(-self.mean, low, high, self.n, self.p_value)
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean of independent values with its t interval.
+
+    Args:
+        values: (n,) finite numbers, n >= 1; n < 2 has no interval.
+        confidence: in (0, 1).
+
+    Raises:
+        ValueError: no values, a non-finite value, or a confidence outside (0, 1).
+    """
+    x = _checked(values, confidence)
+    if x.size < 2:
+        return Interval(float(x[0]), None, None, 1)
+    half = _t_quantile(confidence, x.size) * float(x.std(ddof=1)) / float(np.sqrt(x.size))
+    mean = float(x.mean())
+    return Interval(mean, mean - half, mean + half, x.size)
+
+
+def paired_differences(a: Mapping[int, float], b: Mapping[int, float]) -> NDArray[np.float64]:
+    """`a - b` of every seed that both have, in the order of the seeds: (n,).
+
+    Raises:
+        ValueError: no seed in common.
+    """
+    x, y = _paired(a, b)
+    return np.asarray(x - y)
+
+
+def shared_seeds(a: Mapping[int, Any], b: Mapping[int, Any]) -> int:
+    """How many seeds both have."""
+    if isinstance(a, BySeed) and isinstance(b, BySeed) and np.array_equal(a.seeds, b.seeds):
+        return len(a)
+    return len(a.keys() & b.keys())
+
+
+def _paired(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The values of the seeds that both have, in the order of the seeds."""
+    one, two = (side if isinstance(side, BySeed) else BySeed.of(side) for side in (a, b))
+    if np.array_equal(one.seeds, two.seeds):
+        x, y = one.array, two.array
+    else:
+        _, left, right = np.intersect1d(one.seeds, two.seeds, assume_unique=True, return_indices=True)
+        x, y = one.array[left], two.array[right]
+    if not x.size:
+        raise ValueError(f"nothing to pair: seeds {sorted(a)} and {sorted(b)} have none in common")
+    return x, y
+
+
+def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Difference:
+    """Mean of `a - b` over the seeds that both have, with the paired t interval and p-value.
+
+    Args:
+        a: value by seed.
+        b: value by seed; seeds that only one side has are left out, `n` says how many pairs are left.
+        confidence: in (0, 1).
+
+    Returns:
+        `low`, `high` and `p_value` are None for one pair. They are None too when all differences are the same number
+        other than zero: no spread at all means that the seeds changed nothing, which is no evidence.
+
+    Raises:
+        ValueError: no seed in common, a non-finite value, or a confidence outside (0, 1).
+    """
+    return _difference(*_paired(a, b), confidence)
+
+
+def paired_intervals(
+    a: Mapping[int, float], b: Mapping[int, float], rng: np.random.Generator, confidence: float = 0.95
+) -> tuple[Difference, Interval]:
+    """`paired_difference` and the `bootstrap_interval` of the same differences; arguments and errors are theirs."""
+    x, y = _paired(a, b)
+    return _difference(x, y, confidence), bootstrap_interval(x - y, rng, confidence)
+
+
+def _difference(x: NDArray[np.float64], y: NDArray[np.float64], confidence: float) -> Difference:
+    from scipy import special
+
+    d = _checked(x - y, confidence)
+    mean, n = float(d.mean()), int(d.size)
+    spread = float(d.std(ddof=1)) if n > 1 else 0.0
+    scale = float(max(np.abs(x).max(), np.abs(y).max()))
+    if n > 1 and not d.any():
+        return Difference(0.0, 0.0, 0.0, n, 1.0)
+    if n < 2 or spread <= _EQUAL * scale:
+        return Difference(mean, None, None, n, None)
+    error = spread / float(np.sqrt(n))
+    half = _t_quantile(confidence, n) * error
+    p_value = 2.0 * float(special.stdtr(n - 1, -abs(mean) / error))
+    return Difference(mean, mean - half, mean + half, n, p_value)
+
+
+def bootstrap_interval(
+    values: ArrayLike, rng: np.random.Generator, confidence: float = 0.95, resamples: int = 10_000
+) -> Interval:
+    """Mean of the values with its percentile bootstrap interval.
+
+    For a paired bootstrap pass the differences (`paired_differences`). From `MANY` values on nothing is drawn: the
+    quantiles of the resampled mean follow from its cumulants (Cornish and Fisher, Moments and Cumulants in the
+    Specification of Distributions, 1938), nearer to those of endless resamples than 10,000 come.
+
+    Args:
+        values: (n,) finite numbers, n >= 1; n < 2 has no interval.
+        rng: the stream the resamples are drawn from; the same stream gives the same interval.
+        confidence: in (0, 1).
+        resamples: number of resamples, >= 1; memory is resamples * n indices.
+
+    Raises:
+        ValueError: no values, a non-finite value, a confidence outside (0, 1), fewer than one resample.
+    """
+    x = _checked(values, confidence)
+    _check_confidence(confidence, resamples)
+    mean = float(x.mean())
+    if x.size < 2:
+        return Interval(mean, None, None, 1)
+    if x.size >= MANY:
+        low, high = _mean_quantiles(x, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return Interval(mean, low, high, x.size)
+    means = x[rng.integers(x.size, size=(resamples, x.size))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(mean, float(low), float(high), x.size)
+
+
+def _mean_quantiles(x: NDArray[np.float64], levels: Sequence[float]) -> list[float]:
+    """Quantiles of the mean of as many values drawn from `x`, to the second order in 1 / sqrt(n)."""
+    from scipy import special
+
+    n, mean = x.size, float(x.mean())
+    d = x - mean
+    spread = float(np.sqrt((d**2).mean()))
+    if spread <= _EQUAL * float(np.abs(x).max()):
+        return [mean] * len(levels)
+    # Of the mean of n values: skewness / sqrt(n), excess kurtosis / n.
+    skew = float((d * d * d).mean()) / spread**3 / float(np.sqrt(n))
+    excess = (float((d * d * d * d).mean()) / spread**4 - 3) / n
+    out = []
+    for level in levels:
+        z = float(special.ndtri(level))
+        bent = z + skew * (z**2 - 1) / 6 + excess * (z**3 - 3 * z) / 24 - skew**2 * (2 * z**3 - 5 * z) / 36
+        out.append(mean + spread / float(np.sqrt(n)) * bent)
+    return out
+
+
+def image_bootstrap(
+    a: ArrayLike,
+    b: ArrayLike,
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    absent: Absent = "skip",
+) -> Interval:
+    """mIoU of `a` less that of `b`, with its percentile bootstrap interval over the images of the split.
+
+    Every resample draws images, the same ones for both sides and all runs, adds up what was counted on them and takes
+    the mIoU of the sums. It says how much the difference hangs on these images; how much on the seeds, the interval of
+    `paired_difference` says.
+
+    Args:
+        a: (S, N, 2, K) of S runs on N images: `harness.scores.hits_and_unions` of each.
+        b: the same of the S runs that those of `a` are paired with, on the same images.
+        rng: the stream the resamples are drawn from; the same stream gives the same interval.
+        confidence: in (0, 1).
+        resamples: number of resamples, >= 1.
+        absent: what the mean does with a class that is in none of the images drawn.
+
+    Returns:
+        The mean over the runs' differences on the whole split, in [-1, 1], its interval, and N. No interval for one
+        image.
+
+    Raises:
+        ValueError: shapes that are not (S, N, 2, K) or differ, nothing counted, a confidence outside (0, 1), or fewer
+            than one resample.
+    """
+    sides = [np.asarray(x, dtype=np.float64) for x in (a, b)]
+    shapes = [x.shape for x in sides]
+    if shapes[0] != shapes[1] or len(shapes[0]) != 4 or shapes[0][2] != 2 or not sides[0].size:
+        raise ValueError(f"both sides are (S, N, 2, K) and of one shape; given: {shapes[0]} and {shapes[1]}")
+    if not all(x[:, :, 1].any(axis=(1, 2)).all() for x in sides):
+        raise ValueError("a run counted nothing on any image")
+    _check_confidence(confidence, resamples)
+    images = shapes[0][1]
+
+    def difference(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of the images weighted by (R, N): (R,)."""
+        one, other = (_weighted_miou(x, weights, absent) for x in sides)
+        return np.asarray((one - other).mean(axis=1))
+
+    mean = float(difference(np.ones((1, images)))[0])
+    if images < 2:
+        return Interval(mean, None, None, images)
+    found = []
+    for start in range(0, resamples, _AT_ONCE):
+        count = min(_AT_ONCE, resamples - start)
+        found.append(difference(rng.multinomial(images, np.full(images, 1 / images), size=count).astype(np.float64)))
+    low, high = np.quantile(np.concatenate(found), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(mean, float(low), float(high), images)
+
+
+def _weighted_miou(counts: NDArray[np.float64], weights: NDArray[np.float64], absent: Absent) -> NDArray[np.float64]:
+    """mIoU of S runs, counts (S, N, 2, K), under R weightings of the images, (R, N): (R, S)."""
+    runs, images, _, classes = counts.shape
+    flat = counts.transpose(1, 0, 2, 3).reshape(images, -1)
+    hits, unions = (weights @ flat).reshape(len(weights), runs, 2, classes).transpose(2, 0, 1, 3)
+    seen = unions > 0
+    iou = np.divide(hits, unions, out=np.zeros_like(hits), where=seen)
+    return np.asarray(iou.sum(axis=2) / (classes if absent == "zero" else np.maximum(seen.sum(axis=2), 1)))
+
+
+def detectable_difference(spread: float, n: int, level: float = 0.05, power: float = 0.8) -> float:
+    """The smallest true difference that a paired t-test over `n` seeds finds with a chance of `power`.
+
+    Args:
+        spread: standard deviation of the paired differences between seeds, > 0; the result has its unit.
+        n: planned number of seeds, >= 2.
+        level: of the two-sided test; divide it by the number of comparisons for the first step of Holm's correction.
+        power: in (level, 1).
+
+    Raises:
+        ValueError: a number outside of these ranges.
+    """
+    if not (np.isfinite(spread) and spread > 0) or n < 2 or not 0 < level < power < 1:
+        raise ValueError(
+            f"spread > 0, n >= 2 and 0 < level < power < 1 are needed; given: spread={spread}, n={n}, level={level}, "
+            f"power={power}"
+        )
+    return _shift(n, level, power) * spread / float(np.sqrt(n))
+
+
+@functools.lru_cache(maxsize=4096)
+def _shift(n: int, level: float, power: float) -> float:
+    """A true difference in standard errors of the mean that the test finds with this power."""
+    from scipy import special
+
+    critical = _t_quantile(1 - level, n)
+    shift = float(special.nctdtrinc(n - 1, 1 - power, critical))
+    if special.nctdtr(n - 1, shift, -critical) < 1e-12:
+        return shift
+    from scipy import optimize  # half a second to load
+
+    def missing(shift: float) -> float:
+        """Power at a difference of `shift` standard errors, less the wanted one (the far tail counts, too)."""
+        near, far = (special.nctdtr(n - 1, shift, end) for end in (critical, -critical))
+        return float(1 - near + np.nan_to_num(far)) - power
+
+    # A shift of three critical values is found almost always, whatever the degrees of freedom.
+    return float(optimize.brentq(missing, 1e-9, 3 * critical + 10))
+
+
+def spread_interval(differences: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Standard deviation of paired differences with its chi-square interval: how well so few seeds know it.
+
+    Args:
+        differences: (n,) finite numbers, roughly normal; n < 2 has no spread.
+        confidence: in (0, 1).
+
+    Raises:
+        ValueError: fewer than two values, a non-finite value, or a confidence outside (0, 1).
+    """
+    from scipy import special
+
+    x = _checked(differences, confidence)
+    if x.size < 2:
+        raise ValueError(f"a spread needs at least two values; given: {x.tolist()}")
+    spread, freedom = float(x.std(ddof=1)), x.size - 1
+    low, high = (
+        spread * float(np.sqrt(freedom / (2 * special.gammaincinv(freedom / 2, q))))
+        for q in ((1 + confidence) / 2, (1 - confidence) / 2)
+    )
+    return Interval(spread, low, high, x.size)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: p-values that may be compared with one level, however many comparisons there are.
+
+    The chance of at least one false finding among all of them stays below the level (S. Holm, A Simple Sequentially
+    Rejective Multiple Test Procedure, 1979).
+
+    Args:
+        p_values: (m,) in [0, 1], in any order; may be empty.
+
+    Returns:
+        (m,) adjusted p-values in the order given.
+
+    Raises:
+        ValueError: a value outside [0, 1].
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.size and not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p-values lie in [0, 1]; given: {list(p_values)}")
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)) if p.size else p
+    out = np.empty_like(p)
+    out[order] = np.minimum(stepped, 1.0)
+    return [float(v) for v in out]
+
+
+@functools.lru_cache(maxsize=4096)
+def _t_quantile(confidence: float, n: int) -> float:
+    from scipy import special
+
+    return float(special.stdtrit(n - 1, (1 + confidence) / 2))
+
+
+def _checked(values: ArrayLike, confidence: float) -> NDArray[np.float64]:
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or x.size == 0:
+        raise ValueError(f"a list of at least one number is needed; given: shape {x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError(f"all values must be finite; given: {x.tolist()}")
+    _check_confidence(confidence)
+    return x
+
+
+def _check_confidence(confidence: float, resamples: int = 1) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: it lies between 0 and 1, e.g. 0.95")
+    if resamples < 1:
+        raise ValueError(f"resamples={resamples}: at least 1 is needed")

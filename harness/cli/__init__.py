@@ -1,0 +1,1 @@
+"""The command `sstkd-bench`: words in, words out; one file per command."""

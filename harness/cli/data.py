@@ -1,0 +1,134 @@
+"""The commands `sstkd-bench data ...`: what a dataset is, whether a copy of it is whole, and its prepared cache."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.report.console import answering, print_table
+
+data_app = typer.Typer(
+    help="Datasets: what they are, whether they are whole, the prepared cache.", no_args_is_help=True
+)
+
+Name = Annotated[str, typer.Argument(help="A dataset, see `sstkd-bench data info`.")]
+Root = Annotated[Path | None, typer.Option("--root", help="The dataset's folder, or its prepared cache.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the dataset, e.g. short_side=512; repeatable."),
+]
+
+
+class Format(StrEnum):
+    """How a cache stores images."""
+
+    RAW = "raw"
+    ENCODED = "encoded"
+
+
+def _parameters(name: str, settings: list[str] | None) -> dict[str, Any]:
+    """The dataset's parameters, defaults filled in.
+
+    Raises:
+        ValueError: an unknown dataset or parameter, or a value that is not allowed.
+    """
+    import yaml
+
+    from harness.experiment.load import validate
+    from harness.experiment.spec import dataset_entry
+
+    given, problems = {}, []
+    for setting in settings or []:
+        key, mark, value = setting.partition("=")
+        if not mark:
+            raise ValueError(f"--set {setting}: KEY=VALUE is needed, e.g. short_side=512")
+        try:
+            given[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {setting}: not a YAML value ({' '.join(str(error).split())[:120]})") from None
+    model = dataset_entry(name).parameters
+    found = validate(
+        model, given, (), lambda at, message: problems.append(f"--set {'.'.join(map(str, at))}: {message}")
+    )
+    if found is None:
+        raise ValueError("\n".join(problems))
+    return found.model_dump(mode="json")
+
+
+@data_app.command("info")
+def data_info(
+    name: Annotated[str | None, typer.Argument(help="A dataset; all of them in a line each when not given.")] = None,
+    classes: Annotated[bool, typer.Option(help="List the classes with their colours.")] = True,
+) -> None:
+    """What a dataset is: classes and colours, splits, folder layout, licence, how to get it, parameters."""
+    with answering():
+        from harness.datasets import inspect
+
+        if name is None:
+            print_table(["dataset", "classes", "train", "val", "what"], inspect.overview(), ("classes", "train", "val"))
+            return
+        _parameters(name, None)
+        typer.echo(inspect.describe(name, classes))
+
+
+@data_app.command("check")
+def data_check(name: Name, root: Root = None, settings: Set = None) -> None:
+    """Read every file: pairs, sizes, label ids, pixels per class, damaged files. Exit code 1 if anything is wrong."""
+    with answering():
+        from harness.datasets import inspect
+
+        found = inspect.check(name, root, _parameters(name, settings))
+        if found.splits:
+            print_table(["split", "pairs", "published", "height", "width"], found.splits, ("pairs", "published"))
+        if found.classes:
+            columns = ["class", *(f"{part} {what}" for part in found.parts for what in ("pixels", "%", "images"))]
+            print_table(columns, found.classes, tuple(columns[1:]))
+        for note in found.notes:
+            typer.echo(f"note: {note}")
+        for problem in found.problems:
+            typer.echo(f"wrong: {problem}", err=True)
+        typer.echo(f"{len(found.problems)} problems" if found.problems else "nothing is wrong")
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Name,
+    root: Annotated[Path, typer.Option("--root", help="The dataset's folder.")],
+    to: Annotated[Path, typer.Option("--to", help="The cache's folder; use it as data.root afterwards.")],
+    form: Annotated[
+        Format, typer.Option("--format", help="raw: decoded, fastest; encoded: as small as the files.")
+    ] = Format.RAW,
+    settings: Set = None,
+) -> None:
+    """Make the prepared cache, in parallel. Interrupt it at any time; the same command continues."""
+    with answering():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from harness.datasets import inspect
+        from harness.execution.prepare_data import prepare
+
+        source, variant, short_side = inspect.source_of(name, root, _parameters(name, settings))
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
+        try:
+            with Progress(*columns, console=console, transient=True) as bar:
+                task = bar.add_task(name, total=None)
+                said = [0]
+
+                def show(done: int, total: int) -> None:
+                    bar.update(task, completed=done, total=total)
+                    if not console.is_terminal and (done == total or done - said[0] >= total / 10):
+                        said[0] = done
+                        typer.echo(f"{name}: {done} of {total} pairs", err=True)
+
+                manifest = prepare(source, root, to, variant, short_side, form.value, show)
+        except KeyboardInterrupt:
+            typer.echo(f"interrupted: whole shards are in {to / 'shards'}; the same command continues.", err=True)
+            raise typer.Exit(130) from None
+        size = sum(shard.bytes for shard in manifest.shards)
+        pairs = sum(shard.rows for shard in manifest.shards)
+        typer.echo(f"{to}: {pairs} pairs, {size / 2**20:,.0f} MiB, {form.value}. Use it as data.root: {to.absolute()}")

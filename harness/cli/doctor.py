@@ -1,0 +1,156 @@
+"""Is this machine ready? Versions, devices, disk, Ray, datasets, and what one experiment needs."""
+
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+
+from harness.experiment.spec import Dataset, Weights
+from harness.results import record
+
+FREE_GB = 2.0
+
+
+def diagnose(file: Path | None, results: Path) -> int:
+    """Print one line per check; returns the number of problems."""
+    console = Console()
+    problems = 0
+    for name, okay, text in [*_python(), *_devices(), _disk(results), _ray(), *_datasets(), *_experiment(file)]:
+        problems += not okay
+        console.print(f"{'ok  ' if okay else 'FAIL'} {name}: {text}", markup=False, highlight=False, soft_wrap=True)
+    return problems
+
+
+Line = tuple[str, bool, str]
+
+
+def _python() -> list[Line]:
+    lines: list[Line] = [
+        ("code", True, record.code_version()),
+        ("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}"),
+    ]
+    for name in record.PACKAGES:
+        try:
+            lines.append((name, True, version(name)))
+        except PackageNotFoundError:
+            lines.append((name, False, "is not installed; run: pip install -e ."))
+    return lines
+
+
+def _devices() -> list[Line]:
+    try:
+        import torch
+    except ImportError as error:
+        return [("gpus", False, f"torch cannot be imported: {error}")]
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    lines: list[Line] = [("cpus", True, f"{cpus} usable, torch uses {torch.get_num_threads()} threads by default")]
+    if not torch.cuda.is_available():
+        return [*lines, ("gpus", True, "none; runs use the CPU (resources.gpus_per_worker: 0)")]
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        lines.append((f"gpu {index}", True, f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"))
+    return lines
+
+
+def _disk(results: Path) -> Line:
+    folder = next(p for p in [results.absolute(), *results.absolute().parents] if os.path.exists(p))
+    if not folder.is_dir():
+        return ("disk", False, f"{folder} is not a folder; choose another --results folder")
+    free = shutil.disk_usage(folder).free / 2**30
+    writable = os.access(folder, os.W_OK)
+    text = f"{free:.1f} GiB free for {results.absolute()}"
+    if not writable:
+        return ("disk", False, f"{folder} cannot be written; choose another --results folder")
+    return ("disk", free >= FREE_GB, text if free >= FREE_GB else f"{text}; at least {FREE_GB:g} GiB is advisable")
+
+
+def _ray() -> Line:
+    try:
+        import ray
+
+        from harness.execution.connection import connected
+        from harness.experiment.spec import Resources
+
+        with connected(Resources()):
+            total = ray.cluster_resources()
+            return (
+                "ray",
+                True,
+                f"a local instance starts ({total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs)",
+            )
+    except Exception as error:  # whatever keeps Ray from starting is the finding
+        return ("ray", False, f"a local instance does not start: {type(error).__name__}: {error}")
+
+
+def _datasets() -> list[Line]:
+    try:
+        from harness.datasets import texmosaic
+
+        texmosaic(train=1, dev=1, val=1)
+    except (ValueError, ImportError) as error:
+        return [("texmosaic", False, str(error))]
+    return [("texmosaic", True, "embedded; every photograph is there")]
+
+
+def _experiment(file: Path | None) -> list[Line]:
+    if file is None:
+        return []
+    from harness.experiment import load, plan
+
+    try:
+        experiment = load.load(file)
+        runs = plan.outline(experiment)
+    except ValueError as error:
+        return [(str(file), False, line) for line in str(error).splitlines()]
+    lines: list[Line] = [(str(file), True, f"{len(runs)} runs")]
+    lines += _data(experiment.data)
+    for pair in experiment.pairs:
+        for name, weights in (
+            ("teacher.checkpoint", pair.teacher.checkpoint),
+            ("teacher.encoder_weights", pair.teacher.encoder_weights),
+            ("student.encoder_weights", pair.student.encoder_weights),
+        ):
+            if weights is not None:
+                lines.append((f"{pair.name}: {name}", *_weights(weights)))
+    return lines
+
+
+def _data(data: Dataset) -> list[Line]:
+    """What is below data.root, by name only: reading all of it takes minutes, and is what `data check` is for."""
+    try:
+        from harness.datasets import SOURCES, cache, inspect
+        from harness.datasets.tree import Tree
+        from harness.experiment.spec import dataset_entry
+
+        if data.name not in SOURCES:
+            return [] if data.root is None else [("data.root", True, data.root)]
+        if data.root is None:
+            return [("data.root", False, f"is missing; how to get the data: sstkd-bench data info {data.name}")]
+        root, parameters = Path(data.root), dataset_entry(data.name).parameters.model_validate(data.parameters)
+        source, variant, _ = inspect.source_of(data.name, root, parameters.model_dump(mode="json"))
+        if cache.is_cache(root):
+            found = cache.read_index(root, cache.read_manifest(root))
+            pairs = ", ".join(f"{len(lines)} {split}" for split, lines in found.items())
+            return [("data.root", True, f"{root}, a prepared cache ({pairs})")]
+        listing = source.listing(Tree(root), **variant)
+    except (ValueError, OSError, ImportError) as error:
+        return [("data.root", False, line) for line in str(error).splitlines()]
+    pairs = ", ".join(f"{len(samples)} {split}" for split, samples in listing.samples.items())
+    if not listing.problems:
+        return [("data.root", True, f"{root} ({pairs})")]
+    text = f"{len(listing.problems)} problems, see `sstkd-bench data check {data.name} --root {root}`; the first: "
+    return [("data.root", False, text + listing.problems[0])]
+
+
+def _weights(weights: Weights) -> tuple[bool, str]:
+    from harness.files import sha256
+
+    try:
+        same = sha256(Path(weights.path)) == weights.sha256
+    except (OSError, ImportError) as error:
+        return False, f"{weights.path} cannot be read: {error}"
+    return same, weights.path if same else f"{weights.path} has another sha256"

@@ -1,0 +1,186 @@
+"""The command `sstkd-bench reproduce`: the plan, cost and state of a paper's table, and its experiment files."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from harness.report.console import print_table
+
+if TYPE_CHECKING:
+    from harness.experiment.spec import Experiment
+    from harness.papers.published import Figure
+    from harness.papers.tables import PaperTable
+
+FOLDER = "reproduce"
+"""Below the results: the experiment files that the command has written."""
+HEAD = ("method", "student", "published", "measured", "runs", "state")
+
+
+@dataclass(frozen=True)
+class Known:
+    """An experiment of a table: its file, and what was read from it."""
+
+    path: Path
+    dataset: str
+    experiment: "Experiment"
+
+
+def show(table: str, dry_run: bool, results: Path, write: Path | None, measure: bool) -> list[Path]:
+    """Print the plan of a table, its cost and its state; or with `write` the experiment files that were written.
+
+    Args:
+        table: e.g. "sstkd-table-1".
+        dry_run: leave no files.
+        results: folder of all results; the experiment files go below it where no other folder is given.
+        write: folder of the experiment files, which are all that is wanted.
+        measure: time a step of each method.
+
+    Returns:
+        The experiment files that are there now.
+
+    Raises:
+        ValueError: there is no such table, a published figure is wrong, or rows of several comparisons fit it.
+        OSError: a file cannot be read or written.
+    """
+    from harness.papers.published import published_folder, read_published
+    from harness.papers.reproduce import find_table
+
+    wanted, figures = find_table(table), read_published(published_folder(results))
+    with _folder(write or (None if dry_run else results / FOLDER)) as folder:
+        known, unknown = _experiments(wanted, folder)
+    paths = [each.path for each in known]
+    if write is not None:
+        for path in paths:
+            typer.echo(path)
+        return paths
+    typer.echo(f"{wanted.title} ({wanted.id}), published under {wanted.protocol}\n")
+    print_table(list(HEAD), _states(wanted, known, figures, results), right=("runs",))
+    typer.echo("")
+    for each in known:
+        typer.echo(_cost(each.experiment, measure))
+    for name in unknown:
+        typer.echo(f"{name}: {_UNKNOWN}")
+    if dry_run and known:
+        typer.echo(f"its experiment files: sstkd-bench reproduce {table} --write FOLDER")
+        typer.echo(f"to run them:          sstkd-bench reproduce {table}")
+    return [] if dry_run else paths
+
+
+_UNKNOWN = "the published recipe, or a network, is not known here, so there is no experiment for it"
+
+
+@contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def _experiments(table: "PaperTable", folder: Path) -> tuple[list[Known], list[str]]:
+    """The experiments of a table, their files in `folder`; and the names of those that nobody can write."""
+    import yaml
+
+    import harness
+    from harness.experiment.load import load
+    from harness.files import write_atomic
+    from harness.papers.reproduce import parts
+
+    known, unknown = [], []
+    for part in parts(table, Path(harness.__file__).parent.parent / "experiments"):
+        if part.data is None:
+            unknown.append(part.name)
+            continue
+        text = yaml.safe_dump(dict(part.data), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+        path = folder / f"{part.name}.yaml"
+        about = f"# {table.title}. Written by `sstkd-bench reproduce`: data and recipe of the protocol's own file.\n"
+        write_atomic(path, about + text)
+        known.append(Known(path, part.dataset, load(path, here=False)))
+    return known, unknown
+
+
+def _states(table: "PaperTable", known: Sequence[Known], figures: "Sequence[Figure]", results: Path) -> list[list[str]]:
+    """A line of `HEAD` for each cell."""
+    import pyarrow as pa
+
+    from harness.papers.measured import COLUMNS, NOT_RUN, build, prepared
+    from harness.papers.reproduce import results_name, state
+    from harness.results import store
+
+    seeds = {each.dataset: len(each.experiment.seeds) for each in known}
+    folders = [results / results_name(table, name) for name in dict.fromkeys(c.dataset for c in table.columns)]
+    rows = pa.concat_tables([store.read_runs(folder, list(COLUMNS)) for folder in folders])
+    lines = []
+    columns = [column for _ in table.lines for column in table.columns]
+    for cell, column in zip(build(table, prepared(rows), figures).cells, columns, strict=True):
+        measured, _, published, _ = cell.texts
+        count = 1 if cell.line == "teacher" else seeds.get(column.dataset, 0)
+        said = state(cell, count)
+        if said == NOT_RUN and not count:
+            said = "recipe not known here"
+        runs = str(count) if count and cell.why_not in ("", NOT_RUN) else "–"
+        lines.append([cell.line, cell.column, published, measured if cell.measured else "–", runs, said])
+    return lines
+
+
+def _cost(experiment: "Experiment", measure: bool) -> str:
+    """What an experiment costs, in one phrase."""
+    from harness.experiment import plan
+
+    runs = plan.plan(experiment)
+    train, workers = experiment.train, experiment.resources.workers.max
+    steps = sum(run.train.steps for run in runs)
+    text = f"results/{experiment.name}: {len(runs)} runs, {steps:,} steps of {train.batch_size} images"
+    text += f", each run on {workers} workers" if workers > 1 else ""
+    if not measure:
+        return f"{text}; cost not measured (--measure)"
+    from harness.training.estimate import IMAGES_TIMED, calibrated
+
+    seconds, device = calibrated(runs, experiment.resources)
+    hours = sum(seconds[run.pair, run.role, run.method.label] * run.train.steps for run in runs) / 3600
+    crop = "x".join(map(str, train.augment.crop_hw or ()))
+    kind = "CPU" if device.startswith("CPU") else "GPU"
+    return (
+        f"{text}: about {hours:,.0f} {kind}-hours on {device}, from one step of each method with {IMAGES_TIMED} random "
+        f"images of {crop}, scaled to {train.batch_size} (evaluation comes on top)"
+    )
+
+
+def page(results: Path) -> str:
+    """The state of every table, as Markdown; errors as `show`."""
+    from harness.papers.measured import Grid
+    from harness.papers.published import published_folder, read_published
+    from harness.papers.tables import PAPERS
+    from harness.report.formats import to_markdown
+
+    figures = read_published(published_folder(results))
+    grids = []
+    for table in (each for tables in PAPERS.values() for each in tables if each.columns):
+        with _folder(None) as folder:
+            known, unknown = _experiments(table, folder)
+        rows = tuple(tuple(line) for line in _states(table, known, figures, results))
+        notes = [f"Published under: {table.protocol}."]
+        notes += [f"{_cost(each.experiment, False).partition(';')[0]}." for each in known]
+        notes += [f"{name}: {_UNKNOWN}." for name in unknown]
+        if known:
+            notes.append(f"sstkd-bench reproduce {table.id}")
+        grids.append(Grid(table.id, table.title, HEAD, rows, tuple(notes)))
+    return _ABOUT + to_markdown(grids)
+
+
+_ABOUT = """# Reproduction
+
+What it takes to measure each published cell, and what has come of it. Written by `sstkd-bench reproduce --page FILE`
+from the rows in the results folder. *Reproduced* means that the published figure lies within the 95 % interval of our
+runs; V, V2 and C say [how sure](papers.md#published-figures) the figure is. Recipes are those of the protocols' files
+in `experiments/`, with a little of train held out as dev; tables of one protocol share their runs.
+`sstkd-bench reproduce TABLE --dry-run --measure` says what a table costs on the device at hand.
+
+"""

@@ -1,0 +1,107 @@
+"""The commands `sstkd-bench results ...`: look at rows, and bring them home."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.report.console import answering, print_table
+
+results_app = typer.Typer(help="Look at the rows.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@results_app.command("list")
+def results_list(
+    directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
+) -> None:
+    """One line per row."""
+    with answering():
+        from harness.results import store
+
+        columns = [
+            "run_id",
+            "status",
+            "role",
+            "pair",
+            "method",
+            "seed",
+            "steps",
+            "dev_miou",
+            "val_miou",
+            "step_ms",
+            "message",
+        ]
+        rows = store.read_runs(directory, columns).to_pylist()
+        if not rows:
+            raise ValueError(f"{directory}: there are no rows (expected {directory / 'runs'}/*.parquet)")
+        lines = [
+            ["" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows
+        ]
+        print_table(columns, lines)
+
+
+@results_app.command("show")
+def results_show(
+    directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
+    run_id: Annotated[str, typer.Argument(help="The run, or the beginning of its run_id.")],
+) -> None:
+    """Everything in one row, as JSON (pictures as their size), and every score of its confusion matrices."""
+    with answering():
+        import json
+
+        from harness import metrics
+        from harness.results import store
+
+        row = store.read_run(directory, store.find_run(directory, run_id))
+        row["scores"] = metrics.of_row(row)
+        typer.echo(json.dumps(row, indent=2, default=lambda v: f"{len(v)} bytes" if isinstance(v, bytes) else str(v)))
+
+
+@results_app.command("pull")
+def results_pull(
+    source: Annotated[
+        str, typer.Argument(help="The experiment's folder where the rows are: a folder, s3://bucket/results/NAME, ...")
+    ],
+    directory: Annotated[Path, typer.Argument(help="The experiment's results folder here, e.g. results/quickstart.")],
+    weights: Annotated[bool, typer.Option("--weights", help="Also the trained networks.")] = False,
+) -> None:
+    """Merge the rows of a cluster's storage into a results folder; two results of one run are an error."""
+    with answering():
+        from harness.results.pull import pull
+        from harness.results.storage import Storage
+
+        pulled = pull(Storage(source), directory, weights)
+        networks = f", {pulled.weights} other files" if weights else ""
+        typer.echo(f"{directory}: {pulled.new} rows new, {pulled.kept} were there{networks}")
+
+
+@results_app.command("pack")
+def results_pack(
+    directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
+) -> None:
+    """Put finished students' rows into one file: thousands of rows read faster so. Everything else works as before."""
+    with answering():
+        from harness.results.packs import pack
+
+        done = pack(directory)
+        if not done.rows:
+            typer.echo(f"{directory}: no row that is not packed already")
+            return
+        typer.echo(
+            f"{directory}: {done.rows} rows are in one file of {_size(done.after)} (single files: {_size(done.before)})"
+        )
+
+
+@results_app.command("unpack")
+def results_unpack(
+    directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
+) -> None:
+    """Make packed rows single files again, for instance to delete one and run it again."""
+    with answering():
+        from harness.results.packs import unpack
+
+        typer.echo(f"{directory}: {unpack(directory)} rows are single files again")
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"

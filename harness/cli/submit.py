@@ -1,0 +1,166 @@
+"""The command `sstkd-bench submit`: an experiment as a job of a running Ray cluster, or as a manifest for one."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.report.console import answering
+
+if TYPE_CHECKING:
+    from harness.cluster.job import Job
+
+DEFAULT_PYTHON = "python"
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+CLUSTER_RESULTS = "~/sstkd-bench-results"
+
+
+class Manifest(StrEnum):
+    """What a manifest is written for."""
+
+    KUBERAY = "kuberay"
+    SLURM = "slurm"
+
+
+def submit(
+    file: Annotated[Path | None, typer.Argument(help="Experiment file (YAML), with the cluster's paths.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. train.steps=20; may be repeated."),
+    ] = None,
+    results: Annotated[Path, typer.Option("--results", help="Folder of all results here.")] = Path("results"),
+    address: Annotated[str, typer.Option(help="The cluster's dashboard.")] = DEFAULT_ADDRESS,
+    cluster_results: Annotated[
+        str | None, typer.Option(help="Folder of all results on the cluster, which every node sees.")
+    ] = None,
+    env: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Pass this environment variable; may be repeated.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Files of this folder that the job does not need; repeatable."),
+    ] = None,
+    python: Annotated[str, typer.Option(help="The cluster's Python with the package installed.")] = DEFAULT_PYTHON,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
+    stop: Annotated[str | None, typer.Option(metavar="ID", help="End this job.")] = None,
+    manifest: Annotated[Manifest | None, typer.Option(help="Print a manifest instead of submitting.")] = None,
+    image: Annotated[str | None, typer.Option(help="kuberay: the image with the package installed.")] = None,
+    claim: Annotated[str, typer.Option(help="kuberay: the volume claim that all pods share.")] = "sstkd-bench",
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Manifests: nodes; one per worker (kuberay), or one (slurm).")
+    ] = None,
+    memory: Annotated[int, typer.Option(min=1, help="Manifests: GiB of memory per node.")] = 16,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the manifest here.")] = None,
+) -> None:
+    """Run an experiment on a Ray cluster: start it as a job or find it again, follow its log, fetch its rows.
+
+    Ctrl-C leaves the job alone; the same command follows it again. The exit code is the job's.
+    """
+    code = 0
+    with answering():
+        if manifest is None and (image or output or nodes):
+            raise ValueError(
+                "--image, --nodes and --output are a manifest's: add --manifest kuberay or --manifest slurm"
+            )
+        if manifest is not None and (stop or exclude or python != DEFAULT_PYTHON):
+            raise ValueError(
+                "--stop, --exclude and --python are a job's, not a manifest's: a Slurm script takes the interpreter "
+                "from SSTKD_BENCH_PYTHON, a RayJob that of the image"
+            )
+        if manifest is None and stop is not None:
+            _stop(address, stop)
+            return
+        if file is None:
+            raise ValueError("name the experiment file, or a job to end: --stop ID")
+        from harness.experiment import load
+
+        settings = tuple(overrides or ())
+        experiment = load.load(file, settings, here=False)
+        if manifest is not None:
+            from harness.cluster import manifests
+
+            options = manifests.Options(
+                settings, tuple(env or ()), cluster_results, retry_failed, nodes, memory, image, claim
+            )
+            write = manifests.kuberay if manifest is Manifest.KUBERAY else manifests.slurm
+            text = write(file, experiment, options)
+            if output is None:
+                sys.stdout.write(text)
+            else:
+                output.write_text(text)
+            return
+        from harness.cluster.job import Job, refuse_lost
+
+        names, excludes = tuple(env or ()), tuple(exclude or ())
+        where = cluster_results or CLUSTER_RESULTS
+        refuse_lost(where)
+        job = Job(file, experiment, settings, where, python, names, excludes, retry_failed)
+        code = _submit(address, job, results / experiment.name)
+    if code:
+        raise typer.Exit(code)
+
+
+def _client(address: str) -> Any:
+    from harness.cluster.job import connect, exposed
+
+    if warning := exposed(address):
+        typer.echo(f"warning: {warning}", err=True)
+    return connect(address)
+
+
+def _stop(address: str, name: str) -> None:
+    client = _client(address)
+    try:
+        running = client.stop_job(name)
+    except RuntimeError:
+        raise ValueError(f"--stop {name}: there is no such job at {address}") from None
+    typer.echo(f"{name}: is told to end; its checkpoints stay" if running else f"{name}: had ended already")
+
+
+def _submit(address: str, job: "Job", directory: Path) -> int:
+    """Start or find the job, follow it, fetch its rows, print the table; returns the exit code."""
+    from harness.cli import tune
+    from harness.cluster.job import bring_home, exit_code, follow, start, with_digests
+    from harness.experiment import plan
+    from harness.report import write as report
+    from harness.results import step_times, store
+
+    client = _client(address)
+    name, new = start(client, job)
+    try:
+        typer.echo(f"{name}: {'started' if new else 'runs already; this is its log from the beginning'}")
+        info = follow(client, name, _say)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"\n{name}: goes on without this command. The same command follows it again and fetches its rows; to end "
+            f"it:\nsstkd-bench submit --stop {name} --address {address}"
+        )
+        return 130
+    code = exit_code(info)
+    typer.echo(f"{name}: {info.status.value.lower()}", err=bool(code))
+    if code == 2:
+        return code  # a mistake, which the log names: nothing was run
+    try:
+        pulled = bring_home(client, job, directory)
+    except ValueError as error:
+        if not code:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        return code  # the job's: it is not this command that was wrong
+    if pulled is None:
+        return code  # this is the head node: the log had the table
+    typer.echo(f"{directory}: {pulled.new} rows fetched, {pulled.kept} were here")
+    experiment = with_digests(job.experiment, directory)
+    if step_times.timed(experiment, directory):
+        ids = [run.run_id for run in tune.runs_of(experiment, job.file, directory.parent, False)]
+    else:  # a job that ended before all steps were timed
+        ids = list(store.finished(directory))
+    report.show(directory, plan.labels(experiment), experiment.seeds, ids, str(job.file), rewrite=True)
+    return code
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

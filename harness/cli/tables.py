@@ -1,0 +1,164 @@
+"""`sstkd-bench tables`: an experiment's own table, or a paper's, on the terminal or as Markdown, LaTeX, CSV, HTML."""
+
+import sys
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.analysis.tables import QuickTable
+    from harness.experiment.spec import Experiment
+    from harness.papers.measured import Grid
+    from harness.papers.published import Figure
+    from harness.papers.tables import PaperTable
+
+
+class Paper(StrEnum):
+    """Whose tables there are."""
+
+    SSTKD = "sstkd"
+    SKD = "skd"
+    CWD = "cwd"
+    CIRKD = "cirkd"
+    BPKD = "bpkd"
+    MGD = "mgd"
+    AF_DCD = "af-dcd"
+
+
+class Format(StrEnum):
+    """How a table is printed."""
+
+    MD = "md"
+    LATEX = "latex"
+    CSV = "csv"
+    HTML = "html"
+
+
+def print_paper(
+    paper: Paper, folders: Sequence[Path], results: Path, published: Path | None, form: Format | None
+) -> None:
+    """Print a paper's tables: what these experiments have measured beside what was published.
+
+    Args:
+        paper: whose.
+        folders: of the experiments whose rows are looked at.
+        results: folder of all results.
+        published: folder of the published figures; `published` in `results`, or the checkout's, when not given.
+        form: a terminal's table when not given.
+
+    Raises:
+        ValueError: a published figure is wrong, or rows of several comparisons fit one table.
+        FileNotFoundError: there are no published figures.
+    """
+    import pyarrow as pa
+
+    from harness.papers.measured import COLUMNS, build, prepared
+    from harness.papers.published import published_folder, read_published
+    from harness.papers.tables import PAPERS
+    from harness.report.formats import FORMATS
+    from harness.results import store
+
+    figures = read_published(published or published_folder(results))
+    rows = pa.concat_tables(store.read_runs(f, list(COLUMNS), encoded=True) for f in dict.fromkeys(folders))
+    runs = prepared(rows)
+    grids = [build(t, runs, figures) if t.columns else _costs(t, figures) for t in PAPERS[paper]]
+    if form is None:
+        _print(grids)
+    else:
+        sys.stdout.write(FORMATS[form](grids))
+
+
+def _costs(table: "PaperTable", figures: "Sequence[Figure]") -> "Grid":
+    from harness.experiment.spec import Network
+    from harness.papers.measured import costs
+    from harness.papers.tables import NETWORKS
+    from harness.training.build import network_cost
+
+    counted = {}
+    for name in table.networks:
+        architecture, encoder, parameters = NETWORKS[name]
+        network = Network(architecture=architecture, encoder=encoder, parameters=dict(parameters))
+        own, macs = network_cost(network, 19, 512, 1024)
+        counted[name] = (own / 1e6, macs / 1e9)
+    return costs(table, counted, figures)
+
+
+def _print(grids: "Sequence[Grid]") -> None:
+    """On the terminal: a line per cell, since a paper's tables are wider than one."""
+    from rich.text import Text
+
+    from harness.papers.measured import PARTS
+    from harness.report.console import output, print_table
+
+    console = output()
+    for grid in grids:
+        console.print(Text(f"\n{grid.title} ({grid.id})", style="bold"))
+        columns = list(dict.fromkeys(cell.column for cell in grid.cells))
+        if grid.head[1:] != tuple(f"{column}: {part}" for column in columns for part in PARTS):
+            print_table(list(grid.head), [list(row) for row in grid.rows], right=grid.head[1:])
+        else:
+            head = ["method", *(["student"] if len(columns) > 1 else []), *PARTS]
+            lines = [[c.line, *([c.column] if len(columns) > 1 else []), *c.texts] for c in grid.cells]
+            print_table(head, lines, right=PARTS)
+        for note in grid.notes:
+            console.print(Text(note, style="dim"))
+
+
+def print_formatted(experiment: "Experiment", run_ids: Sequence[str], directory: Path, form: Format) -> None:
+    """Print an experiment's own table in a format.
+
+    Args:
+        experiment: whose.
+        run_ids: of all its runs.
+        directory: its results folder.
+        form: which.
+
+    Raises:
+        ValueError: there are no rows, or rows that must not be compared.
+    """
+    from harness.experiment import plan
+    from harness.report.write import table_of
+
+    table, _ = table_of(directory, plan.labels(experiment), experiment.seeds, run_ids)
+    _write(table, form)
+
+
+def print_folder(directory: Path, form: Format | None) -> None:
+    """Print the table of all rows of a folder, whatever experiment file they came from.
+
+    Args:
+        directory: an experiment's results folder.
+        form: which; a terminal's table when not given.
+
+    Raises:
+        ValueError: there are no rows, or rows that must not be compared.
+    """
+    from harness.report.write import print_table, table_of
+
+    table, _ = table_of(directory)
+    if form is None:
+        print_table(table)
+    else:
+        _write(table, form)
+
+
+def _write(table: "QuickTable", form: Format) -> None:
+    from harness.analysis.tables import HEADER, IMAGES
+    from harness.papers.measured import Grid
+    from harness.report.formats import FORMATS
+    from harness.report.write import to_csv
+
+    if form is Format.CSV:
+        sys.stdout.write(to_csv(table))
+        return
+    write: Callable[[Sequence[Any]], str] = FORMATS[form]
+    grids = []
+    for i, block in enumerate(table.blocks):
+        rows = tuple(line.cells(block.references) for line in block.methods)
+        about = f"{block.budget} per run, ruleset {block.rules}, protocol {table.protocol}, {block.devices}."
+        said = (block.headline, about, *block.notes, *block.caveats, block.compared, *map(str, block.findings))
+        said = (*said, *((f"{IMAGES}: {'; '.join(block.images)}",) if block.images else ()))
+        title = f"{table.experiment}: {block.pair} on {block.dataset}"
+        grids.append(Grid(f"{table.experiment}-{i + 1}", title, HEADER, rows, (*said, table.legend)))
+    sys.stdout.write(write(grids))

@@ -1,0 +1,1 @@
+"""An experiment as a cluster's job: submission, packages, manifests."""

@@ -1,0 +1,330 @@
+"""An experiment as a job of a running Ray cluster: start it or find it again, follow its log, bring its rows home.
+
+The job is `python -m harness.cli run` on the head node. Its id follows from the experiment's runs, so that the same
+command finds a job that still runs instead of starting it twice.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import re
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from harness.cluster import package as bundle
+from harness.cluster import rows_by_log, secrets
+from harness.experiment import plan
+from harness.experiment.spec import Experiment, Network, Weights
+from harness.results import store
+from harness.results.pull import Pulled, pull
+from harness.results.storage import Storage
+
+N = TypeVar("N", bound=Network)
+RETRY_SECONDS = 2.0
+PATIENCE_SECONDS = 300.0
+"""How long a cluster may be silent while its job's log is followed."""
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is submitted.
+
+    Attributes:
+        file: the experiment file.
+        experiment: what was read from it, with paths of the cluster.
+        overrides: `key.path=value`.
+        results: the results folder on the cluster; `~/` is its user's home.
+        python: the interpreter there.
+        names: environment variables that the job gets with the values they have here.
+        excludes: patterns of files that the job does not get.
+        retry_failed: run failed runs again.
+    """
+
+    file: Path
+    experiment: Experiment
+    overrides: tuple[str, ...]
+    results: str
+    python: str = "python"
+    names: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
+    retry_failed: bool = False
+
+    @property
+    def base_id(self) -> str:
+        """The experiment's name and a digest of its runs: what does not change a result does not change it."""
+        ids = sorted(run.run_id for run in plan.foreseen(self.experiment))
+        return f"{self.experiment.name}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:8]}"
+
+    @property
+    def folder(self) -> str:
+        """The experiment's results folder on the cluster."""
+        return f"{self.results}/{self.experiment.name}"
+
+    def package(self, to: Path) -> tuple[Path, str]:
+        """The job's package, made below `to`, and the experiment file's place in it.
+
+        Raises:
+            ValueError: it is too large, a variable is not set, or something in it looks like a secret.
+        """
+        project = Path.cwd()
+        text = self.file.read_bytes()
+        secrets.refuse_secrets(text.decode(), str(self.file))
+        for override in self.overrides:
+            secrets.refuse_secrets(override, "--set")
+        file = self.file.resolve()
+        inside = file.is_relative_to(project)
+        name = file.relative_to(project).as_posix() if inside else f"job/{file.name}"
+        extra = {name: text}
+        if self.names:
+            extra[secrets.FILE] = secrets.written(self.names, os.environ).encode()
+        path = to / "package.zip"
+        bundle.write_zip(path, project, bundle.files_of(project, self.excludes), extra)
+        return path, name
+
+    def command(self, name: str) -> str:
+        """The shell command of the job; `name` is the experiment file's in the package."""
+        words = ["-m", "harness.cli", "run", name, *override_arguments(self.experiment, self.overrides)]
+        if self.retry_failed:
+            words.append("--retry-failed")
+        before = f". ./{secrets.FILE} && " if self.names else ""
+        return f"{before}exec {shell_path(self.python)} {shlex.join(words)} --results {shell_path(self.results)}"
+
+
+def override_arguments(experiment: Experiment, overrides: Sequence[str]) -> list[str]:
+    """The `--set` options of a run on a cluster, which always joins the Ray that is there."""
+    settings = [*overrides, *(["resources.address=auto"] if experiment.resources.address != "auto" else [])]
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def refuse_lost(results: str) -> None:
+    """Stop before rows are written where they go with the job.
+
+    Raises:
+        ValueError: the results folder on the cluster is neither absolute nor below the home folder.
+    """
+    if not results.startswith(("/", "~/")):
+        raise ValueError(
+            f"--cluster-results {results}: is below the job's own folder, which goes with the job; write an absolute "
+            "folder or ~/FOLDER. Rows go to a URI by the file's resources.storage"
+        )
+
+
+def shell_path(path: str) -> str:
+    """A path for a shell, in which `~/` stays the home folder."""
+    return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") else shlex.quote(path)
+
+
+def exposed(address: str) -> str | None:
+    """What to tell the user if the token would travel in clear to `address`; None if it does not."""
+    parts = urlsplit(address)
+    if parts.scheme == "https" or parts.hostname in LOOPBACK:
+        return None
+    return (
+        f"{address} is neither this machine nor https: the token, which lets anybody run code on the cluster, travels "
+        "in clear. Better: ssh -N -L 8265:127.0.0.1:8265 HEAD, and --address http://127.0.0.1:8265"
+    )
+
+
+def connect(address: str) -> Any:
+    """Ray's client for jobs, with token authentication unless RAY_AUTH_MODE says otherwise.
+
+    Raises:
+        ValueError: nothing answers, there is no token, or it is not the cluster's.
+    """
+    if urlsplit(address).scheme not in ("http", "https"):
+        raise ValueError(f"--address {address}: write the dashboard's address, such as http://127.0.0.1:8265")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        client = JobSubmissionClient(address)
+    except (AuthenticationError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"--address {address}: the cluster's token is needed. On the head node it is in ~/.ray/auth_token (ray "
+            "get-auth-token prints it); put it into ~/.ray/auth_token here, chmod 600. A cluster without "
+            f"authentication needs RAY_AUTH_MODE=disabled, and protection by other means. ({said})"
+        ) from None
+    except OSError as error:
+        raise ValueError(
+            f"--address {address}: no Ray dashboard answers ({' '.join(str(error).split())[:200]}). On the head node "
+            "it listens on port 8265; reach it by: ssh -N -L 8265:127.0.0.1:8265 HEAD"
+        ) from None
+    for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # the client sets up Ray's logging when it is made
+    return client
+
+
+def start(client: Any, job: Job) -> tuple[str, bool]:
+    """Start the job, or find it where it waits or runs already.
+
+    Returns:
+        Its id, and whether it was started now.
+
+    Raises:
+        ValueError: as `Job.package`.
+        OSError: the cluster does not take it.
+    """
+    base = job.base_id
+    with tempfile.TemporaryDirectory() as folder:
+        while True:
+            ids = {info.submission_id: info.status for info in client.list_jobs() if info.submission_id}
+            taken = {name: n for name in ids if (n := _number(name, base)) is not None}
+            for name in taken:
+                if not ids[name].is_terminal():
+                    return name, False
+            number = max(taken.values(), default=0) + 1
+            name = base if number == 1 else f"{base}-{number}"
+            package, file = job.package(Path(folder))
+            runs = len(plan.foreseen(job.experiment))
+            try:
+                client.submit_job(
+                    entrypoint=job.command(file),
+                    submission_id=name,
+                    runtime_env=_runtime_env(job, package),
+                    metadata={"experiment": job.experiment.name, "runs": str(runs)},
+                )
+            except RuntimeError as error:
+                if "already exists" in str(error):  # somebody was quicker
+                    continue
+                raise OSError(_refusal(error)) from None
+            return name, True
+
+
+def _refusal(error: RuntimeError) -> str:
+    return f"the cluster does not take the job: {str(error).strip().rpartition(chr(10))[2]}"
+
+
+def _number(name: str, base: str) -> int | None:
+    """1 for `base`, n for `base-n`, None for another job."""
+    match = re.fullmatch(re.escape(base) + r"(?:-([0-9]{1,6}))?", name)
+    return int(match[1] or 1) if match else None
+
+
+def _runtime_env(job: Job, package: Path) -> dict[str, Any]:
+    return {"working_dir": str(package)} | ({"worker_process_setup_hook": secrets.HOOK} if job.names else {})
+
+
+def follow(client: Any, name: str, write: Callable[[str], object]) -> Any:
+    """Write a job's log as it comes, from its beginning; returns Ray's JobDetails once the job has ended.
+
+    Raises:
+        OSError: the cluster has not answered for `PATIENCE_SECONDS`.
+    """
+    shown = [0]
+    silent = None  # since when; a log may have been followed for hours before its connection broke
+    while True:
+        broken: Exception | None = None
+        try:
+            asyncio.run(_tail(client, name, write, shown))
+        except (OSError, RuntimeError) as error:  # the connection broke; the job does not need it
+            broken = error
+        try:
+            info = client.get_job_info(name)
+            if info.status.is_terminal() and broken is None:
+                return info
+            ended = info.status.is_terminal()
+        except (OSError, RuntimeError) as error:
+            broken, ended = error, True
+        if broken is None or not ended:  # it answers
+            silent = None
+        else:
+            silent = silent or time.monotonic()
+            if time.monotonic() - silent > PATIENCE_SECONDS:
+                said = " ".join(str(broken).split())[:200]
+                raise OSError(f"{name}: the cluster does not answer any more ({said}); the job may go on") from None
+        time.sleep(RETRY_SECONDS)
+
+
+async def _tail(client: Any, name: str, write: Callable[[str], object], shown: list[int]) -> None:
+    """One connection to a job's log, which Ray sends from its beginning; `shown` letters were written before."""
+    seen = 0
+    async for text in client.tail_job_logs(name):
+        seen += len(text)
+        if seen > shown[0]:
+            write(text[len(text) - (seen - shown[0]) :])
+            shown[0] = seen
+
+
+def exit_code(info: Any) -> int:
+    """0 where the job succeeded; 2 where the run said so of a mistake; else 1."""
+    if str(info.status.value) == "SUCCEEDED":
+        return 0
+    return 2 if info.driver_exit_code == 2 else 1
+
+
+def bring_home(client: Any, job: Job, directory: Path) -> Pulled | None:
+    """Fetch the experiment's rows into a results folder here; None if the cluster wrote all of them there itself.
+
+    They come from `resources.storage` if that is reached from here, else from the head node through the job server. A
+    folder is the cluster's if it has the rows: one of that name may be here by chance.
+
+    Raises:
+        ValueError: rows are missing, damaged, contradict each other, or are too large for that way.
+        OSError: the cluster or the storage does not answer, or there are no rows.
+    """
+    storage = job.experiment.resources.storage
+    if storage is not None:
+        source = Storage(storage).below(job.experiment.name)
+        if source.folder is None or (source.folder / "runs").is_dir():
+            return pull(source, directory)
+    there = Path(job.folder).expanduser()
+    if there.is_dir() and directory.is_dir() and there.samefile(directory):
+        there_too = set(store.finished(directory))
+        expected = {run.run_id for run in plan.foreseen(with_digests(job.experiment, directory))}
+        # Runs whose steps follow from a time have ids that only the cluster knows.
+        if expected <= there_too or (there_too and plan.needs_times(job.experiment)):
+            return None
+    with tempfile.TemporaryDirectory() as folder:
+        package, _ = replace(job, names=()).package(Path(folder))
+        try:
+            name = client.submit_job(
+                entrypoint=f"exec {shell_path(job.python)} -m harness.cluster.rows_by_log {shell_path(job.folder)}",
+                runtime_env={"working_dir": str(package)},
+                metadata={"rows of": job.experiment.name},
+            )
+        except RuntimeError as error:
+            raise OSError(f"the rows cannot be fetched: {_refusal(error)}") from None
+        log: list[str] = []
+        info = follow(client, name, log.append)
+        if exit_code(info):
+            raise OSError(f"the rows cannot be fetched: {info.message}")
+        rows = rows_by_log.received("".join(log), job.folder)
+        for name, content in rows.items():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / name).write_bytes(content)
+        return pull(Storage(folder), directory)
+
+
+def with_digests(experiment: Experiment, directory: Path) -> Experiment:
+    """The experiment with the digests of weights that only the cluster knew, as each pair's newest row has them."""
+    rows = store.read_runs(directory, ["pair", "role", "spec", "finished_at"]).to_pylist()
+    students = sorted((row for row in rows if row["role"] == "student"), key=lambda row: row["finished_at"])
+    newest = {row["pair"]: json.loads(row["spec"]) for row in students}
+    pairs = []
+    for pair in experiment.pairs:
+        if spec := newest.get(pair.name):
+            teacher, student = _digested(pair.teacher, spec["teacher"]), _digested(pair.student, spec["network"])
+            pair = pair.model_copy(update={"teacher": teacher, "student": student})
+        pairs.append(pair)
+    return experiment.model_copy(update={"pairs": tuple(pairs)})
+
+
+def _digested(network: N, seen: dict[str, Any]) -> N:
+    found: dict[str, Weights] = {}
+    for key in ("encoder_weights", "checkpoint"):
+        weights = getattr(network, key, None)
+        if weights is not None and weights.sha256 is None and seen.get(key):
+            found[key] = weights.model_copy(update={"sha256": seen[key]["sha256"]})
+    return network.model_copy(update=found)

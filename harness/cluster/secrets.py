@@ -1,0 +1,78 @@
+"""What a cluster job is told by environment variables, and what must not be written where everybody reads.
+
+Ray shows a job's command, metadata and runtime environment to whoever may list jobs, and logs the latter. Values of
+variables therefore travel in a file of the job's package that only its owner reads.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+FILE = "job/env"
+"""In the job's package, which is the current folder of its processes."""
+HOOK = "harness.cluster.secrets.load"
+"""As Ray's `worker_process_setup_hook`: called in every worker of the job before anything else."""
+_KEYS = r"passw(?:or)?d|secret(?:[_-]?key)?|token|api[_-]?key|access[_-]?key"
+_SECRETS = (
+    (re.compile(rf"^\W*[\w.-]*(?:{_KEYS})\W*[:=]\s*[^\s#]", re.IGNORECASE), "a secret"),
+    # Within a line: of a mapping in braces, of an address, of a shell's command; `$...` only says where it is.
+    (re.compile(rf"[{{,]\s*[\"']?[\w.-]*(?:{_KEYS})[\"']?\s*:\s*[^\s#$]", re.IGNORECASE), "a secret"),
+    (re.compile(rf"[\s?&;'\"][\w.-]*(?:{_KEYS})=[\"']?[^\s$\"'&]", re.IGNORECASE), "a secret"),
+    (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), "an access key"),
+    (re.compile(r"\b(?:gh[pousr]_|hf_|github_pat_|glpat-)\w{16}"), "an access token"),
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"), "a private key"),
+    (re.compile(r"://[^/\s:@]*:[^/\s@]+@"), "a URL with a password"),
+)
+
+
+def written(names: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The content of `FILE`: the variables as a shell, and `load`, read them.
+
+    Raises:
+        ValueError: a name is none, stands with a value, or is not set here.
+    """
+    lines = []
+    for name in names:
+        if "=" in name:
+            raise ValueError(
+                f"--env {name.partition('=')[0]}=...: give the name alone, and set the value in the environment of "
+                "this command: what is on a command line is seen by others and kept in its history"
+            )
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"--env {name}: is not the name of an environment variable")
+        if name not in environment:
+            raise ValueError(f"--env {name}: is not set here. Set it: export {name}=...")
+        lines.append(f"export {name}={shlex.quote(environment[name])}\n")
+    return "".join(lines)
+
+
+def load() -> None:
+    """Set what `FILE` has; called in a process whose current folder is the job's package."""
+    path = Path(FILE)
+    if not path.is_file():
+        return  # not in the job's package, or a job without variables
+    for assignment in shlex.split(path.read_text()):
+        name, mark, value = assignment.partition("=")
+        if mark:  # the other words are `export`
+            os.environ[name] = value
+
+
+def refuse_secrets(text: str, place: str) -> None:
+    """Stop before something that looks like a secret becomes part of a job or a manifest.
+
+    Args:
+        text: what would be shown or sent.
+        place: its name, for the message.
+
+    Raises:
+        ValueError: with the line, and not with what stands there.
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        for pattern, what in _SECRETS:
+            if pattern.search(line):
+                raise ValueError(
+                    f"{place}:{number}: looks like {what}, which others would read on the cluster. Put it into an "
+                    "environment variable and pass that by name: --env NAME"
+                )

@@ -1,0 +1,179 @@
+"""What the `data` commands say of a dataset: its description, and whether a copy of it is whole."""
+
+import inspect
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.datasets import DATASETS, SOURCES, cache, decode, index
+from harness.datasets.filedata import require_ranges
+from harness.datasets.index import Entry
+from harness.datasets.source import OFFICIAL, Sample, Source
+from harness.datasets.tree import Tree
+from harness.experiment.spec import dataset_entry
+
+COMMON = ("dev_fraction", "dev_seed", "short_side")
+"""Parameters of every dataset in files; the others are its variant."""
+
+
+@dataclass
+class Findings:
+    """What a check found: table rows for the splits and the classes, notes, and what is wrong, a line each."""
+
+    splits: list[list[str]] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    classes: list[list[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def source_of(name: str, root: Path | None, parameters: dict[str, Any]) -> tuple[Source, dict[str, Any], int | None]:
+    """The source of a dataset in files, its variant, and the short side.
+
+    Raises:
+        ValueError: the dataset is not one of files.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"{name} is made from installed packages and has no files of its own; it needs no preparation")
+    require_ranges(name, *(parameters[key] for key in COMMON))
+    variant = {key: value for key, value in parameters.items() if key not in COMMON}
+    return SOURCES[name](root, **variant), variant, parameters["short_side"]
+
+
+def overview() -> list[list[str]]:
+    """A line per dataset: name, classes, pairs of the published splits, what it is."""
+    lines = []
+    for name, loader in DATASETS.items():
+        first = (inspect.getdoc(inspect.getmodule(loader)) or "").splitlines()[0]
+        if name in SOURCES:
+            source = SOURCES[name](None)
+            counts = [str(source.published.get(split, "")) for split in OFFICIAL]
+            lines.append([name, str(len(source.class_names) or ""), *counts, source.title])
+        else:
+            lines.append([name, "", "", "", first.removeprefix(f"{name}: ")])
+    return lines
+
+
+def describe(name: str, classes: bool) -> str:
+    """Everything one has to know of a dataset, as text."""
+    loader = DATASETS[name]
+    parts = []
+    if name in SOURCES:
+        source = SOURCES[name](None)
+        splits = ", ".join(f"{split} {count:,}" for split, count in source.published.items())
+        how = {"group": "whole groups (cities, stretches of film)", "presence": "equal class presence"}
+        parts += [
+            f"{source.name}: {source.title}\n{source.note}",
+            f"published splits: {splits or 'your own'}; dev is cut from train by {how[source.cut]}",
+            f"licence: {source.licence}",
+            f"how to get it: {source.obtain}",
+            f"layout:\n{source.layout}",
+        ]
+        if classes and source.class_names:
+            width = max(map(len, source.class_names))
+            lines = [
+                f"  {i:3} {label:{width}}  #{r:02x}{g:02x}{b:02x}"
+                for i, (label, (r, g, b)) in enumerate(zip(source.class_names, source.palette, strict=True))
+            ]
+            parts.append("\n".join(["classes:", *lines]))
+    else:
+        parts.append(inspect.getdoc(inspect.getmodule(loader)) or name)
+    fields = dataset_entry(name).parameters.model_fields
+    lines = [f"  {key}: {value.default!r}" for key, value in fields.items()]
+    parts.append("\n".join(["parameters (data.parameters):", *lines]))
+    return "\n\n".join(parts)
+
+
+def check(name: str, root: Path | None, parameters: dict[str, Any]) -> Findings:
+    """Read all of a dataset, its folder or its prepared cache.
+
+    Raises:
+        ValueError: no such folder, or no folder given for a dataset in files.
+    """
+    if name not in SOURCES:
+        return _check_made(name, root, parameters)
+    if root is None:
+        raise ValueError(f"--root is missing: the folder of {name}, or its prepared cache")
+    source, variant, _ = source_of(name, root, parameters)
+    found = Findings()
+    if cache.is_cache(root):
+        manifest = cache.read_manifest(root)
+        if manifest.name != name:
+            raise ValueError(f"{root}: this is a cache of {manifest.name}")
+        pairs = cache.read_index(root, manifest)
+        found.problems += cache.damaged(root, manifest)
+        found.notes.append(f"a prepared cache, {manifest.format}, short_side {manifest.short_side}")
+        stock = {split: [(sample, entry) for sample, entry, _ in lines] for split, lines in pairs.items()}
+    else:
+        stock = _read_all(source, Tree(root), variant, found)
+    _tabulate(source, stock, found)
+    return found
+
+
+def _read_all(
+    source: Source, tree: Tree, variant: dict[str, Any], found: Findings
+) -> dict[str, list[tuple[Sample, Entry]]]:
+    listing = source.listing(tree, **variant)
+    found.problems += listing.problems
+    stock = {}
+    for split in OFFICIAL:
+        samples = listing.samples.get(split, [])
+        entries, problems = index.survey(source, tree, samples)
+        found.problems += problems
+        stock[split] = [(s, e) for s, e in zip(samples, entries, strict=True) if e is not None]
+    return stock
+
+
+def _tabulate(source: Source, stock: dict[str, list[tuple[Sample, Entry]]], found: Findings) -> None:
+    totals = {}
+    for split, pairs in stock.items():
+        published = source.published.get(split)
+        sizes = np.array([entry.size_hw for _, entry in pairs]).reshape(-1, 2)
+        spans = ["-" if not len(sizes) else _span(sizes[:, axis]) for axis in (0, 1)]
+        found.splits.append([split, str(len(pairs)), "-" if published is None else str(published), *spans])
+        if published is not None and len(pairs) != published:
+            found.notes.append(f"{split} has {len(pairs)} pairs, the published release {published}")
+        if pairs:
+            totals[split] = np.stack([entry.counts for _, entry in pairs])
+    found.parts = list(totals)
+    for i, label in enumerate((*source.class_names, "(ignored)")):
+        line = [label]
+        for split, counts in totals.items():
+            share = 100 * counts[:, i].sum() / max(1, counts.sum())
+            line += [f"{counts[:, i].sum():,}", f"{share:.2f}", f"{(counts[:, i] > 0).sum():,}"]
+            if i < len(source.class_names) and not counts[:, i].any():
+                found.notes.append(f"{split} has no pixel of {label}")
+        found.classes.append(line)
+
+
+def _span(values: Any) -> str:
+    low, high = int(values.min()), int(values.max())
+    return str(low) if low == high else f"{low}..{high}"
+
+
+def _check_made(name: str, root: Path | None, parameters: dict[str, Any]) -> Findings:
+    """A dataset from packages: it is made, and counted."""
+    fields = dataset_entry(name).parameters.model_validate_json(json.dumps(parameters))
+    data = DATASETS[name](root, **dict(fields))
+    found = Findings(parts=["train", "dev", "val"])
+    counts = {}
+    for part in found.parts:
+        split = getattr(data, part)
+        counts[part] = np.stack([decode.value_counts(split[i][1]) for i in range(len(split))])
+        height, width = split[0][1].shape
+        found.splits.append([part, str(len(split)), "-", str(height), str(width)])
+    values = [*range(data.info.num_classes), data.info.ignore_index]
+    for value, label in zip(values, (*data.info.class_names, "(ignored)"), strict=True):
+        line = [label]
+        for part in found.parts:
+            own = counts[part][:, value]
+            line += [f"{own.sum():,}", f"{100 * own.sum() / counts[part].sum():.2f}", f"{(own > 0).sum():,}"]
+        found.classes.append(line)
+    for part in ("dev", "val"):
+        floor = getattr(data.info, f"floor_{part}_miou")
+        if floor is not None:
+            found.notes.append(f"a look-up table from a single pixel reaches {100 * floor:.1f} mIoU on {part}")
+    return found

@@ -1,0 +1,103 @@
+"""What is going on in an experiment, kept so that a change costs the same however many runs there are."""
+
+import statistics
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.experiment.spec import Run
+
+Progress = dict[str, Any]
+ENDED = ("ok", "failed", "skipped")
+RECENT = 15  # step times of a kind of run that its estimate is the median of
+
+
+class Status:
+    """The state of every run, for a display.
+
+    Args:
+        runs: every run of the experiment.
+        state: "waiting", "running", "ok", "failed" or "skipped" by run_id.
+
+    Attributes:
+        runs: as given.
+        state: by run_id; changed by `change` only.
+        counts: how many runs are in each state.
+        running: the runs that run now, by run_id, in the order in which they began.
+        ended: the runs that ended in this session, in that order.
+        progress: the last word of runs that run or ran in this session: step, steps, loss, terms, dev_miou, step_ms,
+            pid, node, device (memory_mb and, where known, utilization in percent).
+        slots: runs at the same time.
+        nodes: machines that have slots.
+        notes: things worth telling once.
+    """
+
+    def __init__(self, runs: Sequence[Run], state: Mapping[str, str]) -> None:
+        self.runs = runs
+        self.state = dict(state)
+        self.counts = Counter(self.state[run.run_id] for run in runs)
+        self.running: dict[str, Run] = {}
+        self.ended: list[Run] = []
+        self.progress: dict[str, Progress] = {}
+        self.slots = 1
+        self.nodes = 1
+        self.notes: list[str] = []
+        self._forgotten = 0
+        self._kind = {run.run_id: (run.pair, run.role, run.label) for run in runs}
+        self._steps = {run.run_id: 0 if run.checkpoint is not None else run.train.steps for run in runs}
+        self._left: Counter[tuple[str, str, str]] = Counter()  # steps of waiting runs
+        self._longest: dict[tuple[str, str, str], int] = {}  # steps of the longest run of a kind
+        self._times: dict[tuple[str, str, str], deque[float]] = {}
+        for run in runs:
+            kind, steps = self._kind[run.run_id], self._steps[run.run_id]
+            self._longest[kind] = max(steps, self._longest.get(kind, 0))
+            if self.state[run.run_id] == "waiting":
+                self._left[kind] += steps
+
+    def change(self, run: Run, state: str) -> None:
+        """Note that a run is in another state now."""
+        before = self.state[run.run_id]
+        if before == state:
+            return
+        self.counts[before] -= 1
+        self.counts[state] += 1
+        self.state[run.run_id] = state
+        steps, kind = self._steps[run.run_id], self._kind[run.run_id]
+        self._left[kind] += steps * ((state == "waiting") - (before == "waiting"))
+        if state == "running":
+            self.running[run.run_id] = run
+        elif before == "running":
+            del self.running[run.run_id]
+        if state in ENDED:
+            self.ended.append(run)
+
+    def report(self, run_id: str, progress: Progress) -> None:
+        """Take a run's last word."""
+        self.progress.setdefault(run_id, {}).update(progress)
+        if progress.get("step_ms"):
+            self._times.setdefault(self._kind[run_id], deque(maxlen=RECENT)).append(progress["step_ms"])
+
+    def forget(self) -> None:
+        """Drop the last words of runs that have ended: everybody has seen them."""
+        for run in self.ended[self._forgotten :]:
+            self.progress.pop(run.run_id, None)
+        self._forgotten = len(self.ended)
+
+    def eta_seconds(self) -> float | None:
+        """Seconds to the end at the measured step times, None before the first is known."""
+        known = {kind: statistics.median(times) for kind, times in self._times.items()}
+        if not known:
+            return None
+        typical = statistics.median(known.values())
+        total, longest = 0.0, 0.0
+        for kind, steps in self._left.items():
+            if steps:
+                ms = known.get(kind, typical)
+                total += steps * ms / 1e3
+                longest = max(longest, self._longest[kind] * ms / 1e3)
+        for run_id in self.running:
+            p = self.progress.get(run_id, {})
+            ms = p.get("step_ms") or known.get(self._kind[run_id], typical)
+            own = (self._steps[run_id] - p.get("step", 0)) * ms / 1e3
+            total, longest = total + own, max(longest, own)
+        return max(total / self.slots, longest)  # a single run cannot be shared out

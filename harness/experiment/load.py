@@ -1,0 +1,344 @@
+"""Reading an experiment file: a mistake is answered with its file, line, key, what is allowed and the nearest name."""
+
+import json
+import os
+import re
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from harness.experiment import plan, signatures, yaml_reader
+from harness.experiment.recipe import Spec
+from harness.experiment.spec import Experiment, Method, Network, PathMark, dataset_entry, method_entry, nearest
+from harness.experiment.yaml_reader import KeyPath, dotted
+from harness.files import sha256
+
+M = TypeVar("M", bound=BaseModel)
+N = TypeVar("N", bound=Network)
+Report = Callable[[KeyPath, str], None]
+IN_CLUSTER = ("metadata", "experiment")
+"""Where a Ray cluster file holds the experiment: `metadata` is the one key whose content Ray's schema leaves free."""
+FILLED_IN = {"overrides": "--set", "given": "methods"}
+"""Fields of an experiment that no file has, and where they come from."""
+CLUSTER_KEYS = {"cluster_name", "provider"}
+"""What a Ray cluster file cannot be without, and an experiment does not have."""
+
+
+def load(path: Path, overrides: Sequence[str] = (), *, here: bool = True) -> Experiment:
+    """Read and validate an experiment file, or the experiment in a Ray cluster file.
+
+    Args:
+        path: the file.
+        overrides: `key.path=value`, applied first; the key paths are the experiment's in both forms of file.
+        here: False where the runs are another machine's: paths are left as they are written, with their `${VAR}`, and
+            are not looked up, so that digests of weights that the file does not give stay unknown.
+
+    Raises:
+        ValueError: every mistake found, one line each: file and line, key path, what is wrong, what is allowed. Methods
+            and the dataset are looked up once the rest is right.
+    """
+    document, lines = yaml_reader.read(path)
+    data, root = _experiment_in(document, path, lines)
+    from_set: dict[KeyPath, str] = {}
+    problems: dict[KeyPath, str] = {}
+
+    def report(at: KeyPath, message: str) -> None:
+        full = (*root, *at)
+        inner = None if full in lines else at  # a key that --set made on the way to its own
+        origin = next((t for key, t in from_set.items() if at[: len(key)] == key or key[: len(at)] == inner), None)
+        line = next((lines[full[:n]] for n in range(len(full), 0, -1) if full[:n] in lines), None)
+        place = f"{path}:{line}" if line else f"{path}"
+        where = f"{origin}: {dotted(at)}" if origin else f"{place}: {dotted(full)}"
+        problems.setdefault(at, f"{where}: {message}")
+
+    if root:  # what Ray's launcher leaves on the head node is what its own reader made of the file
+        for at, value in yaml_reader.read_otherwise_by_ray(path, data, root):
+            report(at, f"Ray reads {value!r} here. Quote text, write numbers as 1.0e-3, and true or false in full")
+    from_set |= {yaml_reader.override(data, text): f"--set {text}" for text in overrides}
+    for key in FILLED_IN.keys() & data.keys():
+        report((key,), f"unknown key. It is filled in from {FILLED_IN[key]}; delete it.")
+        del data[key]
+    _expand_paths(data, Experiment, (), report, here)
+    experiment = validate(Experiment, data, (), report)
+    if experiment is not None and not problems:
+        experiment = _resolve(experiment, data["methods"], report, here)
+    if problems or experiment is None:
+        raise ValueError("\n".join(problems.values()))
+    return experiment.model_copy(update={"overrides": tuple(overrides)})
+
+
+def _experiment_in(
+    document: dict[str, Any], path: Path, lines: dict[KeyPath, int]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The experiment in a file, and the key it stands under: none, or `metadata.experiment` of a Ray cluster file.
+
+    Raises:
+        ValueError: a cluster file without an experiment.
+    """
+    if not CLUSTER_KEYS & document.keys():
+        return document, ()
+    metadata = document.get("metadata")
+    found = metadata.get("experiment") if isinstance(metadata, dict) else None
+    if not isinstance(found, dict):
+        line = next((lines[key] for key in (IN_CLUSTER, IN_CLUSTER[:1]) if key in lines), 1)
+        raise ValueError(
+            f"{path}:{line}: {dotted(IN_CLUSTER)}: a Ray cluster file (it has {', '.join(sorted(CLUSTER_KEYS))}) holds "
+            "its experiment here, as a mapping (name:, data:, ...); there is none."
+        )
+    return found, IN_CLUSTER
+
+
+def validate(model: type[M], data: Any, at: KeyPath, report: Report) -> M | None:
+    """`data` as a `model`, strictly and as JSON (lists become tuples, an integer is a float).
+
+    Args:
+        model: what to make of it.
+        data: plain data.
+        at: where it stands, for the reports.
+        report: takes what is wrong: the place, and what is allowed there.
+
+    Returns:
+        None where something was reported.
+    """
+    try:
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        problems = error.errors()
+    for problem in problems:
+        loc = problem["loc"]
+        if problem["type"] == "too_short" and any(p["loc"][: len(loc)] == loc != p["loc"] for p in problems):
+            continue  # items that were refused are not counted; they are reported themselves
+        if problem["type"] == "extra_forbidden":
+            allowed = [key for key in _model_at(model, loc[:-1]).model_fields if key not in FILLED_IN]
+            message = f"unknown key.{nearest(str(loc[-1]), allowed)} Allowed: {', '.join(allowed) or 'no keys'}"
+        elif problem["type"] == "missing":
+            message = "this key is missing; it has no default"
+        else:
+            given = json.dumps(problem["input"], default=str)
+            message = f"{_words(problem['msg'])}; given {given if len(given) < 80 else given[:77] + '...'}"
+            if problem["type"] == "literal_error":
+                message += "." + nearest(str(problem["input"]), re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
+        report((*at, *loc), message)
+    return None
+
+
+def _words(message: str) -> str:
+    """Pydantic's message in the words of a YAML file."""
+    for theirs, ours in (
+        ("Value error, ", ""),
+        ("Tuple should have", "The list should have"),
+        ("valid array", "list"),
+        ("a valid boolean", "true or false"),
+        ("an object", "a mapping (key: value)"),
+        ("a valid string", "text (quote it)"),
+    ):
+        message = message.replace(theirs, ours)
+    return message
+
+
+def _model_at(model: type[BaseModel], loc: KeyPath) -> type[BaseModel]:
+    """The model that describes the place `loc` below `model`, for the list of its keys."""
+    for part in loc:
+        if isinstance(part, str) and part in model.model_fields:
+            inner = _models_in(model.model_fields[part].annotation)
+            model = inner[0] if inner else model
+    return model
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for item in typing.get_args(annotation) for found in _models_in(item)]
+
+
+def _expand_paths(value: Any, model: type[BaseModel], at: KeyPath, report: Report, here: bool) -> None:
+    """Expand `${VAR}` in path fields (in place) and require the file, if it is to be here; refuse `${` elsewhere."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            if isinstance(item, str):
+                if "${" in item:
+                    report(
+                        (*at, index),
+                        f"${{...}} is expanded in paths only; write the value itself instead of {item!r}",
+                    )
+            else:
+                _expand_paths(item, model, (*at, index), report, here)
+    if not isinstance(value, dict):
+        return
+    for key, item in value.items():
+        place = (*at, key)
+        field = model.model_fields.get(str(key))
+        mark = _path_mark(field) if field is not None and isinstance(item, str) else None
+        if mark is not None:
+            if not here:
+                continue
+            try:
+                value[key] = yaml_reader.expand_variables(item)
+            except ValueError as error:
+                report(place, str(error))
+                continue
+            value[key] = os.path.abspath(value[key]) if value[key] else ""  # workers have another current folder
+            if not (os.path.isfile if mark.kind == "file" else os.path.isdir)(value[key]):
+                report(
+                    place,
+                    f"there is no {mark.kind} {value[key] or repr('')}. Correct the path or fetch the {mark.kind}.",
+                )
+        elif isinstance(item, str) and "${" in item:
+            report(place, f"${{...}} is expanded in paths only; write the value itself instead of {item!r}")
+        elif field is not None:
+            inner = _models_in(field.annotation)
+            _expand_paths(item, inner[0] if inner else Spec, place, report, here)
+        else:
+            _expand_paths(item, Spec, place, report, here)
+
+
+def _path_mark(field: Any) -> PathMark | None:
+    """The mark of a path field (`FilePath` or `FilePath | None`); None for any other."""
+    metadata = [
+        *field.metadata,
+        *(m for a in typing.get_args(field.annotation) for m in getattr(a, "__metadata__", ())),
+    ]
+    return next((m for m in metadata if isinstance(m, PathMark)), None)
+
+
+def _resolve(experiment: Experiment, written: list[Any], report: Report, here: bool) -> Experiment:
+    """Check names against the tables, fill in every default, and look for repeated entries.
+
+    Args:
+        experiment: as validated so far.
+        written: `methods` as the file has it, to name the key at fault.
+        report: takes the mistakes.
+        here: whether weight files are here, for their digests.
+    """
+    methods = [
+        _resolve_method(method, ("methods", index), written[index], report)
+        for index, method in enumerate(experiment.methods)
+    ]
+    data = experiment.data
+    try:
+        found = validate(dataset_entry(data.name).parameters, data.parameters, ("data", "parameters"), report)
+        data = data.model_copy(update={"parameters": found.model_dump(mode="json") if found else {}})
+    except ValueError as error:
+        report(("data", "name"), str(error))
+    pairs = experiment.pairs
+    if here:
+        roles = ("teacher", "student")
+        pairs = tuple(p.model_copy(update={role: _digested(getattr(p, role)) for role in roles}) for p in pairs)
+    same = [(p.teacher, p.student) for p in pairs]
+    for key, items, names in (
+        ("methods", methods, [m.label if m is not None else "" for m in methods]),
+        ("seeds", experiment.seeds, experiment.seeds),
+        ("pairs", [p.name for p in experiment.pairs], [p.name for p in experiment.pairs]),
+        ("pairs", same, [f"the pair of networks {p.name}" for p in experiment.pairs]),
+    ):
+        for index, item in enumerate(items):
+            if item is not None and item in items[:index]:
+                report((key, index), f"{names[index]} stands twice; each entry once")
+    try:
+        plan.require_control(experiment)
+    except ValueError as error:
+        report(("methods",), str(error))
+    given: tuple[tuple[str, ...], ...] = ()
+    if experiment.search is not None:
+        given = tuple(tuple(sorted(method.parameters)) for method in experiment.methods)
+    resolved = {"methods": tuple(m for m in methods if m is not None), "data": data, "pairs": pairs, "given": given}
+    experiment = experiment.model_copy(update=resolved)
+    for at, message in (*plan.budget_problems(experiment), *plan.search_problems(experiment)):
+        report(at, message)
+    return experiment
+
+
+def _digested(network: N) -> N:
+    """The network with the digests of its weight files, which are there: `_expand_paths` looked."""
+    found = {}
+    for key in ("encoder_weights", "checkpoint"):
+        weights = getattr(network, key, None)
+        if weights is not None and weights.sha256 is None:
+            found[key] = weights.model_copy(update={"sha256": sha256(Path(weights.path))})
+    return network.model_copy(update=found)
+
+
+def _resolve_method(method: Method, at: KeyPath, written: Any, report: Report) -> Method | None:
+    """The method with every default filled in; None, and a report, where a name or a parameter is wrong."""
+    parts: list[Method] = []
+    try:
+        found = method.parts
+    except ValueError as error:
+        report(at, str(error))
+        return None
+    for part in found:
+        here, form, said = at, written, report
+        if isinstance(written, list):
+            index = [_name(item) for item in written].index(part.name)
+            here, form = (*at, index), written[index]
+        elif len(found) > 1:
+            said = _prefixed(part.name, report)
+        key = "parameters" if isinstance(form, dict) and "name" in form else part.name
+        try:
+            parameters = validate(method_entry(part.name).parameters, part.parameters, (*here, key), said)
+        except ValueError as error:
+            report(here, str(error))
+            continue
+        if parameters is not None:
+            parts.append(part.model_copy(update={"parameters": parameters.model_dump(mode="json")}))
+    return Method.summed(parts) if len(parts) == len(found) else None
+
+
+def _name(written: Any) -> str:
+    """The method that one entry of a file's list names."""
+    return written if isinstance(written, str) else str(written.get("name", next(iter(written))))
+
+
+def _prefixed(name: str, report: Report) -> Report:
+    """Reports of a parameter of one method as the sum's parameter METHOD.NAME."""
+    return lambda at, message: report((*at[:3], f"{name}.{at[3]}", *at[4:]), message)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of both forms of file, methods and datasets with their own parameters included."""
+    schema = Experiment.model_json_schema()
+    for key in FILLED_IN:
+        schema["properties"].pop(key)
+    methods = signatures.table("harness.distillers", "METHODS")
+    outside = "^[A-Za-z_][\\w.]*:[A-Za-z_]\\w*$"
+    forms: list[dict[str, Any]] = [{"enum": sorted(methods)}, {"type": "string", "pattern": outside}]
+    forms += [
+        {
+            "type": "object",
+            "properties": {name: {"anyOf": [e.parameters.model_json_schema(), {"type": "null"}]}},
+            "required": [name],
+            "additionalProperties": False,
+        }
+        for name, e in sorted(methods.items())
+    ]
+    elsewhere = {"patternProperties": {outside: {"type": ["object", "null"]}}, "additionalProperties": False}
+    forms.append({"type": "object", "minProperties": 1, "maxProperties": 1, **elsewhere})
+    forms.append({"$ref": "#/$defs/Method"})
+    schema["$defs"]["OneMethod"] = {"anyOf": forms}
+    one = {"$ref": "#/$defs/OneMethod"}
+    schema["properties"]["methods"]["items"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 2}]}
+    datasets = signatures.table("harness.datasets", "DATASETS")
+    schema["$defs"]["Dataset"]["properties"]["name"]["enum"] = sorted(datasets)
+    schema["$defs"]["Dataset"]["allOf"] = [
+        {
+            "if": {"properties": {"name": {"const": name}}},
+            "then": {"properties": {"parameters": e.parameters.model_json_schema()}},
+        }
+        for name, e in sorted(datasets.items())
+    ]
+    definitions = schema.pop("$defs") | {"Experiment": schema}
+    plain = {"$ref": "#/$defs/Experiment"}
+    metadata = {"type": "object", "properties": {"experiment": plain}, "required": ["experiment"]}
+    cluster = {"properties": {"metadata": metadata}, "required": [*sorted(CLUSTER_KEYS), "metadata"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "sstkd-bench experiment, by itself or in a Ray cluster file",
+        "type": "object",
+        "if": {"anyOf": [{"required": [key]} for key in sorted(CLUSTER_KEYS)]},
+        "then": cluster,
+        "else": plain,
+        "$defs": definitions,
+    }

@@ -1,0 +1,96 @@
+"""What of a method is searched: its declared `space` less what the experiment file fixes, and the learning rate.
+
+A trial has a value for every dimension; its point has only those that matter: what hangs on a term that is off in this
+trial is left out.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.experiment.spec import Method, method_entry
+
+LR = "optimizer.lr"
+"""The learning rate among a point's values; no parameter of a method has such a name."""
+OFF_SHARE = 0.25
+"""Share of the points in which a term that may be off is off."""
+DIGITS = 6
+"""Significant digits of a value, so that it is the same on every machine and can be written down."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One hyper-parameter.
+
+    Attributes:
+        name: `LR`, a parameter, or METHOD.PARAMETER in a sum.
+        low, high: log-uniform between these.
+        optional: 0 is tried too; the term is then off.
+        needs: without effect where this other parameter is 0.
+    """
+
+    name: str
+    low: float
+    high: float
+    optional: bool = False
+    needs: str | None = None
+
+    def at(self, u: float) -> float:
+        """The value at a place `u` in [0, 1)."""
+        if self.optional:
+            if u < OFF_SHARE:
+                return 0.0
+            u = (u - OFF_SHARE) / (1 - OFF_SHARE)
+        return self.inside(self.low * (self.high / self.low) ** u)
+
+    def inside(self, value: float) -> float:
+        """The value rounded and moved into the range; 0 stays where the term may be off."""
+        if self.optional and value == 0:
+            return 0.0
+        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+
+
+Space = tuple[Dimension, ...]
+
+
+def space_of(method: Method, given: Collection[str], lr: tuple[float, float]) -> Space:
+    """The learning rate, then what the method, or each of a sum, declares, in that order.
+
+    Args:
+        method: with all its parameters.
+        given: names of the parameters that the file gives: they stay as they are.
+        lr: lowest and highest learning rate.
+    """
+    found = [Dimension(LR, *lr)]
+    for part in method.parts:
+        constants = method_entry(part.name).constants
+        before = "" if part is method else f"{part.name}."
+        searched = {name for name in constants.get("space", {}) if before + name not in given}
+        for name, (low, high) in constants.get("space", {}).items():
+            needs = constants.get("needs", {}).get(name)
+            off = needs is not None and needs not in searched and not part.parameters[needs]
+            if name in searched and not off:
+                optional = name in constants.get("optional", ())
+                found.append(Dimension(before + name, low, high, optional, before + needs if needs else None))
+    return tuple(found)
+
+
+def values_at(space: Space, unit: Sequence[float]) -> dict[str, float]:
+    """A value for every dimension, at a point of the unit cube with at least as many coordinates."""
+    return {each.name: each.at(float(u)) for each, u in zip(space, unit, strict=False)}
+
+
+def point_of(space: Space, values: Mapping[str, float]) -> dict[str, float]:
+    """The values that matter."""
+    return {each.name: values[each.name] for each in space if each.needs is None or values.get(each.needs, 1.0)}
+
+
+def with_point(method: Method, point: Mapping[str, float]) -> Method:
+    """The method at a point; what the point leaves out stays as it is."""
+    changed = {name: value for name, value in point.items() if name != LR}
+    return method.model_copy(update={"parameters": method.parameters | changed})
+
+
+def values_in(space: Space, parameters: Mapping[str, Any], lr: float) -> dict[str, float]:
+    """The values of the dimensions in a run's parameters."""
+    return {each.name: float(lr if each.name == LR else parameters[each.name]) for each in space}

@@ -1,0 +1,292 @@
+"""A paper's table rebuilt: what was measured here, from rows alone, beside what was published; nothing is filled in."""
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from harness.analysis.arrays import Runs, split
+from harness.analysis.stats import Difference, Interval, mean_interval, paired_difference
+from harness.experiment.spec import method_entry
+from harness.papers.published import Figure
+from harness.papers.tables import NETWORKS, RECIPES, Column, Line, Ours, PaperTable
+
+_SETTING = (
+    *("experiment", "role", "method", "method_parameters", "steps", "dataset", "student_network"),
+    *("teacher_network", "ruleset", "protocol_version", "recipe", "budget_unit", "dataset_parameters"),
+)
+COLUMNS = ("run_id", *_SETTING, "seed", "val_miou", "status", "control", "trial")
+"""Columns of rows that `build` needs."""
+PARTS = ("measured", "vs student", "published", "measured − published")
+NOT_RUN, UNVERIFIED = "not run", "unverified"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell. mIoU and its differences are in percent points.
+
+    Attributes:
+        line, column: their titles.
+        why_not: why nothing was measured; empty where something was.
+        measured: mean over seeds with its 95 % t interval.
+        vs_student: paired difference to the plain student.
+        figure: what was published; None where nobody could verify a figure.
+    """
+
+    line: str
+    column: str
+    why_not: str = ""
+    measured: Interval | None = None
+    vs_student: Difference | None = None
+    figure: Figure | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """Measured less published."""
+        return None if self.measured is None or self.figure is None else self.measured.mean - self.figure.value
+
+    @property
+    def texts(self) -> tuple[str, str, str, str]:
+        """Of `PARTS`."""
+        measured, difference = self.why_not, "–"
+        if self.measured is not None:
+            half = "" if self.measured.half is None else f" ± {self.measured.half:.2f}"
+            measured = f"{self.measured.mean:.2f}{half} (n={self.measured.n})"
+        d = self.vs_student
+        if d is not None:
+            difference = f"no interval (n={d.n})"
+            if d.low is not None and d.high is not None:
+                difference = f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]"
+        published = UNVERIFIED if self.figure is None else f"{self.figure.value:g} ({self.figure.sure})"
+        return measured, difference, published, "–" if self.gap is None else f"{self.gap:+.2f}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table to be printed: `head` and `rows` are texts, `notes` what is to be known, `cells` the numbers behind."""
+
+    id: str
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+    cells: tuple[Cell, ...] = ()
+
+
+def prepared(rows: Any) -> Runs:
+    """Rows as `build` takes them.
+
+    Args:
+        rows: `pyarrow.Table` with at least `COLUMNS`, of any experiments.
+    """
+    import pyarrow.compute as pc
+
+    rows = rows.select(list(COLUMNS)).append_column("is trial", pc.is_valid(rows["trial"]))
+    runs = split(rows, (*_SETTING, "status", "control", "is trial"), ("seed", "val_miou"))
+    results = [s for s in runs.settings if s["status"] == "ok" and s["control"] is None and not s["is trial"]]
+    return replace(runs, settings=tuple(results))
+
+
+def build(table: PaperTable, runs: Runs, figures: Collection[Figure]) -> Grid:
+    """One of a paper's tables from rows and published figures.
+
+    Args:
+        table: which; with columns.
+        runs: what `prepared` makes of rows.
+        figures: all that were published.
+
+    Raises:
+        ValueError: rows of several comparisons (experiments, recipes, rulesets, protocol versions) fit the table.
+    """
+    by_cell = {figure.cell: figure for figure in figures}
+    cells, used, lines = [], [], []
+    for line in table.lines:
+        texts = [line.title]
+        for column in table.columns:
+            cell, mine = _cell(table, line, column, runs, by_cell)
+            cells.append(cell)
+            used += mine
+            texts += cell.texts
+        lines.append(tuple(texts))
+    titles = [_title(column, table.columns) for column in table.columns]
+    head = ("method", *(f"{title}: {part}" for title in titles for part in PARTS))
+    return Grid(table.id, table.title, head, tuple(lines), _notes(table, used, cells, figures), tuple(cells))
+
+
+def costs(table: PaperTable, counted: Mapping[str, tuple[float, float]], figures: Collection[Figure]) -> Grid:
+    """A table of costs.
+
+    Args:
+        table: which; with networks.
+        counted: of each network, 10^6 parameters and 10^9 multiply-adds, computed from it now.
+        figures: all that were published.
+    """
+    by_key = {(f.student, f.metric): f for f in figures if f.method == "cost" and f.protocol == table.protocol}
+    names = [*table.networks, *sorted({student for student, _ in by_key} - set(table.networks))]
+    rows, cells = [], []
+    for name in names:
+        own = counted.get(name)
+        texts = [name]
+        for i, metric in enumerate(("params_m", "gmacs")):
+            figure = by_key.get((name, metric))
+            number = None if own is None else Interval(own[i], None, None, 1)
+            cells.append(Cell(name, metric, "" if own else "not counted", number, None, figure))
+            texts.append("not counted" if own is None else f"{own[i]:.2f}")
+            texts.append(UNVERIFIED if figure is None else f"{figure.value:g} ({figure.sure})")
+            texts.append("–" if own is None or figure is None else f"{own[i] - figure.value:+.2f}")
+        rows.append(tuple(texts))
+    parts = ("counted", "published", "counted − published")
+    head = ("network", *(f"{what}: {part}" for what in ("10^6 parameters", "10^9 multiply-adds") for part in parts))
+    notes = (
+        "Parameters with the auxiliary head, where there is one; multiply-adds of convolutions and matrix products "
+        "only, of the network without it. Published counts of multiply-adds may hold other operations, too.",
+        *([table.note] if table.note else []),
+    )
+    return Grid(table.id, table.title, head, tuple(rows), notes, tuple(cells))
+
+
+def _title(column: Column, columns: Sequence[Column]) -> str:
+    """What tells a column from the others."""
+    parts = [column.student]
+    if len({c.dataset for c in columns}) > 1:
+        parts.append(column.dataset)
+    if len({c.split for c in columns}) > 1:
+        parts.append(column.split)
+    if column.variant is not None:
+        parts.append(column.variant)
+    return " ".join(parts)
+
+
+def _cell(
+    table: PaperTable,
+    line: Line,
+    column: Column,
+    runs: Runs,
+    figures: Mapping[tuple[str, ...], Figure],
+) -> tuple[Cell, list[dict[str, Any]]]:
+    """The cell, and the rows behind it."""
+    teacher = line.method == "teacher"
+    # The plain student and the teacher are the same in every column that has a variant.
+    variant = column.variant if column.variant is not None and line.method not in ("none", "teacher") else line.variant
+    student = "" if teacher else column.student
+    key = (column.dataset, column.split, table.protocol, table.teacher, student, line.method, variant, "miou")
+    titles = {"line": line.title, "column": _title(column, table.columns), "figure": figures.get(key)}
+    ours = line.ours.get(column.variant or "") if isinstance(line.ours, Mapping) else line.ours
+    why_not = ""
+    if column.split != "val":
+        why_not = "its labels are a server's"
+    elif table.teacher not in NETWORKS or not (teacher or column.student in NETWORKS):
+        why_not = "no such network here"
+    elif not teacher and ours is None:
+        why_not = "no such method here"
+    if why_not:
+        return Cell(**titles, why_not=why_not), []  # type: ignore[arg-type]
+    pair = [r for r in runs.settings if r["dataset"] == column.dataset and _is(r["teacher_network"], table.teacher)]
+    if teacher:
+        mine = [r for r in pair if r["role"] == "teacher"]
+        plain = []
+    else:
+        pair = [r for r in pair if r["role"] == "student" and _is(r["student_network"], column.student)]
+        mine, plain = _of(pair, ours), _of(pair, ("none", {}))
+    _one_comparison(table, mine, plain)
+    values, base = _values(table, runs, mine), _values(table, runs, plain)
+    if not values:
+        return Cell(**titles, why_not=NOT_RUN), []  # type: ignore[arg-type]
+    difference = None
+    if line.method != "none" and base.keys() & values.keys():
+        difference = paired_difference(values, base)
+    measured = mean_interval(list(values.values()))
+    return Cell(**titles, measured=measured, vs_student=difference), mine  # type: ignore[arg-type]
+
+
+def _values(table: PaperTable, runs: Runs, rows: Sequence[dict[str, Any]]) -> dict[int, float]:
+    """val mIoU in percent points by seed, of runs that have one."""
+    places = runs.places(rows)
+    places = places[~np.isnan(runs.own["val_miou"][places])]
+    seeds = runs.own["seed"][places].tolist()
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"{table.id}: two results for one cell and seed; keep the rows of one experiment in its folder"
+        )
+    return dict(zip(seeds, (100 * runs.own["val_miou"][places]).tolist(), strict=True))
+
+
+def _is(network: str, name: str) -> bool:
+    """Whether a row's network (JSON) is the one of this name."""
+    spec = json.loads(network)
+    given = spec["architecture"], spec["encoder"], spec.get("parameters", {})
+    return name in NETWORKS and given == NETWORKS[name]
+
+
+def _of(rows: Sequence[dict[str, Any]], ours: Ours | None) -> list[dict[str, Any]]:
+    """The rows of a method with exactly these parameters, the others at their defaults."""
+    if ours is None:
+        return []
+    name, given = ours
+    model = method_entry(name).parameters.model_validate_json(json.dumps(dict(given)))
+    parameters = json.loads(model.model_dump_json())
+    return [r for r in rows if r["method"] == name and json.loads(r["method_parameters"]) == parameters]
+
+
+def _one_comparison(table: PaperTable, rows: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a method's rows, and those of the plain student, that are not of one comparison."""
+
+    def identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        recipe = json.loads(row["recipe"])
+        for key in ("checkpoint_every", *(("steps",) if row["budget_unit"] == "seconds" else ())):
+            recipe.pop(key, None)
+        if row["ruleset"] != "published":
+            recipe.get("optimizer", {}).pop("lr", None)
+        data = {k: v for k, v in json.loads(row["dataset_parameters"]).items() if k != "path"}
+        settings = json.dumps([recipe, data], sort_keys=True)
+        return row["experiment"], row["ruleset"], row["protocol_version"], settings
+
+    if not rows:
+        return
+    found = {identity(row): row for row in (*rows, *plain)}
+    if len(found) > 1:
+        a, b = list(found.values())[:2]
+        raise ValueError(
+            f"{table.id}: rows of several comparisons fit one cell: {a['run_id']} of {a['experiment']} "
+            f"({a['ruleset']}) and {b['run_id']} of {b['experiment']} ({b['ruleset']}). Name one experiment, or keep "
+            "their results apart"
+        )
+
+
+def _notes(
+    table: PaperTable, rows: Sequence[Mapping[str, Any]], cells: Sequence[Cell], figures: Collection[Figure]
+) -> tuple[str, ...]:
+    notes = ["mIoU in percent, ours of the last step on val: mean ± half its 95 % t interval over n seeds; differences "
+             "are paired by seed. V: verified in a source that was opened; V2: in a secondary source; C: computed from "
+             "such figures."]  # fmt: skip
+    notes.append(f"Published under: {table.protocol}.")
+    notes += sorted({text for row in rows if row["role"] == "student" for text in _differences(table, row)})
+    if table.gains:
+        known = (
+            f for f in figures if (f.metric, f.protocol, f.teacher) == ("miou_gain", table.protocol, table.teacher)
+        )
+        notes += [f"Published as a gain only: {f.variant}, {f.value:+g} on {f.student} ({f.sure})." for f in known]
+    sources = sorted({cell.figure.source for cell in cells if cell.figure is not None})
+    notes += [f"Source: {source}." for source in sources]
+    return (*notes, *([table.note] if table.note else []))
+
+
+def _differences(table: PaperTable, row: Mapping[str, Any]) -> list[str]:
+    """In what a row's recipe is not the protocol's."""
+    known, recipe = RECIPES[table.protocol], json.loads(row["recipe"])
+    crop = (recipe.get("augment") or {}).get("crop_hw")
+    compared: list[tuple[str, Any, Any, Callable[[Any], str]]] = [
+        ("steps", row["steps"], known.steps, str),
+        ("images per step", recipe.get("batch_size"), known.batch_size, str),
+        ("crop", tuple(crop or ()), known.crop_hw.get(row["dataset"]), lambda c: "x".join(map(str, c)) or "none"),
+    ]
+    found = [
+        f"Not the published recipe ({row['experiment']}): {what} {said(ours)} instead of {said(theirs)}."
+        for what, ours, theirs, said in compared
+        if theirs is not None and ours != theirs
+    ]
+    if share := json.loads(row["dataset_parameters"]).get("dev_fraction"):
+        found.append(f"{row['experiment']} trains on less: a share of {share:g} of train is its dev split.")
+    return found

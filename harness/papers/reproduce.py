@@ -1,0 +1,141 @@
+"""What it takes to reproduce a paper's table: an experiment for each of its datasets, and what has come of it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.analysis.tables import REFERENCES
+from harness.experiment import yaml_reader
+from harness.papers.measured import NOT_RUN, Cell
+from harness.papers.tables import CIRKD, MGD, MMSEG, NETWORKS, PAPERS, SKD, Line, Ours, PaperTable
+
+BASES = {
+    (SKD, "cityscapes"): "cityscapes.yaml",
+    (SKD, "voc2012"): "voc2012.yaml",
+    (SKD, "ade20k"): "ade20k.yaml",
+    (CIRKD, "cityscapes"): "cityscapes_cirkd.yaml",
+    (CIRKD, "voc2012"): "voc2012_cirkd.yaml",
+    (CIRKD, "ade20k"): "ade20k_cirkd.yaml",
+}
+"""The file in `experiments/` whose data and recipe are a protocol's, by protocol and dataset."""
+SHORT = {SKD: "skd", CIRKD: "cirkd", MMSEG: "mmseg", MGD: "mgd"}
+"""Of protocols, for the names of experiments."""
+WEIGHTS = {"tu-resnet101": "resnet101-imagenet.pth", "tu-resnet18": "resnet18-imagenet.pth"}
+"""Files below ${WEIGHTS} with encoders trained on ImageNet; a network of half width has none."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The experiment for one dataset of a table.
+
+    Attributes:
+        name: of its file.
+        dataset: of its columns.
+        results: name of the experiment, and of its folder of results: the tables of one protocol share their runs.
+        data: the experiment file's content; None where the protocol's recipe is not known here.
+    """
+
+    name: str
+    dataset: str
+    results: str
+    data: Mapping[str, Any] | None
+
+
+def find_table(table: str) -> PaperTable:
+    """The table of this id.
+
+    Raises:
+        ValueError: there is none, or it has nothing to train.
+    """
+    by_id = {each.id: each for tables in PAPERS.values() for each in tables}
+    if table not in by_id:
+        raise ValueError(f"unknown table {table!r}. Allowed: {', '.join(by_id)}")
+    if not by_id[table].columns:
+        raise ValueError(f"{table}: nothing is trained for it: sstkd-bench tables FILE --paper PAPER computes it")
+    return by_id[table]
+
+
+def parts(table: PaperTable, experiments: Path) -> list[Part]:
+    """The experiments of a table, dataset by dataset.
+
+    Args:
+        table: with columns.
+        experiments: the folder of the files that `BASES` names.
+
+    Raises:
+        ValueError: such a file is no YAML.
+        FileNotFoundError: it is missing.
+    """
+    return [_part(table, dataset, experiments) for dataset in dict.fromkeys(c.dataset for c in table.columns)]
+
+
+def results_name(table: PaperTable, dataset: str) -> str:
+    """Of the experiment that measures a table's columns of this dataset."""
+    return f"{SHORT[table.protocol]}-{dataset}"
+
+
+def _part(table: PaperTable, dataset: str, experiments: Path) -> Part:
+    name, results = f"{table.id}-{dataset}", results_name(table, dataset)
+    students = dict.fromkeys(c.student for c in table.columns if c.dataset == dataset and c.student in NETWORKS)
+    base = BASES.get((table.protocol, dataset))
+    if base is None or table.teacher not in NETWORKS or not students:
+        return Part(name, dataset, results, None)
+    document, _ = yaml_reader.read(experiments / base)
+    data = document["metadata"]["experiment"] if "metadata" in document else document
+    resources = {key: value for key, value in data["resources"].items() if key != "address"}
+    pairs = [
+        {"name": f"{_slug(table.teacher)}-to-{_slug(s)}", "teacher": _network(table.teacher), "student": _network(s)}
+        for s in students
+    ]
+    methods = [_written(*ours) for ours in _methods(table.lines)]
+    own = {"name": results, "pairs": pairs, "methods": methods, "resources": resources}
+    return Part(name, dataset, results, {**data, **own})
+
+
+def _methods(lines: Sequence[Line]) -> list[Ours]:
+    """Each of our methods once, the controls first."""
+    found: dict[str, Ours] = {f"{name}{{}}": (name, {}) for name in REFERENCES}
+    for line in lines:
+        for ours in line.ours.values() if isinstance(line.ours, Mapping) else [line.ours]:
+            if ours is not None:
+                found.setdefault(ours[0] + json.dumps(dict(ours[1]), sort_keys=True), ours)
+    return list(found.values())
+
+
+def _written(name: str, parameters: Mapping[str, Any]) -> Any:
+    return {name: dict(parameters)} if parameters else name
+
+
+def _slug(name: str) -> str:
+    return name.lower().replace("(0.5)", "-half").replace("+", "plus")
+
+
+def _network(name: str) -> dict[str, Any]:
+    architecture, encoder, parameters = NETWORKS[name]
+    network: dict[str, Any] = {"architecture": architecture, "encoder": encoder}
+    if parameters:
+        return network | {"parameters": dict(parameters)}
+    return network | {"encoder_weights": {"path": f"${{WEIGHTS}}/{WEIGHTS[encoder]}"}}
+
+
+def state(cell: Cell, seeds: int) -> str:
+    """What has come of a cell.
+
+    Args:
+        cell: as measured so far.
+        seeds: how many runs it is to have; a teacher has one.
+
+    Returns:
+        `not run`, `running (n of N)`, `reproduced`: the published figure lies within the measured 95 % interval, `not
+        reproduced`, `measured` where there is no figure or no interval, or why it cannot be run.
+    """
+    if cell.measured is None:
+        return cell.why_not or NOT_RUN
+    m, wanted = cell.measured, 1 if cell.line == "teacher" else seeds
+    if m.n < wanted:
+        return f"running ({m.n} of {wanted})"
+    if cell.figure is None or m.low is None or m.high is None:
+        return "measured"
+    return "reproduced" if m.low <= cell.figure.value <= m.high else "not reproduced"

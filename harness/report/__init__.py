@@ -1,0 +1,1 @@
+"""Tables and pictures: Markdown, LaTeX, CSV, HTML, PNG, terminal."""

@@ -1,0 +1,125 @@
+"""What the results page knows of every run, as JSON that stays small: each different value is in it once."""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.analysis.tables import QuickTable
+from harness.scores import class_iou
+
+Row = Mapping[str, Any]
+
+_LONG = ("spec", "curve", "losses", "samples", "palette", "class_names", *(
+    f"{split}_{kind}" for split in ("dev", "val") for kind in ("confusion", "boundary_confusion")
+))  # fmt: skip
+COLUMNS = (
+    *("pair", "method", "seed", "role", "status", "dev mIoU", "best dev mIoU", "val mIoU", "s/step", "minutes"),
+    *("code", "run"),
+)
+"""Of the table of runs."""
+
+
+def page_data(rows: Sequence[Row], table: QuickTable, experiment_file: str, total: int | None = None) -> str:
+    """JSON for a script element: nothing in it can end the element.
+
+    Args:
+        rows: of the runs on the page, as dicts.
+        table: their comparison.
+        experiment_file: what the command that repeats a run names.
+        total: how many rows there are, if `rows` are not all.
+
+    Returns:
+        An object of `missing` (how many rows are not on the page), `columns`, `rows` (the texts of `COLUMNS` for each
+        run, numbers as numbers), `facts` (by name `values`, each once, and `at`, the place of each run's value, -1 for
+        none), `iou` (of each run's classes), and `blocks` (pair, dataset, labels of the references, and of every line
+        its label, texts and runs by seed).
+    """
+    names = {run: line.label for block in table.blocks for line in block.methods for run in line.run_ids.values()}
+    places = {str(row["run_id"]): i for i, row in enumerate(rows)}
+    data = {
+        "missing": 0 if total is None else total - len(rows),
+        "columns": COLUMNS,
+        "rows": [_row(row, names) for row in rows],
+        "facts": _facts([_fact(row, experiment_file) for row in rows]),
+        "iou": [_class_iou(row) for row in rows],
+        "blocks": [
+            {
+                "pair": block.pair,
+                "dataset": block.dataset,
+                "references": [block.references["none"], block.references["kd"]],
+                "teacher": places.get(block.teacher.run_id or ""),
+                "lines": [
+                    {
+                        "label": line.label,
+                        "cells": line.cells(block.references)[1:],
+                        "runs": {str(seed): places[run] for seed, run in line.run_ids.items() if run in places},
+                    }
+                    for line in block.methods
+                ],
+            }
+            for block in table.blocks
+        ],
+    }
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _row(row: Row, names: Mapping[str, str]) -> list[Any]:
+    def percent(name: str) -> float | None:
+        known = row["status"] == "ok" and row[name] is not None and math.isfinite(row[name])
+        return round(100 * row[name], 2) if known else None
+
+    what = "teacher" if row["role"] == "teacher" else names.get(row["run_id"], row["method"])
+    step = None if row["step_ms"] is None else float(f"{row['step_ms'] / 1000:.3g}")
+    minutes = None if row["wall_seconds"] is None else round(row["wall_seconds"] / 60, 1)
+    scores = [percent(name) for name in ("dev_miou", "best_dev_miou", "val_miou")]
+    head = [row["pair"], what, row["seed"], row["role"], row["status"]]
+    return [*head, *scores, step, minutes, row["code_version"], row["run_id"]]
+
+
+def _fact(row: Row, experiment_file: str) -> dict[str, str]:
+    facts = {name: _plain(value) for name, value in row.items() if name not in _LONG and value not in (None, "")}
+    if row["losses"]:
+        last = row["losses"][-1]
+        facts |= {f"loss at step {last['step']}: {name}": f"{value:.5g}" for name, value in last["terms"].items()}
+    again = ["sstkd-bench", "run", experiment_file]
+    for override in row["overrides"]:
+        again += ["--set", override]
+    facts["repeat"] = shlex.join(again)
+    facts |= {f"spec.{key}": json.dumps(value, indent=1) for key, value in sorted(json.loads(row["spec"]).items())}
+    return facts
+
+
+def _facts(runs: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[Any]]]:
+    out: dict[str, dict[str, list[Any]]] = {}
+    for name in dict.fromkeys(name for facts in runs for name in facts):
+        values: dict[str, int] = {}
+        at = [values.setdefault(facts[name], len(values)) if name in facts else -1 for facts in runs]
+        out[name] = {"values": list(values), "at": at}
+    return out
+
+
+def _class_iou(row: Row) -> list[float | None] | None:
+    """In percent, for the cells of the table by class."""
+    if row["dev_confusion"] is None:
+        return None
+    return [None if np.isnan(v) else round(100 * float(v), 1) for v in iou_of(row)]
+
+
+def iou_of(row: Row) -> NDArray[np.float64]:
+    """(K,) IoU of every class on dev, of a row that has been evaluated."""
+    iou: NDArray[np.float64] = class_iou(np.reshape(row["dev_confusion"], (row["num_classes"], -1)))
+    return iou
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,280 @@
+"""One HTML page of an experiment that needs nothing but itself: no network, pictures, data and script inside.
+
+Every text that comes from a row passes `_e` on its way into the page, or is data that the script writes as text. The
+content policy in its head forbids the browser to load anything and to run any other script, so what slipped through
+could neither act nor reach out.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.analysis.tables import HEADER, IMAGES, Block, QuickTable
+from harness.report.page import samples as pagesamples
+from harness.report.page.data import iou_of, page_data
+from harness.report.page.samples import class_names, rgb
+from harness.report.page.samples import escaped as _e
+from harness.report.plots.curves import FAINT, INK, MUTED, THIN, class_colours, curve_figure, figure_svg, panel, style
+
+Row = Mapping[str, Any]
+SCRIPT, STYLE = (Path(__file__).with_name(name).read_text("utf-8") for name in ("page.js", "page.css"))
+
+# Colours of the figure that a dark page cannot show as they are.
+_THEMED = {INK: "currentColor", MUTED: "var(--muted)", FAINT: "var(--line)", "#0072b2": "var(--blue)"}
+
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="$policy">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>$title: distillation for semantic segmentation</title>
+<style>$style</style>
+</head>
+<body>
+<header>
+<h1>$title</h1>
+<p class="lead">$lead</p>
+</header>
+<main>
+$blocks
+<section>
+<h2>Runs</h2>
+<p>Every run behind this page. A click on a run, or on a number in the tables above, tells where it comes from and what
+it takes to repeat it. Rows are in <code>runs/</code> next to this file.</p>
+<div id="runs"><noscript>The list needs scripts; without them: <code>sstkd-bench results list</code> and
+<code>results show</code>.</noscript></div>
+</section>
+</main>
+<footer>Protocol $protocol. Computed from $runs rows.$part</footer>
+<script type="application/json" id="data">$data</script>
+<script>$script</script>
+</body>
+</html>
+""")
+
+
+def render(
+    table: QuickTable,
+    rows: Sequence[Row],
+    samples: Mapping[str, Sequence[Row] | None],
+    experiment_file: str,
+    total: int | None = None,
+) -> str:
+    """The page.
+
+    Args:
+        table: the comparison of `rows`.
+        rows: every row of the experiment as a dict, with `curve` and `losses`.
+        samples: the column `samples` by run_id, for the runs whose predictions are shown.
+        experiment_file: what the command that repeats a run names.
+        total: how many rows there are, of which `rows` may be some; None for as many.
+
+    Raises:
+        ValueError: a sample or a palette that is not what the row's schema says.
+    """
+    by_id = {str(row["run_id"]): row for row in rows}
+    methods = sorted({line.label for block in table.blocks for line in block.methods if line.run_ids})
+    datasets = sorted({block.dataset for block in table.blocks})
+    lead = (
+        "How much better does a small segmentation network get when it learns from a large one? "
+        f"{len(methods)} ways to train the same student on {', '.join(datasets)}: same initial weights, data order, "
+        "recipe and budget, compared seed by seed with the plain student (none) and plain distillation (kd)."
+    )
+    rows = _in_order(rows, table)
+    some = "" if total in (None, len(rows)) else f" The list, the curves and the classes are of {len(rows)} of them."
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    return _PAGE.substitute(
+        title=_e(table.experiment),
+        lead=_e(lead),
+        style=STYLE,
+        blocks="\n".join(_block(i, block, table, by_id, samples) for i, block in enumerate(table.blocks)),
+        protocol=_e(table.protocol),
+        runs=len(rows) if total is None else total,
+        part=some,
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+        data=page_data(rows, table, experiment_file, total),
+        script=SCRIPT,
+    )
+
+
+def _block(
+    i: int, block: Block, table: QuickTable, by_id: Mapping[str, Row], samples: Mapping[str, Sequence[Row] | None]
+) -> str:
+    floor = "not measured" if block.floor is None else f"{block.floor:.2f}"
+    teacher = block.teacher
+    facts = [
+        ("Teacher mIoU", f"{teacher.miou:.2f}" if teacher.miou is not None else "–", teacher.text),
+        ("Floor", floor, "best look-up from a single pixel"),
+        ("Budget", block.budget, f"per run, on {block.devices}"),
+        ("Rules", block.rules, f"protocol {table.protocol}"),
+    ]
+    if teacher.miou is not None:
+        facts[0] = (*facts[0][:2], f"{teacher.steps} steps, one run" if teacher.steps else "weights given")
+    tiles = "".join(f"<div><dt>{_e(k)}</dt><dd>{_e(v)}<small>{_e(more)}</small></dd></div>" for k, v, more in facts)
+    notes = "".join(f"<li>{_e(note)}</li>" for note in block.notes)
+    caveats = "".join(f"<li>{_e(caveat)}</li>" for caveat in block.caveats)
+    findings = "".join(f"<li{' class=bad' if f.unfair else ''}>{_e(str(f))}</li>" for f in block.findings)
+    images = "".join(f"<li>{_e(text)}</li>" for text in block.images)
+    images = f'<p class="note">{_e(IMAGES)}:</p><ul class="note">{images}</ul>\n' if images else ""
+    return f"""<section>
+<h2>{_e(block.pair)} <span class="on">on {_e(block.dataset)}</span></h2>
+<dl class="facts">{tiles}</dl>
+{_table(i, block)}
+<p class="note">{_e(table.legend)} {block.comparisons} comparisons in this table.
+The bootstrap interval is too narrow for a few seeds and decides nothing.</p>
+{f'<ul class="note bad">{notes}</ul>' if notes else ""}
+{f'<ul class="note">{caveats}</ul>' if caveats else ""}
+<h3>Fairness</h3>
+<p class="note">{_e(block.compared)}</p>
+<ul class="note">{findings}</ul>
+{images}<h3>Learning curves</h3>
+{_curves(i, block, by_id)}
+<h3>IoU by class</h3>
+{_by_class(i, block, by_id)}
+<h3>Sample predictions</h3>
+{pagesamples.section(i, block, by_id, samples)}
+</section>"""
+
+
+def _table(number: int, block: Block) -> str:
+    head = "".join(f'<th scope="col">{_e(name)}</th>' for name in HEADER)
+    body = []
+    for i, line in enumerate(block.methods):
+        name, *cells = line.cells(block.references)
+        tds = []
+        for title, cell, comparison in zip(
+            HEADER[1:], cells, (None, line.vs_none, line.vs_kd, None, None), strict=True
+        ):
+            kind, hint = "", ""
+            if comparison is not None:
+                b = comparison.bootstrap
+                kind = "diff"
+                if comparison.beyond_noise:
+                    kind += " beyond" if comparison.difference.mean > 0 else " beyond worse"
+                if b.low is not None and comparison.p_holm is not None:
+                    # Spaces that do not break keep a phone from tearing the numbers apart.
+                    hint = f"bootstrap\u00a0[{b.low:+.2f},\u00a0{b.high:+.2f}] Holm\u00a0p\u00a0{comparison.p_holm:.3f}"
+            small = f"<small>{_e(hint)}</small>" if hint else ""
+            if title == HEADER[1] and line.absences:
+                cell = cell.removesuffix(line.absences).removesuffix("; ")
+                small = f'<em class="bad">{_e(line.absences)}</em>'
+            tds.append(f'<td data-label="{_e(title)}" class="{kind}"><span>{_e(cell)}{small}</span></td>')
+        body.append(f'<tr><th scope="row">{_swatch(i)}{_e(name)}</th>{"".join(tds)}</tr>')
+    return (
+        f'<div class="scroll"><table class="main" data-block="{number}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _swatch(i: int) -> str:
+    colour = style(i)[0]
+    return f'<i class="dot" style="background:{_THEMED.get(colour, colour)}"></i>'
+
+
+def _curves(i: int, block: Block, by_id: Mapping[str, Row]) -> str:
+    one = replace(panel(block, {k: r["curve"] for k, r in by_id.items()}), title="")
+    if not any(one.curves):
+        return '<p class="note">No run has a curve yet.</p>'
+    wide = _inline(figure_svg(curve_figure([one], 8.6, 4.3), text=True), f"w{i}-")
+    # Shrinking the wide one to a phone would leave letters of three pixels.
+    narrow = _inline(figure_svg(curve_figure([one], 3.7, 4.4), text=True), f"n{i}-")
+    return (
+        f'<figure class="curves"><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
+        f"<figcaption>Dev mIoU during training: mean over seeds (marked) and single seeds (thin, {THIN} at most)."
+        "</figcaption></figure>"
+    )
+
+
+def _inline(svg: str, prefix: str) -> str:
+    """An SVG for the middle of a page: no prologue or metadata, ids of its own, the page's colours."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = svg.replace('<style type="text/css">*{stroke-linejoin: round; stroke-linecap: butt}</style>', "")
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
+    for colour, themed in _THEMED.items():
+        svg = svg.replace(colour, themed)
+    return svg.replace("<svg ", '<svg role="img" aria-label="dev mIoU over training steps, by method" ', 1)
+
+
+def _by_class(number: int, block: Block, by_id: Mapping[str, Row]) -> str:
+    """Classes down, methods across: a phone is narrow and datasets have up to 150 classes."""
+    columns: list[tuple[str, NDArray[np.float64]]] = []
+    teacher = by_id.get(block.teacher.run_id or "")
+    if teacher is not None and teacher["dev_confusion"] is not None:
+        columns.append(("teacher", iou_of(teacher)))
+    first: Row | None = None
+    for line in block.methods:
+        mine = [by_id[run] for run in line.run_ids.values()]
+        if mine:
+            first = first or mine[0]
+            columns.append((line.label, _mean([iou_of(row) for row in mine])))
+    if first is None:
+        return '<p class="note">No run has a result yet.</p>'
+    confusion = np.reshape(first["dev_confusion"], (first["num_classes"], -1))
+    share = confusion.sum(1) / max(1, confusion.sum())
+    colours = class_colours(first["palette"], first["num_classes"])
+    head = "".join(
+        f'<th scope="col">{_e(name)}</th>' for name in ("class", *(c[0] for c in columns), "share of pixels")
+    )
+    body = []
+    for k, name in enumerate(class_names(first)):
+        cells = "".join(_heat(100 * values[k]) for _, values in columns)
+        dot = f'<i class="dot sq" style="background:{rgb(colours[k])}"></i>'
+        body.append(f'<tr><th scope="row">{dot}{_e(name)}</th>{cells}<td>{100 * share[k]:.1f} %</td></tr>')
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="IoU by class">'
+        f'<table class="heat" data-block="{number}">'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        '<p class="note">IoU in percent on dev at the last step, mean over seeds. '
+        "A dash: the class is in no label and in no prediction.</p>"
+    )
+
+
+def _mean(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Mean over runs of (K,) vectors, leaving nan out; nan where all are."""
+    stack = np.array(values)
+    seen = ~np.isnan(stack)
+    total, count = np.where(seen, stack, 0).sum(0), seen.sum(0)
+    mean: NDArray[np.float64] = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return mean
+
+
+def _heat(percent: float) -> str:
+    """A cell whose shade is its value; the letters take black or white, whichever contrasts more."""
+    from matplotlib import colormaps
+
+    if np.isnan(percent):
+        return "<td>–</td>"
+    shade = np.array(colormaps["YlGnBu"](percent / 100)[:3])
+    linear = np.where(shade <= 0.04045, shade / 12.92, ((shade + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    ink = "#fff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000"
+    return f'<td style="background:{rgb(np.round(255 * shade))};color:{ink}">{percent:.1f}</td>'
+
+
+def _in_order(rows: Sequence[Row], table: QuickTable) -> list[Row]:
+    """Teachers first, then the order of the table's lines."""
+    methods = [line.label.split("(")[0] for block in table.blocks for line in block.methods]
+
+    def place(method: str) -> int:
+        return methods.index(method) if method in methods else len(methods)
+
+    return sorted(
+        rows,
+        key=lambda r: (
+            r["pair"],
+            r["role"] != "teacher",
+            place(r["method"]),
+            r["method_parameters"],
+            r["seed"],
+        ),
+    )

@@ -1,0 +1,196 @@
+"""Pictures of a comparison over many pairs: gains, ranks, profiles, accuracy against cost. Readable in grey."""
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.analysis.across import WITHIN, Across, Cost, Task, pareto
+from harness.analysis.ranking import profile
+from harness.report.plots.curves import FAINT, INK, MUTED, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+_LETTER = 0.078  # inches, of a label's
+_COST_WIDTH = 11.0
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _plain_axes(axes: "Axes") -> None:
+    axes.tick_params(colors=MUTED, labelsize=9, length=3)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(MUTED)
+
+
+def heat_map(found: Across) -> "Figure":
+    """Difference to the plain student, method by task; a frame is beyond noise, a hatched cell has no result."""
+    methods = [m for m in found.methods if any(_difference(m, t) is not None for t in found.tasks)]
+    values = np.array([[_or_nan(_difference(m, t)) for t in found.tasks] for m in methods]).reshape(
+        len(methods), len(found.tasks)
+    )
+    few = len(found.tasks) <= 4
+    longest = max(map(len, methods), default=0)
+    width = 1.6 + _LETTER * longest + (1.7 if few else 0.8) * len(found.tasks)
+    figure = _figure(width, (1.4 if few else 2.6) + 0.36 * max(1, len(methods)))
+    axes = figure.subplots()
+    bound = max(1e-9, float(np.nanmax(np.abs(values), initial=0.0)))
+    image = axes.imshow(values, cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto")
+    for row, name in enumerate(methods):
+        for column, task in enumerate(found.tasks):
+            box = (column - 0.5, row - 0.5), 1, 1
+            x = task.block.line(name)
+            if np.isnan(values[row, column]):
+                axes.add_patch(_rectangle(*box, facecolor="white", edgecolor=FAINT, hatch="////"))
+                continue
+            dark = abs(values[row, column]) > 0.6 * bound
+            axes.text(
+                column, row, f"{values[row, column]:+.2f}", ha="center", va="center", fontsize=9,
+                color="white" if dark else INK,
+            )  # fmt: skip
+            if x is not None and x.vs_none is not None and x.vs_none.beyond_noise:
+                axes.add_patch(
+                    _rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=2)
+                )
+    names = [textwrap.fill(t.name, 20 if few else 26) for t in found.tasks]
+    axes.set_xticks(range(len(names)), names, fontsize=8)
+    if not few:
+        axes.set_xticks(range(len(names)), names, fontsize=8, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(methods)), methods, fontsize=9)
+    axes.tick_params(length=0, colors=INK)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8)
+    bar.set_label("points of mIoU to the plain student", fontsize=8, color=MUTED)
+    bar.ax.tick_params(labelsize=8, colors=MUTED)
+    return figure
+
+
+def _rectangle(at: tuple[float, float], width: float, height: float, **how: Any) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(at, width, height, **how)
+
+
+def _difference(method: str, task: Task) -> float | None:
+    x = task.block.line(method)
+    return None if x is None or x.vs_none is None else x.vs_none.difference.mean
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def rank_plot(found: Across) -> "Figure":
+    """Mean ranks on a line, best left; bars join what the critical difference does not tell apart."""
+    figure = _figure(7.6, 1.5 + 0.3 * len(found.ranked) + 0.12 * len(found.groups))
+    axes = figure.subplots()
+    count = len(found.ranked)
+    ranks = {s.label: s.rank for s in found.ranked}
+    axes.set_xlim(0.6, count + 0.4)
+    depth = 1.0 + 0.35 * len(found.groups)
+    for i, s in enumerate(found.ranked):
+        left = i < (count + 1) // 2
+        level = depth + (i if left else count - 1 - i)
+        end = 0.62 if left else count + 0.38
+        axes.plot([s.rank, s.rank, end], [0, level, level], color=INK, linewidth=1)
+        label = f"{s.label}  {s.rank:.2f}" if left else f"{s.rank:.2f}  {s.label}"
+        axes.annotate(label, (end, level), ha="right" if left else "left", va="center", fontsize=9, color=INK,
+                      xytext=(-4 if left else 4, 0), textcoords="offset points", annotation_clip=False)  # fmt: skip
+    for i, group in enumerate(found.groups):
+        ends = [ranks[group[0]] - 0.04, ranks[group[-1]] + 0.04]
+        axes.plot(ends, [0.35 * (i + 1)] * 2, color=INK, linewidth=4, solid_capstyle="butt")
+    if found.critical is not None:
+        axes.plot([0.9, 0.9 + found.critical], [-0.75] * 2, color=MUTED, linewidth=2, marker="|")
+        text = f"critical difference {found.critical:.2f}"
+        axes.text(0.9 + found.critical / 2, -0.95, text, ha="center", fontsize=8, color=MUTED)
+    axes.set_ylim(depth + (count + 1) // 2 - 0.4, -1.5)
+    axes.xaxis.set_ticks_position("top")
+    axes.set_xticks(range(1, count + 1))
+    axes.spines["top"].set_position(("data", 0))
+    for side in ("left", "right", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.set_yticks([])
+    axes.tick_params(colors=MUTED, labelsize=9)
+    axes.set_title(f"mean rank over {len(found.tasks)} tasks, 1 is best", fontsize=10, color=INK, loc="left")
+    return figure
+
+
+def profile_plot(found: Across, behind: Mapping[str, Any]) -> "Figure":
+    """Share of tasks on which a method is within so many points of the best one, as staircases.
+
+    Args:
+        found: the comparison.
+        behind: by method, (tasks,) percent points behind the best: `harness.analysis.across.profile_gaps`.
+    """
+    figure = _figure(7.6, 4.2)
+    axes = figure.subplots()
+    places = {name: i for i, name in enumerate(found.methods)}
+    for s in found.ranked:
+        colour, dash, marker = style(places[s.label])
+        x = np.unique([0.0, WITHIN, *behind[s.label][np.isfinite(behind[s.label])]])
+        y = profile(behind[s.label], x)
+        axes.step(x, y, where="post", color=colour, linestyle=dash, linewidth=1.8, marker=marker, markersize=4,
+                  label=f"{s.label} ({s.area:.2f})")  # fmt: skip
+    axes.set_xlim(-0.02 * WITHIN, WITHIN)
+    axes.set_ylim(0, 1.04)
+    axes.set_xlabel("points of mIoU behind the best method of the task", fontsize=10, color=INK)
+    axes.set_ylabel("share of tasks", fontsize=10, color=INK)
+    axes.grid(color=FAINT, linewidth=0.7)
+    _plain_axes(axes)
+    axes.legend(title=f"area up to {WITHIN:g} points", frameon=False, fontsize=9, title_fontsize=8, loc="lower right")
+    return figure
+
+
+_AXES: tuple[tuple[str, Callable[[Cost], float | None]], ...] = (
+    ("parameters of the student, 10^6", lambda c: None if c.parameters is None else c.parameters / 1e6),
+    ("multiply-adds of an image, 10^9", lambda c: None if c.macs is None else c.macs / 1e9),
+    ("latency of an image, ms", lambda c: c.latency_ms),
+    ("seconds of training", lambda c: c.train_seconds),
+)
+
+
+def cost_plot(found: Across, points: Sequence[Cost]) -> "Figure":
+    """mIoU against what a student costs and what its training took; the line is the Pareto front.
+
+    Args:
+        found: the comparison.
+        points: `harness.analysis.across.costs`; one dataset's, since mIoU of several is not one scale.
+    """
+    # Rows that were made before latency was measured have none.
+    shown_axes = [(title, value) for title, value in _AXES if any(value(c) is not None for c in points)] or _AXES[:1]
+    figure = _figure(_COST_WIDTH, 4.4)
+    panels = figure.subplots(1, len(shown_axes), sharey=True, squeeze=False)[0]
+    places = {name: i for i, name in enumerate(found.methods)}
+    for axes, (title, value) in zip(panels, shown_axes, strict=True):
+        known = [(v, c) for c in points if (v := value(c)) is not None]
+        for v, c in known:
+            colour, _, marker = style(places[c.label])
+            axes.plot(v, c.miou, color=colour, marker=marker, markersize=7, linestyle="none", markeredgecolor="white")
+        front = pareto([(v, c.miou) for v, c in known])
+        axes.step([known[i][0] for i in front], [known[i][1].miou for i in front], where="post", color=MUTED,
+                  linewidth=1.2, zorder=1)  # fmt: skip
+        axes.set_xlabel(title, fontsize=9, color=INK)
+        axes.grid(color=FAINT, linewidth=0.7)
+        axes.margins(0.08)
+        _plain_axes(axes)
+    panels[0].set_ylabel("mIoU on dev (%)", fontsize=10, color=INK)
+    shown = dict.fromkeys(c.label for c in points)
+    handles = []
+    for name in shown:
+        colour, _, marker = style(places[name])
+        handles += panels[0].plot([], [], color=colour, marker=marker, linestyle="none", label=name)
+    columns = max(1, int(_COST_WIDTH / (0.6 + _LETTER * max(map(len, shown), default=0))))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    figure.set_size_inches(_COST_WIDTH, 3.9 + 0.2 * -(-len(shown) // columns))
+    return figure

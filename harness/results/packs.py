@@ -1,0 +1,194 @@
+"""Many finished rows in few files: a million files of one row each are slow to list, open and copy.
+
+`<experiment>/packs/*.parquet` hold rows of students that are ok, in the order of their run_ids; they are final. The
+rows of teachers, which runs look for by name, and of runs without a result, which later ones may replace, stay single
+files. A file goes only after its row was read back from the pack.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harness.files import sweep
+from harness.results import store
+
+GROUP_ROWS = 2**17
+GROUP_BYTES = 64 * 2**20
+"""A row group, the unit that is read at once, ends with either."""
+WRITING: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+"""How a pack is written."""
+_AT_ONCE = 500  # single files that are read together
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What `pack` did: rows that are in a pack now and were not, and their bytes before and after."""
+
+    rows: int
+    before: int
+    after: int
+
+
+def pack(directory: str | Path) -> Packed:
+    """Put the finished rows of students that are single files into one more pack.
+
+    Runs may be under way meanwhile. Interrupted, it loses nothing: the next call goes on.
+
+    Args:
+        directory: the experiment's, `<results>/<experiment>`.
+
+    Raises:
+        FileNotFoundError: there are no rows.
+        ValueError: a corrupt file, or a single row and a packed one of the same run that differ; names the files.
+        OSError: the disk is full or cannot be written, or the pack did not read back; no row has gone.
+    """
+    base = Path(directory)
+    if not base.is_dir():
+        raise FileNotFoundError(f"{base}: there is no such results folder")
+    with _alone(base):
+        return _pack(base)
+
+
+def _pack(base: Path) -> Packed:
+    light = store.read_runs(base, ["run_id", "status", "role"])
+    if not light.num_rows:
+        raise FileNotFoundError(f"{base}: there are no rows (expected {base / 'runs'}/*.parquet)")
+    wanted = pc.and_(pc.equal(light["status"], "ok"), pc.equal(light["role"], "student"))
+    ids = [run_id for run_id in light["run_id"].filter(wanted).to_pylist() if store.run_path(base, run_id).is_file()]
+    known = set(_known(base, ids))
+    new = [run_id for run_id in ids if run_id not in known]
+    for some in _lots([run_id for run_id in ids if run_id in known]):
+        _same(base, _single(base, some), store.read_runs(base, store.SCHEMA.names, run_ids=some))
+    before = sum(store.run_path(base, run_id).stat().st_size for run_id in new)
+    after = _write(base, new) if new else 0
+    for run_id in ids:
+        _remove(store.run_path(base, run_id))
+    return Packed(len(new), before, after)
+
+
+def unpack(directory: str | Path) -> int:
+    """Make every packed row a single file again, and remove the packs; how many rows it was.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: a corrupt file, or a single row and a packed one of the same run that differ; names the files.
+        OSError: the disk is full or cannot be written. Packs whose rows are not all single files are still there.
+    """
+    base = Path(directory)
+    if not base.is_dir():
+        raise FileNotFoundError(f"{base}: there is no such results folder")
+    with _alone(base):
+        return _unpack(base)
+
+
+def _unpack(base: Path) -> int:
+    rows = 0
+    for path in store.pack_paths(base):
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for i in range(file.num_row_groups):
+                group = file.read_row_group(i)
+                for at, run_id in enumerate(group["run_id"].to_pylist()):
+                    row, single = group.slice(at, 1), store.run_path(base, run_id)
+                    if single.is_file():
+                        _same(base, store.read_files([str(single)]), row)
+                    else:
+                        store.write_file(single, row)
+                    rows += 1
+        _remove(path)
+    if (base / "packs").is_dir() and not any((base / "packs").iterdir()):
+        (base / "packs").rmdir()
+    return rows
+
+
+@contextlib.contextmanager
+def _alone(base: Path) -> Iterator[None]:
+    """Wait until no other process packs or unpacks rows of this folder: each would put the same rows into a pack."""
+    with open(base / ".packing.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        sweep(base / "packs", alone=True)
+        yield
+
+
+def _known(base: Path, ids: Sequence[str]) -> list[str]:
+    """Those of the run_ids that a pack has."""
+    have: set[str] = set()
+    for path in store.pack_paths(base):
+        have |= set(pq.read_table(path, columns=["run_id"])["run_id"].to_pylist())
+    return [run_id for run_id in ids if run_id in have]
+
+
+def _single(base: Path, ids: Sequence[str]) -> Any:
+    """The rows of single files, whole: what `read_runs` would give if there were no packs."""
+    return store.read_files([str(store.run_path(base, run_id)) for run_id in ids])
+
+
+def _same(base: Path, single: Any, packed: Any) -> None:
+    """Refuse single rows that are not what the packs have of the same runs."""
+    if single.equals(packed):
+        return
+    for mine, other in zip(single.to_pylist(), packed.to_pylist(), strict=True):
+        if differing := [name for name in mine if repr(mine[name]) != repr(other[name])]:
+            raise ValueError(
+                f"{store.run_path(base, mine['run_id'])} and the row in {base / 'packs'} are of one run and differ in "
+                f"{', '.join(differing)}. Move one away: the file, or the packs"
+            )
+
+
+def _write(base: Path, ids: Sequence[str]) -> int:
+    """Write a pack of these rows, read it back, and put it in place; its bytes."""
+    folder = base / "packs"
+    folder.mkdir(exist_ok=True)
+    name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+    hidden = folder / f".{name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with open(hidden, "xb") as sink:
+            with pq.ParquetWriter(sink, store.SCHEMA, **WRITING) as writer:
+                for group in _groups(base, ids):
+                    writer.write_table(group, row_group_size=GROUP_ROWS)
+            sink.flush()
+            os.fsync(sink.fileno())
+        _read_back(hidden, base, ids)
+        os.replace(hidden, folder / f"{name}.parquet")
+    except BaseException:
+        hidden.unlink(missing_ok=True)
+        raise
+    return (folder / f"{name}.parquet").stat().st_size
+
+
+def _read_back(path: Path, base: Path, ids: Sequence[str]) -> None:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        groups = (file.read_row_group(i) for i in range(file.num_row_groups))
+        for group, expected in zip(groups, _groups(base, ids), strict=True):
+            # By text: numbers that are none (a loss that diverged) are equal there.
+            if not group.equals(expected) and str(group.to_pylist()) != str(expected.to_pylist()):
+                raise OSError(f"{path}: the pack did not read back as it was written; nothing was removed")
+
+
+def _groups(base: Path, ids: Sequence[str]) -> Iterator[Any]:
+    """The rows as tables that become one row group each."""
+    held: list[Any] = []
+    for some in _lots(ids):
+        held.append(_single(base, some))
+        if sum(t.num_rows for t in held) >= GROUP_ROWS - _AT_ONCE or sum(t.nbytes for t in held) >= GROUP_BYTES:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def _lots(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), _AT_ONCE):
+        yield ids[start : start + _AT_ONCE]
+
+
+_remove: Callable[[Path], None] = os.unlink

@@ -1,0 +1,140 @@
+"""Rows come home: what a cluster wrote to its storage is merged into a results folder, by run_id."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.files import sha256, write_atomic
+from harness.results import store
+from harness.results.storage import Storage
+
+MEASURED = ("dev_confusion", "val_confusion", "curve", "weights_sha256", "student_init_sha256", "data_hash")
+"""Columns that two rows of one run must agree in."""
+PARTS = ("step_times", "search")
+"""Folders of an experiment that have rows of their own: what its budget and its best points follow from."""
+THREADS = 16
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull did: how many rows were new or took the place of a failed one, and how many were there."""
+
+    new: int
+    kept: int
+    weights: int = 0
+
+
+def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool = False) -> Pulled:
+    """Bring every row of an experiment at `source` into `directory`, and those of its step times and its search.
+
+    Args:
+        source: the experiment's folder at the storage, with `runs/` in it.
+        directory: the experiment's results folder here.
+        weights: also the trained networks and the matrices of single images, of the runs.
+        trusting: finished rows that are here are not read again and compared.
+
+    Raises:
+        ValueError: packed rows at the source, a file that is no row, or rows of one run that contradict each other,
+            each named. Rows that do not are merged all the same.
+        FileNotFoundError: there are no rows at the source.
+        OSError: the storage does not answer, or the disk is full.
+    """
+    if any(entry.name.endswith(".parquet") for entry in source.entries("packs")):
+        raise ValueError(
+            f"{source.place}: some of its rows are packed. There: sstkd-bench results unpack; then pull, and pack here"
+        )
+    names = [entry.name for entry in source.entries("runs") if entry.name.endswith(".parquet")]
+    parts = [part for part in PARTS if source.entries(f"{part}/runs")]
+    problems: list[str] = []  # all are told together, after what can be merged was
+    for part in parts:  # they may be there before the first run has ended
+        try:
+            pull(source.below(part), directory / part, trusting=trusting)
+        except ValueError as error:
+            problems.append(str(error))
+    if not names and not parts:
+        raise FileNotFoundError(f"{source.place}: there are no rows (expected {source.place}/runs/*.parquet)")
+    (directory / "runs").mkdir(parents=True, exist_ok=True)
+    there = {f"{run_id}.parquet" for run_id, status in store.finished(directory).items() if trusting and status == "ok"}
+    with ThreadPoolExecutor(THREADS) as pool:
+        outcomes = ["kept"] * len(there.intersection(names))
+        others = [name for name in names if name not in there]
+        merged = dict(zip(others, pool.map(lambda name: _merge(source, directory, name), others), strict=True))
+        outcomes += merged.values()
+        files = _files(source, directory, dict.fromkeys(there.intersection(names), "kept") | merged) if weights else []
+        list(pool.map(lambda name: fetch(source, directory, name), files))
+    if problems := [text for text in outcomes if text not in ("new", "kept")] + problems:
+        raise ValueError("\n".join(problems))
+    return Pulled(outcomes.count("new"), outcomes.count("kept"), len(files))
+
+
+def fetch(source: Storage, directory: Path, name: str) -> None:
+    """Copy one file, whole or not at all.
+
+    Raises:
+        FileNotFoundError: it is not at the source.
+        OSError: the storage does not answer, or the disk is full.
+    """
+    content = source.read(name)
+    (directory / name).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(directory / name, content)
+
+
+def _merge(source: Storage, directory: Path, name: str) -> str:
+    """ "new", "kept", or what is wrong."""
+    here, where = directory / "runs" / name, f"{source.place}/runs/{name}"
+    content = source.read(f"runs/{name}")
+    if here.exists() and here.read_bytes() == content:
+        return "kept"
+    try:
+        theirs = store.parse_row(content, where)
+        if f"{theirs['run_id']}.parquet" != name:
+            return f"{where}: is the row of {theirs['run_id']}; a row's file is named by its run_id"
+        ours = _ours(directory, theirs["run_id"])
+    except ValueError as error:
+        return str(error)
+    if ours is not None and not _replaces(theirs, ours):
+        if theirs["status"] == ours["status"] == "ok" and (columns := _differing(theirs, ours)):
+            return (
+                f"{where} and {here} are rows of one run that differ in {', '.join(columns)}: made by different code "
+                "or on different devices. Delete the one that is not to count."
+            )
+        return "kept"
+    write_atomic(here, content)
+    return "new"
+
+
+def _ours(directory: Path, run_id: str) -> dict[str, Any] | None:
+    try:
+        return store.read_run(directory, run_id)
+    except FileNotFoundError:
+        return None
+
+
+def _replaces(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """A finished row takes the place of a failed one, a later failure that of an earlier one."""
+    if ours["status"] == "ok":
+        return False
+    return bool(theirs["status"] == "ok" or theirs["finished_at"] > ours["finished_at"])
+
+
+def _differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    # As text: what is no number (a loss that diverged) equals itself there.
+    return [name for name in MEASURED if repr(a[name]) != repr(b[name])]
+
+
+def _files(source: Storage, directory: Path, outcomes: Mapping[str, str]) -> list[str]:
+    """Weights and matrices of single images of merged rows that are not here, or are here of another row."""
+    of = {name.removesuffix(".parquet"): outcome for name, outcome in outcomes.items()}
+    found = []
+    for folder in ("weights", "per_image"):
+        for entry in source.entries(folder):
+            run_id, here = entry.name.partition(".")[0], directory / folder / entry.name
+            wanted = of.get(run_id) == "new" or (of.get(run_id) == "kept" and not here.exists())
+            if not wanted and of.get(run_id) == "kept" and folder == "weights":
+                digest = store.read_run(directory, run_id)["weights_sha256"]
+                wanted = digest is not None and sha256(here) != digest
+            if wanted:
+                found.append(f"{folder}/{entry.name}")
+    return found

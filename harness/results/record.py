@@ -1,0 +1,150 @@
+"""From a run to its row: train it, or say why it could not be trained, and write what there is to know."""
+
+import errno
+import functools
+import json
+import platform
+import subprocess
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import harness
+from harness.experiment.spec import PROTOCOL_VERSION, Run
+from harness.results import store
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "ray",
+    "timm",
+    "segmentation-models-pytorch",
+    "numpy",
+    "pyarrow",
+    "opencv-python-headless",
+    "pillow",
+)
+
+
+def checkpoint_directory(experiment: Path, run_id: str) -> Path:
+    """Where the resumable checkpoints of a run are kept until the run is finished."""
+    return experiment / "checkpoints" / run_id
+
+
+def weights_path(experiment: Path, run_id: str) -> Path:
+    """Where the trained weights of a run are kept."""
+    return experiment / "weights" / f"{run_id}.safetensors"
+
+
+def write_row(
+    run: Run,
+    experiment: Path,
+    columns: Mapping[str, Any],
+    status: str = "ok",
+    message: str = "",
+    started_at: datetime | None = None,
+) -> bool:
+    """Write the run's row; False if an ok row was there already."""
+    now = datetime.now(UTC)
+    row = {
+        **_described(run),
+        "status": status,
+        "message": message,
+        "started_at": started_at or now,
+        "finished_at": now,
+        **columns,
+    }
+    return store.write_run(experiment, row)
+
+
+def failure(error: BaseException) -> str:
+    """One paragraph for the row: what happened, and where in our code."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "harness" in f.filename or "sstkd" in f.filename]
+    where = f" [{Path(frames[-1].filename).name}:{frames[-1].lineno}]" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def is_disk_full(error: object) -> TypeGuard[OSError]:
+    """Whether no row can be written either."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def _described(run: Run) -> dict[str, Any]:
+    """Columns that follow from the run's spec and from what is installed."""
+
+    def text(value: Any) -> str:
+        return json.dumps(value, sort_keys=True)
+
+    spec = run.model_dump(mode="json")
+    return {
+        "run_id": run.run_id,
+        "experiment": run.experiment,
+        "role": run.role,
+        "method": run.method.name,
+        "caveat": run.method.caveat,
+        "method_parameters": text(spec["method"]["parameters"]),
+        "seed": run.seed,
+        "ruleset": run.protocol.ruleset,
+        "protocol_version": PROTOCOL_VERSION,
+        "budget_unit": run.budget.unit,
+        "budget_amount": float(run.train.steps if run.budget.seconds is None else run.budget.seconds),
+        "budget_step_ms": None if run.step_time is None else run.step_time.ms,
+        "control": run.control,
+        "steps": 0 if run.checkpoint is not None else run.train.steps,
+        "pair": run.pair,
+        "teacher_network": text(spec["teacher"] or spec["network"]),
+        "student_network": text(spec["network"]),
+        "teacher_run_id": run.teacher_run,
+        "dataset": run.data.name,
+        "dataset_parameters": text(spec["data"]["parameters"]),
+        "ignore_index": 255,
+        "absent_policy": run.protocol.absent_policy,
+        "recipe": text(spec["train"]),
+        "overrides": list(run.overrides),
+        "device": "unknown",
+        "workers": 1,
+        "threads": 1,
+        "precision": run.train.precision,
+        "resumed": 0,
+        "code_version": code_version(),
+        "versions": {"python": platform.python_version(), "platform": platform.platform(), **_versions()},
+        "spec": text(spec),
+        **_searched(run),
+    }
+
+
+def _searched(run: Run) -> dict[str, Any]:
+    """Columns of a trial, and of a run with the best point of a search."""
+    columns: dict[str, Any] = {}
+    if run.trial is not None:
+        columns |= {"trial": run.trial.number, "trial_method": run.trial.method}
+    if run.source is not None:
+        columns |= {f"search_{name}": value for name, value in run.source.model_dump().items()}
+    return columns
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
+
+
+@functools.cache
+def code_version() -> str:
+    """`VERSION+COMMIT`, with `.dirty` when the checkout has changes; VERSION alone outside a git checkout."""
+    root = Path(harness.__file__).parent.parent
+    if not (root / ".git").exists():
+        return harness.__version__
+
+    def git(*arguments: str) -> str:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        except OSError:  # git is not installed here
+            return ""
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "--short=12", "HEAD")
+    dirty = ".dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
+    return f"{harness.__version__}+{commit or 'uncommitted'}{dirty}"

@@ -1,0 +1,96 @@
+"""Matched compute: how long a training step of every method takes here, from the rows of runs that did nothing else.
+
+They are rows like any others, in the experiment's folder `step_times`: the evidence behind the steps of the final runs,
+and the reason why a command that is repeated plans the same runs.
+"""
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.experiment import plan
+from harness.experiment.plan import Key
+from harness.experiment.recipe import StepTime
+from harness.experiment.spec import Experiment, Run
+from harness.results import store
+
+
+def times_folder(directory: Path) -> Path:
+    """Where the step times of an experiment are, below its results folder."""
+    return directory / "step_times"
+
+
+def timed(experiment: Experiment, directory: Path) -> bool:
+    """Whether everything that the budget needs has been timed, or could not be; True where it needs nothing."""
+    if not plan.needs_times(experiment):
+        return True
+    return {run.run_id for run in plan.timing_runs(experiment)} <= store.finished(times_folder(directory)).keys()
+
+
+def times(experiment: Experiment, directory: Path, file: str) -> dict[Key, StepTime]:
+    """How long a step of every method takes on every pair: the median over repeats of the medians after warm-up.
+
+    Args:
+        experiment: with a budget that needs step times.
+        directory: its results folder.
+        file: the experiment file, for the command in the message.
+
+    Raises:
+        ValueError: a method's steps have not been timed, could not be, or were on another device than others.
+    """
+    runs = {run.run_id: run for run in plan.timing_runs(experiment)}
+    columns = ["run_id", "status", "message", "step_ms", "device"]
+    folder = times_folder(directory)
+    rows = {row["run_id"]: row for row in store.read_runs(folder, columns, run_ids=set(runs)).to_pylist()}
+    found: dict[Key, list[float]] = {}
+    for run_id, run in runs.items():
+        row = rows.get(run_id)
+        if row is None:
+            raise ValueError(
+                f"{folder}: a step of {run.label} on {run.pair} has not been timed yet: sstkd-bench run {file}"
+            )
+        if row["status"] != "ok":
+            raise ValueError(
+                f"{store.run_path(folder, run_id)}: timing {run.label} on {run.pair} failed: {row['message']}. After "
+                "mending it delete this row; the same command times it again"
+            )
+        found.setdefault((run.pair, run.method.label), []).append(row["step_ms"])
+    devices = sorted({row["device"] for row in rows.values()})
+    if len(devices) > 1:
+        raise ValueError(
+            f"{folder}: steps were timed on different devices ({', '.join(devices)}), whose seconds are not the same. "
+            "Delete the folder and run on devices of one kind"
+        )
+    return {key: StepTime(ms=statistics.median(repeats), repeats=tuple(repeats)) for key, repeats in found.items()}
+
+
+def outlined(
+    experiment: Experiment, directory: Path, file: str, seconds: Mapping[tuple[str, str, str], float]
+) -> tuple[list[Run], str]:
+    """The runs but for the points of a search, and what is to be known of their steps where none was timed yet.
+
+    Args:
+        experiment: any.
+        directory: its results folder.
+        file: the experiment file, for the command in a message.
+        seconds: as `harness.training.estimate.step_seconds` gives them; empty where nothing was measured.
+
+    Raises:
+        ValueError: as `times`, or the seconds are too few for a method.
+    """
+    if not plan.needs_times(experiment):
+        return plan.outline(experiment), ""
+    if timed(experiment, directory):
+        return plan.within_budget(experiment, times(experiment, directory, file)), ""
+    if not seconds:
+        what = "steps that follow from a time, and the control that goes with them, are not known until `run` has timed"
+        return plan.outline(experiment), what
+    what = "steps that follow from a time, and their run_ids, are estimates until `run` has timed them"
+    return plan.within_budget(experiment, estimated(experiment, seconds)), what
+
+
+def estimated(experiment: Experiment, seconds: Mapping[tuple[str, str, str], float]) -> dict[Key, StepTime]:
+    """Step times from `harness.training.estimate.step_seconds`, to say beforehand what an experiment will cost."""
+    keys = [(pair.name, method.label) for pair in experiment.pairs for method in experiment.methods]
+    ms = {(pair, label): 1e3 * seconds[pair, "student", label] for pair, label in keys}
+    return {key: StepTime(ms=value, repeats=(value,)) for key, value in ms.items()}

@@ -1,0 +1,333 @@
+"""One finished run is one Arrow row in one Parquet file: write it once, read many.
+
+`<results>/<experiment>/runs/<run_id>.parquet` holds exactly one row of `SCHEMA`. Every function here takes the
+experiment's directory, `<results>/<experiment>`. A file appears whole or not at all: it is written under a name that
+starts with a dot, synced, and renamed; readers skip names that start with a dot. Rows that `results.packs` has put
+together, `<results>/<experiment>/packs/*.parquet`, are read beside them.
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harness.files import write_atomic
+from harness.results.schema import HEAVY, SCHEMA, STATUSES, checked
+
+__all__ = [
+    "HEAVY",
+    "SCHEMA",
+    "STATUSES",
+    "find_run",
+    "finished",
+    "pack_paths",
+    "packed",
+    "parse_row",
+    "read_files",
+    "read_row",
+    "read_run",
+    "read_runs",
+    "run_path",
+    "write_atomic",
+    "write_file",
+    "write_run",
+]
+
+_TRIES = 3  # to open files that are being packed while they are read
+TEXTS = tuple(field.name for field in SCHEMA if pa.types.is_string(field.type) and field.name != "run_id")
+"""Text columns whose values repeat from row to row."""
+
+
+def run_path(directory: str | Path, run_id: str) -> Path:
+    """Where the row of `run_id` is, whether or not it exists."""
+    return Path(directory) / "runs" / f"{run_id}.parquet"
+
+
+def pack_paths(directory: str | Path) -> list[Path]:
+    """The files that hold many rows, whole ones only."""
+    return [Path(path) for path in _files(Path(directory) / "packs", None)]
+
+
+def write_run(directory: str | Path, row: Mapping[str, Any]) -> bool:
+    """Write one row; a row that is ok is never replaced, a failed or skipped one may be.
+
+    Args:
+        directory: the experiment's directory; `runs/` is made below it.
+        row: one value by column of `SCHEMA`. Nullable columns may be left out. Maps are dicts, times are aware
+            datetimes, a confusion matrix is flat; lists may be numpy arrays.
+
+    Returns:
+        True if the row is on disk now, False if an ok row of the same run_id was there and was kept.
+
+    Raises:
+        ValueError: an unknown column, a missing one, a wrong type, or values that contradict each other; names the
+            column. Nothing is written.
+        OSError: the disk is full or cannot be written; no file is left behind.
+    """
+    table = pa.Table.from_pylist([checked(row)], schema=SCHEMA)
+    path = run_path(directory, row["run_id"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if (path.exists() and _status(path) == "ok") or packed(directory, row["run_id"]):
+        return False
+    write_file(path, table)
+    return True
+
+
+def write_file(path: Path, table: Any) -> None:
+    """Write a row's own file.
+
+    Args:
+        path: where.
+        table: one row of `SCHEMA`.
+
+    Raises:
+        OSError: the disk is full or cannot be written; no file is left behind.
+    """
+    sink = pa.BufferOutputStream()
+    # One row per file: dictionaries and column statistics would cost more bytes than the row itself.
+    pq.write_table(
+        table, sink, compression="zstd", use_dictionary=False, write_statistics=False, write_page_checksum=True
+    )
+    write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def read_runs(
+    directory: str | Path,
+    columns: Collection[str] | None = None,
+    status: str | Collection[str] | None = None,
+    run_ids: Collection[str] | None = None,
+    encoded: bool = False,
+) -> Any:
+    """Read the rows of an experiment, in the order of their run_ids.
+
+    Args:
+        directory: the experiment's directory; one that does not exist has no rows.
+        columns: names to read; None reads all but `HEAVY`.
+        status: one of `STATUSES`, or several; None reads all.
+        run_ids: read only these (ids without a row are passed over); None reads all.
+        encoded: columns of `TEXTS` come as dictionary arrays, each with one dictionary: a fraction of the memory.
+
+    Returns:
+        A `pyarrow.Table` with the columns in the order asked for; columns an older file lacks are null.
+
+    Raises:
+        ValueError: an unknown column or status, or a corrupt file (named, with what to do).
+    """
+    names = [n for n in SCHEMA.names if n not in HEAVY] if columns is None else list(columns)
+    if unknown := [n for n in names if n not in SCHEMA.names]:
+        raise ValueError(f"unknown columns {unknown}; there are: {', '.join(SCHEMA.names)}")
+    wanted = STATUSES if status is None else (status,) if isinstance(status, str) else tuple(status)
+    if unknown := [s for s in wanted if s not in STATUSES]:
+        raise ValueError(f"unknown status {unknown}; there are: {', '.join(STATUSES)}")
+    for attempt in range(1, _TRIES + 1):
+        # Single files first: what is packed after they are listed is found in its pack.
+        files = _files(Path(directory) / "runs", run_ids)
+        try:
+            table = _union(directory, files, list(dict.fromkeys([*names, "run_id", "status"])), run_ids, encoded)
+            break
+        except FileNotFoundError:
+            if attempt == _TRIES:
+                raise
+    if status is not None:
+        table = table.filter(pc.is_in(table["status"], value_set=pa.array(wanted, pa.string())))
+    table = table.select(names)
+    return table.unify_dictionaries() if encoded else table
+
+
+def _union(
+    directory: str | Path, files: list[str], names: list[str], run_ids: Collection[str] | None, encoded: bool
+) -> Any:
+    """The single rows and the packed ones, each once."""
+    schema = _encoded_schema() if encoded else SCHEMA
+    loose = read_files(files, names).cast(pa.schema([schema.field(name) for name in names]))
+    many = _packed(directory, names, run_ids, encoded)
+    if not many.num_rows:
+        return loose
+    # A row of both is being packed, or its packing was interrupted; only ok rows, which are final, are packed.
+    twice = pc.is_in(loose["run_id"], value_set=many["run_id"].combine_chunks())
+    loose = loose.filter(pc.invert(twice))
+    files_of_many = len(pack_paths(directory))
+    if not loose.num_rows and files_of_many == 1:
+        return many  # a pack is in the order of the run_ids
+    table = pa.concat_tables([many, loose]).sort_by("run_id")
+    if files_of_many > 1 and table.num_rows > 1:
+        again = pc.equal(table["run_id"][1:], table["run_id"][:-1])
+        if pc.any(again).as_py():
+            run_id = table["run_id"][1:].filter(again)[0]
+            raise ValueError(
+                f"{Path(directory) / 'packs'}: run {run_id} is in two files, as when results were copied together. "
+                "`sstkd-bench results unpack` makes single files of them, or names what differs"
+            )
+    return table
+
+
+def packed(directory: str | Path, run_id: str) -> bool:
+    """Whether a pack has the run's row, which then is ok."""
+    return bool(_packed(directory, ["run_id"], [run_id]).num_rows)
+
+
+def read_files(files: list[str], columns: list[str] | None = None) -> Any:
+    """The rows of single files as a table, in their order; all columns of `SCHEMA`, or these.
+
+    Raises:
+        ValueError: a corrupt file (named, with what to do).
+        FileNotFoundError: one is not there.
+    """
+    names = SCHEMA.names if columns is None else columns
+    if not files:
+        return SCHEMA.empty_table().select(names)
+    with _named_corruption(files):
+        return _dataset(files).to_table(columns=names)
+
+
+def _packed(directory: str | Path, names: list[str], run_ids: Collection[str] | None, encoded: bool = False) -> Any:
+    """The rows in packs."""
+    import pyarrow.dataset as ds
+
+    schema = _encoded_schema() if encoded else SCHEMA
+    files = [str(path) for path in pack_paths(directory)]
+    if not files:
+        return schema.empty_table().select(names)
+    condition = None if run_ids is None else ds.field("run_id").isin(list(run_ids))
+    with _named_corruption(files, "a readable pack", "Bring it back from a copy, or delete it and run its runs again"):
+        return _dataset(files, encoded).to_table(columns=names, filter=condition)
+
+
+def find_run(directory: str | Path, start: str) -> str:
+    """The run_id of the one row whose run_id begins with `start`.
+
+    Raises:
+        ValueError: there is no such row, or several.
+    """
+    matches = [run_id for run_id in finished(directory) if run_id.startswith(start)]
+    if len(matches) != 1:
+        found = ", ".join(matches) or "none"
+        raise ValueError(
+            f"{directory}: {start!r} names {len(matches)} rows ({found}); name one, see `sstkd-bench results list`"
+        )
+    return matches[0]
+
+
+def finished(directory: str | Path) -> dict[str, str]:
+    """Status by run_id of every row there is; reads those two columns only.
+
+    Raises:
+        ValueError: a corrupt file (named, with what to do).
+    """
+    table = read_runs(directory, ["run_id", "status"])
+    return dict(zip(table["run_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+
+
+def read_row(path: str | Path) -> dict[str, Any]:
+    """Read one file whole: every column of `SCHEMA`, maps as dicts, columns an older file lacks as None.
+
+    Raises:
+        ValueError: a corrupt file (named, with what to do).
+        FileNotFoundError: there is no such file.
+    """
+    return _only_row(read_files([str(path)]))
+
+
+def read_run(directory: str | Path, run_id: str) -> dict[str, Any]:
+    """Read the row of a run whole, from its own file or from a pack, as `read_row` gives it.
+
+    Raises:
+        ValueError: a corrupt file (named, with what to do).
+        FileNotFoundError: there is no such row; names the file that would hold it.
+    """
+    found = _packed(directory, SCHEMA.names, [run_id])
+    return _only_row(found) if found.num_rows else read_row(run_path(directory, run_id))
+
+
+def parse_row(content: bytes, where: str) -> dict[str, Any]:
+    """The row in a file's content, as `read_row` gives it.
+
+    Args:
+        content: the bytes of a row's file.
+        where: its name, for the message.
+
+    Raises:
+        ValueError: this is no readable row.
+    """
+    try:
+        return _only_row(_format().make_fragment(pa.BufferReader(content)).to_table(schema=SCHEMA))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError, IndexError) as error:
+        raise ValueError(f"{where}: not a readable row ({error}). Delete the file and start the run again.") from None
+
+
+def _only_row(table: Any) -> dict[str, Any]:
+    row: dict[str, Any] = table.to_pylist(maps_as_pydicts="strict")[0]
+    return row
+
+
+def _files(runs: Path, run_ids: Collection[str] | None) -> list[str]:
+    if not runs.is_dir():
+        return []
+    keep = None if run_ids is None else {f"{run_id}.parquet" for run_id in run_ids}
+    with os.scandir(runs) as entries:
+        return sorted(
+            entry.path
+            for entry in entries
+            if entry.name.endswith(".parquet")
+            and not entry.name.startswith(".")
+            and (keep is None or entry.name in keep)
+        )
+
+
+def _status(path: Path) -> str | None:
+    try:
+        status: str = pq.read_table(path, columns=["status"])["status"][0].as_py()
+    except (pa.ArrowInvalid, IndexError):
+        return None  # A torn file is no result: the row at hand may take its place.
+    return status
+
+
+@contextlib.contextmanager
+def _named_corruption(
+    files: list[str], what: str = "a readable row", remedy: str = "Delete the file and start the run again"
+) -> Iterator[None]:
+    """Turn pyarrow's error on a file that is not Parquet into one that names the file and the remedy."""
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        bad = next((f for f in files if not _readable(f)), None)
+        if bad is None:
+            raise
+        raise ValueError(f"{bad}: not {what} ({error}). {remedy}.") from error
+
+
+def _readable(file: str) -> bool:
+    try:
+        _dataset([file]).to_table()
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError):
+        return False
+    return True
+
+
+def _dataset(files: list[str], encoded: bool = False) -> Any:
+    import pyarrow.dataset as ds
+
+    return ds.dataset(files, schema=_encoded_schema() if encoded else SCHEMA, format=_format(encoded))
+
+
+@functools.cache
+def _encoded_schema() -> Any:
+    kind = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema([field.with_type(kind) if field.name in TEXTS else field for field in SCHEMA])
+
+
+def _format(encoded: bool = False) -> Any:
+    import pyarrow.dataset as ds
+
+    # Checksums turn a flipped bit into an error instead of another number.
+    scan = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    texts = ds.ParquetReadOptions(dictionary_columns=TEXTS if encoded else ())
+    return ds.ParquetFileFormat(read_options=texts, default_fragment_scan_options=scan)

@@ -1,0 +1,1 @@
+"""Trials of hyper-parameters and the best point, by Ray Tune."""

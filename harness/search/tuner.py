@@ -1,0 +1,312 @@
+"""The search: Ray Tune runs the trials, the rows of the trials are the record.
+
+Nothing of value lives in this process or in Tune's own folder, which is scratch: whatever ends the search, the same
+command takes it up from the rows, from the checkpoints of the trials that had begun, and from the points drawn before.
+"""
+
+import contextlib
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from harness.execution.connection import connected, require_room, room, this_node
+from harness.execution.sharing import Shelf
+from harness.execution.workspace import Home, below, lend
+from harness.experiment import plan
+from harness.experiment.plan import Study, trial_run
+from harness.experiment.search_settings import Search
+from harness.experiment.space import values_in
+from harness.experiment.spec import Experiment, Run, WorkerRange
+from harness.results import record, store
+from harness.results.pull import fetch, pull
+from harness.search import algorithms, points
+from harness.search import outcome as best
+from harness.search.outcome import Outcome, search_folder, spent
+from harness.search.points import LEARNING, proposer
+from harness.search.trial import Context, asked, forget, remember, run_trial
+
+ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the rows are the record
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command; the same command goes on
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a method's package may be found by a relative path
+}
+SCRATCH = "tune"  # Tune's own folder below the search's
+KEPT = 4  # states of a trial that others may go on from
+
+Told = dict[str, Any]
+"""What happened: pair, method, trial, status ("running" at its begin), dev_miou, seconds, message."""
+
+
+def search(experiment: Experiment, directory: Path, tell: Callable[[Told], None]) -> None:
+    """Bring every trial to a row; trials that have one are not run again. The teachers are trained before.
+
+    Args:
+        experiment: with a search.
+        directory: its results folder, absolute.
+        tell: called when a trial begins and when it has ended.
+
+    Raises:
+        ValueError: another search is in the folder, Optuna or a teacher is missing, the cluster cannot be reached or is
+            too small.
+        OSError: the disk is full, or the storage does not answer.
+    """
+    assert experiment.search is not None
+    studies = plan.studies(experiment)
+    if proposer(experiment) in LEARNING:
+        algorithms.require_optuna()
+    values = points.drawn(experiment, studies)
+    folder = search_folder(directory)
+    points.keep(folder, experiment, studies, values)
+    # Of a trial: one worker.
+    resources = below(experiment.resources, directory.name).model_copy(update={"workers": WorkerRange(min=1, max=1)})
+    home = Home(folder, resources)
+    if home.storage is not None and home.storage.entries("runs"):
+        pull(home.storage, folder)
+    if all(outcome.complete for outcome in best.outcomes(experiment, directory)):
+        return
+    for run_id in sorted({str(s.template.teacher_run) for s in studies if s.template.method.needs_teacher}):
+        lend(run_id, directory, Home(directory, experiment.resources), folder, home)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with connected(resources):
+        require_room(resources)
+        here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
+        shelf = ray.remote(num_cpus=0)(Shelf).options(scheduling_strategy=here).remote()
+        context = Context(folder, resources, tuple(studies), proposer(experiment), shelf, this_node())
+        for places in (
+            [range(len(studies))] if experiment.search.algorithm is None else [[i] for i in range(len(studies))]
+        ):
+            outcomes = best.outcomes(experiment, directory)
+            if not all(outcomes[place].complete for place in places):
+                _Session(context, home, experiment, outcomes, tell).run(places, values)
+    home.place.remove_folder(SCRATCH)
+
+
+class _TimeIsUp(tune.Stopper):  # type: ignore[misc]
+    """Ends a study when its trials have taken so many worker minutes.
+
+    Args:
+        minutes: None: never.
+        before: seconds of the trials that had rows.
+    """
+
+    def __init__(self, minutes: float | None, before: float) -> None:
+        self._left = None if minutes is None else 60 * minutes - before
+        self._seconds: dict[str, float] = {}
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        self._seconds[trial_id] = result["seconds"]
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether it is up."""
+        return self._left is not None and sum(self._seconds.values()) >= self._left
+
+
+class _Session(tune.Callback):  # type: ignore[misc]
+    """One run of Tune over studies that have trials to do; as Tune's callback it writes the rows that no worker can."""
+
+    def __init__(
+        self,
+        context: Context,
+        home: Home,
+        experiment: Experiment,
+        outcomes: Sequence[Outcome],
+        tell: Callable[[Told], None],
+    ) -> None:
+        assert experiment.search is not None
+        self._context, self._home, self._tell = context, home, tell
+        self._search: Search = experiment.search
+        self._eval_every = experiment.train.eval_every
+        self._outcomes = outcomes
+        self._began: dict[str, float] = {}
+        self._last: dict[str, Mapping[str, Any]] = {}
+        self._open: dict[str, Any] = {}
+        self._stopper = _TimeIsUp(None, 0.0)
+        self._stdout = sys.stdout
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: the copy of everything that Tune writes is never read."""
+        return {}
+
+    def run(self, places: Sequence[int], values: Sequence[Sequence[points.Values]]) -> None:
+        """Bring the trials of some studies to their rows.
+
+        Args:
+            places: of the studies, in the context.
+            values: by study and number, where they were drawn before.
+        """
+        waiting = [
+            (number, place)
+            for number in range(self._search.trials)
+            for place in places
+            if number not in {trial.number for trial in self._outcomes[place].trials}
+        ]
+        pairs = [study.template.pair for study in self._context.studies]
+        waiting.sort(key=lambda each: (pairs.index(pairs[each[1]]), each[0]))  # a worker keeps the pair's teacher
+        first = self._context.studies[places[0]]
+        self._stopper = _TimeIsUp(self._search.minutes, sum(self._outcomes[place].seconds for place in places))
+        if self._stopper.stop_all():
+            return
+        if self._context.algorithm in LEARNING:
+            searcher, count, space = self._proposals(places[0], [number for number, _ in waiting]), len(waiting), {}
+        else:
+            each = [
+                {"study": place, "number": number, "values": self._values(place, number, values[place][number])}
+                for number, place in waiting
+            ]
+            searcher, count, space = None, 1, {"each": tune.grid_search(each)}
+        curves = self._curves(places[0]) if self._search.algorithm == "asha" else {}
+        self._fit(
+            space,
+            tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=count,
+                scheduler=algorithms.scheduler(
+                    self._search, first.space, first.template.train.steps, self._eval_every, curves
+                ),
+                max_concurrent_trials=self._slots(),
+                reuse_actors=True,
+                trial_name_creator=lambda t: "{study}-{number}".format(**t.config["each"]),
+                trial_dirname_creator=lambda t: str(t.trial_id),
+            ),
+        )
+        for trial in list(self._open.values()):
+            self._settle(trial)
+
+    def _fit(self, space: Mapping[str, Any], config: tune.TuneConfig) -> None:
+        resources, scratch = self._context.resources, self._home.place.below(SCRATCH)
+        each = {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(run_trial, context=self._context), each),
+            param_space=dict(space),
+            tune_config=config,
+            run_config=tune.RunConfig(
+                name=f"{int(time.time())}-{os.getpid()}",
+                storage_path=str(Path(scratch.uri).absolute()) if scratch.folder is not None else scratch.uri,
+                failure_config=tune.FailureConfig(max_failures=resources.max_failures),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT),
+                stop=self._stopper,
+                callbacks=[self],
+                verbose=0,
+            ),
+        )
+        with contextlib.redirect_stdout(io.StringIO()):  # Tune says where its folder is, which is no concern
+            tuner.fit()
+
+    def _slots(self) -> int:
+        return min(sum(room(self._context.resources).values()), self._context.resources.concurrent or 10**9)
+
+    def _values(self, place: int, number: int, drawn: points.Values) -> points.Values:
+        """Of a trial, as it was when the search was interrupted."""
+        study = self._context.studies[place]
+        run = asked(self._home, study.key, number)
+        return drawn if run is None else values_in(study.space, run.method.parameters, run.train.optimizer.lr)
+
+    def _proposals(self, place: int, numbers: Sequence[int]) -> Any:
+        study = self._context.studies[place]
+        begun = {number: asked(self._home, study.key, number) for number in numbers}
+        waiting = {
+            number: None if run is None else values_in(study.space, run.method.parameters, run.train.optimizer.lr)
+            for number, run in begun.items()
+        }
+
+        def begin(number: int, values: dict[str, float]) -> dict[str, Any]:
+            remember(self._home, study.key, trial_run(study, number, self._context.algorithm, values))
+            return {"each": {"study": place, "number": number, "values": values}}
+
+        return algorithms.proposals(self._outcomes[place], self._search, waiting, begin)
+
+    def _curves(self, place: int) -> algorithms.Curves:
+        numbers = {trial.run_id: trial.number for trial in self._outcomes[place].trials}
+        rows = store.read_runs(self._context.folder, ["run_id", "curve"], run_ids=set(numbers)).to_pylist()
+        return {numbers[row["run_id"]]: row["curve"] or () for row in rows}
+
+    # What Tune calls.
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """A trial begins, or goes on."""
+        if trial.trial_id not in self._open:
+            self._open[trial.trial_id] = trial
+            self._began[trial.trial_id] = time.monotonic()
+            self._told(trial, "running", None, 0.0, "")
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
+        """A trial has evaluated."""
+        self._last[trial.trial_id] = dict(result)
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """A trial has finished, or was ended early."""
+        self._settle(trial)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """A trial's worker was lost, or its machine failed, more often than `max_failures`."""
+        self._settle(trial)
+
+    def _settle(self, trial: Any) -> None:
+        """See that a trial that has ended has a row, here too."""
+        if self._open.pop(trial.trial_id, None) is None:
+            return
+        study, number = self._study(trial), self._number(trial)
+        folder, home = self._context.folder, self._home
+        run = asked(home, study.key, number) or trial_run(
+            study, number, self._context.algorithm, trial.config["each"]["values"]
+        )
+        if home.status(run.run_id) is None:
+            self._write_row(run, trial)
+            home.offer(run.run_id, folder)
+        elif home.storage is not None:
+            fetch(home.storage, folder, f"runs/{run.run_id}.parquet")
+        home.checkpoints(run.run_id).drop()
+        forget(home, study.key, number)
+        row = store.read_run(folder, run.run_id)
+        self._told(trial, row["status"], row["dev_miou"], spent(row), row["message"])
+
+    def _write_row(self, run: Run, trial: Any) -> None:
+        """The row of a trial that was ended before its last step, by whom it was, or whose worker was lost."""
+        last, steps = self._last.get(trial.trial_id, {}), run.train.steps
+        curve = list(last.get("curve", ()))
+        columns: dict[str, Any] = {"wall_seconds": time.monotonic() - self._began[trial.trial_id], "curve": curve}
+        if curve:
+            top = max(curve, key=lambda point: point["dev_miou"])
+            columns |= {"best_dev_miou": top["dev_miou"], "best_dev_step": top["step"]}
+            columns |= {key: last[key] for key in ("dev_miou", "step_ms", "train_seconds", "eval_seconds")}
+        if trial.status == trial.ERROR:
+            record.write_row(run, self._context.folder, columns, "failed", f"its worker was lost: {_reason(trial)}")
+            return
+        done = curve[-1]["step"] if curve else 0
+        why = f"stopped at step {done} of {steps}: the time of the search is up"
+        if not self._stopper.stop_all():
+            why = f"pruned at step {done} of {steps} by {self._context.algorithm}"
+        record.write_row(run, self._context.folder, columns, "skipped", why)
+
+    def _study(self, trial: Any) -> Study:
+        return self._context.studies[int(str(trial).split("-")[0])]
+
+    def _number(self, trial: Any) -> int:
+        return int(str(trial).split("-")[1])
+
+    def _told(self, trial: Any, status: str, dev_miou: float | None, seconds: float, message: str) -> None:
+        pair, method = self._study(trial).key
+        told = {"pair": pair, "method": method, "trial": self._number(trial), "status": status}
+        with contextlib.redirect_stdout(self._stdout):
+            self._tell({**told, "dev_miou": dev_miou, "seconds": seconds, "message": message})
+
+
+def _reason(trial: Any) -> str:
+    """What Tune wrote down of a trial's last failure, in a sentence."""
+    try:
+        text = Path(trial.error_file).read_text().rpartition("Failure # ")[2].partition("\n")[2]
+    except (OSError, TypeError):  # it wrote nothing
+        return "nothing is known of why"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    told = lines[-1:] if "Traceback" in text else lines
+    return " ".join(told)[:300]

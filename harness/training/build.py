@@ -1,0 +1,193 @@
+"""The parts of a run, built from its spec: data, networks, teacher, method. Data and teacher are kept between runs."""
+
+import functools
+import importlib
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harness import seeds
+from harness.datasets import DATASETS, Data, DataInfo
+from harness.distillers import METHODS, Distiller
+from harness.distillers._sum import Sum
+from harness.experiment.signatures import Entry
+from harness.experiment.spec import Dataset, Method, Network, Run, Teacher, dataset_entry, method_entry
+from harness.models import SegNet, build, inputs, load_into, load_state
+from harness.results import store
+from harness.results.record import weights_path
+from harness.taps import Pair
+from harness.training.cost import multiply_adds, parameters
+
+Share = Callable[[str, Callable[[], Any]], Any]
+"""`share(key, make)` is `make()`, or the equal that another process of this machine has made before."""
+Arrays = dict[str, tuple[NDArray[Any], torch.dtype, tuple[int, ...]]]
+
+
+def _made(key: str, make: Callable[[], Any]) -> Any:
+    return make()
+
+
+def load_data(data: Dataset, share: Share = _made) -> Data:
+    """The dataset; a process that runs several runs on it loads it once.
+
+    Args:
+        data: which.
+        share: `Runtime.share`: a dataset that is made in memory is made once per machine. One in files is not passed
+            round: its prepared cache is mapped into memory, where all processes see the same pages anyway.
+    """
+    return _load_data(data.name, data.root, json.dumps(data.parameters, sort_keys=True), share)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_data(name: str, root: str | None, parameters: str, share: Share) -> Data:
+    keywords = _keywords(dataset_entry(name), json.loads(parameters))
+    if root is not None:
+        return DATASETS[name](Path(root), **keywords)
+    data: Data = share(f"data {name} {parameters}", lambda: DATASETS[name](None, **keywords))
+    return data
+
+
+def for_inputs(data: Data, normalize: str, encoder: str) -> Data:
+    """The dataset with the mean and deviation that a network of this encoder gets its images by."""
+    if normalize == "dataset":
+        return data
+    if normalize == "bgr-mean":
+        info = replace(data.info, mean=inputs.CAFFE_MEAN, std=(1.0, 1.0, 1.0), bgr=True)
+    else:
+        mean, std = inputs.input_statistics(encoder)
+        info = replace(data.info, mean=mean, std=std)
+    return replace(data, info=info)
+
+
+def converted(image: Tensor, seen: DataInfo, wanted: DataInfo) -> Tensor:
+    """Images (N, 3, H, W) normalised as `seen` says, normalised as `wanted` says; the same tensor if that is equal."""
+    if (seen.mean, seen.std) == (wanted.mean, wanted.std):
+        return image
+    assert not seen.bgr and not wanted.bgr
+    mean, std, other_mean, other_std = (
+        torch.tensor(values, device=image.device).view(1, 3, 1, 1)
+        for values in (seen.mean, seen.std, wanted.mean, wanted.std)
+    )
+    return (image * std + (mean - other_mean)) / other_std
+
+
+def _keywords(entry: Entry, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters with the types of the signature (JSON has no tuples)."""
+    return dict(entry.parameters.model_validate_json(json.dumps(parameters)))
+
+
+def build_network(run: Run, info: DataInfo) -> SegNet:
+    """The network that the run trains: the same initial weights for every method of the same seed."""
+    network = build(run.network, info.num_classes, seeds.derive(run.seed, "initial weights"))
+    if run.checkpoint is not None:
+        load_into(network, load_state(Path(run.checkpoint.path), run.checkpoint.digest), run.checkpoint.path)
+    return network
+
+
+def network_cost(network: Network, num_classes: int, height: int, width: int) -> tuple[int, int]:
+    """Trainable parameters, and multiply-adds of one image; once per process, since weights do not matter.
+
+    Raises:
+        ValueError: it cannot be built.
+    """
+    plain = Network.model_validate({**network.model_dump(include=set(Network.model_fields)), "encoder_weights": None})
+    return _network_cost(plain.model_dump_json(), num_classes, height, width)
+
+
+@functools.lru_cache(maxsize=16)
+def _network_cost(network: str, num_classes: int, height: int, width: int) -> tuple[int, int]:
+    built = build(Network.model_validate_json(network), num_classes, 0)
+    # Only shapes are counted: on the meta device nothing is computed or held.
+    return parameters(built), multiply_adds(built.to("meta"), torch.zeros(1, 3, height, width, device="meta"))
+
+
+def teacher_weights(run: Run, experiment: Path) -> tuple[Path, str]:
+    """File and expected SHA-256 of the run's teacher.
+
+    Raises:
+        ValueError: the teacher's own run is missing or failed.
+    """
+    assert run.teacher_run is not None
+    path = store.run_path(experiment, run.teacher_run)
+    if not path.is_file():
+        raise ValueError(f"the teacher's row {path} is missing: the teacher {run.teacher_run} was not trained yet")
+    row = store.read_row(path)
+    if row["status"] != "ok":
+        raise ValueError(f"the teacher {run.teacher_run} {row['status']}: {row['message']}")
+    return weights_path(experiment, run.teacher_run), row["weights_sha256"]
+
+
+def build_teacher(run: Run, info: DataInfo, experiment: Path, device: torch.device, share: Share = _made) -> SegNet:
+    """The frozen teacher in eval mode, loaded once per process; its weights are read once per machine.
+
+    Raises:
+        ValueError: its weights are missing or are not the ones its row names.
+    """
+    assert run.teacher is not None
+    path, digest = teacher_weights(run, experiment)
+    return _load_teacher(run.teacher.model_dump_json(), info.num_classes, path, digest, device, share)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_teacher(
+    network: str, num_classes: int, path: Path, digest: str, device: torch.device, share: Share
+) -> SegNet:
+    spec = Teacher.model_validate_json(network).model_copy(update={"encoder_weights": None})
+    teacher = build(spec, num_classes, seed=0)
+    state = _tensors(share(f"weights {digest}", lambda: _arrays(load_state(path, digest))))
+    # Assigned and not copied: on a CPU all processes of a machine then have the same memory for them.
+    load_into(teacher, state, str(path), assign=True)
+    return teacher.eval().requires_grad_(False).to(device)
+
+
+def _arrays(state: dict[str, Tensor]) -> Arrays:
+    """Tensors as bytes that processes can share without a copy; numpy does not know every type of torch's."""
+    return {
+        name: (value.contiguous().flatten().view(torch.uint8).numpy(), value.dtype, tuple(value.shape))
+        for name, value in state.items()
+    }
+
+
+def _tensors(arrays: Arrays) -> dict[str, Tensor]:
+    with warnings.catch_warnings():
+        # Memory that is shared cannot be written; nobody writes a teacher, see `guard.teacher_untouched`.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return {name: torch.from_numpy(values).view(kind).view(shape) for name, (values, kind, shape) in arrays.items()}
+
+
+def build_method(method: Method, pair: Pair, seed: int) -> Distiller:
+    """The distiller, or the sum of several; what each draws at construction comes from a stream of its own.
+
+    Raises:
+        ValueError: the method does not apply to this pair, or a hyper-parameter is out of range.
+    """
+    parts = {part.name: _build_one(part, pair, seed) for part in method.parts}
+    return Sum(parts) if len(parts) > 1 else parts[method.name]
+
+
+def _build_one(method: Method, pair: Pair, seed: int) -> Distiller:
+    entry = method_entry(method.name)
+    kind = METHODS[method.name] if method.name in METHODS else _imported(entry)
+    keywords = _keywords(entry, method.parameters)
+    reason = kind.skip(pair, **keywords)
+    if reason is not None:
+        raise ValueError(f"method {method.label} does not apply to this pair: {reason}")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seeds.derive(seed, "distiller"))
+        return kind(pair, **keywords)
+
+
+def _imported(entry: Entry) -> type[Distiller]:
+    """A method from outside the project, `package.module:Class`."""
+    module, _, name = entry.target.partition(":")
+    kind = getattr(importlib.import_module(module), name)
+    if not (isinstance(kind, type) and issubclass(kind, Distiller)):
+        raise ValueError(f"{entry.target} is no subclass of harness.distillers.Distiller")
+    return kind

@@ -1,0 +1,147 @@
+"""What there is to choose from: every method's terms, hyper-parameters, extra parameters and cost on one pair."""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.distillers import METHODS
+from harness.experiment import load
+from harness.experiment.signatures import Entry
+from harness.experiment.spec import Method, Network, method_entry
+from harness.models import build
+from harness.taps import Pair
+from harness.training.build import build_method
+from harness.training.cost import parameters
+from harness.training.estimate import TIMED, WARM_UP, step_seconds_of
+
+BATCH = 2
+PLAIN = "none"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One method on one pair.
+
+    Attributes:
+        name: in METHODS.
+        paper: citation.
+        caveat: what must be known of the default values; empty if nothing.
+        hyperparameters: "name=default", with "[low, high]" where the method declares a range to tune in.
+        reason: why it does not apply to the pair; None when it does.
+        terms: names of the loss terms at the defaults.
+        extra_parameters: trained beside the student and gone afterwards.
+        buffers_mb: MiB of what it keeps besides, such as queues; they are in every checkpoint.
+        relative_step: seconds of a training step over those of the plain student's; None where not measured.
+    """
+
+    name: str
+    paper: str
+    caveat: str
+    hyperparameters: tuple[str, ...]
+    reason: str | None = None
+    terms: tuple[str, ...] = ()
+    extra_parameters: int = 0
+    buffers_mb: float = 0.0
+    relative_step: float | None = None
+
+
+def network(text: str) -> Network:
+    """`ARCHITECTURE/ENCODER` as a network.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+    architecture, slash, encoder = text.partition("/")
+    if not (architecture and slash and encoder):
+        raise ValueError(f"{text!r} is no network; write it as ARCHITECTURE/ENCODER, such as unet/tu-resnet18d")
+    return Network(architecture=architecture, encoder=encoder)
+
+
+def networks(pair: str) -> tuple[Network, Network]:
+    """Teacher and student of `TEACHER:STUDENT`, or of an experiment file's first pair.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if pair.endswith((".yaml", ".yml")):
+        first = load.load(Path(pair)).pairs[0]
+        return first.teacher, first.student
+    teacher, colon, student = pair.partition(":")
+    if not colon:
+        raise ValueError(f"--pair {pair}: write TEACHER:STUDENT, each ARCHITECTURE/ENCODER, or name an experiment file")
+    return network(teacher), network(student)
+
+
+def describe(teacher: Network, student: Network, num_classes: int, side: int, measure: bool) -> Iterator[Facts]:
+    """Every method on a pair of randomly initialised networks, the plain student first; on one thread from here on.
+
+    Args:
+        teacher: of the pair; its encoder weights are not loaded.
+        student: likewise.
+        num_classes: K.
+        side: of the square images, (2, 3, side, side), that terms and times are taken from.
+        measure: also time a few steps of each.
+
+    Raises:
+        ValueError: a network cannot be built.
+    """
+    torch.set_num_threads(1)
+    if side < 32:
+        raise ValueError(f"images are at least 32 pixels wide; given {side}")
+    theirs, ours = (build(n.model_copy(update={"encoder_weights": None}), num_classes, 0) for n in (teacher, student))
+    theirs.eval().requires_grad_(False)
+    pair = Pair(ours.info(), theirs.info(), num_classes)
+    stream = torch.Generator().manual_seed(0)
+    image = torch.randn(BATCH, 3, side, side, generator=stream)
+    label = torch.randint(num_classes, (BATCH, side, side), generator=stream)
+    batches: list[tuple[Tensor, Tensor]] = [(image, label)] * (WARM_UP + TIMED if measure else 1)
+    plain: float | None = None
+    for name, kind in METHODS.items():
+        entry = method_entry(name)
+        known = Facts(name, kind.paper, kind.caveat, _hyperparameters(entry, kind.space))
+        reason = kind.skip(pair)
+        if reason is not None:
+            yield replace(known, reason=reason)
+            continue
+        distiller = build_method(Method(name=name), pair, 0)
+        seen = theirs if kind.needs_teacher else None
+        seconds, terms = step_seconds_of(ours, seen, distiller, batches, pair.ignore_index)
+        ours.zero_grad(set_to_none=True)
+        plain = seconds if name == PLAIN else plain
+        yield replace(
+            known,
+            terms=terms,
+            extra_parameters=parameters(distiller),
+            buffers_mb=sum(b.numel() * b.element_size() for b in distiller.buffers()) / 2**20,
+            relative_step=seconds / plain if measure and plain else None,
+        )
+
+
+def explain(name: str) -> str:
+    """A method's own documentation: equation, paper, deviations, and what its parameters mean.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    method_entry(name)
+    if name not in METHODS:
+        raise ValueError(f"{name}: only the project's own methods are explained; see the package it comes from")
+    kind = METHODS[name]
+    module = inspect.getdoc(sys.modules[kind.__module__]) or ""
+    return f"{name}\n\n{module}\n\n{inspect.getdoc(kind) or ''}"
+
+
+def _hyperparameters(entry: Entry, space: Any) -> tuple[str, ...]:
+    found = []
+    for name, field in entry.parameters.model_fields.items():
+        low, high = space.get(name, (None, None))
+        default = field.default
+        value = "[" + ", ".join(map(str, default)) + "]" if isinstance(default, tuple) else str(default)
+        found.append(f"{name}={value}" + (f" [{low:g}, {high:g}]" if low is not None else ""))
+    return tuple(found)

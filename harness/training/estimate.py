@@ -1,0 +1,180 @@
+"""What a run will cost: a few real steps of each method, timed on this machine."""
+
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.datasets._ade20k_classes import CLASSES as ADE20K
+from harness.datasets.camvid import CLASSES as CAMVID
+from harness.datasets.cityscapes import CITYSCAPES
+from harness.datasets.texmosaic import TEXTURES
+from harness.datasets.voc2012 import CLASSES as VOC2012
+from harness.distillers import Distiller
+from harness.experiment.spec import Resources, Run
+from harness.models import SegNet, build
+from harness.taps import Pair, View
+from harness.training.build import build_method, for_inputs, load_data
+from harness.training.cost import device_name
+from harness.training.runtime import Runtime
+
+WARM_UP, TIMED = 1, 3
+IMAGES_TIMED = 2
+"""As few as batch normalisation of a pooled map can do with."""
+_CLASSES = {
+    "ade20k": len(ADE20K),
+    "camvid": len(CAMVID),
+    "cityscapes": len(CITYSCAPES.class_names),
+    "texmosaic": len(TEXTURES),
+    "voc2012": len(VOC2012),
+}
+
+
+def step_seconds(runs: Sequence[Run], resources: Resources) -> dict[tuple[str, str, str], float]:
+    """Median seconds of a training step on one worker, by (pair, role, method label).
+
+    The teacher has random weights here: time does not depend on them. Building every method also tells whether it
+    applies to its pair.
+
+    Raises:
+        ValueError: a network cannot be built or a method does not apply.
+    """
+    torch.set_num_threads(resources.cpus_per_worker)
+    seen: dict[tuple[str, str, str], float] = {}
+    for run in runs:
+        key = run.pair, run.role, run.method.label
+        if key not in seen:
+            try:
+                seen[key] = 0.0 if run.checkpoint is not None else _time(run, resources)
+            except ValueError as error:
+                raise ValueError(f"pair {run.pair}, {run.method.label} ({run.role}): {error}") from None
+    return seen
+
+
+def calibrated(runs: Sequence[Run], resources: Resources) -> tuple[dict[tuple[str, str, str], float], str]:
+    """Seconds of a step of each method at a recipe's crop and batch, without its data.
+
+    One step of `IMAGES_TIMED` random images is timed after another one, and scaled to the batch: on a CPU a whole batch
+    of a large network takes minutes.
+
+    Args:
+        runs: of an experiment with a crop.
+        resources: `gpus_per_worker` and `cpus_per_worker` say on what.
+
+    Returns:
+        By (pair, role, method label); and the device's name.
+
+    Raises:
+        ValueError: a network cannot be built, a method does not apply, or there is no crop.
+    """
+    torch.set_num_threads(resources.cpus_per_worker)
+    device = torch.device("cuda" if resources.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
+    found: dict[tuple[str, str, str], float] = {}
+    for run in runs:
+        key = run.pair, run.role, run.method.label
+        if key in found:
+            continue
+        if run.train.augment.crop_hw is None:
+            raise ValueError("train.augment.crop_hw: a cost without data needs the size of the crops")
+        classes = classes_of(run.data.name)
+        image = torch.randn(IMAGES_TIMED, 3, *run.train.augment.crop_hw, device=device)
+        label = torch.randint(classes, (IMAGES_TIMED, *run.train.augment.crop_hw), device=device)
+        student, teacher, distiller = _parts(run, classes, device)
+        seconds, _ = step_seconds_of(student, teacher, distiller, [(image, label)] * 2, 255)
+        found[key] = seconds * run.train.batch_size / IMAGES_TIMED
+    return found, device_name(device)
+
+
+def classes_of(dataset: str) -> int:
+    """How many classes a dataset has, without reading it.
+
+    Raises:
+        ValueError: its files say so.
+    """
+    if dataset not in _CLASSES:
+        known = ", ".join(_CLASSES)
+        raise ValueError(f"{dataset}: how many classes it has is in its files; without data there are costs of {known}")
+    return _CLASSES[dataset]
+
+
+def require_buildable(runs: Sequence[Run]) -> None:
+    """Build every student's method on its pair, before hours are spent on a teacher.
+
+    Raises:
+        ValueError: networks or methods that cannot be built, a line each.
+    """
+    pairs: dict[str, Pair] = {}
+    problems: dict[tuple[str, str], str] = {}
+    for run in runs:
+        key = run.pair, run.method.label
+        if run.role != "student" or run.teacher is None or key in problems:
+            continue
+        problems[key] = ""
+        try:
+            if run.pair not in pairs:
+                info = load_data(run.data).info
+                networks = (n.model_copy(update={"encoder_weights": None}) for n in (run.network, run.teacher))
+                student, teacher = (build(network, info.num_classes, 0).info() for network in networks)
+                pairs[run.pair] = Pair(student, teacher, info.num_classes, info.ignore_index)
+            build_method(run.method, pairs[run.pair], run.seed)
+        except ValueError as error:
+            problems[key] = f"pair {run.pair}, method {run.method.label}: {error}"
+    if any(problems.values()):
+        raise ValueError("\n".join(filter(None, problems.values())))
+
+
+def _time(run: Run, resources: Resources) -> float:
+    data = for_inputs(load_data(run.data), run.train.normalize, run.network.encoder)
+    device = torch.device("cuda" if resources.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
+    runtime = Runtime.local(Path(), device=device, threads=resources.cpus_per_worker)
+    student, teacher, distiller = _parts(run, data.info.num_classes, device, data.info.ignore_index)
+    batches = runtime.batches(data.train, data.info, run, 0, WARM_UP + TIMED)
+    return step_seconds_of(student, teacher, distiller, batches, data.info.ignore_index)[0]
+
+
+def _parts(
+    run: Run, classes: int, device: torch.device, ignore_index: int = 255
+) -> tuple[SegNet, SegNet | None, Distiller]:
+    """Student, teacher where the method needs one, and method, with random weights: time does not depend on them."""
+    student = build(run.network.model_copy(update={"encoder_weights": None}), classes, run.seed).to(device)
+    teacher: SegNet | None = None
+    if run.method.needs_teacher and run.teacher is not None:
+        spec = run.teacher.model_copy(update={"encoder_weights": None})
+        teacher = build(spec, classes, 0).eval().requires_grad_(False).to(device)
+    pair = Pair(student.info(), (teacher or student).info(), classes, ignore_index)
+    return student, teacher, build_method(run.method, pair, run.seed).to(device)
+
+
+def step_seconds_of(
+    student: SegNet,
+    teacher: SegNet | None,
+    distiller: Distiller,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    ignore_index: int,
+) -> tuple[float, tuple[str, ...]]:
+    """Median seconds of a training step without the optimizer, after the first ones, and the names of the terms.
+
+    Args:
+        student: trained, on its device.
+        teacher: on the same device; None where the method needs none.
+        distiller: on the same device.
+        batches: images (N, 3, H, W) and labels (N, H, W).
+        ignore_index: label of ignored pixels.
+    """
+    stream, times, terms = torch.Generator().manual_seed(0), [], {}
+    for image, label in batches:
+        began = time.perf_counter()
+        with torch.no_grad():
+            taught = teacher(image) if teacher is not None else None
+        taps = student(image)
+        loss = F.cross_entropy(taps.full, label, ignore_index=ignore_index)
+        terms = distiller(View(taps, taught, label, 0.0, stream))
+        torch.stack([loss, *terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        if image.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[WARM_UP:] or times), tuple(terms)

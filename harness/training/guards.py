@@ -1,0 +1,107 @@
+"""Loud errors for what quietly spoils a comparison: NaN losses, idle terms and parameters, a teacher in train mode."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from harness.training.runtime import Runtime
+
+
+class Guard:
+    """Watches one run's terms. On CUDA the values stay on the device between calls of `check`, so it never stalls."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._bad_since: dict[str, Tensor] = {}
+
+    def watch(self, terms: Mapping[str, Tensor], step: int) -> None:
+        """Note the first step at which each term was not finite; on a CPU raise at once."""
+        for name, value in terms.items():
+            now = torch.where(torch.isfinite(value), torch.inf, float(step))
+            before = self._bad_since.get(name)
+            self._bad_since[name] = now if before is None else torch.minimum(before, now)
+        if self._runtime.device.type == "cpu":
+            self.check()
+
+    def check(self) -> None:
+        """Raise if a term was not finite on any rank.
+
+        Raises:
+            FloatingPointError: names the terms that were the first to fail, and the step.
+        """
+        names = sorted(self._bad_since)
+        if not names:
+            return
+        first = self._runtime.minimum(torch.stack([self._bad_since[name] for name in names]))
+        step = float(first.min())
+        if step == float("inf"):
+            return
+        culprits = ", ".join(name for name, at in zip(names, first.tolist(), strict=True) if at == step)
+        raise FloatingPointError(
+            f"loss term {culprits} is not finite at step {int(step)}. Lower train.optimizer.lr, set train.clip_norm, "
+            "or use precision bf16/fp32."
+        )
+
+
+def connected(terms: Mapping[str, Tensor], method: str, distils: bool) -> None:
+    """At the first step: a distiller gives scalar terms, and each has a gradient.
+
+    Raises:
+        ValueError: no terms, a term that is no scalar, or one that no parameter can change.
+    """
+    if distils and len(terms) == 1:
+        raise ValueError(f"method {method}: gives no loss terms; every weight is 0. Use `none` for the plain student.")
+    for name, value in terms.items():
+        if value.ndim != 0:
+            raise ValueError(f"method {method}: term {name} has shape {tuple(value.shape)}; a term is a scalar")
+        if not value.requires_grad:
+            raise ValueError(f"method {method}: term {name} has no gradient: nothing that is trained can change it")
+
+
+def all_used(step: nn.Module) -> None:
+    """After the first backward pass: every trainable parameter has a gradient.
+
+    Raises:
+        ValueError: names the parameters without one.
+    """
+    idle = [name for name, p in step.named_parameters() if p.requires_grad and p.grad is None]
+    if idle:
+        raise ValueError(
+            f"{len(idle)} trainable parameters get no gradient (first: {', '.join(idle[:3])}). "
+            "A module is built that the loss never reaches: remove it or use its output."
+        )
+
+
+def all_contributed(total: Mapping[str, float], steps: int) -> None:
+    """At the end: no term was 0 in every step.
+
+    Args:
+        total: sum of each term's absolute value over all steps.
+        steps: how many there were.
+
+    Raises:
+        ValueError: names the terms that never contributed.
+    """
+    silent = [name for name, value in total.items() if value == 0.0]
+    if steps and silent:
+        raise ValueError(
+            f"loss term {', '.join(silent)} was 0 in all {steps} steps: it is configured and never contributed. "
+            "Set its weight to 0 or correct its parameters."
+        )
+
+
+def teacher_untouched(teacher: nn.Module | None) -> None:
+    """The teacher is in eval mode and frozen.
+
+    Raises:
+        ValueError: names the first module in train mode, or the first parameter that requires a gradient.
+    """
+    if teacher is None:
+        return
+    for name, module in teacher.named_modules():
+        if module.training:
+            raise ValueError(f"the teacher's module {name or '(root)'} is in train mode: its statistics would drift")
+    for name, parameter in teacher.named_parameters():
+        if parameter.requires_grad:
+            raise ValueError(f"the teacher's parameter {name} requires a gradient: the teacher is fixed")

@@ -1,0 +1,175 @@
+"""Predictions of a finished run as the label maps that the test servers take."""
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from torch import nn
+
+from harness.datasets import SOURCES, Data, cache, decode, inspect
+from harness.datasets.cityscapes import TRAIN_ID_TO_ID
+from harness.datasets.filedata import Pairs
+from harness.datasets.tree import Tree
+from harness.experiment.spec import Run
+from harness.files import write_atomic
+from harness.models import build, load_into, load_state
+from harness.results import store
+from harness.results.record import weights_path
+from harness.training.build import for_inputs, load_data
+from harness.training.evaluate import predict
+from harness.training.runtime import Runtime
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Server:
+    """How a test server wants a label map: its values, its palette if it has one, the file's place below the folder."""
+
+    values: NDArray[np.uint8]
+    place: Callable[[str], str]
+    palette: bool = False
+
+
+def _table(values: list[int]) -> NDArray[np.uint8]:
+    table = np.zeros(256, np.uint8)
+    table[: len(values)] = values
+    return table
+
+
+def _flat(name: str) -> str:
+    return f"{name.rpartition('/')[2]}.png"
+
+
+SERVERS = {
+    # Label ids, not train ids; files are found by the image's name whatever their folder.
+    "cityscapes": Server(_table(list(TRAIN_ID_TO_ID)), _flat),
+    # Palette images in the folders of the archive that the server takes, for training on more than VOC's own train.
+    "voc2012": Server(
+        _table(list(range(21))), lambda name: f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png", palette=True
+    ),
+    # 1 to 150; 0 is "other" and is never predicted.
+    "ade20k": Server(_table(list(range(1, 151))), _flat),
+}
+"""By dataset; others get class indices."""
+PLAIN = Server(np.arange(256, dtype=np.uint8), lambda name: f"{name}.png")
+
+
+def write_predictions(
+    experiment: Path,
+    run_id: str,
+    split: str,
+    to: Path,
+    root: Path | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """Run a trained network over a split and write one PNG per image; the number of images.
+
+    Args:
+        experiment: an experiment's results folder.
+        run_id: a finished run in it, or the beginning of its run_id.
+        split: "val", "dev", "train", or "test": images without labels.
+        to: folder of the PNGs.
+        root: the dataset's folder where it is not (any more) where the run found it.
+        on_progress: called with the images that are done and the number of all.
+
+    Raises:
+        ValueError: no such run, it did not finish, its weights are missing, or the split has no images.
+    """
+    row = _row(experiment, run_id)
+    run = Run.model_validate_json(row["spec"])
+    place = str(root.absolute()) if root is not None else run.data.root
+    data = load_data(run.data.model_copy(update={"root": place}))
+    if data.info.content_hash != row["data_hash"] and split != "test":
+        raise ValueError(
+            f"{place}: this is not the data of the run (content {data.info.content_hash[:12]}..., the row "
+            f"says {str(row['data_hash'])[:12]}...); give the run's own with --root"
+        )
+    sees = for_inputs(data, run.train.normalize, run.network.encoder)
+    network = build(run.network.model_copy(update={"encoder_weights": None}), data.info.num_classes, 0)
+    path = weights_path(experiment, row["run_id"])
+    load_into(network, load_state(path, row["weights_sha256"]), str(path))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    runtime = Runtime.local(Path(), device=device, threads=torch.get_num_threads())
+    server = SERVERS.get(data.info.name, PLAIN)
+    total, images = _images(data, run, split, None if place is None else Path(place))
+    network.eval().to(device)
+    for done, (name, image, size_hw) in enumerate(images, start=1):
+        classes = _classes(network, image, sees, run, runtime)
+        if classes.shape != size_hw:
+            classes = cv2.resize(classes, size_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        _write(to / server.place(name), server, classes, data)
+        on_progress(done, total)
+    return total
+
+
+def _row(experiment: Path, run_id: str) -> dict[str, Any]:
+    row = store.read_run(experiment, store.find_run(experiment, run_id))
+    if row["status"] != "ok":
+        raise ValueError(f"{row['run_id']} {row['status']}: {row['message']}; a finished run is needed")
+    return row
+
+
+def _images(
+    data: Data, run: Run, split: str, root: Path | None
+) -> tuple[int, Iterator[tuple[str, Pixels, tuple[int, int]]]]:
+    """The number of images, and each one's name, pixels as the network is to see them, and size when published."""
+    if split == "test":
+        return _unlabelled(data, run, root)
+    pairs = getattr(data, split)
+    if not isinstance(pairs, Pairs):
+        return len(pairs), ((f"{split}-{i:05d}", pairs[i][0], pairs[i][1].shape) for i in range(len(pairs)))
+    items = ((pair.sample.name, pairs[i][0], pair.entry.size_hw) for i, pair in enumerate(pairs.pairs))
+    return len(pairs), items
+
+
+def _unlabelled(data: Data, run: Run, root: Path | None) -> tuple[int, Iterator[tuple[str, Pixels, tuple[int, int]]]]:
+    if data.info.name not in SOURCES or root is None:
+        raise ValueError(f"{data.info.name} has no test images; choose --split val")
+    if cache.is_cache(root):
+        raise ValueError(f"{root} is a prepared cache, without test images; give the dataset's own folder with --root")
+    source, _, short_side = inspect.source_of(data.info.name, root, run.data.parameters)
+    tree = Tree(root)
+    samples = source.unlabelled(tree)
+    if not samples:
+        raise ValueError(
+            f"{root}: no test images of {data.info.name} are there. Give another folder of it with --root. "
+            f"Layout:\n{source.layout}"
+        )
+
+    def read() -> Iterator[tuple[str, Pixels, tuple[int, int]]]:
+        for sample in samples:
+            path = tree.file(sample.image)
+            image = decode.image_pixels(path.read_bytes(), path)
+            small, _ = decode.shrink(image, None, short_side)
+            yield sample.name, small, (image.shape[0], image.shape[1])
+
+    return len(samples), read()
+
+
+@torch.no_grad()
+def _classes(network: nn.Module, image: Pixels, sees: Data, run: Run, runtime: Runtime) -> Pixels:
+    """(H, W) uint8 class indices of one image."""
+    pixels = torch.from_numpy(image[None].copy())  # the image may be a read-only view
+    batch = runtime.batch(pixels, pixels[..., 0], sees.info, torch.contiguous_format)
+    classes: Pixels = predict(network, batch.image, run.train.evaluation)[0].byte().cpu().numpy()
+    return classes
+
+
+def _write(path: Path, server: Server, classes: Pixels, data: Data) -> None:
+    picture = PILImage.fromarray(cv2.LUT(classes, server.values))
+    if server.palette:
+        colours = np.zeros((256, 3), np.uint8)
+        colours[: len(data.info.palette)] = data.info.palette
+        picture.putpalette(colours.tobytes())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    write_atomic(path, buffer.getvalue())

@@ -1,0 +1,294 @@
+"""The numbers behind the pictures of textures: subbands, wedges, levels and histograms, of images and of networks."""
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.datasets import DataInfo
+from harness.experiment.spec import Run
+from harness.models import SegNet, build, load_into, load_state
+from harness.results import store
+from harness.results.record import weights_path
+from harness.taps import Taps
+from harness.training.build import build_teacher, converted, for_inputs, load_data
+from sstkd import CDM, DTIEM, Contourlet, contourlet, whole_map
+
+Array = NDArray[np.float64]
+MAX_SIDE = 512
+_PATCH = 5  # side of the patches that stand for features of a bare image
+_SIXTEEN_BITS = 65535
+
+
+@dataclass(frozen=True)
+class Equalisation:
+    """What DTIEM does to a map taken as one region; N levels.
+
+    Attributes:
+        before: intensities (H, W).
+        after: equalised intensities (H, W).
+        levels: (N,), in units of the intensity.
+        counts: share of each level, (N,).
+        denoised: the same after the limit.
+        cumulative: of the denoised shares, (N,).
+    """
+
+    before: Array
+    after: Array
+    levels: Array
+    counts: Array
+    denoised: Array
+    cumulative: Array
+
+
+def read_image(path: Path, multiple: int) -> NDArray[np.uint8]:
+    """An image (H, W, 3) as its camera held it, reduced to sides of at most 512 and cut to multiples of `multiple`.
+
+    Raises:
+        ValueError: no such file, no image, one that is too large to be read, or with a side below `multiple`.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name one image file")
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such image")
+    image = _decoded(path)
+    given = f"{path}: {image.width} x {image.height} pixels"
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    width, height = (side // multiple * multiple for side in image.size)
+    if not width or not height:
+        raise ValueError(
+            f"{given}, {image.width} x {image.height} when no side is more than {MAX_SIDE}; both sides must be at "
+            f"least {multiple} then: crop the image, or take fewer levels or directions"
+        )
+    return np.array(image.crop((0, 0, width, height)))
+
+
+def _decoded(path: Path) -> Image.Image:
+    """The upright image in RGB."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns at half of the number at which it refuses.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                upright = ImageOps.exif_transpose(file)
+                return (_eight_bits(upright) if upright.mode[0] in "IF" else upright).convert("RGB")
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ValueError(
+            f"{path}: the image is too large, more than {most:,} pixels; reduce it, {MAX_SIDE} a side are shown"
+        ) from None
+    except Exception as error:  # damaged files make the decoders raise anything
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits by its range; `convert` would cut everything above 255."""
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > _SIXTEEN_BITS:
+        raise ValueError(f"mode {image.mode}, values from {values.min()} to {values.max()}; 8 or 16 bits are needed")
+    return Image.fromarray((values.astype(np.float64) * (255 / _SIXTEEN_BITS)).round().astype(np.uint8))
+
+
+def grey(image: NDArray[np.uint8]) -> Tensor:
+    """(H, W, 3) to luminance (1, 1, H, W) in [0, 1], float64 (weights of ITU-R BT.601)."""
+    return torch.from_numpy(image / 255.0 @ np.array([0.299, 0.587, 0.114]))[None, None]
+
+
+def subbands(image: NDArray[np.uint8], levels: Sequence[int], cdm: CDM) -> Contourlet:
+    """The contourlet coefficients of the luminance, by the filters and the boundary of `cdm`."""
+    plan = cdm.plan
+    return contourlet(grey(image), levels, plan.pyramid or "9-7", plan.directional, plan.boundary)
+
+
+def described(cdm: CDM) -> str:
+    """The transform in a line."""
+    plan = cdm.plan
+    return f"pyramid {plan.pyramid}, directional filters {plan.directional}, boundary {plan.boundary}"
+
+
+def wedges(cdm: CDM, side: int = 128) -> list[Array]:
+    """Magnitude of each band's filter over the image's frequency plane, origin in the middle, levels coarse to fine.
+
+    The filter of a band, pyramid included, is the gradient of its middle coefficient with respect to the image.
+
+    Returns:
+        Per level (2**k, s, s), with s the least multiple of what the transform needs that is at least `side`.
+    """
+    plan = cdm.plan
+    side = -(-side // plan.multiple) * plan.multiple
+    x = torch.zeros(1, 1, side, side, dtype=torch.float64, requires_grad=True)
+    found = contourlet(x, cdm.levels, plan.pyramid or "9-7", plan.directional, plan.boundary)
+
+    def response(band: Tensor) -> Array:
+        middle = band[0, 0, band.shape[2] // 2, band.shape[3] // 2]
+        (taps,) = torch.autograd.grad(middle, x, retain_graph=True)
+        return np.fft.fftshift(np.abs(np.fft.fft2(taps[0, 0].numpy())))
+
+    return [np.stack([response(band) for band in bands]) for bands in found.bands]
+
+
+def equalisation(features: Tensor, dtiem: DTIEM) -> Equalisation:
+    """DTIEM on features (1, C, H, W) with the whole map as its region."""
+    _, _, height, width = features.shape
+    positions = whole_map(1, height, width, features.device)
+    raw = DTIEM(dtiem.levels, dtiem.iterations, dtiem.relaxation, None, dtiem.min_range)
+    with torch.no_grad():
+        before, after = raw.quantize(features, positions), dtiem.quantize(features, positions)
+        result = dtiem.equalize(features, positions)
+        intensity = F.cosine_similarity(features, features.mean((2, 3), keepdim=True))
+    return Equalisation(
+        intensity[0].double().numpy(),
+        result.values.reshape(height, width).double().numpy(),
+        after.levels.flatten().double().numpy(),
+        before.share.flatten().double().numpy(),
+        after.share.flatten().double().numpy(),
+        result.cumulative.flatten().double().numpy(),
+    )
+
+
+def edges(image: NDArray[np.uint8]) -> Tensor:
+    """Features of a bare image, like those of a first layer: how much brighter each pixel is than its right, left,
+    lower and upper neighbour, or 0 where it is darker, over the 5 x 5 pixels around. (1, 100, H, W), float32."""
+    x = grey(image).float()
+    padded = F.pad(x, [1] * 4, mode="replicate")
+    neighbours = padded[..., 1:-1, 2:], padded[..., 1:-1, :-2], padded[..., 2:, 1:-1], padded[..., :-2, 1:-1]
+    rises = torch.cat([(x - other).relu() for other in neighbours], 1)
+    around = F.unfold(F.pad(rises, [_PATCH // 2] * 4, mode="replicate"), _PATCH)
+    return around.view(1, -1, *image.shape[:2])
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A trained student and its teacher, and how each of them wants its images."""
+
+    run: Run
+    student: SegNet
+    teacher: SegNet
+    student_sees: DataInfo
+    teacher_sees: DataInfo
+
+
+def networks(experiment: Path, run_id: str) -> Networks:
+    """The student of a finished run with a teacher, out of an experiment's results folder.
+
+    Raises:
+        ValueError: no such run, it did not finish or has no teacher, or weights that are missing or others.
+    """
+    row = store.read_run(experiment, store.find_run(experiment, run_id))
+    run = Run.model_validate_json(row["spec"])
+    if row["status"] != "ok" or run.teacher is None or run.role != "student":
+        what = f"{row['status']} {run.role} of {run.method.label}"
+        raise ValueError(f"{row['run_id']}: {what}; a finished student with a teacher is needed")
+    data = load_data(run.data)
+    sees, taught = (for_inputs(data, run.train.normalize, n.encoder).info for n in (run.network, run.teacher))
+    student = build(run.network.model_copy(update={"encoder_weights": None}), sees.num_classes, 0)
+    path = weights_path(experiment, row["run_id"])
+    load_into(student, load_state(path, row["weights_sha256"]), str(path))
+    teacher = build_teacher(run, sees, experiment, torch.device("cpu"))
+    return Networks(run, student.eval().requires_grad_(False), teacher, sees, taught)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which features of two networks are compared, and by what."""
+
+    stages: tuple[str, ...]
+    stride: int
+    cdm: CDM
+    dtiem: DTIEM
+    source: str
+
+
+def reading(run: Run, cdm: CDM, dtiem: DTIEM) -> Reading:
+    """The options of the run where it is one of SSTKD; else its default taps with the given transforms."""
+    for part in run.method.parts:
+        if part.name == "sstkd":
+            p = part.parameters
+            own = CDM(p["levels"], p["pyramid"], p["directional"], p["boundary"], p["band_weights"])
+            equaliser = DTIEM(
+                p["quantization_levels"],
+                p["quantization_iterations"],
+                p["quantization_relaxation"],
+                p["clip_limit"],
+                p["quantization_min_range"],
+            )
+            return Reading(tuple(p["stages"]), p["stride"], own, equaliser, "options of the run")
+    return Reading(("stage1", "stage2"), 8, cdm, dtiem, "options of the command")
+
+
+def low_level(pair: Networks, image: NDArray[np.uint8], read: Reading) -> tuple[Tensor, Tensor]:
+    """The low-level features of student and teacher on an image: stages, resized to the stride and joined.
+
+    The student's are those before its adapter, which belongs to the training and is not in the student's weights.
+
+    Raises:
+        ValueError: a network without one of the stages.
+    """
+    sees = pair.student_sees
+    x = (torch.from_numpy(image).float() - torch.tensor(sees.mean)) / torch.tensor(sees.std)
+    x = (x.flip(2) if sees.bgr else x).permute(2, 0, 1)[None].contiguous()
+    hw = -(-image.shape[0] // read.stride), -(-image.shape[1] // read.stride)
+
+    def joined(role: str, taps: Taps) -> Tensor:
+        missing = [name for name in read.stages if name not in taps.stages]
+        if missing:
+            raise ValueError(f"the {role} has no tap {', '.join(missing)}; it has {', '.join(taps.stages)}")
+        return torch.cat([F.interpolate(taps.stages[name], hw, mode="bilinear") for name in read.stages], 1)
+
+    with torch.no_grad():
+        taught = pair.teacher(converted(x, sees, pair.teacher_sees))
+        return joined("student", pair.student(x)), joined("teacher", taught)
+
+
+def direction_energy(features: Tensor, cdm: CDM) -> list[Array]:
+    """Share of each direction in a level's energy, levels coarse to fine: (2**k,) each."""
+    with torch.no_grad():
+        stacks = cdm(features)
+    out = []
+    for k in cdm.levels:
+        groups, stacks = stacks[: 2 if k >= 3 else 1], stacks[2 if k >= 3 else 1 :]
+        # Stacks of a level differ in the shape of their bands, not in its size.
+        energy = torch.cat([group.double().square().mean((0, 1, 3, 4)) for group in groups])
+        out.append((energy / energy.sum()).numpy())
+    return out
+
+
+def check_folder(to: Path) -> None:
+    """Better told before the drawing than after.
+
+    Raises:
+        ValueError: something that is no folder has this path or one above it.
+    """
+    blocked = next((path for path in (to, *to.parents) if path.exists()), to)
+    if blocked.exists() and not blocked.is_dir():
+        raise ValueError(f"--to {to}: {blocked} is a file; name a folder for the pictures")
+
+
+def save(pictures: Mapping[str, NDArray[np.uint8]], to: Path) -> list[Path]:
+    """Write NAME.png of each picture (H, W, 3), in 256 colours, which is a third of the bytes; the paths.
+
+    Raises:
+        ValueError: the folder cannot be made or written.
+    """
+    paths = []
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        for name, pixels in pictures.items():
+            content = io.BytesIO()
+            few = Image.fromarray(pixels).quantize(256, kmeans=1, dither=Image.Dither.NONE)
+            few.save(content, "png", optimize=True)
+            paths.append(to / f"{name}.png")
+            paths[-1].write_bytes(content.getvalue())
+    except OSError as error:
+        raise ValueError(
+            f"--to {to}: cannot be written ({error.filename or to}: {error.strerror}); name another folder"
+        ) from None
+    return paths

@@ -1,0 +1,271 @@
+"""The fairness report: what is compared, what makes it unfair, and that a failed run is a loss; `power` on top."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from harness.analysis import fairness, power
+from harness.analysis.comparison import COLUMNS, quick_table
+from harness.analysis.tables import Block
+from harness.cli.app import app
+from harness.experiment import load
+from harness.report.write import to_json, to_markdown, write_report
+from harness.results import store
+from harness.results.schema import SCHEMA
+from tests.support import tiny
+from tests.support.rows import make_experiment, make_row
+
+METHODS = ("none", "kd", "cwd", "sstkd")
+
+
+def block(
+    rows: list[dict[str, Any]], methods: tuple[str, ...] = METHODS, seeds: tuple[int, ...] | None = None
+) -> Block:
+    schema = pa.schema([SCHEMA.field(c) for c in COLUMNS])
+    table = pa.Table.from_pylist([{c: r.get(c) for c in COLUMNS} for r in rows], schema)
+    return quick_table(table, methods, seeds).blocks[0]
+
+
+def equally_fast(seeds: int = 3) -> list[dict[str, Any]]:
+    return [row | {"step_ms": 100.0} for row in make_experiment(seeds=seeds)]
+
+
+def unfair(found: Block) -> list[str]:
+    return [finding.text for finding in found.findings if finding.unfair]
+
+
+def notes(found: Block) -> list[str]:
+    return [finding.text for finding in found.findings if not finding.unfair]
+
+
+def test_a_fair_comparison_says_what_is_compared_and_finds_nothing_unfair() -> None:
+    found = block(equally_fast())
+    assert unfair(found) == []
+    assert found.compared.startswith(
+        "lite2-to-tiny on texmosaic: none, kd, cwd, sstkd, each against none and kd, paired over 3 seeds; 5 comparisons"
+    )
+
+
+def test_few_seeds_and_missing_runs_are_unfair() -> None:
+    found = unfair(block(equally_fast(seeds=2)))
+    assert found == ["2 seeds: 3 or more are needed to tell a gain from luck"]
+    rows = [r for r in equally_fast() if (r["method"], r["seed"]) != ("cwd", 1)]
+    assert unfair(block(rows)) == ["cwd: 1 of 3 runs are not there; its mean is over fewer seeds"]
+
+
+def test_a_method_or_a_control_without_rows_is_said() -> None:
+    rows = [r for r in make_experiment() if r["method"] not in ("kd", "sstkd")]
+    found = unfair(block(rows))
+    assert "not run: sstkd" in found
+    assert any(text.startswith("the control kd is missing") for text in found)
+
+
+def test_unequal_searches_are_unfair_and_searched_is_exploratory() -> None:
+    of_search = {"ruleset": "searched", "search_seconds": 9.0, "search_sha256": "ab" * 32}
+    rows = [row | {"search_trials": 20 if row["method"] == "cwd" else 12} | of_search for row in equally_fast()]
+    found = block(rows)
+    assert unfair(found) == ["unequal search: 20 trials for cwd, 12 for none"]
+    assert any(text.startswith("exploratory") for text in notes(found))
+
+
+def test_equal_trials_that_took_longer_are_a_note() -> None:
+    of_search = {"ruleset": "tuned", "search_trials": 12, "search_sha256": "ab" * 32}
+    rows = [row | {"search_seconds": 30.0 if row["method"] == "sstkd" else 10.5} | of_search for row in equally_fast()]
+    found = block(rows)
+    assert unfair(found) == []
+    assert "equal trials are not equal compute; seconds of the search in units of none's: sstkd 2.86" in notes(found)
+
+
+def test_a_budget_of_seconds_does_not_hold_for_trials(tmp_path: Path) -> None:
+    search = {"search": {"trials": 4, "lr": [1e-3, 1e-2]}, "protocol": {"ruleset": "tuned"}}
+    for unit in ("seconds", "steps"):
+        file = tiny.write(tmp_path, budget={"unit": unit}, seeds=[0, 1, 2], **search)
+        ((_, findings),) = fairness.of_experiment(load.load(file, [])).values()
+        said = "the budget of seconds is for the final runs; trials are equal in number and in steps"
+        assert (said in [finding.text for finding in findings]) == (unit == "seconds")
+
+
+def test_a_weak_teacher_and_a_student_below_the_floor_are_unfair() -> None:
+    weak = [make_row(role="teacher", dev_miou=0.4), *make_experiment()[1:]]
+    assert any("the teacher (40.00) is no better" in text for text in unfair(block(weak)))
+    low = [r | {"floor_dev_miou": 0.9} for r in make_experiment()]
+    assert any("is no better than the floor (90.00)" in text for text in unfair(block(low)))
+
+
+def test_unequal_time_per_step_is_unfair_unless_the_plain_student_had_as_long() -> None:
+    rows = [r | {"step_ms": 200.0 if r["method"] == "sstkd" else 100.0} for r in make_experiment()]
+    said = "equal steps are not equal compute; seconds per step in units of none's: sstkd 2.00"
+    (found,) = unfair(block(rows))
+    assert found.startswith(said) and "budget: {longer: true}" in found
+    recipe = json.dumps({"steps": 600, "batch_size": 8, "optimizer": {"name": "adamw", "lr": 0.002}})
+    rows += [
+        make_row("none", seed, run_id=f"longer-{seed}", control="equal seconds", steps=600, recipe=recipe)
+        | {"budget_amount": 600.0, "budget_step_ms": 100.0, "step_ms": 100.0}
+        for seed in range(3)
+    ]
+    longer = block(rows)
+    assert unfair(longer) == [] and any(text.startswith(said) for text in notes(longer))
+    assert [x.label for x in longer.methods] == ["none", "kd", "none at equal seconds", "cwd", "sstkd"]
+    assert longer.references == {"none": "none", "kd": "kd"} and longer.budget == "300 steps"
+    assert "none at equal seconds: 600 steps; one was found to take 100 ms" in longer.caveats
+
+
+def test_a_budget_of_seconds_is_equal_compute_whatever_the_steps() -> None:
+    rows = [
+        r | {"budget_unit": "seconds", "budget_amount": 30.0, "step_ms": 200.0 if r["method"] == "sstkd" else 100.0}
+        | ({"steps": 150, "recipe": r["recipe"].replace("300", "150")} if r["method"] == "sstkd" else {})
+        for r in make_experiment()
+    ]  # fmt: skip
+    found = block(rows)
+    assert unfair(found) == [] and found.budget == "30 seconds"
+    # Timed on idle workers and run on busy ones: 150 steps of 0.3 s are more than the plain student's 300 of 0.1 s.
+    busy = block([r | {"step_ms": 300.0} if r["method"] == "sstkd" else r for r in rows])
+    (text,) = unfair(busy)
+    assert text.startswith("the seconds are not equal; those of training in units of none's: sstkd 1.50.")
+    assert "delete step_times" in text
+    with pytest.raises(ValueError, match="different budget_amount"):
+        block([*rows[:-1], rows[-1] | {"budget_amount": 31.0}])
+
+
+def test_different_devices_are_a_note() -> None:
+    rows = equally_fast()
+    rows[-1]["device"] = "NVIDIA A100"
+    assert any("different devices (NVIDIA A100, cpu)" in text for text in notes(block(rows)))
+
+
+def test_a_failed_run_is_a_loss_and_not_a_gap() -> None:
+    level = {"none": 0.5, "sstkd": 0.7}
+    rows = [
+        r | {"dev_miou": level.get(r["method"], 0.6) + 1e-3 * r["seed"] + 1e-5 * (i * i % 7)}
+        for i, r in enumerate(make_experiment(seeds=4))
+    ]
+    whole = next(x for x in block(rows).methods if x.label == "sstkd")
+    assert whole.vs_none is not None and whole.vs_none.beyond_noise and "▲" in whole.vs_none.text
+    for row in rows:
+        if (row["method"], row["seed"]) == ("sstkd", 3):
+            row.update(status="failed", dev_miou=None)
+    found = block(rows)
+    line = {x.label: x for x in found.methods}
+    assert line["sstkd"].vs_none is not None and not line["sstkd"].vs_none.beyond_noise
+    assert line["sstkd"].vs_none.text.endswith("; 1 lost") and "▲" not in line["sstkd"].vs_none.text
+    assert any(text.startswith("sstkd: 1 of 4 runs failed; they are no number but a loss") for text in unfair(found))
+    # Seen from the other side: what stays behind a method that failed cannot be called worse.
+    for row in rows:
+        if (row["method"], row["seed"]) == ("none", 0):
+            row.update(status="failed", dev_miou=None)
+    kd = next(x for x in block(rows).methods if x.label == "kd")
+    assert kd.vs_none is not None and kd.vs_none.won == 1 and kd.vs_none.lost == 0
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_false_wins_of_methods_that_diverge(seeds: int) -> None:
+    """No method differs from the plain student; two of three lose one run in five. Wins stay below 5 %."""
+    rng, trials, wins, names = np.random.default_rng(seeds), 150, 0, ("none", "kd", "cwd", "sstkd")
+    for _ in range(trials):
+        values = 0.6 + rng.normal(0, 0.02, seeds) + rng.normal(0, 0.008, (4, seeds))
+        lost = (rng.random((4, seeds)) < 0.2) & np.array([[False], [False], [True], [True]])
+        rows = [
+            {
+                **dict.fromkeys(COLUMNS),
+                "run_id": f"{n}{s}",
+                "experiment": "e",
+                "role": "student",
+                "method": n,
+                "seed": s,
+            }
+            | {"method_parameters": "{}", "pair": "p", "dataset": "d", "protocol_version": "1.1", "recipe": "{}"}
+            | {"ruleset": "published", "budget_unit": "steps", "budget_amount": 1.0, "steps": 1, "device": "cpu"}
+            | {"status": "failed" if lost[m, s] else "ok", "dev_miou": None if lost[m, s] else float(values[m, s])}
+            for m, n in enumerate(names)
+            for s in range(seeds)
+        ]
+        lines = block(rows, names).methods
+        wins += any(
+            c is not None and c.beyond_noise and c.difference.mean > 0 for x in lines for c in (x.vs_none, x.vs_kd)
+        )
+    assert wins / trials <= 0.05 + 3 * (0.05 * 0.95 / trials) ** 0.5
+
+
+def test_the_report_is_in_every_footer_and_stored(tmp_path: Path) -> None:
+    rows = make_experiment(seeds=2)
+    for row in rows:
+        store.write_run(tmp_path, row)
+    paths = write_report(tmp_path, METHODS, [0, 1])
+    said = "unfair: 2 seeds: 3 or more are needed to tell a gain from luck"
+    assert f"- {said}" in paths["markdown"].read_text()
+    assert said in paths["html"].read_text()
+    stored = json.loads(paths["fairness"].read_text())
+    assert stored["pairs"][0]["findings"][0] == {"unfair": True, "text": said.removeprefix("unfair: ")}
+    table = quick_table(store.read_runs(tmp_path, list(COLUMNS)), METHODS, [0, 1])
+    assert to_json(table) == paths["fairness"].read_text() and to_markdown(table) == paths["markdown"].read_text()
+
+
+def test_an_experiment_is_judged_before_it_runs(tmp_path: Path) -> None:
+    experiment = load.load(tiny.write(tmp_path, methods=["none", "cwd"], seeds=[0, 1]), [])
+    ((text, findings),) = fairness.of_experiment(
+        experiment, {("tiny", "student", "none"): 0.1, ("tiny", "student", "cwd"): 0.25}
+    ).values()
+    assert text.startswith("tiny on texmosaic: none, cwd, each against none and kd, paired over 2 seeds; 1 comparison,")
+    said = list(map(str, findings))
+    assert "unfair: 2 seeds: 3 or more are needed to tell a gain from luck" in said
+    assert any(s.startswith("unfair: the control kd is missing") for s in said)
+    assert any("in units of none's: cwd 2.50, and no plain student was trained for as long" in s for s in said)
+    changing = load.load(tiny.write(tmp_path, resources={"workers": {"min": 1, "max": 2}}), [])
+    assert any("workers come and go (1 to 2)" in f.text for f in fairness.of_experiment(changing)["tiny"][1])
+
+
+def test_comparisons_are_counted_as_the_table_counts_them(tmp_path: Path) -> None:
+    experiment = load.load(tiny.write(tmp_path, methods=["none", "kd", "cwd", "sstkd"], seeds=[0, 1, 2]), [])
+    assert f"{block(make_experiment()).comparisons} comparisons" in fairness.of_experiment(experiment)["tiny"][0]
+
+
+def test_check_prints_the_report(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["check", str(tiny.write(tmp_path)), "--no-measure", "--results", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "tiny on texmosaic: none, kd, each against none and kd, paired over 1 seed;" in done.output
+    assert "unfair: 1 seed: 3 or more are needed" in done.output
+
+
+def test_power_is_that_of_the_spread_at_the_corrected_level() -> None:
+    found = block(make_experiment(seeds=5))
+    shown = {x.label: x for x in power.shown(found, [5, 12])}
+    assert set(shown) == {"kd", "cwd", "sstkd"}
+    values = {x.label: np.array([x.values[s] for s in range(5)]) for x in found.methods}
+    deltas = values["cwd"] - values["none"]
+    cwd = shown["cwd"]
+    assert (cwd.n, cwd.difference) == (5, pytest.approx(deltas.mean()))
+    assert cwd.spread.mean == pytest.approx(deltas.std(ddof=1))
+    for n, smallest in cwd.smallest.items():
+        shift = smallest / deltas.std(ddof=1) * n**0.5
+        critical = stats.t.ppf(1 - 0.05 / found.comparisons / 2, n - 1)
+        assert stats.nct.sf(critical, n - 1, shift) == pytest.approx(0.8, abs=1e-3)
+    assert cwd.seeds is not None and cwd.seeds > 2
+    again = {x.label: x for x in power.shown(found, [cwd.seeds, cwd.seeds - 1])}["cwd"]
+    assert again.smallest[cwd.seeds] <= abs(cwd.difference) < again.smallest[cwd.seeds - 1]
+
+
+def test_power_says_nothing_without_pairs() -> None:
+    assert power.shown(block(make_experiment(seeds=1)), [3]) == []
+    assert power.phrase(block(make_experiment(seeds=1))) is None
+    assert "3 seeds find a difference to none of" in str(power.phrase(block(make_experiment())))
+
+
+def test_the_power_command(tmp_path: Path) -> None:
+    file = tiny.write(tmp_path, seeds=[0, 1, 2])
+    nothing = CliRunner().invoke(app, ["power", str(file), "--results", str(tmp_path / "results")])
+    assert nothing.exit_code == 2 and "there are no rows yet" in nothing.output
+    for run in tiny.plan(tmp_path, seeds=[0, 1, 2]):
+        name = "none" if run.role == "teacher" else run.method.name
+        row = make_row(name, run.seed, role=run.role, run_id=run.run_id, experiment="tiny", pair="tiny")
+        store.write_run(tmp_path / "results" / "tiny", row | {"teacher_run_id": run.teacher_run})
+    done = CliRunner().invoke(app, ["power", str(file), "--results", str(tmp_path / "results"), "--seeds", "7"])
+    assert done.exit_code == 0, done.output
+    assert "7 seeds" in done.output and "seeds it takes" in done.output and "10 seeds" not in done.output
+    bad = CliRunner().invoke(app, ["power", str(file), "--seeds", "1"])
+    assert bad.exit_code == 2

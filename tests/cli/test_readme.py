@@ -1,0 +1,106 @@
+"""The tables of the pages are those that the committed rows give."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from harness.analysis.comparison import COLUMNS, quick_table
+from harness.cli.app import app
+from harness.experiment import load, plan
+from harness.experiment.spec import Experiment
+from harness.report.write import to_markdown
+from harness.results import store
+from tests.support.camvid_page import score_lines
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "results" / "examples" / "quickstart"
+
+
+def lines_of(directory: Path, experiment: Experiment, ids: list[str] | None = None) -> list[str]:
+    """The Markdown table and its floor, from rows."""
+    rows = store.read_runs(directory, list(COLUMNS), run_ids=ids)
+    table = quick_table(rows, [method.label for method in experiment.methods], experiment.seeds)
+    return [line for line in to_markdown(table).splitlines() if line.startswith(("|", "Floor"))]
+
+
+def test_the_readme_shows_what_the_example_rows_give() -> None:
+    experiment = load.load(ROOT / "experiments" / "quickstart.yaml")
+    ids = [run.run_id for run in plan.plan(experiment)]
+    assert set(store.finished(EXAMPLE)) == set(ids), (
+        "the example rows are of another quickstart: run and copy them again"
+    )
+    lines = lines_of(EXAMPLE, experiment, ids)
+    assert len(lines) == 7
+    readme = (ROOT / "README.md").read_text().splitlines()
+    assert [line for line in lines if line not in readme] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "page", "columns"),
+    [("ablation_sstkd", "sstkd.md", (1, 2, 3)), ("compare_distillers", "distillers.md", (1, 2, 3, 5, 6))],
+)
+def test_pages_show_what_the_example_rows_give(name: str, page: str, columns: tuple[int, ...]) -> None:
+    experiment = load.load(ROOT / "experiments" / f"{name}.yaml")
+    lines = lines_of(EXAMPLE.parent / experiment.name, experiment)
+    cells = [line.split("|") for line in lines if line.startswith("|") and "not run" not in line]
+    shown = ["|".join(["", *(each[i] for i in columns), ""]) for each in cells]
+    assert len(shown) == 2 + len(experiment.methods)
+    written = (ROOT / "docs" / page).read_text().splitlines()
+    assert [line for line in shown if line not in written] == []
+
+
+def test_the_camvid_page_shows_what_its_rows_give(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CAMVID", str(tmp_path))
+    experiment = load.load(ROOT / "experiments" / "camvid.yaml")
+    directory = EXAMPLE.parent / "camvid"
+    assert set(store.finished(directory)) == {run.run_id for run in plan.plan(experiment)}
+    cells = [line.split("|") for line in lines_of(directory, experiment) if line.startswith("|")]
+    shown = ["|".join(["", *(each[i] for i in (1, 2, 3, 4)), ""]) for each in cells]
+    written = (ROOT / "docs" / "camvid.md").read_text().splitlines()
+    assert len(shown) == 6 and [line for line in [*shown, *score_lines(directory)] if line not in written] == []
+    for run_id in store.finished(directory):
+        for sample in store.read_row(store.run_path(directory, run_id))["samples"]:
+            assert sample["image"] is None and sample["label"] is None
+
+
+@pytest.mark.parametrize(
+    "page", [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "experiments" / "README.md"]
+)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    import re
+
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith(("https://", "http://")) or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_texmosaic_page_shows_what_the_example_rows_give() -> None:
+    columns = ["role", "method", "seed", "dev_miou", "val_miou", "floor_dev_miou", "floor_val_miou", "steps"]
+    rows = sorted(store.read_runs(EXAMPLE, columns).to_pylist(), key=lambda row: row["seed"])
+    teacher = next(row for row in rows if row["role"] == "teacher")
+    shown = [f"| floor | {100 * teacher['floor_dev_miou']:.2f} | {100 * teacher['floor_val_miou']:.2f} |"]
+    shown += [
+        f"| teacher, {teacher['steps']} steps | {100 * teacher['dev_miou']:.1f} | {100 * teacher['val_miou']:.1f} |"
+    ]
+    means = {}
+    for method in ("none", "kd", "cwd", "sstkd"):
+        mine = [row for row in rows if row["role"] == "student" and row["method"] == method]
+        dev, val = ([100 * row[split] for row in mine] for split in ("dev_miou", "val_miou"))
+        means[method] = sum(dev) / len(dev), sum(val) / len(val)
+        name = "none, seeds 0, 1, 2" if method == "none" else method
+        shown.append(f"| {name} | {', '.join(f'{x:.1f}' for x in dev)} | {', '.join(f'{x:.1f}' for x in val)} |")
+    ahead = [100 * teacher[split] - mean for split, mean in zip(("dev_miou", "val_miou"), means["none"], strict=True)]
+    shown.append("Teacher minus plain student: {:.1f} points on dev, {:.1f} on val.".format(*ahead))
+    written = (ROOT / "docs" / "texmosaic.md").read_text()
+    assert [line for line in shown if line not in written] == []
+
+
+def test_the_page_of_backbones_shows_what_its_rows_give(tmp_path: Path) -> None:
+    words = ["compare", "experiments/backbones_small.yaml", "--results", str(EXAMPLE.parent), "--to", str(tmp_path)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    lines = (tmp_path / "compare.md").read_text().split("## Standings")[1].split("\n## ")[0].splitlines()
+    lines += (tmp_path / "compare.md").read_text().split("## Gains")[1].split("\n## ")[0].splitlines()
+    shown = [line for line in lines if line.startswith(("|", "- "))]
+    written = (ROOT / "docs" / "backbones.md").read_text().splitlines()
+    assert len(shown) > 20 and [line for line in shown if line not in written] == []

@@ -1,0 +1,75 @@
+"""What networks see of an image: normalisation by dataset, by each network's encoder, and as in the papers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from harness.datasets import DATASETS
+from harness.models.inputs import CAFFE_MEAN, IMAGENET, input_statistics
+from harness.training.build import converted, for_inputs
+from harness.training.runtime import Runtime
+
+
+@pytest.fixture(scope="module")
+def data():
+    return DATASETS["texmosaic"](None, size=32, train=2, dev=1, val=1)
+
+
+def shown(data):
+    """The first val image as a network gets it, (3, H, W)."""
+    (batch,) = Runtime.local(None, device=torch.device("cpu")).evaluation(data.val, data.info, 1)
+    return batch.image[0]
+
+
+def test_statistics_are_those_of_the_pretraining():
+    assert input_statistics("resnet18") == IMAGENET
+    assert input_statistics("xception") == ((127.5,) * 3, (127.5,) * 3)
+    mean, std = input_statistics("tu-vit_base_patch16_224")
+    record = timm.get_pretrained_cfg("vit_base_patch16_224")
+    np.testing.assert_allclose((mean, std), 255 * np.array([record.mean, record.std]))
+    assert mean != IMAGENET[0]
+    np.testing.assert_allclose(input_statistics("tu-resnet18d"), IMAGENET)
+
+
+def test_each_choice_by_its_formula(data):
+    raw = torch.from_numpy(data.val[0][0]).permute(2, 0, 1).double()
+    for how, encoder in (("dataset", "resnet18"), ("encoder", "resnet18"), ("encoder", "xception")):
+        mean, std = (data.info.mean, data.info.std) if how == "dataset" else input_statistics(encoder)
+        want = (raw - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+        torch.testing.assert_close(shown(for_inputs(data, how, encoder)).double(), want, rtol=1e-5, atol=1e-5)
+    colours = replace(
+        data, val=[(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8), data.val[0][1])]
+    )
+    raw = torch.from_numpy(colours.val[0][0]).permute(2, 0, 1).double()
+    want = (raw - torch.tensor(CAFFE_MEAN).view(3, 1, 1)).flip(0)  # blue first
+    torch.testing.assert_close(shown(for_inputs(colours, "bgr-mean", "resnet18")).double(), want, rtol=1e-5, atol=1e-4)
+
+
+def test_a_teacher_with_other_statistics_sees_its_own(data):
+    student, teacher = (for_inputs(data, "encoder", name).info for name in ("resnet18", "xception"))
+    image = shown(for_inputs(data, "encoder", "resnet18"))[None]
+    want = shown(for_inputs(data, "encoder", "xception"))[None]
+    torch.testing.assert_close(converted(image, student, teacher), want, rtol=1e-5, atol=1e-5)
+    assert converted(image, student, student) is image
+
+
+def test_the_papers_statistics_are_the_same_for_both_networks(data):
+    student, teacher = (for_inputs(data, "bgr-mean", name).info for name in ("resnet18", "xception"))
+    image = torch.zeros(1, 3, 4, 4)
+    assert converted(image, student, teacher) is image
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("how", ["dataset", "encoder", "bgr-mean"])
+def test_the_table_on_a_cpu_gives_the_bits_of_the_formula(data, how, layout):
+    info = for_inputs(data, how, "resnet18").info
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 9, 70, 3), dtype=np.uint8))
+    got = Runtime.local(None, device=torch.device("cpu")).batch(image, image[..., 0], info, layout)
+    x = image.permute(0, 3, 1, 2).float()
+    x = (x - torch.tensor(info.mean).view(1, 3, 1, 1)) / torch.tensor(info.std).view(1, 3, 1, 1)
+    want = x.flip(1) if how == "bgr-mean" else x
+    assert torch.equal(got.image, want) and got.image.is_contiguous(memory_format=layout)
+    assert got.label.dtype == torch.int64

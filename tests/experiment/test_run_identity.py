@@ -1,0 +1,149 @@
+"""What makes a run that run: what its run_id covers and what it does not."""
+
+import pytest
+import yaml
+
+from harness.experiment import plan
+from harness.experiment.spec import Method, Run
+from tests.support.base import BASE, load
+
+
+def ids(experiment):
+    return [run.run_id for run in plan.plan(experiment)]
+
+
+def test_run_ids_do_not_change_between_versions(tmp_path):
+    """If this fails, every finished run of every user is run again: raise PROTOCOL_VERSION, or keep the identity."""
+    experiment = load(tmp_path)
+    kd = Method(name="kd", parameters={"weight": 2.0})  # the tables' own defaults may change
+    data = experiment.data.model_copy(update={"parameters": {"size": 64}})
+    fixed = experiment.model_copy(update={"data": data, "methods": (Method(name="none"), kd), "seeds": (3,)})
+    assert ids(fixed) == ["46e62683d9f5a2ea", "428bf3f686aaed49", "29eddda96fe72bff"]
+
+
+def test_a_run_survives_the_way_to_a_worker(tmp_path):
+    for run in plan.plan(load(tmp_path)):
+        again = Run.model_validate_json(run.model_dump_json())
+        assert again == run and again.run_id == run.run_id
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "name=other",
+        "pairs.0.name=other",
+        "resources={workers: 2, cpus_per_worker: 3, gpus_per_worker: 0.5, address: auto}",
+        "train.checkpoint_every=1",
+        "train.optimizer.lr=0.01",  # the default
+        "train.optimizer.momentum=0.9",
+        "train.augment={crop_hw: null, saturation: 0, hue: 0, scale_step: 0, class_cap: 1}",
+        "train.evaluation={scales: [1.0], flip: false}",
+        "train.normalize=dataset",
+        "data.parameters.size=64",
+        "methods.1.kd.temperature=1",
+    ],
+)
+def test_what_does_not_change_the_numbers_does_not_change_the_run(tmp_path, override):
+    assert ids(load(tmp_path, BASE, override)) == ids(load(tmp_path))
+
+
+def test_the_order_of_keys_does_not_change_the_run(tmp_path):
+    def turned(value):
+        if isinstance(value, dict):
+            return {k: turned(v) for k, v in reversed(value.items())}
+        return [turned(v) for v in value] if isinstance(value, list) else value
+
+    text = BASE.replace("resnet18", "resnet18\n      parameters: {b: {y: 1, x: 2}, a: [3, 4]}")
+    data = yaml.safe_load(text)
+    assert ids(load(tmp_path, yaml.safe_dump(turned(data), sort_keys=False))) == ids(load(tmp_path, text))
+
+
+TEACHER, NONE, KD = (0,), (1, 3), (2, 4)
+ALL = (*TEACHER, *NONE, *KD)
+CHANGES = {
+    "protocol.absent_policy=zero": ALL,
+    "data.parameters.size=96": ALL,
+    "train.auxiliary_weight=0.2": ALL,
+    "pairs.0.teacher.encoder=resnet50": ALL,
+    "pairs.0.teacher.seed=1": ALL,
+    "pairs.0.teacher.steps=5": ALL,
+    "pairs.0.teacher.lr=0.5": ALL,
+    "pairs.0.teacher.parameters={decoder_dropout: 0.0}": ALL,
+    "pairs.0.student.encoder=resnet50": (*NONE, *KD),
+    "pairs.0.student.architecture=unet": (*NONE, *KD),
+    "pairs.0.student.parameters={path: a}": (*NONE, *KD),
+    "train.steps=5": ALL,
+    "train.batch_size=7": ALL,
+    "train.optimizer.name=adamw": ALL,
+    "train.optimizer.lr=0.02": ALL,
+    "train.optimizer.weight_decay=0": ALL,
+    "train.optimizer.momentum=0.8": ALL,
+    "train.optimizer.betas=[0.9, 0.99]": ALL,
+    "train.schedule.name=cosine": ALL,
+    "train.schedule.power=1": ALL,
+    "train.schedule.warmup_steps=1": ALL,
+    "train.augment.crop_hw=[32, 32]": ALL,
+    "train.augment.scale=[0.5, 2.0]": ALL,
+    "train.augment.flip=false": ALL,
+    "train.augment.jitter=0.1": ALL,
+    "train.augment.saturation=0.2": ALL,
+    "train.augment.hue=10": ALL,
+    "train.augment.scale_step=0.1": ALL,
+    "train.augment.class_cap=0.75": ALL,
+    "train.normalize=encoder": ALL,
+    "train.evaluation.window_hw=[32, 32]": ALL,
+    "train.evaluation={window_hw: [32, 32], stride_hw: [16, 16]}": ALL,
+    "train.evaluation.scales=[0.5, 1.0]": ALL,
+    "train.evaluation.flip=true": ALL,
+    "train.evaluation.boundary=2": ALL,
+    "train.evaluation.per_image=true": ALL,
+    "train.precision=bf16": ALL,
+    "train.clip_norm=1": ALL,
+    "train.accumulate=2": ALL,
+    "train.channels_last=true": ALL,
+    "train.compile=true": ALL,
+    "train.sync_batchnorm=false": ALL,
+    "train.eval_every=2": ALL,
+    "methods.1.kd.weight=2.5": KD,
+    "methods.1.kd.temperature=4": KD,
+    "seeds=[2, 3]": (*NONE, *KD),
+}
+
+
+@pytest.mark.parametrize("override", CHANGES)
+def test_what_changes_the_numbers_changes_the_run(tmp_path, override):
+    before, after = ids(load(tmp_path)), ids(load(tmp_path, BASE, override))
+    assert len(before) == len(after) == 5
+    changed = {i for i in range(5) if before[i] != after[i]}
+    assert changed == set(CHANGES[override])
+
+
+def test_every_setting_of_the_recipe_is_covered_above(tmp_path):
+    """A new key of `train` is either in CHANGES or said to change nothing."""
+    train = load(tmp_path).train
+    keys = {f"train.{k}" for k in type(train).model_fields} - {"train.checkpoint_every", "train.eval_batch_size"}
+    covered = {key.split("=")[0] for key in CHANGES} | {"train.evaluation.stride_hw"}  # given with its window
+    for key in keys:
+        inner = getattr(train, key.partition(".")[2])
+        names = [f"{key}.{k}" for k in type(inner).model_fields] if hasattr(type(inner), "model_fields") else [key]
+        assert set(names) <= covered, names
+
+
+def test_weights_count_by_content_not_by_place(tmp_path):
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).write_bytes(b"x")
+
+    def with_weights(key, path, digest):
+        weights = f"{key}={{path: {tmp_path}/{path}, sha256: {digest * 64}}}"
+        return ids(load(tmp_path, BASE, weights))
+
+    for key in ("pairs.0.student.encoder_weights", "pairs.0.teacher.encoder_weights", "pairs.0.teacher.checkpoint"):
+        first = with_weights(key, "a.pt", "a")
+        assert first == with_weights(key, "b.pt", "a")
+        assert first[1:] != with_weights(key, "a.pt", "b")[1:]
+        assert first != ids(load(tmp_path))
+
+
+def test_the_root_of_a_dataset_is_a_place(tmp_path):
+    (tmp_path / "data").mkdir()
+    assert ids(load(tmp_path, BASE, f"data.root={tmp_path}/data")) == ids(load(tmp_path))

@@ -1,0 +1,139 @@
+"""The same run by every way to launch it, and what happens when processes die. Marker `ray`: starts Ray on this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.execution.launcher import run_all
+from harness.execution.status import Status
+from harness.experiment.spec import Resources, Run
+from harness.results import store
+from tests.support import cluster, tiny
+
+pytestmark = [pytest.mark.ray, *cluster.QUIET]
+
+MEASURED = ("dev_confusion", "val_confusion", "dev_miou", "curve", "losses", "weights_sha256", "student_init_sha256")
+
+
+def rows(experiment: Path) -> dict[str, dict[str, Any]]:
+    """Measured columns by run_id."""
+    return tiny.measured(experiment, (*MEASURED, "message"))
+
+
+@pytest.fixture(scope="module")
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Run], dict[str, dict[str, Any]]]:
+    """The tiny experiment run one after the other in this process."""
+    folder = tmp_path_factory.mktemp("local")
+    runs = tiny.plan(folder, methods=["none", "kd", "sstkd"])
+    for run in runs:
+        tiny.in_process(run, folder)
+    return runs, rows(folder)
+
+
+def test_warm_actors_give_the_same_bits(
+    in_process: tuple[list[Run], dict[str, dict[str, Any]]], tmp_path: Path
+) -> None:
+    runs, expected = in_process
+    seen: list[Status] = []
+    states = run_all(runs, Resources(), tmp_path, seen.append)
+    assert set(states.values()) == {"ok"}
+    assert rows(tmp_path) == expected
+    assert seen[-1].eta_seconds() == 0
+    # Every row is there: nothing is started, and Ray is not even needed.
+    assert run_all(runs, Resources(address="127.0.0.1:1"), tmp_path, seen.append) == states
+
+
+def test_a_killed_worker_costs_nothing(in_process: tuple[list[Run], dict[str, dict[str, Any]]], tmp_path: Path) -> None:
+    """SIGKILL one actor in the middle of a run, by the pid it wrote down itself."""
+    runs, expected = in_process
+    killed: list[int] = []
+
+    def kill_once(status: Status) -> None:
+        for run_id, progress in status.progress.items():
+            if not killed and status.state[run_id] == "running" and 2 <= progress.get("step", 0) < 6:
+                os.kill(progress["pid"], signal.SIGKILL)
+                killed.append(progress["pid"])
+
+    slow = [run for run in runs if run.role == "teacher" or run.method.name in ("none", "sstkd")]
+    for _ in range(3):  # a run of six steps may end before it is seen: try again from nothing
+        run_all(slow, Resources(concurrent=1), tmp_path, kill_once)
+        if killed:
+            break
+        for path in (tmp_path / "runs").glob("*.parquet"):
+            path.unlink()
+    assert killed
+    assert rows(tmp_path) == {run.run_id: expected[run.run_id] for run in slow}
+
+
+def test_two_gloo_workers_agree_with_one(tmp_path: Path) -> None:
+    """Same global batch, statistics over both ranks: metrics and losses agree to 1e-5."""
+    network = {"architecture": "fpn", "encoder": "tu-mobilenetv3_small_050", "parameters": {"decoder_dropout": 0.0}}
+    pairs = [{"name": "tiny", "teacher": network | {"steps": 3}, "student": network}]
+    # A larger step would amplify the rounding of another order of summation within few steps, not test more.
+    overrides = ("train.optimizer={name: sgd, lr: 0.001}", "train.steps=4", "train.eval_every=2")
+    runs = tiny.plan(tmp_path, *overrides, pairs=pairs, methods=["none", "kd"])
+    one, two = tmp_path / "one", tmp_path / "two"
+    runs = [run for run in runs if run.role == "teacher" or run.method.name == "kd"]
+    assert set(run_all(runs, Resources(workers=1), one, lambda status: None).values()) == {"ok"}
+    # The teacher must be the same file: only the students are trained by two workers.
+    for folder in ("runs", "weights"):
+        (two / folder).mkdir(parents=True)
+        for path in (one / folder).glob(f"{runs[0].run_id}.*"):
+            (two / folder / path.name).write_bytes(path.read_bytes())
+    assert set(run_all(runs, Resources(workers=2), two, lambda status: None).values()) == {"ok"}
+    for run in runs[1:]:
+        a, b = (store.read_row(store.run_path(folder, run.run_id)) for folder in (one, two))
+        assert b["workers"] == 2
+        assert sum(b["dev_confusion"]) == sum(a["dev_confusion"])  # no pixel is counted twice
+        for left, right in zip(a["losses"], b["losses"], strict=True):
+            assert right["terms"] == pytest.approx(left["terms"], rel=1e-5)
+        assert b["dev_miou"] == pytest.approx(a["dev_miou"], abs=1e-5)
+
+
+def test_a_request_that_cannot_be_met_is_an_error(in_process: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Lower resources\.workers, cpus_per_worker or gpus_per_worker"):
+        run_all(in_process[0], Resources(gpus_per_worker=1.0), tmp_path, lambda status: None)
+
+
+def test_a_cluster_that_is_not_there_is_an_error_at_once(in_process: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"127\.0\.0\.1:1: nothing answers there"):
+        run_all(in_process[0], Resources(address="127.0.0.1:1"), tmp_path, lambda status: None)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    """The command line of the tiny experiment, with enough steps to be interrupted."""
+    file = tiny.write(tmp_path)
+    return [
+        *(sys.executable, "-m", "harness.cli", "run", str(file), "--results", str(tmp_path / "results")),
+        *("--set", "train.steps=40", "--set", "train.eval_every=20", "--set", "train.checkpoint_every=5"),
+    ]
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_command_can_be_ended_and_repeated(command: list[str], tmp_path: Path, end: signal.Signals) -> None:
+    """End it in the middle of a run; the same command continues and gives the rows of an undisturbed one."""
+    experiment = tmp_path / "results" / "tiny"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not list(experiment.glob("checkpoints/*/step-*.pt")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(end)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 130, signal.SIGKILL: -9}[end], said
+    if end != signal.SIGKILL:
+        assert "the same command continues" in said and "Traceback" not in said
+    again = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    runs = tiny.plan(tmp_path, "train.steps=40", "train.eval_every=20", "train.checkpoint_every=5")
+    undisturbed = tmp_path / "undisturbed"
+    for run in runs:
+        tiny.in_process(run, undisturbed)
+    assert rows(experiment) == rows(undisturbed)

@@ -1,0 +1,198 @@
+"""Searches through Ray Tune against the same trials in this process; what ends them early, and what interrupts them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.experiment import plan
+from harness.experiment.plan import Study
+from harness.experiment.space import LR
+from harness.experiment.spec import Experiment, Run
+from harness.results import store
+from harness.search import outcome as best
+from harness.search import points
+from harness.search.tuner import Told, search
+from tests.support import cluster, tiny
+from tests.support.searches import TUNED, experiment, searched
+
+pytestmark = [pytest.mark.ray, *cluster.QUIET]
+
+MEASURED = (
+    "dev_confusion",
+    "dev_miou",
+    "curve",
+    "losses",
+    "student_init_sha256",
+    "teacher_sha256",
+    "method_parameters",
+)
+CPUS = len(os.sched_getaffinity(0))
+
+
+def trained(folder: Path, of: Experiment) -> None:
+    """Train the teachers in this process."""
+    for run in plan.outline(of):
+        if run.role == "teacher":
+            assert tiny.in_process(run, folder) == "ok"
+
+
+def rows(folder: Path) -> dict[str, dict[str, Any]]:
+    """Whole rows of the trials by run_id."""
+    found = (store.read_row(path) for path in (folder / "runs").glob("*.parquet"))
+    return {row["run_id"]: row for row in found if row["role"] == "student"}
+
+
+def measured(folder: Path) -> dict[str, dict[str, Any]]:
+    return {run_id: {key: row[key] for key in MEASURED} for run_id, row in rows(folder).items()}
+
+
+def drawn_runs(of: Experiment) -> list[Run]:
+    studies = plan.studies(of)
+    pairs: list[tuple[Study, Any]] = list(zip(studies, points.drawn(of, studies), strict=True))
+    return [plan.trial_run(s, n, "sobol", values) for s, drawn in pairs for n, values in enumerate(drawn)]
+
+
+def test_tuned_trials_are_those_of_one_process_and_none_hangs(tmp_path: Path) -> None:
+    """More trials than CPUs, as many at once as there are; what a trial leaves is a row without val and weights."""
+    trials = max(2, CPUS)
+    of = experiment(tmp_path, f"search.trials={trials}", methods=["none", {"kd": {"temperature": 2}}])
+    here, there = tmp_path / "here", tmp_path / "tiny"
+    for folder in (here, there):
+        trained(folder, of)
+    for run in drawn_runs(of):
+        assert tiny.in_process(run, here) == "ok"
+    told: list[Told] = []
+    search(of, there, told.append)
+    folder = best.search_folder(there)
+    assert measured(folder) == measured(here)
+    assert len(rows(folder)) == 2 * trials
+    began = [each["status"] for each in told].index("ok")
+    assert began == min(CPUS, 2 * trials), "all CPUs were at work before the first trial ended"
+    for row in rows(folder).values():
+        assert row["val_miou"] is None and row["val_confusion"] is None and row["weights_sha256"] is None
+        assert row["samples"] is None and row["trial"] is not None and row["ruleset"] == "tuned"
+    assert not list(folder.glob("checkpoints/*")) and not (folder / "tune").exists()
+    # Everything is there: nothing is started, not even Ray.
+    elsewhere = of.model_copy(update={"resources": of.resources.model_copy(update={"address": "127.0.0.1:1"})})
+    search(elsewhere, there, told.append)
+    assert set(best.found(of, there, "F")) == {("tiny", "none"), ("tiny", "kd(temperature=2.0)")}
+
+
+def test_a_trial_that_fails_is_a_row_and_is_spent(tmp_path: Path) -> None:
+    """A learning rate that diverges at once."""
+    of = experiment(tmp_path, "search.lr=[1e20, 1e25]", "search.trials=2", methods=["none"])
+    search(of, tmp_path / "tiny", lambda told: None)
+    (outcome,) = best.outcomes(of, tmp_path / "tiny")
+    assert (outcome.count("failed"), outcome.best, outcome.complete) == (2, None, True)
+    assert outcome.seconds > 0 and "not finite" in outcome.trials[0].message
+    with pytest.raises(ValueError, match="none of its 2 trials finished"):
+        best.found(of, tmp_path / "tiny", "F")
+
+
+def test_asha_ends_trials_and_counts_what_they_took(tmp_path: Path) -> None:
+    """One at a time, the best first: those after it fall behind."""
+    options = ("train.eval_every=2", "search.grace=2", "search.reduction=4", "resources.concurrent=1")
+    of = searched(tmp_path, "asha", *options, "search.trials=6", methods=["none"])
+    search(of, tmp_path / "tiny", lambda told: None)
+    (outcome,) = best.outcomes(of, tmp_path / "tiny")
+    assert len(outcome.trials) == 6 and outcome.best is not None
+    assert outcome.count("skipped") >= 1 and outcome.count("ok") + outcome.count("skipped") == 6
+    for trial in outcome.trials:
+        if trial.status == "skipped":
+            row = store.read_row(store.run_path(best.search_folder(tmp_path / "tiny"), trial.run_id))
+            step = row["curve"][-1]["step"]
+            assert trial.message == f"pruned at step {step} of 6 by asha" and step in (2, 4)
+            assert row["dev_miou"] == row["curve"][-1]["dev_miou"] and 0 < trial.seconds < outcome.seconds
+    source = best.found(of, tmp_path / "tiny", "F")["tiny", "none"].source
+    assert source.trials == 6 and source.seconds == pytest.approx(sum(t.seconds for t in outcome.trials))
+
+
+def test_pbt_goes_on_with_other_trials_weights(tmp_path: Path) -> None:
+    of = searched(tmp_path, "pbt", "train.eval_every=4", "train.steps=40", methods=["none"])
+    directory = tmp_path / "tiny"
+    search(of, directory, lambda told: None)
+    (outcome,) = best.outcomes(of, directory)
+    assert (len(outcome.trials), outcome.count("ok")) == (4, 4) and outcome.best is not None
+    start = points.drawn(of, plan.studies(of))[0]
+    changed = 0
+    for row in rows(best.search_folder(directory)).values():
+        run = Run.model_validate_json(row["spec"])
+        assert run.run_id == row["run_id"] and run.trial is not None
+        lr = run.train.optimizer.lr
+        if not run.trial.changes:
+            assert lr == start[run.trial.number][LR]
+        else:
+            changed += 1
+            before = run.trial.changes[-1].values[LR]
+            assert any(lr == pytest.approx(min(max(before * f, 0.001), 0.01), rel=1e-5) for f in (0.8, 1.2))
+        assert [point["step"] for point in row["curve"]] == list(range(4, 41, 4))
+    assert changed, "two trials at least ran side by side, and the worse one of them gave up its own weights"
+    assert not list((directory / "search" / "asked").glob("*.json"))
+
+
+@pytest.mark.parametrize("algorithm", ["tpe", "nsga2", "hyperband"])
+def test_every_algorithm_ends_with_a_best_point(tmp_path: Path, algorithm: str) -> None:
+    """TPE in two halves: the second one learns of the first from its rows."""
+    pytest.importorskip("optuna")
+    of = searched(tmp_path, algorithm, "train.eval_every=2", "train.steps=4", methods=["none"])
+    search(of, tmp_path / "tiny", lambda told: None)
+    (outcome,) = best.outcomes(of, tmp_path / "tiny")
+    assert [trial.number for trial in outcome.trials] == [0, 1, 2, 3] and outcome.best is not None
+    assert len({trial.values[LR] for trial in outcome.trials}) == 4
+    assert algorithm == "hyperband" or (outcome.front and outcome.count("ok") == 4)
+    if algorithm != "tpe":
+        return
+    folder = best.search_folder(tmp_path / "tiny")
+    kept = {trial.run_id for trial in outcome.trials[:2]}
+    for trial in outcome.trials[2:]:
+        store.run_path(folder, trial.run_id).unlink()
+    search(of, tmp_path / "tiny", lambda told: None)
+    (again,) = best.outcomes(of, tmp_path / "tiny")
+    assert [trial.number for trial in again.trials] == [0, 1, 2, 3]
+    assert {trial.run_id for trial in again.trials[:2]} == kept and len({t.values[LR] for t in again.trials}) == 4
+
+
+def test_a_search_ends_when_its_time_is_up(tmp_path: Path) -> None:
+    of = searched(tmp_path, "random", "search.trials=50", "search.minutes=0.01", methods=["none"])
+    search(of, tmp_path / "tiny", lambda told: None)
+    (outcome,) = best.outcomes(of, tmp_path / "tiny")
+    assert outcome.complete and len(outcome.trials) < 50
+    assert all("the time of the search is up" in t.message for t in outcome.trials if t.status == "skipped")
+
+
+@pytest.mark.parametrize("ruleset", ["tuned", "tpe"])
+def test_a_search_can_be_killed_and_repeated(tmp_path: Path, ruleset: str) -> None:
+    """SIGKILL when some trials have rows and others run; the same command ends with all of them, none twice."""
+    rules = {"protocol": {"ruleset": "searched"}, "search": {**TUNED["search"], "algorithm": ruleset}}
+    file = tiny.write(tmp_path, **(TUNED if ruleset == "tuned" else rules) | {"methods": ["none"]})
+    overrides = ("search.trials=4", "train.steps=30", "train.eval_every=5")
+    command = [sys.executable, "-m", "harness.cli", "tune", str(file), "--results", str(tmp_path / "results")]
+    command += [word for override in overrides for word in ("--set", override)]
+    directory = tmp_path / "results" / "tiny"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 240
+    while not (
+        list(directory.glob("search/runs/*.parquet")) and list(directory.glob("search/checkpoints/*/step-*.pt"))
+    ):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    before = set(rows(directory / "search"))
+    again = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=400, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    found = rows(directory / "search")
+    assert before < set(found) and len(found) == 4
+    assert sorted(row["trial"] for row in found.values()) == [0, 1, 2, 3]
+    assert {row["status"] for row in found.values()} == {"ok"}
+    if ruleset == "tuned":  # taken up from a checkpoint or not, a trial is what it would have been
+        of = experiment(tmp_path, *overrides, methods=["none"])
+        for run in drawn_runs(of):
+            assert tiny.in_process(run, tmp_path / "undisturbed") == "ok"
+        assert measured(directory / "search") == measured(tmp_path / "undisturbed")

@@ -1,0 +1,53 @@
+"""A budget of seconds through the command: steps are timed first, and a repeated or killed command plans the same runs."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.experiment.plan import REPEATS
+from harness.results import store
+from harness.results.step_times import times_folder
+from tests.support import cluster, tiny
+
+pytestmark = [pytest.mark.ray, *cluster.QUIET]
+
+
+def test_an_experiment_of_equal_seconds(tmp_path: Path) -> None:
+    file = tiny.write(tmp_path, budget={"unit": "seconds"}, methods=["none", "kd"], seeds=[0, 1])
+    command = [sys.executable, "-m", "harness.cli", "run", str(file), "--results", str(tmp_path)]
+    directory = tmp_path / "tiny"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(store.finished(times_folder(directory))) < 3:  # the teacher's, and two of those that time steps
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait(60)
+    before = {path.name: path.read_bytes() for path in (times_folder(directory) / "runs").iterdir()}
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    timed = {path.name: path.read_bytes() for path in (times_folder(directory) / "runs").iterdir()}
+    assert before.items() <= timed.items() and len(timed) == 1 + 2 * REPEATS
+    rows = [store.read_row(store.run_path(directory, run_id)) for run_id in store.finished(directory)]
+    students = [row for row in rows if row["role"] == "student"]
+    assert len(students) == 6 and {row["budget_unit"] for row in students} == {"seconds"}
+    (seconds,) = {row["budget_amount"] for row in students}
+    plain = [row for row in students if row["method"] == "none" and row["control"] is None]
+    assert [row["steps"] for row in plain] == [6, 6] and seconds == pytest.approx(6e-3 * plain[0]["budget_step_ms"])
+    for row in students:
+        if row["control"] is None:
+            assert row["steps"] == int(1e3 * seconds / row["budget_step_ms"] + 1e-6)
+    fewest = min(row["steps"] for row in students)
+    assert [row["steps"] for row in students if row["control"] is not None] == [fewest, fewest]
+    assert "none at equal steps" in done.stdout and "one was found to take" in done.stdout
+
+    began = time.time()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert again.returncode == 0 and "none at equal steps" in again.stdout
+    written = [path.stat().st_mtime for path in directory.rglob("*.parquet")]
+    assert max(written) < began, "the second call only prints"

@@ -1,0 +1,92 @@
+"""What must stay on this machine does. Marker `ray`: starts Ray on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from harness.execution.connection import connected
+from harness.experiment.spec import Resources
+from harness.results import store
+from tests.support import cluster, tiny
+
+pytestmark = [pytest.mark.ray, *cluster.QUIET]
+
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "made-up-AWS-0123456789abcdef",
+    "WANDB_API_KEY": "made-up-WANDB-0123456789abcdef0123456789",
+    "RAY_AUTH_TOKEN": "made-up-RAY-0123456789abcdef0123456789ab",
+    "MLFLOW_TRACKING_PASSWORD": "made-up-MLFLOW-0123456789abcdef",
+    "HF_TOKEN": "hf_made-up-HF-0123456789abcdef",
+}
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """Where Ray keeps its sessions. Its sockets' names must be short."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def texts(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file of a folder; rows also as they read."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            yield str(path), path.read_bytes()
+            if path.parent.name == "runs" and path.suffix == ".parquet":
+                yield f"{path}, read", repr(store.read_row(path)).encode()
+
+
+def test_secrets_are_in_no_row_file_or_log(tmp_path: Path, ray_folder: Path) -> None:
+    file, results = tiny.write(tmp_path), tmp_path / "results"
+    environment = {**os.environ, **SECRETS, "HOME": str(tmp_path / "home"), "RAY_TMPDIR": str(ray_folder)}
+    Path(environment["HOME"]).mkdir()
+    arguments = ("run", str(file), "--results", str(results), "--json")
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.cli", *arguments],
+        env=environment,
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    # Nothing but events on standard output, from the first to the last.
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["event"] for event in events].count("end") == 3
+    assert [event["event"] for event in events[-2:]] == ["table", "done"]
+    assert events[-1]["counts"]["ok"] == 3
+
+    seen = [("standard output", done.stdout), ("standard error", done.stderr), *texts(results), *texts(ray_folder)]
+    names = [name for name, _ in seen]
+    assert sum(name.endswith(", read") for name in names) == 3
+    assert sum("/logs/worker-" in name for name in names) >= 2, "Ray's logs are among them"
+    leaks = [(name, key) for name, text in seen for key, value in SECRETS.items() if value.encode() in text]
+    assert leaks == []
+
+
+def test_ray_tells_nobody_and_listens_to_this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Usage statistics are off; the dashboard, which worker groups need, is on the loopback interface."""
+    import ray
+    from ray._common.usage.usage_lib import usage_stats_enabled
+
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    with connected(Resources(workers=2)):
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0" and not usage_stats_enabled()
+        node = ray._private.worker.global_worker.node
+        assert not (Path(node.get_session_dir_path()) / "usage_stats.json").exists()
+        address = urlsplit(f"//{node.webui_url}")
+        assert address.hostname == "127.0.0.1"
+        assert listening(address.port) == {"0100007F"}
+
+
+def listening(port: int | None) -> set[str]:
+    """The addresses on which something on this machine listens to a port, as the kernel writes them."""
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    sockets = [(line[1].split(":"), line[3]) for line in lines if ":" in line[1]]
+    return {address for (address, number), state in sockets if state == "0A" and int(number, 16) == port}

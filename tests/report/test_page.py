@@ -1,0 +1,223 @@
+"""The results page in a real browser: sorting, filtering, where numbers come from, keys, widths, colours, paper."""
+
+import shutil
+
+import pytest
+
+from harness.report import write
+from harness.report.write import write_report
+from harness.results import store
+from tests.cli.test_cli import ROOT
+from tests.support.browser import needs_chromium, opened
+from tests.support.rows import make_experiment, make_row
+
+pytestmark = needs_chromium
+METHODS = ["none", "kd", "cwd", "sstkd"]
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    rows = [r for r in make_experiment(seeds=4) if (r["method"], r["seed"]) != ("cwd", 2)]
+    evil = make_row("cwd", 2, "failed", message="<img src=x onerror=alert(1)>", code_version="</script><b>")
+    for row in (*rows, evil):
+        store.write_run(folder, row)
+    return write_report(folder, METHODS)["html"]
+
+
+def column(page, table, i):
+    return page.locator(f"{table} tbody tr").evaluate_all(f"rows => rows.map(r => r.cells[{i}].innerText.trim())")
+
+
+def test_the_comparison_sorts_by_numbers_and_back(page_file):
+    with opened(page_file) as page:
+        head = page.locator("table.main thead th")
+        assert column(page, "table.main", 0) == METHODS
+        head.nth(1).locator("button").click()
+        scores = [float(text.split()[0]) for text in column(page, "table.main", 1)]
+        assert scores == sorted(scores) and head.nth(1).get_attribute("aria-sort") == "ascending"
+        head.nth(1).locator("button").click()
+        assert column(page, "table.main", 0)[0] == "sstkd" and head.nth(1).get_attribute("aria-sort") == "descending"
+        # No difference to itself: last, whichever way it is sorted.
+        for _ in range(2):
+            head.nth(2).locator("button").click()
+            assert column(page, "table.main", 0)[-1] == "none"
+        assert head.nth(1).get_attribute("aria-sort") is None
+
+
+def test_runs_are_sorted_and_filtered_by_every_word(page_file):
+    with opened(page_file) as page:
+        assert len(column(page, "table.runs", 0)) == 17
+        box = page.get_by_label("Filter runs")
+        box.fill("CWD ok")
+        assert column(page, "table.runs", 0) == ["cwd"] * 3
+        assert page.get_by_role("status").inner_text() == "3 of 3 matching runs are shown; 17 in all."
+        box.fill("nothing like it")
+        assert column(page, "table.runs", 0) == []
+        box.fill("")
+        page.locator("table.runs thead button", has_text="dev mIoU").first.click()
+        scores = column(page, "table.runs", 4)
+        assert scores[-1] == "–" and scores[:-1] == sorted(scores[:-1], key=float)
+        box.fill("sstkd-")  # the order stays
+        assert column(page, "table.runs", 4) == sorted(column(page, "table.runs", 4), key=float)
+        assert len(column(page, "table.runs", 4)) == 4
+
+
+def test_a_number_tells_its_runs_and_how_to_repeat_them(page_file):
+    with opened(page_file) as page:
+        cell = page.locator("table.main tbody tr").nth(2).locator("button.cell").nth(1)
+        text = cell.locator("span").first.evaluate("node => node.firstChild.textContent")
+        cell.click()
+        dialog = page.locator("dialog[open]")
+        assert dialog.locator(".said").inner_text() == text
+        # Seed 2 failed: three pairs stand behind the difference, and their mean is what the cell says.
+        assert column(page, "dialog", 0) == ["0", "1", "3"]
+        deltas = [float(v) for v in column(page, "dialog", 3)]
+        assert sum(deltas) / 3 == pytest.approx(float(text.split()[0]), abs=0.011)
+        assert "cwd-3-0123456789ab" in column(page, "dialog", 4) and "none-3-0123456789ab" in column(page, "dialog", 5)
+        for words in ("commit", "0.1.0", "sstkd-bench run experiments/quickstart.yaml"):
+            assert words in dialog.inner_text()
+        dialog.locator("button.link").first.click()
+        row = store.read_run(page_file.parent, "cwd-0-0123456789ab")
+        for words in (row["data_hash"], row["teacher_sha256"], '"method"', "rm runs/cwd-0-0123456789ab.parquet"):
+            assert words in dialog.inner_text()
+
+
+def test_numbers_without_a_comparison_say_so(tmp_path):
+    rows = [r for r in make_experiment(seeds=2) if r["method"] != "kd"]
+    for row in (*rows, *(make_row("fitnet", seed, "failed") for seed in (0, 1))):
+        store.write_run(tmp_path, row)
+    with opened(write_report(tmp_path, ["none", "cwd", "fitnet", "sstkd"])["html"]) as page:
+        lines = {name: i for i, name in enumerate(column(page, "table.main", 0))}
+
+        def said(name, place):
+            page.locator("table.main tbody tr").nth(lines[name]).locator("button.cell").nth(place).click()
+            text = page.locator("dialog[open]").inner_text()
+            page.keyboard.press("Escape")
+            return text
+
+        assert "It is what the others are compared with." in said("none", 1)
+        assert "There is no run of the same seed to compare with." in said("cwd", 2)
+        assert "No run has a result." in said("kd", 0) and "No run has a result." in said("fitnet", 0)
+        # "failed (2 of 2)" is no number: last, whichever way it is sorted.
+        for _ in range(2):
+            page.locator("table.main thead button").nth(1).click()
+            assert set(column(page, "table.main", 0)[-2:]) == {"kd", "fitnet"}
+
+
+def test_of_a_part_of_the_runs_the_dialog_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "ON_PAGE", 8)
+    for row in make_experiment(seeds=5):
+        store.write_run(tmp_path, row)
+    with opened(write_report(tmp_path, METHODS)["html"]) as page:
+        page.locator("table.main button.cell").first.click()
+        assert "Of 12 more rows nothing but the table is on this page." in page.locator("dialog[open]").inner_text()
+        assert column(page, "dialog", 0) == ["0", "1"]
+
+
+def test_a_cell_by_class_tells_the_value_of_every_seed(page_file):
+    with opened(page_file) as page:
+        cell = page.locator("table.heat tbody tr").nth(1).locator("button.cell").nth(4)
+        mean = float(cell.inner_text())
+        cell.click()
+        assert "sstkd: IoU of grass" in page.locator("dialog[open] h2").inner_text()
+        values = [float(v) for v in column(page, "dialog", 1)]
+        assert len(values) == 4 and sum(values) / 4 == pytest.approx(mean, abs=0.11)
+
+
+def test_everything_can_be_done_with_keys(page_file):
+    with opened(page_file) as page:
+        button = page.locator("table.main tbody tr").nth(3).locator("button.cell").nth(2)
+        button.focus()
+        page.keyboard.press("Enter")
+        assert page.locator("dialog[open]").count() == 1
+        assert page.evaluate("document.activeElement.textContent") == "Close"
+        page.keyboard.press("Escape")
+        assert page.locator("dialog[open]").count() == 0
+        assert button.evaluate("node => node === document.activeElement")
+        page.locator("input.v0").focus()
+        page.keyboard.press("ArrowRight")
+        assert page.locator("input.v1").is_checked()
+
+
+def test_masks_take_the_place_of_predictions(page_file):
+    def seen(page):
+        page.wait_for_function("[...document.images].every(i => i.complete)")
+        count = "all => all.filter(i => i.offsetWidth && i.naturalWidth).length"
+        return [page.locator(".strip").first.locator(f"img.v{i}").evaluate_all(count) for i in range(3)]
+
+    with opened(page_file) as page:
+        assert seen(page) == [5, 0, 0]
+        page.locator("input.v1").check()
+        assert seen(page) == [0, 5, 0]
+        page.locator("input.v2").check()
+        assert seen(page) == [0, 0, 3]
+        assert page.locator(".key:visible").count() == 1
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_sticks_out_and_letters_stand_off(page_file, width, scheme):
+    with opened(page_file, width, scheme) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.locator("table.runs .link").first.click()
+        box = page.locator("dialog[open]").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
+        colours = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
+        ink, paper = (sum(int(v) for v in c[4:-1].split(",")) / 765 for c in colours)
+        assert abs(ink - paper) > 0.7 and (ink > paper) == (scheme == "dark")
+
+
+OVER = """cells => cells.map(cell => {
+  const text = document.createRange();
+  text.selectNodeContents(cell);
+  return text.getBoundingClientRect().right - cell.getBoundingClientRect().right;
+})"""
+
+
+def test_names_of_methods_stay_in_their_columns(tmp_path):
+    """One with its parameters is wider than a column of figures."""
+    shutil.copytree(ROOT / "results" / "examples" / "quickstart" / "runs", tmp_path / "runs")
+    with opened(write_report(tmp_path, [*METHODS[:3], "sstkd(critic_width=16)"])["html"]) as page:
+        over = page.locator("table.heat thead th").evaluate_all(OVER)
+        assert len(over) == 7 and max(over) <= 0
+
+
+def test_worse_beyond_noise_has_another_colour_than_better(tmp_path):
+    """Where every number moves with its seed: kd is better than none, none worse than kd."""
+    for row in make_experiment(seeds=4):
+        store.write_run(tmp_path, row)
+    with opened(write_report(tmp_path, METHODS)["html"]) as page:
+        colour = "spans => [...new Set(spans.map(span => getComputedStyle(span).color))]"
+        better, worse = (page.locator(f"td span:has-text('{mark}')").evaluate_all(colour) for mark in "▲▼")
+        assert len(better) == len(worse) == 1 and better != worse
+
+
+def test_paper_is_white_and_without_controls(page_file):
+    with opened(page_file, scheme="dark") as page:
+        box = page.get_by_label("Filter runs")
+        assert box.is_visible()
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert not box.is_visible() and page.locator("table.main").is_visible()
+        assert page.pdf()[:5] == b"%PDF-"
+
+
+def test_texts_of_rows_do_nothing(page_file):
+    with opened(page_file) as page:
+        page.get_by_label("Filter runs").fill("failed")
+        page.locator("table.runs .link").click()
+        text = page.locator("dialog[open]").inner_text()
+        assert "<img src=x onerror=alert(1)>" in text and "</script><b>" in text
+        assert page.locator("dialog b, dialog img").count() == 0
+
+
+def test_of_many_runs_only_a_part_is_in_the_document(tmp_path):
+    for row in make_experiment(METHODS[:2], seeds=80):
+        store.write_run(tmp_path, row | {"samples": None, "losses": None})
+    with opened(write_report(tmp_path, METHODS[:2])["html"]) as page:
+        assert len(column(page, "table.runs", 0)) == 100
+        more = page.get_by_role("button", name="Show more")
+        more.click()
+        assert len(column(page, "table.runs", 0)) == 161
+        assert not more.is_visible()

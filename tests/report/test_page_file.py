@@ -1,0 +1,168 @@
+"""The results page as a file: whole, loading nothing, telling every run; what a browser makes of it is in test_page.py."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.report import write
+from harness.report.page import samples
+from harness.report.write import write_report
+from harness.results import store
+from tests.support.rows import CLASSES, make_experiment, make_row, png
+
+METHODS = ["none", "kd", "cwd", "sstkd"]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    found = [r for r in make_experiment() if (r["method"], r["seed"]) != ("cwd", 2)]
+    return [*found, make_row("cwd", 2, "failed")]
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load or run, and checks that elements nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.loads, self.ids, self.stack, self.words = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "data", "action")]
+        self.ids += [v for k, v in attrs if k == "id"]
+        assert not [k for k, _ in attrs if k.startswith("on")]
+        if tag not in ("meta", "img", "link", "br", "input"):
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def written(tmp_path, rows, **options):
+    for row in rows:
+        store.write_run(tmp_path, row)
+    return write_report(tmp_path, METHODS, **options)
+
+
+def page_data(text):
+    """What the script of the page reads."""
+    return json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+
+
+def test_only_the_pages_own_script_may_run(tmp_path, rows):
+    text = written(tmp_path, rows)["html"].read_text()
+    script = text.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in text
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function\(|fetch|http", script)
+
+
+def test_the_page_knows_every_run_and_each_value_once(tmp_path, rows):
+    data = page_data(written(tmp_path, rows)["html"].read_text())
+    assert len(data["rows"]) == len(rows) and {r[11] for r in data["rows"]} == {r["run_id"] for r in rows}
+    for i, shown in enumerate(data["rows"]):
+        row = next(r for r in rows if r["run_id"] == shown[11])
+        spec = {k[5:]: json.loads(v["values"][v["at"][i]]) for k, v in data["facts"].items() if k.startswith("spec.")}
+        assert spec == json.loads(row["spec"])
+        assert shown[5] == (round(100 * row["dev_miou"], 2) if row["status"] == "ok" else None)
+    for column in data["facts"].values():
+        assert len(set(column["values"])) == len(column["values"])
+    cwd = data["blocks"][0]["lines"][2]
+    assert cwd["label"] == "cwd" and {s: data["rows"][i][2] for s, i in cwd["runs"].items()} == {"0": 0, "1": 1}
+
+
+def test_masks_say_where_a_prediction_is_wrong_and_where_the_plain_one_is():
+    truth, plain, guess = (png(np.array(a)) for a in ([[0, 1], [2, 255]], [[0, 0], [2, 0]], [[1, 1], [2, 0]]))
+    wrong = np.asarray(Image.open(io.BytesIO(samples._errors(guess, truth, 255))).convert("RGB"))
+    assert wrong.tolist() == [[list(samples.WRONG), list(samples.RIGHT)],
+                              [list(samples.RIGHT), list(samples.OUT)]]  # fmt: skip
+    against = np.asarray(Image.open(io.BytesIO(samples._against(guess, plain, truth, 255))).convert("RGB"))
+    assert against.tolist() == [[list(samples.WORSE), list(samples.BETTER)],
+                                [list(samples.RIGHT), list(samples.RIGHT)]]  # fmt: skip
+
+
+def test_a_page_of_many_rows_holds_the_first_seeds_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "ON_PAGE", 8)
+    rows = make_experiment(seeds=5)
+    text = written(tmp_path, rows)["html"].read_text()
+    data = page_data(text)
+    assert "Computed from 21 rows. The list, the curves and the classes are of 9 of them." in text
+    assert [sorted(line["runs"]) for line in data["blocks"][0]["lines"]] == [["0", "1"]] * 4
+    assert data["missing"] == 12
+    assert "(n=5)" in data["blocks"][0]["lines"][0]["cells"][0]
+
+
+def test_the_report_is_written_whole_and_loads_nothing(tmp_path, rows):
+    paths = written(tmp_path, rows)
+    names = {"table.md", "table.csv", "fairness.json", "curves.png", "curves.svg", "report.html"}
+    assert {p.name for p in paths.values()} == names
+    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in paths.values()} | {"runs"}
+    text = paths["html"].read_text()
+    page = Page(text)
+    assert all(v.startswith(("data:image/png;base64,", "#")) for v in page.loads)
+    assert not {"link", "iframe", "object"} & set(page.tags) and page.tags.count("script") == 2
+    assert len(page.ids) == len(set(page.ids))
+    assert "url(http" not in text and "@import" not in text
+    # 3 samples x (image, label, 5 predictions, 5 masks of errors, 3 against the plain student)
+    assert page.tags.count("img") == 45
+    words = " ".join(page.words)
+    for expected in ("failed (1 of 3)", "loss term 'cwd' is nan", *CLASSES):
+        assert expected in words
+    facts = page_data(text)["facts"]
+    assert facts["data_hash"]["values"] == ["cd" * 32]
+    assert facts["repeat"]["values"] == ["sstkd-bench run experiments/quickstart.yaml"]
+    with Image.open(paths["png"]) as image:
+        assert image.size[0] > 1000
+
+
+def test_texts_of_rows_cannot_become_markup(tmp_path):
+    evil = "<script>alert(1)</script>\"'&"
+    names = {"class_names": [evil, *CLASSES[1:]], "dataset": evil, "device": evil, "overrides": [evil]}
+    rows = [r | names | {"pair": evil, "experiment": evil} for r in make_experiment(seeds=1)]
+    bad = make_row("cwd", 3, "failed", message=evil) | names | {"pair": evil, "experiment": evil}
+    text = written(tmp_path, [*rows, bad])["html"].read_text()
+    assert text.count("<script") == text.count("</script") == 2  # the data and what shows it
+    page = Page(text)
+    assert evil in "".join(page.words) and evil in page_data(text)["facts"]["device"]["values"]
+
+
+def test_a_report_of_failures_only_still_says_so(tmp_path):
+    rows = [make_row(m, s, "failed") for m in METHODS for s in (0, 1)]
+    paths = written(tmp_path, rows, experiment_file="my file.yaml")
+    words = " ".join(Page(paths["html"].read_text()).words)
+    assert "failed (2 of 2)" in words and "No run has kept samples" in words
+    assert page_data(paths["html"].read_text())["facts"]["repeat"]["values"] == ["sstkd-bench run 'my file.yaml'"]
+    assert paths["markdown"].read_text().count("failed (2 of 2)") == 4
+
+
+def test_a_row_without_optional_columns_is_shown(tmp_path):
+    bare = {"class_names", "palette", "samples", "curve", "losses", "floor_dev_miou", "step_ms", "peak_memory_mb"}
+    rows = [{k: v for k, v in r.items() if k not in bare} for r in make_experiment(seeds=1)]
+    words = " ".join(Page(written(tmp_path, rows)["html"].read_text()).words)
+    assert "class 5" in words and "not measured" in words
+
+
+def test_only_the_rows_asked_for_are_reported(tmp_path, rows):
+    old = make_row("kd", 9, recipe=json.dumps({"steps": 1}))
+    paths = written(tmp_path, [*rows, old], run_ids=[r["run_id"] for r in rows])
+    assert old["run_id"] not in paths["html"].read_text()
+    with pytest.raises(ValueError, match="recipe"):
+        write_report(tmp_path, METHODS)

@@ -1,0 +1,182 @@
+"""The side file with one confusion matrix per image: what goes in comes out, and what is no such file is named."""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from harness.results.per_image import per_image_path, read_per_image, write_per_image
+
+META = {"run_id": "kd-0-0123456789ab", "num_classes": 5, "data_hash": "cd" * 32}
+
+
+def entries(dense):
+    """(M, 3) rows of image, cell, pixels from (N, K, K), in the order of a C loop."""
+    flat = dense.reshape(len(dense), -1)
+    image, cell = np.nonzero(flat)
+    return np.stack([image, cell, flat[image, cell]], axis=1).astype(np.int64)
+
+
+def made_up(images=7, classes=5, seed=0):
+    rng = np.random.default_rng(seed)
+    dense = rng.integers(0, 2**40, (images, classes, classes)) * (rng.random((images, classes, classes)) < 0.3)
+    dense[images // 2] = 0  # an image of which every pixel is ignored
+    return dense
+
+
+@pytest.fixture
+def path(tmp_path):
+    return per_image_path(tmp_path, META["run_id"])
+
+
+def test_matrices_come_back(path, tmp_path):
+    dense = made_up()
+    digest = write_per_image(path, entries(dense), images=7, **META)
+    assert path == tmp_path / "per_image" / "kd-0-0123456789ab.parquet"
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    back = read_per_image(path)
+    assert back.dtype == np.int64 and back.shape == (7, 5, 5)
+    np.testing.assert_array_equal(back, dense)
+    np.testing.assert_array_equal(read_per_image(path, sha256=digest), dense)
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name]
+
+
+def test_entries_may_come_in_any_order(path):
+    """Ranks hand over their images one rank after the other."""
+    dense = made_up()
+    mixed = np.random.default_rng(1).permutation(entries(dense))
+    first = write_per_image(path, entries(dense), images=7, **META)
+    assert write_per_image(path, mixed, images=7, **META) == first
+
+
+def test_the_file_is_as_documented(path):
+    dense = made_up()
+    write_per_image(path, entries(dense), images=7, **META)
+    with pq.ParquetFile(path) as file:
+        schema, metadata = file.schema_arrow, file.schema_arrow.metadata
+        assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+    assert [(f.name, f.type, f.nullable) for f in schema] == [
+        ("index", pa.int64(), False),
+        ("cells", pa.list_(pa.field("element", pa.int32(), False)), False),
+        ("counts", pa.list_(pa.field("element", pa.int64(), False)), False),
+    ]
+    assert {k: metadata[k] for k in (b"run_id", b"num_classes", b"data_hash")} == {
+        b"run_id": b"kd-0-0123456789ab",
+        b"num_classes": b"5",
+        b"data_hash": b"cd" * 32,
+    }
+    rows = pq.read_table(path).to_pylist()
+    assert [row["index"] for row in rows] == list(range(7))
+    assert rows[3]["cells"] == rows[3]["counts"] == []
+    for row, matrix in zip(rows, dense, strict=True):
+        assert row["cells"] == np.flatnonzero(matrix).tolist()
+        assert row["counts"] == matrix.ravel()[row["cells"]].tolist()
+
+
+def test_a_second_run_of_the_same_id_overwrites_its_file(path):
+    write_per_image(path, entries(made_up(seed=0)), images=7, **META)
+    write_per_image(path, entries(made_up(seed=1)), images=7, **META)
+    np.testing.assert_array_equal(read_per_image(path), made_up(seed=1))
+
+
+@pytest.mark.parametrize("images", [0, 1, 4])
+def test_images_without_a_counted_pixel_have_their_rows(path, images):
+    write_per_image(path, np.zeros((0, 3), np.int64), images=images, **META)
+    assert read_per_image(path).shape == (images, 5, 5) and not read_per_image(path).any()
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ([[7, 0, 1]], r"image 7: allowed are 0\.\.6"),
+        ([[-1, 0, 1]], "image -1"),
+        ([[0, 25, 1]], r"cell 25: allowed are 0\.\.24"),
+        ([[0, -1, 1]], "cell -1"),
+        ([[0, 3, 0]], "0 pixels: at least 1"),
+        ([[0, 3, 1], [1, 3, 1], [0, 3, 2]], "cell 3 of image 0 is there twice"),
+        ([[0, 3]], r"\(M, 3\).*given \(1, 2\)"),
+    ],
+)
+def test_wrong_entries_are_refused(path, bad, message):
+    with pytest.raises(ValueError, match=message):
+        write_per_image(path, np.array(bad, np.int64), images=7, **META)
+    assert not path.exists()
+
+
+REMEDY = r"kd-0-0123456789ab\.parquet.*[Dd]elete it and the run's row, and start the run again"
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 torn", b"x" * 5000])
+def test_a_corrupt_file_is_named_with_the_remedy(path, content):
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=REMEDY):
+        read_per_image(path)
+
+
+def test_a_torn_or_flipped_file_is_no_other_number(path):
+    dense = made_up(images=40)
+    digest = write_per_image(path, entries(dense), images=40, **META)
+    content = path.read_bytes()
+    refused = 0
+    for at in range(0, len(content), 7):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :])
+        try:
+            back = read_per_image(path)
+        except ValueError:
+            refused += 1
+        else:  # bits of the footer that say nothing of the values
+            np.testing.assert_array_equal(back, dense)
+        with pytest.raises(ValueError, match=REMEDY):
+            read_per_image(path, sha256=digest)
+    assert refused > len(content) // 14
+    path.write_bytes(content[:-20])
+    with pytest.raises(ValueError, match=REMEDY):
+        read_per_image(path)
+
+
+def test_a_missing_file_is_missing(path):
+    with pytest.raises(FileNotFoundError):
+        read_per_image(path)
+
+
+def forged(
+    path, metadata=None, index=(0, 1), cells=((1,), (2, 3)), counts=((1,), (2, 3)), names=("index", "cells", "counts")
+):
+    types = pa.int64(), pa.list_(pa.int32()), pa.list_(pa.int64())
+    keys = {"run_id": "a", "num_classes": "5", "data_hash": "b"} if metadata is None else metadata
+    schema = pa.schema(list(zip(names, types, strict=True)), metadata=keys)
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table([list(index), list(cells), list(counts)], schema=schema), path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metadata": {}}, "no num_classes"),
+        ({"metadata": {"num_classes": "5", "run_id": "a"}}, "no data_hash"),
+        ({"metadata": {"num_classes": "many", "run_id": "a", "data_hash": "b"}}, "num_classes is 'many'"),
+        ({"metadata": {"num_classes": "0", "run_id": "a", "data_hash": "b"}}, "num_classes is '0'"),
+        ({"metadata": {"num_classes": "1000000000", "run_id": "a", "data_hash": "b"}}, "num_classes is '1000000000'"),
+        ({"names": ("index", "cell", "counts")}, "columns"),
+        ({"index": (0, 2)}, "images"),
+        ({"index": (1, 0)}, "images"),
+        ({"cells": ((1,), (2, 25))}, "cell 25"),
+        ({"cells": ((-1,), (2, 3))}, "cell -1"),
+        ({"cells": ((1,), (3, 3))}, "twice"),
+        ({"cells": ((1, 2), (3,))}, "cells"),
+        ({"counts": ((1,), (2,))}, "cells"),
+        ({"counts": ((1,), (2, 0))}, "0 pixels"),
+        ({"cells": ((1,), None)}, "null"),
+        ({"cells": ((1,), (2, None))}, "null"),
+    ],
+)
+def test_a_file_of_another_making_is_refused(path, changes, message):
+    forged(path)
+    assert read_per_image(path).sum() == 6
+    forged(path, **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_per_image(path)
+    assert "start the run again" in str(caught.value) and path.name in str(caught.value)

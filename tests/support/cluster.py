@@ -1,0 +1,97 @@
+"""Ray nodes on this machine, which can be lost and come back."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray._private.authentication.authentication_token_setup import (
+    enable_token_auth_by_default,
+    ensure_token_if_auth_enabled,
+)
+from ray.cluster_utils import Cluster
+
+from harness.execution.connection import ENVIRONMENT
+
+QUIET = (
+    # Ray, and moto, leave sockets and processes to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+)
+"""Marks of tests in whose process Ray runs."""
+GIVE_UP = {"RAY_gcs_rpc_server_reconnect_timeout_s": "2"}
+"""Processes end so many seconds after their head is lost; Ray's default is 60."""
+
+
+def _with_token() -> None:
+    """As `ray.init` does for an instance of its own; a test cluster would be open to everybody."""
+    os.environ.update(ENVIRONMENT)
+    enable_token_auth_by_default()
+    ensure_token_if_auth_enabled(None, create_token_if_missing=True)
+
+
+@contextmanager
+def nodes(count: int, cpus: int = 1, **head: Any) -> Iterator[Cluster]:
+    """A head without room for runs and `count` nodes of `cpus` CPUs; on the main thread only."""
+    _with_token()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **head})
+    try:
+        for _ in range(count):
+            cluster.add_node(num_cpus=cpus)
+        yield cluster
+    finally:
+        ray.shutdown()  # where a test failed in the middle of a run
+        cluster.shutdown()
+
+
+class Head:
+    """`ray start --head` as processes of a session of their own, which can be killed and started again."""
+
+    def __init__(self, folder: Path, cpus: int = 2) -> None:
+        _with_token()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        self._folder, self._cpus = folder, cpus
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Come up; returns when it takes connections."""
+        line = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={self.port}"]
+        line += ["--node-ip-address=127.0.0.1"]  # or Ray listens on all of this machine's addresses
+        line += [f"--num-cpus={self._cpus}", "--include-dashboard=false", f"--temp-dir={self._folder}"]
+        line += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
+        with open(self._folder / "head.log", "ab") as log:
+            self._process = subprocess.Popen(
+                line, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **GIVE_UP}
+            )
+        deadline = time.monotonic() + 120
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            assert self._process.poll() is None and time.monotonic() < deadline, (self._folder / "head.log").read_text()
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """Lose every process of it at once, workers included."""
+        assert self._process is not None
+        for pid in _session(self._process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def _session(leader: int) -> list[int]:
+    """Pids of the session that `leader` leads, itself first."""
+    said = subprocess.run(["ps", "-eo", "pid=,sid="], capture_output=True, text=True, check=True).stdout
+    pairs = [tuple(map(int, line.split())) for line in said.splitlines()]
+    return sorted((pid for pid, session in pairs if session == leader), key=lambda pid: pid != leader)

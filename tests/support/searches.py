@@ -1,0 +1,60 @@
+"""Searches of the tiny experiment, and rows of their trials that no network was trained for."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.experiment import load, plan
+from harness.experiment.plan import Study
+from harness.experiment.spec import Experiment
+from harness.results import record
+from harness.search import outcome, points
+from tests.support import tiny
+
+TUNED: dict[str, Any] = {"protocol": {"ruleset": "tuned"}, "search": {"trials": 4, "lr": [0.001, 0.01]}}
+
+
+def experiment(folder: Path, *overrides: str, **changes: Any) -> Experiment:
+    """The tiny experiment with four trials of every method."""
+    return load.load(tiny.write(folder, **(TUNED | changes)), overrides)
+
+
+def searched(folder: Path, algorithm: str, *overrides: str, **changes: Any) -> Experiment:
+    """The same under the ruleset `searched`."""
+    rules = {"protocol": {"ruleset": "searched"}, "search": {**TUNED["search"], "algorithm": algorithm}}
+    return experiment(folder, *overrides, **(rules | changes))
+
+
+Result = dict[str, Any]
+
+
+def write_trial(directory: Path, study: Study, number: int, values: dict[str, float], **result: Any) -> str:
+    """A row of a trial; `result` may have status, message, dev_miou, step_ms, seconds."""
+    run = plan.trial_run(study, number, "sobol", values)
+    status = result.get("status", "ok")
+    miou = result.get("dev_miou", 0.5 if status == "ok" else None)
+    columns: dict[str, Any] = {"num_classes": 2, "dev_confusion": [1, 0, 0, 1], "dev_miou": miou}
+    columns |= {"step_ms": result.get("step_ms", 10.0)}
+    if status != "failed":
+        columns |= {"train_seconds": result.get("seconds", 2.0) - 0.5, "eval_seconds": 0.5}
+    else:
+        columns |= {"wall_seconds": result.get("seconds", 2.0)}
+    record.write_row(
+        run, outcome.search_folder(directory), columns, status, "" if status == "ok" else result.get("message", "why")
+    )
+    return run.run_id
+
+
+def fill(directory: Path, of: Experiment, score: Callable[[Study, dict[str, float]], float]) -> None:
+    """A finished trial for every pre-drawn point."""
+    studies = plan.studies(of)
+    for study, drawn in zip(studies, points.drawn(of, studies), strict=True):
+        for number, values in enumerate(drawn):
+            write_trial(directory, study, number, values, dev_miou=score(study, values))
+
+
+def rises_with(name: str) -> Callable[[Study, dict[str, float]], float]:
+    """A score that only one hyper-parameter decides."""
+    return lambda study, values: float(0.5 + 0.1 * np.tanh(np.log(values.get(name, 1.0))))

@@ -1,0 +1,108 @@
+"""The loud errors: each fires on its fault, names it, and is silent without it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from harness.training import guards
+from harness.training.runtime import Runtime
+
+
+class Ranks(Runtime):
+    """Rank 0 of two; `other` is what the second rank brings to every minimum."""
+
+    other: float = float("inf")
+
+    def minimum(self, values: torch.Tensor) -> torch.Tensor:
+        return values.clamp(max=self.other)
+
+
+def local(tmp_path: Path, device: str = "cpu") -> Runtime:
+    return Runtime(tmp_path, torch.device(device))
+
+
+def terms(**named: float) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(value) for name, value in named.items()}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_not_finite_stops_a_cpu_run_at_once(tmp_path: Path, bad: float) -> None:
+    watch = guards.Guard(local(tmp_path))
+    for step in range(3):
+        watch.watch(terms(task=1.0, cwd=0.0, kd=-1e30), step)
+    with pytest.raises(FloatingPointError, match="loss term cwd is not finite at step 3"):
+        watch.watch(terms(task=1.0, cwd=bad, kd=1.0), 3)
+
+
+def test_all_terms_that_failed_first_are_named_and_no_later_ones(tmp_path: Path) -> None:
+    # A device that is not the CPU: values wait for `check`, as on CUDA.
+    watch = guards.Guard(local(tmp_path, "meta"))
+    nan = float("nan")
+    watch.watch(terms(task=1.0, cwd=1.0, kd=1.0), 16_000_001)
+    watch.watch(terms(task=1.0, cwd=nan, kd=nan), 16_000_002)
+    watch.watch(terms(task=nan, cwd=nan, kd=1.0), 16_000_003)
+    with pytest.raises(FloatingPointError, match="loss term cwd, kd is not finite at step 16000002"):
+        watch.check()
+
+
+def test_nothing_watched_and_finite_values_pass(tmp_path: Path) -> None:
+    watch = guards.Guard(local(tmp_path, "meta"))
+    watch.check()
+    watch.watch(terms(task=1.0), 0)
+    watch.check()
+
+
+def test_another_rank_s_failure_stops_this_one(tmp_path: Path) -> None:
+    runtime = Ranks(tmp_path, torch.device("cpu"), workers=2)
+    watch = guards.Guard(runtime)
+    watch.watch(terms(task=1.0), 4)
+    runtime.other = 5.0
+    with pytest.raises(FloatingPointError, match="task is not finite at step 5"):
+        watch.watch(terms(task=1.0), 5)
+
+
+def test_a_distiller_must_give_connected_scalar_terms() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    task = weight.sum()
+    guards.connected({"task": task, "kd": weight.prod()}, "kd", distils=True)
+    guards.connected({"task": task}, "none", distils=False)
+    with pytest.raises(ValueError, match="method kd: gives no loss terms"):
+        guards.connected({"task": task}, "kd", distils=True)
+    with pytest.raises(ValueError, match=r"method kd: term kd has shape \(2,\)"):
+        guards.connected({"task": task, "kd": weight * 2}, "kd", distils=True)
+    with pytest.raises(ValueError, match="method kd: term kd has no gradient"):
+        guards.connected({"task": task, "kd": weight.sum().detach()}, "kd", distils=True)
+
+
+def test_idle_parameters_are_named_and_frozen_ones_are_not_idle() -> None:
+    model = nn.ModuleDict({"used": nn.Linear(2, 2), "idle": nn.Linear(2, 2), "frozen": nn.Linear(2, 2)})
+    model["frozen"].requires_grad_(False)
+    model["used"](torch.ones(1, 2)).sum().backward()
+    with pytest.raises(ValueError, match=r"2 trainable parameters get no gradient \(first: idle.weight, idle.bias\)"):
+        guards.all_used(model)
+    model["idle"].requires_grad_(False)
+    guards.all_used(model)
+
+
+def test_terms_that_were_always_zero_are_named() -> None:
+    guards.all_contributed({"task": 3.0, "cwd": 1e-30}, 10)
+    guards.all_contributed({"cwd": 0.0}, 0)
+    with pytest.raises(ValueError, match="loss term cwd, kd was 0 in all 10 steps"):
+        guards.all_contributed({"task": 3.0, "cwd": 0.0, "kd": 0.0}, 10)
+
+
+def test_a_teacher_that_could_change_is_refused() -> None:
+    teacher = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).eval().requires_grad_(False)
+    guards.teacher_untouched(teacher)
+    guards.teacher_untouched(None)
+    teacher[1].train()
+    with pytest.raises(ValueError, match="module 1 is in train mode"):
+        guards.teacher_untouched(teacher)
+    teacher.train()
+    with pytest.raises(ValueError, match=r"module \(root\) is in train mode"):
+        guards.teacher_untouched(teacher)
+    teacher.eval()[0].bias.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"parameter 0.bias requires a gradient"):
+        guards.teacher_untouched(teacher)
