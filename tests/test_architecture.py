@@ -164,7 +164,11 @@ def test_every_rule_is_about_a_package_that_exists() -> None:
         ("harness.distillers.newcomer", "from harness.models import build", "imports harness.models"),
         ("harness.training.loop", "def f():\n    import ray", "imports ray in f"),
         ("harness.training.runtime", "import ray", "imports ray"),
-        ("harness.training.runtime", "class Runtime:\n    def local(cls):\n        import ray.train", "in Runtime.local"),
+        (
+            "harness.training.runtime",
+            "class Runtime:\n    def local(cls):\n        import ray.train",
+            "in Runtime.local",
+        ),
         ("harness.training.loop", "from harness.execution import queue", "imports harness.execution.queue"),
         ("harness.models.segnet", "from harness.training.loop import train", "imports harness.training.loop"),
         ("harness.datasets.newcomer", "import ray.data", "imports ray.data"),

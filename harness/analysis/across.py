@@ -22,7 +22,7 @@ from harness.analysis.ranking import (
 )
 from harness.analysis.stats import Interval, mean_interval
 from harness.analysis.tables import BOOTSTRAP_SEED, CONFIDENCE, Block, Comparison, MethodRow, QuickTable
-from harness.scores import class_iou
+from harness.metrics import class_iou
 
 WITHIN = 5.0
 """Percent points from the best of a task up to which the performance profile is integrated."""

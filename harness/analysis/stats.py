@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.analysis.byseed import BySeed
-from harness.scores import Absent
+from harness.metrics import Absent
 
 # Below this relative spread the differences are equal up to rounding, and a t statistic would only measure rounding.
 _EQUAL = 1e-12
@@ -220,7 +220,7 @@ def image_bootstrap(
     `paired_difference` says.
 
     Args:
-        a: (S, N, 2, K) of S runs on N images: `harness.scores.hits_and_unions` of each.
+        a: (S, N, 2, K) of S runs on N images: `harness.metrics.hits_and_unions` of each.
         b: the same of the S runs that those of `a` are paired with, on the same images.
         rng: the stream the resamples are drawn from; the same stream gives the same interval.
         confidence: in (0, 1).

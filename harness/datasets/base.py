@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.scores import miou
+from harness.metrics import miou
 
 Image = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.datasets.base import Split, table_confusion
-from harness.scores import miou
+from harness.metrics import miou
 
 BITS = 6
 """Bits per channel that a table looks at. On landcover a table of 5 bits scores less on dev and val, and so does one of

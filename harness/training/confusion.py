@@ -1,6 +1,6 @@
 """Counting on the device: scores become classes, predictions and labels become one int64 confusion matrix.
 
-The numbers that are read off the matrix are in `harness.scores`, which needs no torch.
+The numbers that are read off the matrix are in `harness.metrics`, which needs no torch.
 """
 
 import cv2

@@ -21,7 +21,7 @@ from harness import seeds
 from harness.datasets import Data
 from harness.distillers import Distiller
 from harness.experiment.spec import Run
-from harness.scores import miou
+from harness.metrics import miou
 from harness.models import SegNet, save_state, state_sha256
 from harness.results.per_image import per_image_path, write_per_image
 from harness.results.record import weights_path

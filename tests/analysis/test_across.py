@@ -16,7 +16,7 @@ from harness.analysis.comparison import COLUMNS, quick_table
 from harness.analysis.ranking import critical_difference
 from harness.analysis.stats import mean_interval
 from harness.cli.app import app
-from harness.scores import class_iou
+from harness.metrics import class_iou
 from harness.report.plots import across as acrossplots
 from harness.report.plots.curves import figure_png
 from harness.results import store

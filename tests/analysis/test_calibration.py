@@ -16,7 +16,7 @@ from harness.analysis.stats import (
     paired_difference,
     spread_interval,
 )
-from harness.scores import hits_and_unions
+from harness.metrics import hits_and_unions
 
 SEEDS = (3, 5, 10)
 TRUE = 0.01  # one percent point

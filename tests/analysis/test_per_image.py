@@ -11,7 +11,7 @@ from harness.analysis.stats import image_bootstrap
 from harness.analysis.tables import BOOTSTRAP_SEED, IMAGES
 from harness.cli.app import app
 from harness.cli.events import Events
-from harness.scores import class_iou, hits_and_unions
+from harness.metrics import class_iou, hits_and_unions
 from harness.report import write
 from harness.report.write import write_report
 from harness.results import store

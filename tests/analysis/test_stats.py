@@ -14,7 +14,7 @@ from harness.analysis.stats import (
     paired_intervals,
     spread_interval,
 )
-from harness.scores import hits_and_unions, miou
+from harness.metrics import hits_and_unions, miou
 
 
 def by_seed(values):

@@ -5,7 +5,7 @@ import pytest
 
 from harness.datasets.base import fit_intensity_table, intensity_floors, table_confusion
 from harness.datasets.colour import BITS, colour_floors, colour_histogram, fit_colour_table
-from harness.scores import miou
+from harness.metrics import miou
 
 VOID = 255
 

@@ -24,7 +24,7 @@ from harness.datasets.texmosaic import (
     split_boxes,
     texture_areas,
 )
-from harness.scores import miou
+from harness.metrics import miou
 
 SMALL = {"train": 24, "dev": 12, "val": 12}
 K = len(TEXTURES)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from harness.execution.execute import execute
 from harness.experiment.spec import Run
-from harness.scores import miou
+from harness.metrics import miou
 from harness.results import per_image, record, store
 from harness.training.build import load_data
 from harness.training.runtime import Runtime

@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import (
     multiclass_jaccard_index,
 )
 
-from harness.scores import (
+from harness.metrics import (
     class_accuracy,
     class_iou,
     frequency_weighted_iou,
@@ -178,7 +178,7 @@ def test_counts_beyond_float32_stay_exact():
 
 
 def test_scores_need_no_torch():
-    code = "import sys, harness.scores; sys.exit('torch' in sys.modules)"
+    code = "import sys, harness.metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -9,7 +9,7 @@ import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from harness.experiment.recipe import Train
-from harness.scores import class_iou, miou
+from harness.metrics import class_iou, miou
 from harness.training.evaluate import boundary_band, evaluate
 from harness.training.runtime import Runtime
 from tests.support import segmenters

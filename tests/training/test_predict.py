@@ -8,7 +8,7 @@ from PIL import Image
 from harness.datasets import DATASETS, SOURCES, cityscapes
 from harness.datasets.voc2012 import VOC2012
 from harness.execution.execute import execute
-from harness.scores import miou
+from harness.metrics import miou
 from harness.results import store
 from harness.training.predict import write_predictions
 from harness.training.runtime import Runtime

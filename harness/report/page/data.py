@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.tables import QuickTable
-from harness.scores import class_iou
+from harness.metrics import class_iou
 
 Row = Mapping[str, Any]
 
