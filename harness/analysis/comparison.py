@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis import fairness
-from harness.analysis.arrays import Runs, codes, split
-from harness.analysis.byseed import BySeed
-from harness.analysis.comparable import grouped
+from harness.analysis.arrays import BySeed, Runs, codes, split
+from harness.analysis.comparable import SHARED, grouped, refuse_mixture, refuse_pair, refuse_starts
 from harness.analysis.stats import Interval, holm, mean_interval, paired_intervals, shared_seeds
 from harness.analysis.tables import (
     BOOTSTRAP_SEED,
@@ -29,23 +28,9 @@ from harness.analysis.tables import (
     references,
 )
 
-# Equal within one comparison. Null is no contradiction: a run that failed early does not know its data's hash.
-_SHARED = (
-    "ruleset",
-    "dataset",
-    "dataset_parameters",
-    "data_hash",
-    "num_classes",
-    "absent_policy",
-    "recipe",
-    "budget_unit",
-    "budget_amount",
-    "student_network",
-    "teacher_sha256",
-)
 _SETTING = (
     *("experiment", "status", "role", "method", "method_parameters", "steps", "pair", "protocol_version"),
-    *("teacher_run_id", "floor_dev_miou", "device", "caveat", *_SHARED, "search_trials", "search_seconds"),
+    *("teacher_run_id", "floor_dev_miou", "device", "caveat", *SHARED, "search_trials", "search_seconds"),
     *("search_sha256", "budget_step_ms", "control"),
 )
 _OWN = ("seed", "message", "dev_miou", "best_dev_miou", "step_ms", "peak_memory_mb")
@@ -82,18 +67,18 @@ def quick_table(rows: Any, methods: Sequence[str] = (), seeds: Sequence[int] | N
     students = [r for r in records if r["role"] == "student"]
     if not students:
         raise ValueError(f"no student rows to compare ({rows.num_rows} rows given); run the experiment first")
-    _refuse_mixture(records, "experiment", "")
+    refuse_mixture(records, "experiment", "")
     for record in records:
         record["protocol"] = ".".join(record["protocol_version"].split(".")[:2])
         if record["status"] != "ok":
             record["elastic workers"] = None
-    _refuse_mixture(records, "protocol", "")
+    refuse_mixture(records, "protocol", "")
     teachers = [_whole(r, runs, place) for r in records if r["role"] == "teacher" for place in runs.places([r])]
     blocks = []
     for pair in sorted({r["pair"] for r in students}):
         mine = [r for r in students if r["pair"] == pair]
-        _refuse_pair(mine, f"pair {pair!r}: ")
-        _refuse_starts(rows, runs, mine, pair)
+        refuse_pair(mine, f"pair {pair!r}: ")
+        refuse_starts(rows, runs, mine, pair)
         blocks.append(_block(pair, mine, runs, teachers, methods, seeds))
     return QuickTable(records[0]["experiment"], records[0]["protocol"], tuple(blocks))
 
@@ -101,38 +86,6 @@ def quick_table(rows: Any, methods: Sequence[str] = (), seeds: Sequence[int] | N
 def _whole(setting: dict[str, Any], runs: Runs, place: int) -> dict[str, Any]:
     """A row with its own values, too."""
     return {**setting, **{name: values[place] for name, values in runs.own.items()}}
-
-
-def _refuse_pair(rows: list[dict[str, Any]], where: str) -> None:
-    """Raise if rows of one pair must not be compared."""
-    _refuse_mixture(rows, "ruleset", where)
-    _refuse_mixture(rows, "elastic workers", where)
-    if rows[0]["ruleset"] == "tuned":
-        _refuse_mixture(rows, "search_trials", where)
-    # A control has other steps than the methods; that is what it is for.
-    methods_only = [r for r in rows if r["control"] is None]
-    for column in _SHARED:
-        rest = methods_only if column == "budget_amount" else rows
-        _refuse_mixture([{**r, "recipe": _shared_recipe(r, False)} for r in rest], column, where)
-    with_steps = [{**r, "recipe": _shared_recipe(r, r["budget_unit"] == "steps")} for r in methods_only]
-    _refuse_mixture(with_steps, "recipe", where)
-
-
-def _refuse_starts(rows: Any, runs: Runs, settings: list[dict[str, Any]], pair: str) -> None:
-    """Raise if students of one seed began with different weights."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    places = runs.unordered(settings)
-    seeds, number = np.unique(runs.own["seed"][places], return_inverse=True)
-    starts = runs.own["start"][places]
-    some = np.zeros(len(seeds), starts.dtype)
-    some[number] = starts  # of each seed one of its starts: all of them, if they are equal
-    for seed in np.unique(seeds[number[some[number] != starts]]):
-        # A run that failed early may have no weights; the column's own values tell that from other ones.
-        ids = pa.array(runs.own["run_id"][places[seeds[number] == seed]])
-        same_seed = rows.select(["run_id", "student_init_sha256"]).filter(pc.is_in(rows["run_id"], value_set=ids))
-        _refuse_mixture(same_seed.to_pylist(), "student_init_sha256", f"pair {pair!r}, seed {seed}: ")
 
 
 def _block(
@@ -145,7 +98,7 @@ def _block(
 ) -> Block:
     groups = grouped(rows, methods)
     for name, group in groups.items():
-        _refuse_mixture(group, "search_sha256", f"pair {pair!r}, {name}: ")
+        refuse_mixture(group, "search_sha256", f"pair {pair!r}, {name}: ")
     expected = np.array(sorted(runs.seeds(rows) if seeds is None else set(seeds)), dtype=np.int64)
     lines = [_line(name, group, runs, expected) for name, group in groups.items()]
     named = references(groups)
@@ -200,16 +153,6 @@ def _searched(name: str, rows: list[dict[str, Any]]) -> str | None:
         return None
     lr = json.loads(row["recipe"])["optimizer"]["lr"]
     return f"{name}: learning rate {lr:g}; best of {row['search_trials']} trials, {row['search_seconds']:.0f} s"
-
-
-def _shared_recipe(row: Mapping[str, Any], steps: bool) -> str:
-    """The recipe without what is a run's own: of a search the learning rate; unless `steps` are equal, they too."""
-    known = json.loads(row["recipe"])
-    if row["ruleset"] != "published":
-        known.get("optimizer", {}).pop("lr", None)
-    if not steps:
-        known.pop("steps", None)
-    return json.dumps(known)
 
 
 def _timed(name: str, rows: list[dict[str, Any]]) -> str | None:
@@ -311,42 +254,3 @@ def _teacher(pair: str, rows: list[dict[str, Any]], teachers: list[dict[str, Any
     return Teacher(
         row["run_id"], row["status"], row["message"], 100 * row["dev_miou"] if ok else None, row["steps"], sha256
     )
-
-
-def _refuse_mixture(rows: list[dict[str, Any]], column: str, where: str) -> None:
-    """Raise if the rows have more than one value in `column`, naming a row of each."""
-    seen: dict[str, str] = {}
-    for row in sorted(rows, key=lambda r: str(r["run_id"])):
-        if row[column] is not None:
-            seen.setdefault(_canonical(row[column]), row["run_id"])
-    if len(seen) > 1:
-        (a, run_a), (b, run_b) = list(seen.items())[:2]
-        raise ValueError(
-            f"{where}rows with different {column} are not comparable: {_contrast(a, b)} in {run_a}, "
-            f"{_contrast(b, a)} in {run_b}. Give the two settings experiments of their own, or remove the rows of one."
-        )
-
-
-def _canonical(value: Any) -> str:
-    """A value as text; of JSON without what does not change a run: where files lie and how often it is saved."""
-    try:
-        return json.dumps(_essential(json.loads(value)), sort_keys=True) if isinstance(value, str) else str(value)
-    except json.JSONDecodeError:
-        return str(value)
-
-
-def _essential(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _essential(v) for k, v in value.items() if k not in ("path", "checkpoint_every")}
-    return value
-
-
-def _contrast(a: str, b: str) -> str:
-    """`a`, or of two JSON objects only the keys in which `a` differs from `b`."""
-    try:
-        left, right = json.loads(a), json.loads(b)
-    except json.JSONDecodeError:
-        return a
-    if not isinstance(left, dict) or not isinstance(right, dict):
-        return a
-    return json.dumps({k: v for k, v in left.items() if k not in right or right[k] != v}, sort_keys=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.analysis.power import phrase
 from harness.analysis.tables import REFERENCES, Block, Finding, references
-from harness.experiment import plan
+from harness.experiment import rules
 from harness.experiment.recipe import control_label
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def of_experiment(
         step_seconds: by (pair, role, method label), as `harness.training.estimate.step_seconds` measures them.
     """
     search, out = experiment.search, {}
-    labels = plan.labels(experiment)
+    labels = rules.labels(experiment)
     for pair in experiment.pairs:
         sides = [
             Side(

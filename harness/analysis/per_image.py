@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from harness.analysis.stats import image_bootstrap
 from harness.analysis.tables import BOOTSTRAP_SEED, CONFIDENCE, Block, MethodRow, QuickTable
 from harness.metrics import hits_and_unions
-from harness.results.per_image import per_image_path, read_per_image
+from harness.results.paths import per_image_path
+from harness.results.per_image import read_per_image
 
 COLUMNS = ("run_id", "per_image_sha256", "absent_policy")
 """Of rows, that `with_images` needs."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.analysis.byseed import BySeed
+from harness.analysis.arrays import BySeed
 from harness.metrics import Absent
 
 # Below this relative spread the differences are equal up to rounding, and a t statistic would only measure rounding.

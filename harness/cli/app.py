@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.cli.common import answering
 from harness.cli.data import data_app
 from harness.cli.results import results_app
 from harness.cli.submit import submit
 from harness.cli.tables import Format, Paper
-from harness.report.console import answering, print_table
+from harness.report.console import print_columns
 
 app = typer.Typer(
     help="Train every distiller under one recipe, seed by seed; each run is an Arrow row, each table is made of rows.",
@@ -42,7 +43,7 @@ DEFAULT_RESULTS = Path("results")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from harness.results.record import code_version
+        from harness.results.provenance import code_version
 
         typer.echo(code_version())
         raise typer.Exit
@@ -58,9 +59,9 @@ def _main(
 
 
 def _load(file: Path, overrides: list[str] | None) -> Any:
-    from harness.experiment import load
+    from harness.experiment.load import load
 
-    return load.load(file, overrides or [])
+    return load(file, overrides or [])
 
 
 @app.command()
@@ -146,11 +147,11 @@ def run(
 
 def _report(file: Path, experiment: Any, runs: list[Any], directory: Path, rewrite: bool, show_table: Any) -> int:
     """Print the experiment's table (and write its files); the number of failed runs."""
-    from harness.experiment import plan
+    from harness.experiment import rules
     from harness.report import write as report
 
     ids = [run.run_id for run in runs]
-    labels = plan.labels(experiment)
+    labels = rules.labels(experiment)
     return report.show(directory, labels, experiment.seeds, ids, str(file), rewrite, show_table)
 
 
@@ -170,7 +171,7 @@ def tables(
     """Rebuild the table, the plots and the HTML page from the rows there are; or print a paper's tables."""
     with answering():
         from harness.cli import tables as clitables
-        from harness.experiment import load
+        from harness.experiment.load import load
 
         if published is not None and paper is None:
             raise ValueError("--published belongs to --paper: name the paper whose figures these are")
@@ -179,7 +180,7 @@ def tables(
         if paper is not None:
             # The paths of data and weights may be a cluster's: rows need neither.
             folders = [
-                file if file.is_dir() else results / load.load(file, overrides or [], here=False).name for file in files
+                file if file.is_dir() else results / load(file, overrides or [], here=False).name for file in files
             ]
             clitables.print_paper(paper, folders, results, published, form)
             return
@@ -308,7 +309,7 @@ def methods(
                 cells = [f"does not apply: {facts.reason}", "-", "-", "-"]
             note = f"; {facts.caveat}" if facts.caveat else ""
             lines.append([facts.name, *cells, ", ".join(facts.hyperparameters) or "-", (facts.paper or "-") + note])
-        print_table(columns, lines, right=("extra parameters", "buffers MB", "step / none"))
+        print_columns(columns, lines, right=("extra parameters", "buffers MB", "step / none"))
 
 
 @app.command()
@@ -319,7 +320,7 @@ def schema(
     with answering():
         import json
 
-        from harness.experiment.load import json_schema
+        from harness.experiment.schema import json_schema
 
         text = json.dumps(json_schema(), indent=2) + "\n"
         if output is None:

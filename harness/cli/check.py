@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from harness.report.console import print_table
+from harness.report.console import print_columns
 
 if TYPE_CHECKING:
     from harness.analysis.tables import Block
@@ -34,7 +34,7 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
         print_fairness(experiment, tune.check(experiment, file, results, measure))
         return
     from harness.cli.screen import clock, run_name
-    from harness.experiment import plan
+    from harness.experiment.plan import outline
     from harness.results import step_times, store
 
     rows = store.finished(results / experiment.name)
@@ -43,7 +43,7 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
     if measure:
         from harness.training.estimate import step_seconds
 
-        measured = step_seconds(plan.outline(experiment), experiment.resources)
+        measured = step_seconds(outline(experiment), experiment.resources)
     runs, unsure = step_times.outlined(experiment, results / experiment.name, str(file), measured)
     for run in runs:
         steps = 0 if run.checkpoint is not None else run.train.steps
@@ -53,7 +53,7 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
             seconds += 0.0 if rows.get(run.run_id) == "ok" else each * steps
             cells += [f"{each:.3f}", clock(each * steps)]
         lines.append(cells)
-    print_table(columns, lines, right=("steps", "s/step", "time"))
+    print_columns(columns, lines, right=("steps", "s/step", "time"))
     waiting = sum(rows.get(run.run_id) != "ok" for run in runs)
     text = f"{len(runs)} runs, {waiting} to do"
     if measure and waiting:
@@ -93,7 +93,7 @@ def power(experiment: "Experiment", file: Path, results: Path, seeds: Sequence[i
     from harness.analysis.comparison import COLUMNS, quick_table
     from harness.analysis.power import POWER
     from harness.cli import tune
-    from harness.experiment import plan
+    from harness.experiment import rules
     from harness.results import store
 
     planned = len(experiment.seeds)
@@ -103,7 +103,7 @@ def power(experiment: "Experiment", file: Path, results: Path, seeds: Sequence[i
     rows = store.read_runs(directory, list(COLUMNS), run_ids=ids, encoded=True)
     if not rows.num_rows:
         raise ValueError(f"{directory}: there are no rows yet. Run it first: sstkd-bench run {file}")
-    table = quick_table(rows, plan.labels(experiment), experiment.seeds)
+    table = quick_table(rows, rules.labels(experiment), experiment.seeds)
     printed = [_print_power(block, numbers, planned) for block in table.blocks]
     if not any(printed):
         raise ValueError(f"{directory}: a spread between seeds needs two finished seeds of a method and of none")
@@ -128,5 +128,5 @@ def _print_power(block: "Block", numbers: Sequence[int], planned: int) -> bool:
     named = [f"{n} seeds" + (" (planned)" if n == planned else "") for n in numbers]
     columns = ["method", "pairs", "difference", "spread", *named, "seeds it takes"]
     typer.echo(f"\n{block.pair} on {block.dataset}, {block.comparisons} comparisons")
-    print_table(columns, lines, right=tuple(columns[1:]))
+    print_columns(columns, lines, right=tuple(columns[1:]))
     return True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from harness.report.console import output, print_table
+from harness.report.console import output, print_columns
 
 if TYPE_CHECKING:
     from harness.analysis.across import Across
@@ -31,7 +31,7 @@ def compare(files: "Sequence[tuple[Path, Experiment]]", results: Path, to: Path)
     from harness.analysis.across import across
     from harness.analysis.comparison import COLUMNS, quick_table
     from harness.cli import tune
-    from harness.experiment import plan
+    from harness.experiment import rules
     from harness.files import write_atomic
     from harness.results import store
 
@@ -46,7 +46,7 @@ def compare(files: "Sequence[tuple[Path, Experiment]]", results: Path, to: Path)
         read = store.read_runs(directory, [*COLUMNS, *more, "class_names"], run_ids=ids)
         if not read.num_rows:
             raise ValueError(f"{directory}: there are no rows yet. Run it first: sstkd-bench run {file}")
-        tables.append(quick_table(read, plan.labels(experiment), experiment.seeds))
+        tables.append(quick_table(read, rules.labels(experiment), experiment.seeds))
         rows |= {row["run_id"]: row for row in read.to_pylist()}
     found = across(tables)
     _print(found)
@@ -112,10 +112,10 @@ def _print(found: "Across") -> None:
     from rich.text import Text
 
     head, lines = _matrix(found)
-    print_table(head, lines, right=tuple(head[1:]))
+    print_columns(head, lines, right=tuple(head[1:]))
     typer.echo("")
     if found.ranked:
-        print_table(list(STANDINGS), _standings(found), right=STANDINGS[1:])
+        print_columns(list(STANDINGS), _standings(found), right=STANDINGS[1:])
         typer.echo("")
     console = output()
     for note in _notes(found):
@@ -125,8 +125,8 @@ def _print(found: "Across") -> None:
 
 def _markdown(found: "Across", rows: Mapping[str, Mapping[str, Any]]) -> str:
     from harness.analysis.across import class_gains
-    from harness.papers.measured import Grid
-    from harness.report.formats import to_markdown
+    from harness.papers.cells import Grid
+    from harness.report.formats import grids_to_markdown
 
     head, matrix = _matrix(found)
     grids = [Grid("gains", "Gains", tuple(head), tuple(map(tuple, matrix)), (*_notes(found), found.pick))]
@@ -141,7 +141,7 @@ def _markdown(found: "Across", rows: Mapping[str, Mapping[str, Any]]) -> str:
                 title = f"{task.name}: gain of IoU {what}"
                 note = "Percent points, mean over paired seeds; –: no such class."
                 grids.append(Grid(column.removesuffix("_confusion"), title, ("method", *names), lines, (note,)))
-    return "# Comparison\n\n![Gains](gains.png)\n\n" + to_markdown(grids)
+    return "# Comparison\n\n![Gains](gains.png)\n\n" + grids_to_markdown(grids)
 
 
 def _signed(value: float) -> str:
@@ -152,7 +152,7 @@ def _pictures(found: "Across", rows: Mapping[str, Mapping[str, Any]]) -> dict[st
     """PNG and SVG by file name."""
     from harness.analysis.across import costs, profile_gaps
     from harness.report.plots import across as acrossplots
-    from harness.report.plots.curves import figure_png, figure_svg
+    from harness.report.plots.style import figure_png, figure_svg
 
     figures = {"gains": acrossplots.heat_map(found)}
     if len(found.ranked) > 1 and len(found.tasks) > 1:

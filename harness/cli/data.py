@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.report.console import answering, print_table
+from harness.cli.common import answering
+from harness.report.console import print_columns
 
 data_app = typer.Typer(
     help="Datasets: what they are, whether they are whole, the prepared cache.", no_args_is_help=True
@@ -36,7 +37,7 @@ def _parameters(name: str, settings: list[str] | None) -> dict[str, Any]:
     import yaml
 
     from harness.experiment.load import validate
-    from harness.experiment.spec import dataset_entry
+    from harness.experiment.method import dataset_entry
 
     given, problems = {}, []
     for setting in settings or []:
@@ -66,7 +67,9 @@ def data_info(
         from harness.datasets import inspect
 
         if name is None:
-            print_table(["dataset", "classes", "train", "val", "what"], inspect.overview(), ("classes", "train", "val"))
+            print_columns(
+                ["dataset", "classes", "train", "val", "what"], inspect.overview(), ("classes", "train", "val")
+            )
             return
         _parameters(name, None)
         typer.echo(inspect.describe(name, classes))
@@ -80,10 +83,10 @@ def data_check(name: Name, root: Root = None, settings: Set = None) -> None:
 
         found = inspect.check(name, root, _parameters(name, settings))
         if found.splits:
-            print_table(["split", "pairs", "published", "height", "width"], found.splits, ("pairs", "published"))
+            print_columns(["split", "pairs", "published", "height", "width"], found.splits, ("pairs", "published"))
         if found.classes:
             columns = ["class", *(f"{part} {what}" for part in found.parts for what in ("pixels", "%", "images"))]
-            print_table(columns, found.classes, tuple(columns[1:]))
+            print_columns(columns, found.classes, tuple(columns[1:]))
         for note in found.notes:
             typer.echo(f"note: {note}")
         for problem in found.problems:

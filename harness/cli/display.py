@@ -10,8 +10,7 @@ from rich.live import Live
 from rich.markup import escape
 
 from harness.cli.screen import clock, counted, run_name, screen
-from harness.execution.changes import Changes, Looker, Why
-from harness.execution.status import Status
+from harness.execution.status import Changes, Looker, Status, Why
 from harness.experiment.spec import Run
 
 LINE_SECONDS = 10.0  # between plain lines of one run, at least

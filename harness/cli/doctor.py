@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.experiment.spec import Dataset, Weights
-from harness.results import record
+from harness.results import provenance
 
 FREE_GB = 2.0
 
@@ -30,10 +30,10 @@ Line = tuple[str, bool, str]
 
 def _python() -> list[Line]:
     lines: list[Line] = [
-        ("code", True, record.code_version()),
+        ("code", True, provenance.code_version()),
         ("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}"),
     ]
-    for name in record.PACKAGES:
+    for name in provenance.PACKAGES:
         try:
             lines.append((name, True, version(name)))
         except PackageNotFoundError:
@@ -73,7 +73,7 @@ def _ray() -> Line:
         import ray
 
         from harness.execution.connection import connected
-        from harness.experiment.spec import Resources
+        from harness.experiment.resources import Resources
 
         with connected(Resources()):
             total = ray.cluster_resources()
@@ -99,11 +99,12 @@ def _datasets() -> list[Line]:
 def _experiment(file: Path | None) -> list[Line]:
     if file is None:
         return []
-    from harness.experiment import load, plan
+    from harness.experiment.load import load
+    from harness.experiment.plan import outline
 
     try:
-        experiment = load.load(file)
-        runs = plan.outline(experiment)
+        experiment = load(file)
+        runs = outline(experiment)
     except ValueError as error:
         return [(str(file), False, line) for line in str(error).splitlines()]
     lines: list[Line] = [(str(file), True, f"{len(runs)} runs")]
@@ -124,7 +125,7 @@ def _data(data: Dataset) -> list[Line]:
     try:
         from harness.datasets import SOURCES, cache, inspect
         from harness.datasets.tree import Tree
-        from harness.experiment.spec import dataset_entry
+        from harness.experiment.method import dataset_entry
 
         if data.name not in SOURCES:
             return [] if data.root is None else [("data.root", True, data.root)]

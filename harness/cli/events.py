@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, TextIO
 
 from harness.analysis.tables import HEADER, QuickTable
-from harness.execution.changes import Looker, Why
-from harness.execution.status import Status
+from harness.execution.status import Looker, Status, Why
 from harness.experiment.spec import Run
 
 EACH_SECONDS = 1.0  # between two reports of one run, at least

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from harness.report.console import print_table
+from harness.report.console import print_columns
 
 if TYPE_CHECKING:
     from harness.experiment.spec import Experiment
@@ -59,7 +59,7 @@ def show(table: str, dry_run: bool, results: Path, write: Path | None, measure: 
             typer.echo(path)
         return paths
     typer.echo(f"{wanted.title} ({wanted.id}), published under {wanted.protocol}\n")
-    print_table(list(HEAD), _states(wanted, known, figures, results), right=("runs",))
+    print_columns(list(HEAD), _states(wanted, known, figures, results), right=("runs",))
     typer.echo("")
     for each in known:
         typer.echo(_cost(each.experiment, measure))
@@ -110,7 +110,8 @@ def _states(table: "PaperTable", known: Sequence[Known], figures: "Sequence[Figu
     """A line of `HEAD` for each cell."""
     import pyarrow as pa
 
-    from harness.papers.measured import COLUMNS, NOT_RUN, build, prepared
+    from harness.papers.cells import NOT_RUN
+    from harness.papers.measured import COLUMNS, build, prepared
     from harness.papers.reproduce import results_name, state
     from harness.results import store
 
@@ -132,9 +133,9 @@ def _states(table: "PaperTable", known: Sequence[Known], figures: "Sequence[Figu
 
 def _cost(experiment: "Experiment", measure: bool) -> str:
     """What an experiment costs, in one phrase."""
-    from harness.experiment import plan
+    from harness.experiment.plan import plan
 
-    runs = plan.plan(experiment)
+    runs = plan(experiment)
     train, workers = experiment.train, experiment.resources.workers.max
     steps = sum(run.train.steps for run in runs)
     text = f"results/{experiment.name}: {len(runs)} runs, {steps:,} steps of {train.batch_size} images"
@@ -155,10 +156,10 @@ def _cost(experiment: "Experiment", measure: bool) -> str:
 
 def page(results: Path) -> str:
     """The state of every table, as Markdown; errors as `show`."""
-    from harness.papers.measured import Grid
+    from harness.papers.cells import Grid
     from harness.papers.published import published_folder, read_published
     from harness.papers.tables import PAPERS
-    from harness.report.formats import to_markdown
+    from harness.report.formats import grids_to_markdown
 
     figures = read_published(published_folder(results))
     grids = []
@@ -172,7 +173,7 @@ def page(results: Path) -> str:
         if known:
             notes.append(f"sstkd-bench reproduce {table.id}")
         grids.append(Grid(table.id, table.title, HEAD, rows, tuple(notes)))
-    return _ABOUT + to_markdown(grids)
+    return _ABOUT + grids_to_markdown(grids)
 
 
 _ABOUT = """# Reproduction

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from harness.report.console import answering, print_table
+from harness.cli.common import answering
+from harness.report.console import print_columns
 
 results_app = typer.Typer(help="Look at the rows.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -37,7 +38,7 @@ def results_list(
         lines = [
             ["" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows
         ]
-        print_table(columns, lines)
+        print_columns(columns, lines)
 
 
 @results_app.command("show")

@@ -88,9 +88,9 @@ def train_teachers(
         OSError: as `launch`.
         typer.Exit: 130, it was interrupted.
     """
-    from harness.experiment import plan
+    from harness.experiment.plan import outline
 
-    runs = plan.outline(experiment)
+    runs = outline(experiment)
     require_ready(experiment, runs)
     teachers = [run for run in runs if run.run_id in wanted]
     if waiting(teachers, directory, retry_failed):
@@ -133,12 +133,13 @@ def time_steps(experiment: "Experiment", directory: Path, show: "Display | Event
         OSError: as `launch`.
         typer.Exit: 130, it was interrupted.
     """
-    from harness.experiment import plan
-    from harness.results import step_times
+    from harness.experiment import rules
+    from harness.experiment.plan import timing_runs
+    from harness.results import paths
 
-    if not plan.needs_times(experiment):
+    if not rules.needs_times(experiment):
         return
-    folder, runs = step_times.times_folder(directory).absolute(), plan.timing_runs(experiment)
+    folder, runs = paths.times_folder(directory).absolute(), timing_runs(experiment)
     if not waiting(runs, folder, retry_failed):
         return
     needed = {run.teacher_run for run in runs if run.method.needs_teacher}

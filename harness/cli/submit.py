@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.report.console import answering
+from harness.cli.common import answering
 
 if TYPE_CHECKING:
     from harness.cluster.job import Job
@@ -74,10 +74,10 @@ def submit(
             return
         if file is None:
             raise ValueError("name the experiment file, or a job to end: --stop ID")
-        from harness.experiment import load
+        from harness.experiment.load import load
 
         settings = tuple(overrides or ())
-        experiment = load.load(file, settings, here=False)
+        experiment = load(file, settings, here=False)
         if manifest is not None:
             from harness.cluster import manifests
 
@@ -123,7 +123,7 @@ def _submit(address: str, job: "Job", directory: Path) -> int:
     """Start or find the job, follow it, fetch its rows, print the table; returns the exit code."""
     from harness.cli import tune
     from harness.cluster.job import bring_home, exit_code, follow, start, with_digests
-    from harness.experiment import plan
+    from harness.experiment import rules
     from harness.report import write as report
     from harness.results import step_times, store
 
@@ -157,7 +157,7 @@ def _submit(address: str, job: "Job", directory: Path) -> int:
         ids = [run.run_id for run in tune.runs_of(experiment, job.file, directory.parent, False)]
     else:  # a job that ended before all steps were timed
         ids = list(store.finished(directory))
-    report.show(directory, plan.labels(experiment), experiment.seeds, ids, str(job.file), rewrite=True)
+    report.show(directory, rules.labels(experiment), experiment.seeds, ids, str(job.file), rewrite=True)
     return code
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.analysis.tables import QuickTable
     from harness.experiment.spec import Experiment
-    from harness.papers.measured import Grid
+    from harness.papers.cells import Grid
     from harness.papers.published import Figure
     from harness.papers.tables import PaperTable
 
@@ -88,19 +88,19 @@ def _print(grids: "Sequence[Grid]") -> None:
     """On the terminal: a line per cell, since a paper's tables are wider than one."""
     from rich.text import Text
 
-    from harness.papers.measured import PARTS
-    from harness.report.console import output, print_table
+    from harness.papers.cells import PARTS
+    from harness.report.console import output, print_columns
 
     console = output()
     for grid in grids:
         console.print(Text(f"\n{grid.title} ({grid.id})", style="bold"))
         columns = list(dict.fromkeys(cell.column for cell in grid.cells))
         if grid.head[1:] != tuple(f"{column}: {part}" for column in columns for part in PARTS):
-            print_table(list(grid.head), [list(row) for row in grid.rows], right=grid.head[1:])
+            print_columns(list(grid.head), [list(row) for row in grid.rows], right=grid.head[1:])
         else:
             head = ["method", *(["student"] if len(columns) > 1 else []), *PARTS]
             lines = [[c.line, *([c.column] if len(columns) > 1 else []), *c.texts] for c in grid.cells]
-            print_table(head, lines, right=PARTS)
+            print_columns(head, lines, right=PARTS)
         for note in grid.notes:
             console.print(Text(note, style="dim"))
 
@@ -117,10 +117,10 @@ def print_formatted(experiment: "Experiment", run_ids: Sequence[str], directory:
     Raises:
         ValueError: there are no rows, or rows that must not be compared.
     """
-    from harness.experiment import plan
+    from harness.experiment import rules
     from harness.report.write import table_of
 
-    table, _ = table_of(directory, plan.labels(experiment), experiment.seeds, run_ids)
+    table, _ = table_of(directory, rules.labels(experiment), experiment.seeds, run_ids)
     _write(table, form)
 
 
@@ -134,7 +134,8 @@ def print_folder(directory: Path, form: Format | None) -> None:
     Raises:
         ValueError: there are no rows, or rows that must not be compared.
     """
-    from harness.report.write import print_table, table_of
+    from harness.report.console import print_table
+    from harness.report.write import table_of
 
     table, _ = table_of(directory)
     if form is None:
@@ -145,9 +146,8 @@ def print_folder(directory: Path, form: Format | None) -> None:
 
 def _write(table: "QuickTable", form: Format) -> None:
     from harness.analysis.tables import HEADER, IMAGES
-    from harness.papers.measured import Grid
-    from harness.report.formats import FORMATS
-    from harness.report.write import to_csv
+    from harness.papers.cells import Grid
+    from harness.report.formats import FORMATS, to_csv
 
     if form is Format.CSV:
         sys.stdout.write(to_csv(table))

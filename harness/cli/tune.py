@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from harness.report.console import print_table
+from harness.report.console import print_columns
 
 if TYPE_CHECKING:
     from harness.cli.events import Events
-    from harness.experiment.plan import Found, Key
+    from harness.experiment.rules import Found, Key
     from harness.experiment.spec import Experiment, Run
     from harness.search.outcome import Outcome
 
@@ -30,15 +30,16 @@ def tune(file: Path, overrides: list[str], results: Path, as_json: bool) -> int:
     """
     from harness.cli import run as clirun
     from harness.cli.events import Events
-    from harness.experiment import load, plan
+    from harness.experiment.load import load
+    from harness.experiment.studies import studies_of
     from harness.search import outcome as best
 
-    experiment = load.load(file, overrides)
+    experiment = load(file, overrides)
     directory = (results / experiment.name).absolute()
     show = clirun.shower(directory, as_json)
     outcomes = best.outcomes(experiment, directory)
     if not all(outcome.complete for outcome in outcomes):
-        studies = plan.studies(experiment)
+        studies = studies_of(experiment)
         needed = {study.template.teacher_run for study in studies if study.template.method.needs_teacher}
         clirun.train_teachers(experiment, needed, directory, show, False)
         _search(experiment, directory, _teller(experiment, as_json, show))
@@ -58,11 +59,12 @@ def _search(experiment: "Experiment", directory: Path, tell: Any) -> None:
 
             search(experiment, directory, tell)
     except KeyboardInterrupt:
+        from harness.results import paths
         from harness.search import outcome as best
 
         done = sum(len(outcome.trials) for outcome in best.outcomes(experiment, directory))
         typer.echo(
-            f"interrupted: {done} trials have rows in {best.search_folder(directory)}; the same command continues.",
+            f"interrupted: {done} trials have rows in {paths.search_folder(directory)}; the same command continues.",
             err=True,
         )
         raise typer.Exit(130) from None
@@ -87,9 +89,9 @@ def _teller(experiment: "Experiment", as_json: bool, show: Any) -> Any:
 
 def _draw(outcomes: "Sequence[Outcome]", directory: Path) -> None:
     from harness.files import write_atomic
-    from harness.report.plots.curves import figure_png, figure_svg
     from harness.report.plots.search import trials_figure
-    from harness.search.outcome import search_folder
+    from harness.report.plots.style import figure_png, figure_svg
+    from harness.results.paths import search_folder
 
     figure = trials_figure(outcomes)
     write_atomic(search_folder(directory) / "trials.png", figure_png(figure))
@@ -97,12 +99,13 @@ def _draw(outcomes: "Sequence[Outcome]", directory: Path) -> None:
 
 
 def _print(outcomes: "Sequence[Outcome]", directory: Path, file: Path, show: "Events | None") -> None:
-    from harness.search.outcome import FILE, HEADER, said, search_folder
+    from harness.results.paths import search_folder
+    from harness.search.outcome import FILE, HEADER, said
 
     if show is not None:
         show.write("search", columns=HEADER, rows=[outcome.cells for outcome in outcomes])
         return
-    print_table(list(HEADER), [list(outcome.cells) for outcome in outcomes], right=("mIoU (dev) %", "time"))
+    print_columns(list(HEADER), [list(outcome.cells) for outcome in outcomes], right=("mIoU (dev) %", "time"))
     for outcome in outcomes:
         if outcome.algorithm == "nsga2" and len(outcome.front) > 1:
             front = "; ".join(
@@ -125,13 +128,13 @@ def found(experiment: "Experiment", file: Path, results: Path, from_search: bool
     Raises:
         ValueError: it has a search and `from_search` is not set, or the search is not complete; or the other way round.
     """
-    from harness.experiment import plan
+    from harness.experiment import rules
     from harness.search import outcome as best
 
     if from_search and experiment.search is None:
         raise ValueError(f"--from-search: {file} has no search; its ruleset is published. Leave the option out")
     points = best.found(experiment, results / experiment.name, str(file)) if from_search else None
-    plan.require_point(experiment, points)
+    rules.require_point(experiment, points)
     return points
 
 
@@ -141,13 +144,14 @@ def runs_of(experiment: "Experiment", file: Path, results: Path, from_search: bo
     Raises:
         ValueError: as `found`; or its budget needs step times and not all of them are there.
     """
-    from harness.experiment import plan
+    from harness.experiment import rules
+    from harness.experiment.plan import plan
     from harness.results import step_times
 
     points = found(experiment, file, results, from_search)
     directory = results / experiment.name
-    times = step_times.times(experiment, directory, str(file)) if plan.needs_times(experiment) else None
-    return plan.plan(experiment, points, times)
+    times = step_times.times(experiment, directory, str(file)) if rules.needs_times(experiment) else None
+    return plan(experiment, points, times)
 
 
 def check(experiment: "Experiment", file: Path, results: Path, measure: bool) -> dict[tuple[str, str, str], float]:
@@ -160,7 +164,7 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
         ValueError: a network cannot be built, a method does not apply, or timing a step has failed.
     """
     from harness.cli.screen import clock
-    from harness.experiment import plan
+    from harness.experiment.plan import outline
     from harness.results import step_times, store
     from harness.search import outcome as best
 
@@ -170,7 +174,7 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
     if measure:
         from harness.training.estimate import step_seconds
 
-        measured = step_seconds(plan.outline(experiment), experiment.resources)
+        measured = step_seconds(outline(experiment), experiment.resources)
     runs, unsure = step_times.outlined(experiment, directory, str(file), measured)
     lines, total = [], 0.0
 
@@ -206,7 +210,7 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
     for run in runs:
         if run.role == "student" and run.seed == experiment.seeds[0]:
             line(run, "final runs", len(experiment.seeds), run.train.steps, finals[run.pair, run.label])
-    print_table(
+    print_columns(
         ["pair", "method", "what", "count", "steps", "there", *(["s/step", "time"] if measure else [])],
         lines,
         right=("count", "steps", "there", "s/step", "time"),

@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 
 from harness.cluster import package as bundle
 from harness.cluster import rows_by_log, secrets
-from harness.experiment import plan
+from harness.experiment import rules
+from harness.experiment.plan import foreseen
 from harness.experiment.spec import Experiment, Network, Weights
 from harness.results import store
 from harness.results.pull import Pulled, pull
@@ -61,7 +62,7 @@ class Job:
     @property
     def base_id(self) -> str:
         """The experiment's name and a digest of its runs: what does not change a result does not change it."""
-        ids = sorted(run.run_id for run in plan.foreseen(self.experiment))
+        ids = sorted(run.run_id for run in foreseen(self.experiment))
         return f"{self.experiment.name}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:8]}"
 
     @property
@@ -187,7 +188,7 @@ def start(client: Any, job: Job) -> tuple[str, bool]:
             number = max(taken.values(), default=0) + 1
             name = base if number == 1 else f"{base}-{number}"
             package, file = job.package(Path(folder))
-            runs = len(plan.foreseen(job.experiment))
+            runs = len(foreseen(job.experiment))
             try:
                 client.submit_job(
                     entrypoint=job.command(file),
@@ -282,9 +283,9 @@ def bring_home(client: Any, job: Job, directory: Path) -> Pulled | None:
     there = Path(job.folder).expanduser()
     if there.is_dir() and directory.is_dir() and there.samefile(directory):
         there_too = set(store.finished(directory))
-        expected = {run.run_id for run in plan.foreseen(with_digests(job.experiment, directory))}
+        expected = {run.run_id for run in foreseen(with_digests(job.experiment, directory))}
         # Runs whose steps follow from a time have ids that only the cluster knows.
-        if expected <= there_too or (there_too and plan.needs_times(job.experiment)):
+        if expected <= there_too or (there_too and rules.needs_times(job.experiment)):
             return None
     with tempfile.TemporaryDirectory() as folder:
         package, _ = replace(job, names=()).package(Path(folder))

@@ -19,7 +19,8 @@ import yaml
 
 from harness.cluster import secrets
 from harness.cluster.job import override_arguments, shell_path
-from harness.experiment.spec import Experiment, Resources
+from harness.experiment.resources import Resources
+from harness.experiment.spec import Experiment
 from harness.results.storage import is_uri
 
 MOUNT = "/mnt/sstkd-bench"

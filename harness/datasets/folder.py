@@ -17,7 +17,7 @@ from harness.datasets.filedata import load
 from harness.datasets.pairing import Pairing
 from harness.datasets.source import IGNORE, OFFICIAL, Listing, Sample, Source, table
 from harness.datasets.tree import Tree
-from harness.experiment.spec import nearest
+from harness.experiment.method import nearest
 
 CLASSES = "classes.yaml"
 IMAGES = tuple(

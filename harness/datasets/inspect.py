@@ -13,7 +13,7 @@ from harness.datasets.filedata import require_ranges
 from harness.datasets.index import Entry
 from harness.datasets.source import OFFICIAL, Sample, Source
 from harness.datasets.tree import Tree
-from harness.experiment.spec import dataset_entry
+from harness.experiment.method import dataset_entry
 
 COMMON = ("dev_fraction", "dev_seed", "short_side")
 """Parameters of every dataset in files; the others are its variant."""

@@ -12,7 +12,7 @@ import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from harness.experiment.spec import Resources
+from harness.experiment.resources import Resources
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",

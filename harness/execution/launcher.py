@@ -12,15 +12,18 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from harness.execution.board import Board
+from harness.execution.actors import Board
 from harness.execution.connection import connected, require_room, this_node
-from harness.execution.pool import Groups, Outcome, Pool
+from harness.execution.groups import Groups
+from harness.execution.messages import Outcome
+from harness.execution.pool import Pool
 from harness.execution.queue import Queue
 from harness.execution.status import Status
 from harness.execution.workspace import Home
-from harness.experiment.spec import Resources, Run
+from harness.experiment.resources import Resources
+from harness.experiment.spec import Run
 from harness.files import sweep
-from harness.results import record, store
+from harness.results import paths, record, store
 from harness.results.pull import fetch, pull
 
 POLL_SECONDS = 0.5
@@ -81,11 +84,11 @@ def _check_teachers(waiting: Sequence[Run], status: Status, experiment: Path, ho
     wanted = {run.teacher_run for run in waiting if run.method.needs_teacher} - {None}
     for teacher in sorted(str(run_id) for run_id in wanted if status.state.get(str(run_id)) == "ok"):
         home.offer(teacher, experiment)
-        weights = record.weights_path(experiment, teacher)
+        weights = paths.weights_path(experiment, teacher)
         if home.storage is None and not weights.is_file():
             raise ValueError(
                 f"{weights}: the teacher's weights are missing, yet its row says ok. Put the file back, or delete "
-                f"{store.run_path(experiment, teacher)} to train the teacher again."
+                f"{paths.run_path(experiment, teacher)} to train the teacher again."
             )
 
 

@@ -14,48 +14,18 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from harness.execution.connection import answers, room, this_node
-from harness.execution.messages import Group, Lost, not_on_nodes
+from harness.execution.actors import Worker
+from harness.execution.connection import room
+from harness.execution.messages import Outcome, judged, not_on_nodes
 from harness.execution.queue import Key, Queue, key_of
 from harness.execution.sharing import Shelf
-from harness.execution.workers import Worker, group_run
-from harness.experiment.spec import Resources, Run
-from harness.results import record
+from harness.experiment.resources import Resources
+from harness.experiment.spec import Run
 
 REFRESH_SECONDS = 2.0  # between looks at which nodes there are
 MOST_FALSE_STARTS = 5  # workers in a row that do not come up at all
 SILENT_SECONDS = 60.0  # that a node which did not answer is left out; Ray has found it lost by then
 BAD_NODE = 3  # failures of a node without a success in between: it gets no more runs while there are others
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run left its lane.
-
-    Attributes:
-        run: which.
-        status: "ok", "failed" (its row says why), "gave way", or "lost" where there is no row.
-        reason: of a loss.
-        node: where it was lost.
-        error: the disk was full: nothing can go on.
-    """
-
-    run: Run
-    status: str
-    reason: str = ""
-    node: str | None = None
-    error: OSError | None = None
-
-
-def judged(run: Run, error: Exception, node: str | None) -> Outcome:
-    """A run's outcome from what its future raised."""
-    cause = getattr(error, "cause", None) or error
-    reason = " ".join(str(cause).split())[:300]
-    if record.is_disk_full(cause):
-        return Outcome(run, "lost", reason, node, cause)
-    if isinstance(cause, Lost) and cause.nodes:
-        node = cause.nodes[0]
-    return Outcome(run, "lost", reason, node)
 
 
 @dataclass
@@ -191,112 +161,3 @@ class Pool:
                 f"resources: {self._false_starts} workers in a row did not start: {reason}. Every node needs this "
                 "package, and sees the results folder unless there is resources.storage."
             )
-
-
-class Groups:
-    """Worker groups for runs on several workers; elastic ones take what room there is.
-
-    Args:
-        experiment: results folder.
-        resources: of a run.
-        board: where progress goes.
-    """
-
-    def __init__(self, experiment: Path, resources: Resources, board: Any) -> None:
-        self._experiment, self._resources, self._board = experiment, resources, board
-        self._least, self._most = resources.workers.min, resources.workers.max
-        self._running: dict[Any, tuple[Run, int]] = {}  # future -> the run and its workers
-        self._asked: set[str] = set()
-        self._silent: dict[str, float] = {}  # nodes that did not answer, and until when they do not count
-        self._attempts: Counter[str] = Counter()
-        self._room: dict[str, int] = {}
-        self._looked = -REFRESH_SECONDS
-        here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
-        self._task = ray.remote(num_cpus=0, max_retries=0)(group_run).options(scheduling_strategy=here)
-
-    @property
-    def running(self) -> int:
-        """How many runs are on lanes."""
-        return len(self._running)
-
-    @property
-    def slots(self) -> int:
-        """How many runs can be on lanes."""
-        return max(1, min(sum(self._room.values()) // self._most, self._resources.concurrent or 10**9))
-
-    @property
-    def nodes(self) -> int:
-        """How many nodes have room."""
-        return len(self._room)
-
-    def refresh(self, waiting: int) -> None:
-        """Look which nodes there are."""
-        now = time.monotonic()
-        if now - self._looked >= REFRESH_SECONDS:
-            found = room(self._resources)
-            self._room = {node: fit for node, fit in found.items() if self._silent.get(node, 0.0) < now}
-            self._looked = now
-
-    def assign(self, queue: Queue, tries: Counter[str]) -> Iterator[Run]:
-        """Start as many groups as there is room for; yields the runs that begin."""
-        while self.running < self.slots and len(queue) and self._free() >= self._least:
-            run = queue.take("", (), None)
-            if run is None:
-                return
-            workers = self._size(run, self._free())
-            if workers is None:
-                queue.put_back(run)
-                return
-            self._start(run, workers, queue.barred(run.run_id))
-            yield run
-
-    def grow(self, queue: Queue) -> None:
-        """Ask elastic runs to stop at their next checkpoint where more workers have come than wait for a run."""
-        if self._least == self._most or len(queue):
-            return
-        for run, workers in self._running.values():
-            more = self._size(run, workers + self._free())
-            if more is not None and more > workers and run.run_id not in self._asked:
-                self._asked.add(run.run_id)
-                self._board.ask_to_give_way.remote(run.run_id)
-
-    def wait(self, seconds: float) -> Iterator[Outcome]:
-        """What ended within so many seconds; returns as soon as something did."""
-        if not self._running:
-            time.sleep(seconds)
-            return
-        done, _ = ray.wait(list(self._running), timeout=seconds)
-        for future in done:
-            run, _ = self._running.pop(future)
-            self._asked.discard(run.run_id)
-            self._looked = -REFRESH_SECONDS
-            try:
-                yield Outcome(run, ray.get(future))
-            except ray.exceptions.RayError as error:
-                # Ray takes a while to see that a node is lost; a group that counts on it would wait for it.
-                for node in set(ray.get(self._board.seats.remote(run.run_id)).values()):
-                    if not answers(node):
-                        self._silent[node] = time.monotonic() + SILENT_SECONDS
-                yield judged(run, error, None)
-
-    def _free(self) -> int:
-        return sum(self._room.values()) - sum(workers for _, workers in self._running.values())
-
-    def _size(self, run: Run, free: int) -> int | None:
-        """The most workers, at most `free`, among which the global batch divides; None if not even the least do."""
-        pieces = self._most * run.train.accumulate
-        fitting = [n for n in range(self._least, min(self._most, free) + 1) if pieces % n == 0]
-        return max(fitting, default=None)
-
-    def _start(self, run: Run, workers: int, barred: set[str]) -> None:
-        elsewhere = sum(fit for node, fit in self._room.items() if node not in barred)
-        self._attempts[run.run_id] += 1
-        group = Group(
-            run.model_dump_json(),
-            str(self._experiment),
-            self._resources.model_dump_json(),
-            workers,
-            f"{int(time.time())}-{self._attempts[run.run_id]}",
-            tuple(sorted(barred)) if elsewhere >= workers else (),
-        )
-        self._running[self._task.remote(group, self._board)] = (run, workers)

@@ -25,7 +25,7 @@ from harness.datasets.index import examine
 from harness.datasets.source import OFFICIAL, Sample, Source, require_none, tables_sha256
 from harness.datasets.tree import Tree
 from harness.execution.connection import connected
-from harness.experiment.spec import Resources
+from harness.experiment.resources import Resources
 from harness.files import sweep, write_atomic
 
 PAIRS = 64

@@ -2,10 +2,15 @@
 
 import statistics
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from harness.experiment.spec import Run
+
+Why = Callable[[str], str | None]
+"""Why a run failed, by its run_id; None when it is not known."""
+
 
 Progress = dict[str, Any]
 ENDED = ("ok", "failed", "skipped")
@@ -101,3 +106,30 @@ class Status:
             own = (self._steps[run_id] - p.get("step", 0)) * ms / 1e3
             total, longest = total + own, max(longest, own)
         return max(total / self.slots, longest)  # a single run cannot be shared out
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Notes, and the runs that began or ended, each with its run_id."""
+
+    notes: list[str]
+    begun: list[tuple[str, Run]]
+    ended: list[tuple[str, Run]]
+
+
+class Looker:
+    """Remembers what it has seen; a look costs as much as there are runs that run or have just ended."""
+
+    def __init__(self) -> None:
+        self._notes = 0
+        self._ended = 0
+        self._running: set[str] = set()
+
+    def look(self, status: Status) -> Changes:
+        """The changes since the last call. A run that both began and ended since then is in both lists."""
+        notes = status.notes[self._notes :]
+        ended = [(run.run_id, run) for run in status.ended[self._ended :]]
+        missed = [item for item in ended if item[0] not in self._running and item[0] in status.progress]
+        begun = missed + [item for item in status.running.items() if item[0] not in self._running]
+        self._notes, self._ended, self._running = len(status.notes), len(status.ended), set(status.running)
+        return Changes(notes, begun, ended)

@@ -13,15 +13,16 @@ import ray
 import torch
 
 from harness.execution.connection import this_node
-from harness.execution.execute import MACHINE, Recorded, execute
 from harness.execution.loggers import watch
 from harness.execution.messages import Group, Lost, not_on_nodes
 from harness.execution.ray_metrics import Gauges
 from harness.execution.sharing import sharer
 from harness.execution.workspace import Home
-from harness.experiment.spec import Resources, Run
+from harness.experiment.resources import Resources
+from harness.experiment.spec import Run
 from harness.results import record
 from harness.training.cost import device_use
+from harness.training.execute import MACHINE, Recorded, execute
 from harness.training.loop import GiveWay
 from harness.training.runtime import Progress, Runtime
 

@@ -8,12 +8,12 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.experiment.spec import Resources, Run
+from harness.experiment.resources import Resources
+from harness.experiment.spec import Run
 from harness.files import cache_home, write_atomic
-from harness.results import store
-from harness.results.per_image import per_image_path
+from harness.results import paths, store
+from harness.results.paths import checkpoint_directory, per_image_path, weights_path
 from harness.results.pull import fetch
-from harness.results.record import checkpoint_directory, weights_path
 from harness.results.storage import Storage
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ class Home:
         """
         if self.storage is None:
             return
-        store.run_path(self.folder, run.run_id).unlink(missing_ok=True)  # deleted there since, or it would not run
+        paths.run_path(self.folder, run.run_id).unlink(missing_ok=True)  # deleted there since, or it would not run
         if run.teacher_run is None or not run.method.needs_teacher:
             return
-        row, weights = (path(self.folder, run.teacher_run) for path in (store.run_path, weights_path))
+        row, weights = (path(self.folder, run.teacher_run) for path in (paths.run_path, weights_path))
         content = self.storage.read(self._name(row))
         if not (weights.is_file() and row.is_file() and row.read_bytes() == content):
             row.unlink(missing_ok=True)
@@ -75,7 +75,7 @@ class Home:
         """
         if self.storage is None:
             return
-        for path in (f(self.folder, run_id) for f in (weights_path, per_image_path, store.run_path)):
+        for path in (f(self.folder, run_id) for f in (weights_path, per_image_path, paths.run_path)):
             if path.is_file():
                 self.storage.write(self._name(path), path.read_bytes())
 
@@ -83,7 +83,7 @@ class Home:
         """Put what another results folder has of a run to the storage, where that has no finished row of it."""
         if self.storage is None or self.status(run_id) == "ok":
             return
-        for path in (f(results, run_id) for f in (weights_path, per_image_path, store.run_path)):
+        for path in (f(results, run_id) for f in (weights_path, per_image_path, paths.run_path)):
             if path.is_file():
                 self.storage.write(path.relative_to(results).as_posix(), path.read_bytes())
 
@@ -120,7 +120,7 @@ def lend(run_id: str, directory: Path, source: Home, folder: Path, home: Home) -
         ValueError: it has not been trained, or could not be.
         OSError: the storage does not answer or has no weights of it, or the disk is full.
     """
-    path = store.run_path(directory, run_id)
+    path = paths.run_path(directory, run_id)
     if not path.is_file():
         raise ValueError(f"{path}: the teacher's row is missing; it is trained before them")
     row = store.read_row(path)
@@ -131,7 +131,7 @@ def lend(run_id: str, directory: Path, source: Home, folder: Path, home: Home) -
         )
     content, name = path.read_bytes(), path.relative_to(directory).as_posix()
     if home.storage is None:
-        if store.run_path(folder, run_id).is_file() and store.run_path(folder, run_id).read_bytes() == content:
+        if paths.run_path(folder, run_id).is_file() and paths.run_path(folder, run_id).read_bytes() == content:
             return
     elif home.status(run_id) == "ok" and home.storage.read(name) == content:
         return

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from harness.experiment import plan, signatures, yaml_reader
+from harness.experiment import rules, yaml_reader
+from harness.experiment.method import Method, dataset_entry, method_entry, nearest
 from harness.experiment.recipe import Spec
-from harness.experiment.spec import Experiment, Method, Network, PathMark, dataset_entry, method_entry, nearest
+from harness.experiment.spec import Experiment, Network, PathMark
 from harness.experiment.yaml_reader import KeyPath, dotted
 from harness.files import sha256
 
@@ -238,7 +239,7 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
             if item is not None and item in items[:index]:
                 report((key, index), f"{names[index]} stands twice; each entry once")
     try:
-        plan.require_control(experiment)
+        rules.require_control(experiment)
     except ValueError as error:
         report(("methods",), str(error))
     given: tuple[tuple[str, ...], ...] = ()
@@ -246,7 +247,7 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
         given = tuple(tuple(sorted(method.parameters)) for method in experiment.methods)
     resolved = {"methods": tuple(m for m in methods if m is not None), "data": data, "pairs": pairs, "given": given}
     experiment = experiment.model_copy(update=resolved)
-    for at, message in (*plan.budget_problems(experiment), *plan.search_problems(experiment)):
+    for at, message in (*rules.budget_problems(experiment), *rules.search_problems(experiment)):
         report(at, message)
     return experiment
 
@@ -295,50 +296,3 @@ def _name(written: Any) -> str:
 def _prefixed(name: str, report: Report) -> Report:
     """Reports of a parameter of one method as the sum's parameter METHOD.NAME."""
     return lambda at, message: report((*at[:3], f"{name}.{at[3]}", *at[4:]), message)
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of both forms of file, methods and datasets with their own parameters included."""
-    schema = Experiment.model_json_schema()
-    for key in FILLED_IN:
-        schema["properties"].pop(key)
-    methods = signatures.table("harness.distillers", "METHODS")
-    outside = "^[A-Za-z_][\\w.]*:[A-Za-z_]\\w*$"
-    forms: list[dict[str, Any]] = [{"enum": sorted(methods)}, {"type": "string", "pattern": outside}]
-    forms += [
-        {
-            "type": "object",
-            "properties": {name: {"anyOf": [e.parameters.model_json_schema(), {"type": "null"}]}},
-            "required": [name],
-            "additionalProperties": False,
-        }
-        for name, e in sorted(methods.items())
-    ]
-    elsewhere = {"patternProperties": {outside: {"type": ["object", "null"]}}, "additionalProperties": False}
-    forms.append({"type": "object", "minProperties": 1, "maxProperties": 1, **elsewhere})
-    forms.append({"$ref": "#/$defs/Method"})
-    schema["$defs"]["OneMethod"] = {"anyOf": forms}
-    one = {"$ref": "#/$defs/OneMethod"}
-    schema["properties"]["methods"]["items"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 2}]}
-    datasets = signatures.table("harness.datasets", "DATASETS")
-    schema["$defs"]["Dataset"]["properties"]["name"]["enum"] = sorted(datasets)
-    schema["$defs"]["Dataset"]["allOf"] = [
-        {
-            "if": {"properties": {"name": {"const": name}}},
-            "then": {"properties": {"parameters": e.parameters.model_json_schema()}},
-        }
-        for name, e in sorted(datasets.items())
-    ]
-    definitions = schema.pop("$defs") | {"Experiment": schema}
-    plain = {"$ref": "#/$defs/Experiment"}
-    metadata = {"type": "object", "properties": {"experiment": plain}, "required": ["experiment"]}
-    cluster = {"properties": {"metadata": metadata}, "required": [*sorted(CLUSTER_KEYS), "metadata"]}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "sstkd-bench experiment, by itself or in a Ray cluster file",
-        "type": "object",
-        "if": {"anyOf": [{"required": [key]} for key in sorted(CLUSTER_KEYS)]},
-        "then": cluster,
-        "else": plain,
-        "$defs": definitions,
-    }

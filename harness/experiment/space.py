@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.experiment.spec import Method, method_entry
+from harness.experiment.method import Method, method_entry
 
 LR = "optimizer.lr"
 """The learning rate among a point's values; no parameter of a method has such a name."""

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.experiment.spec import Network, nearest
+from harness.experiment.method import nearest
+from harness.experiment.spec import Network
 from harness.models.deeplabv3 import deeplabv3
 from harness.models.encoder_weights import load_encoder
 from harness.models.pspnet import pspnet

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.analysis.tables import REFERENCES
 from harness.experiment import yaml_reader
-from harness.papers.measured import NOT_RUN, Cell
+from harness.papers.cells import NOT_RUN, Cell
 from harness.papers.tables import CIRKD, MGD, MMSEG, NETWORKS, PAPERS, SKD, Line, Ours, PaperTable
 
 BASES = {

@@ -2,11 +2,14 @@
 
 import csv
 import io
+import json
 import re
 from collections.abc import Callable, Sequence
 from html import escape
+from typing import Any
 
-from harness.papers.measured import Grid
+from harness.analysis.tables import HEADER, IMAGES, Comparison, QuickTable
+from harness.papers.cells import Grid
 
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -33,7 +36,7 @@ def markdown(text: str) -> str:
     return re.sub(r"([\\|<>`*_#])", r"\\\1", " ".join(text.split()))
 
 
-def to_markdown(grids: Sequence[Grid]) -> str:
+def grids_to_markdown(grids: Sequence[Grid]) -> str:
     """Tables in the syntax of GitHub."""
 
     def cells(texts: Sequence[str]) -> str:
@@ -51,7 +54,7 @@ def to_markdown(grids: Sequence[Grid]) -> str:
     return "\n".join(out)
 
 
-def to_latex(grids: Sequence[Grid]) -> str:
+def grids_to_latex(grids: Sequence[Grid]) -> str:
     r"""Tables for the package booktabs, each in a `table*` with its notes below."""
 
     def text(value: str) -> str:
@@ -68,7 +71,7 @@ def to_latex(grids: Sequence[Grid]) -> str:
     return "\n".join(out)
 
 
-def to_csv(grids: Sequence[Grid]) -> str:
+def grids_to_csv(grids: Sequence[Grid]) -> str:
     """One line per cell with its numbers, unrounded and empty where there are none."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -85,7 +88,7 @@ def to_csv(grids: Sequence[Grid]) -> str:
     return out.getvalue()
 
 
-def to_html(grids: Sequence[Grid]) -> str:
+def grids_to_html(grids: Sequence[Grid]) -> str:
     """One page that loads nothing."""
 
     def row(texts: Sequence[str], tag: str) -> str:
@@ -111,8 +114,92 @@ def to_html(grids: Sequence[Grid]) -> str:
 
 
 FORMATS: dict[str, Callable[[Sequence[Grid]], str]] = {
-    "md": to_markdown,
-    "latex": to_latex,
-    "csv": to_csv,
-    "html": to_html,
+    "md": grids_to_markdown,
+    "latex": grids_to_latex,
+    "csv": grids_to_csv,
+    "html": grids_to_html,
 }
+
+
+def to_markdown(table: QuickTable) -> str:
+    """The comparison as Markdown, with what it is to be read against above and where the rest is below."""
+    lines = [f"# {markdown(table.experiment)}", ""]
+    for block in table.blocks:
+        lines += [f"## {markdown(block.pair)} on {markdown(block.dataset)}", "", markdown(block.headline), ""]
+        lines += [
+            markdown(f"{block.budget} per run, ruleset {block.rules}, protocol {table.protocol}, {block.devices}."),
+            "",
+        ]
+        lines += ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
+        lines += ["| " + " | ".join(map(markdown, line.cells(block.references))) + " |" for line in block.methods]
+        remarks = (*block.notes, *block.caveats)
+        lines += ["", *(f"- {markdown(remark)}" for remark in remarks), *([""] if remarks else [])]
+        lines += [
+            f"Compared: {markdown(block.compared)}",
+            "",
+            *(f"- {markdown(str(found))}" for found in block.findings),
+        ]
+        lines += [""] if block.findings else []
+        if block.images:
+            lines += [f"{IMAGES}:", "", *(f"- {markdown(text)}" for text in block.images), ""]
+    return "\n".join([*lines, table.legend, "", "Rows: `runs/`. Curves: `curves.png`. Page: `report.html`.", ""])
+
+
+def to_csv(table: QuickTable) -> str:
+    """The numbers behind the comparison, unrounded, one line per pair and method; empty where there is none."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    ends = ("mean", "low", "high", "n")
+    tests = (*ends, "bootstrap_low", "bootstrap_high", "p", "p_holm", "beyond_noise")
+    writer.writerow(
+        (
+            *("experiment", "protocol", "dataset", "pair", "method"),
+            *("expected", "ok", "failed", "skipped", "not_run"),
+            *(f"dev_miou_percent_{end}" for end in ends),
+            "best_dev_miou_percent_mean",
+            *(f"{name}_{what}" for name in ("vs_none", "vs_kd") for what in tests),
+            *("step_s", "peak_mb", "floor_dev_miou_percent", "teacher_dev_miou_percent"),
+            *("ruleset", "search_trials", "search_seconds"),
+        )
+    )
+    for block in table.blocks:
+        for x in block.methods:
+            miou = (x.miou.mean, x.miou.low, x.miou.high, x.miou.n) if x.miou else (None, None, None, 0)
+            writer.writerow(
+                (
+                    *(table.experiment, table.protocol, block.dataset, block.pair, x.label),
+                    *(x.expected, len(x.run_ids), x.failed, x.skipped, x.missing),
+                    *miou,
+                    x.best_miou.mean if x.best_miou else None,
+                    *(*_csv_cells(x.vs_none), *_csv_cells(x.vs_kd)),
+                    *(x.step_s, x.peak_mb, block.floor, block.teacher.miou),
+                    *(block.ruleset, x.search_trials, x.search_seconds),
+                )
+            )
+    return out.getvalue()
+
+
+def _csv_cells(c: Comparison | None) -> list[Any]:
+    if c is None:
+        return [None] * 9
+    d, b = c.difference, c.bootstrap
+    return [d.mean, d.low, d.high, d.n, b.low, b.high, d.p_value, c.p_holm, c.beyond_noise]
+
+
+def to_json(table: QuickTable) -> str:
+    """The fairness report: what is compared with what, and what was found, by pair."""
+    blocks = [
+        {
+            "pair": block.pair,
+            "dataset": block.dataset,
+            "ruleset": block.rules,
+            "budget": block.budget,
+            "compared": block.compared,
+            "findings": [{"unfair": found.unfair, "text": found.text} for found in block.findings],
+            "caveats": block.caveats,
+            "images": block.images,
+        }
+        for block in table.blocks
+    ]
+    report = {"experiment": table.experiment, "protocol": table.protocol, "pairs": blocks}
+    return json.dumps(report, indent=2, ensure_ascii=False) + "\n"

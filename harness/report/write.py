@@ -3,173 +3,26 @@
 Everything here is computed from the rows on disk; nothing is remembered between calls and nothing is copied in.
 """
 
-import csv
-import io
-import json
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.analysis import per_image
 from harness.analysis.comparison import COLUMNS, quick_table
-from harness.analysis.tables import HEADER, IMAGES, Block, Comparison, QuickTable
-from harness.report.formats import markdown
+from harness.analysis.tables import QuickTable
+from harness.report.console import print_table
+from harness.report.formats import to_csv, to_json, to_markdown
 from harness.results import store
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    pass
 
 ON_PAGE = 20_000
 """Rows up to which the page and the curves hold every run; of more, the first seeds of each line."""
 
 __all__ = ["print_table", "quick_table", "show", "table_of", "to_csv", "to_json", "to_markdown", "write_report"]
-
-
-def to_markdown(table: QuickTable) -> str:
-    """The comparison as Markdown, with what it is to be read against above and where the rest is below."""
-    lines = [f"# {markdown(table.experiment)}", ""]
-    for block in table.blocks:
-        lines += [f"## {markdown(block.pair)} on {markdown(block.dataset)}", "", markdown(block.headline), ""]
-        lines += [
-            markdown(f"{block.budget} per run, ruleset {block.rules}, protocol {table.protocol}, {block.devices}."),
-            "",
-        ]
-        lines += ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
-        lines += ["| " + " | ".join(map(markdown, line.cells(block.references))) + " |" for line in block.methods]
-        remarks = (*block.notes, *block.caveats)
-        lines += ["", *(f"- {markdown(remark)}" for remark in remarks), *([""] if remarks else [])]
-        lines += [
-            f"Compared: {markdown(block.compared)}",
-            "",
-            *(f"- {markdown(str(found))}" for found in block.findings),
-        ]
-        lines += [""] if block.findings else []
-        if block.images:
-            lines += [f"{IMAGES}:", "", *(f"- {markdown(text)}" for text in block.images), ""]
-    return "\n".join([*lines, table.legend, "", "Rows: `runs/`. Curves: `curves.png`. Page: `report.html`.", ""])
-
-
-def to_csv(table: QuickTable) -> str:
-    """The numbers behind the comparison, unrounded, one line per pair and method; empty where there is none."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    ends = ("mean", "low", "high", "n")
-    tests = (*ends, "bootstrap_low", "bootstrap_high", "p", "p_holm", "beyond_noise")
-    writer.writerow(
-        (
-            *("experiment", "protocol", "dataset", "pair", "method"),
-            *("expected", "ok", "failed", "skipped", "not_run"),
-            *(f"dev_miou_percent_{end}" for end in ends),
-            "best_dev_miou_percent_mean",
-            *(f"{name}_{what}" for name in ("vs_none", "vs_kd") for what in tests),
-            *("step_s", "peak_mb", "floor_dev_miou_percent", "teacher_dev_miou_percent"),
-            *("ruleset", "search_trials", "search_seconds"),
-        )
-    )
-    for block in table.blocks:
-        for x in block.methods:
-            miou = (x.miou.mean, x.miou.low, x.miou.high, x.miou.n) if x.miou else (None, None, None, 0)
-            writer.writerow(
-                (
-                    *(table.experiment, table.protocol, block.dataset, block.pair, x.label),
-                    *(x.expected, len(x.run_ids), x.failed, x.skipped, x.missing),
-                    *miou,
-                    x.best_miou.mean if x.best_miou else None,
-                    *(*_csv_cells(x.vs_none), *_csv_cells(x.vs_kd)),
-                    *(x.step_s, x.peak_mb, block.floor, block.teacher.miou),
-                    *(block.ruleset, x.search_trials, x.search_seconds),
-                )
-            )
-    return out.getvalue()
-
-
-def _csv_cells(c: Comparison | None) -> list[Any]:
-    if c is None:
-        return [None] * 9
-    d, b = c.difference, c.bootstrap
-    return [d.mean, d.low, d.high, d.n, b.low, b.high, d.p_value, c.p_holm, c.beyond_noise]
-
-
-def to_json(table: QuickTable) -> str:
-    """The fairness report: what is compared with what, and what was found, by pair."""
-    blocks = [
-        {
-            "pair": block.pair,
-            "dataset": block.dataset,
-            "ruleset": block.rules,
-            "budget": block.budget,
-            "compared": block.compared,
-            "findings": [{"unfair": found.unfair, "text": found.text} for found in block.findings],
-            "caveats": block.caveats,
-            "images": block.images,
-        }
-        for block in table.blocks
-    ]
-    report = {"experiment": table.experiment, "protocol": table.protocol, "pairs": blocks}
-    return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-
-
-def print_table(table: QuickTable, console: "Console | None" = None, directory: str | Path | None = None) -> None:
-    """Print the comparison on the terminal.
-
-    Args:
-        table: what `quick_table` returns.
-        console: where to; standard output when not given.
-        directory: the experiment's directory; when given, the lines below the table say where rows, plots and page are.
-    """
-    from rich.text import Text
-
-    from harness.report.console import output
-
-    console = console or output()
-    for block in table.blocks:
-        console.print(Text(f"\n{block.pair} on {block.dataset}", style="bold"))
-        console.print(Text(block.headline))
-        grid = _grid(block, stacked=False)
-        if console.measure(grid, options=console.options.update(max_width=10_000)).maximum > console.width:
-            grid = _grid(block, stacked=True)
-        console.print(grid)
-        for note in block.notes:
-            console.print(Text(note, style="red"))
-        for caveat in block.caveats:
-            console.print(Text(caveat, style="dim"))
-        console.print(Text(f"\n{block.compared}", style="dim"))
-        for finding in block.findings:
-            console.print(Text(str(finding), style="red" if finding.unfair else "dim"))
-        if block.images:
-            console.print(Text(f"\n{IMAGES}:", style="dim"))
-            console.print(Text("\n".join(block.images), style="dim"))
-    console.print(Text("\n" + table.legend, style="dim"))
-    if directory is not None:
-        base = Path(directory)
-        for what, name in (("rows", "runs"), ("table", "table.md"), ("curves", "curves.png"), ("page", "report.html")):
-            console.print(Text(f"{what:7}{base / name}"), soft_wrap=True)
-
-
-def _grid(block: Block, stacked: bool) -> "Table":
-    """The block for the terminal; `stacked` breaks each cell before its brackets, for windows of 80 columns."""
-    from rich.table import Table
-    from rich.text import Text
-
-    def fit(text: str) -> str:
-        return re.sub(r" (?=[(\[])", "\n", text.replace("; ", "\n")) if stacked else text
-
-    grid = Table(box=None, pad_edge=False, header_style="dim")
-    for i, name in enumerate(HEADER):
-        grid.add_column(fit(name), justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
-    for line in block.methods:
-        cells = [Text(cell if i == 0 else fit(cell)) for i, cell in enumerate(line.cells(block.references))]
-        if line.absences:
-            cells[1].stylize("red")
-        for cell, comparison in zip(cells[2:4], (line.vs_none, line.vs_kd), strict=True):
-            if comparison is not None and comparison.beyond_noise:
-                cell.stylize("green" if comparison.difference.mean > 0 else "magenta")
-        grid.add_row(*cells)
-    return grid
 
 
 def write_report(
@@ -199,7 +52,8 @@ def write_report(
         OSError: the disk is full or cannot be written.
     """
     from harness.report.page.page import render
-    from harness.report.plots.curves import curve_figure, figure_png, figure_svg, panel
+    from harness.report.plots.curves import curve_figure, panel
+    from harness.report.plots.style import figure_png, figure_svg
 
     base = Path(directory)
     # Samples are the heavy part; only the few runs whose predictions are shown are read whole.

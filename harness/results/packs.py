@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.files import sweep
-from harness.results import store
+from harness.results import paths, store
 
 GROUP_ROWS = 2**17
 GROUP_BYTES = 64 * 2**20
@@ -64,15 +64,15 @@ def _pack(base: Path) -> Packed:
     if not light.num_rows:
         raise FileNotFoundError(f"{base}: there are no rows (expected {base / 'runs'}/*.parquet)")
     wanted = pc.and_(pc.equal(light["status"], "ok"), pc.equal(light["role"], "student"))
-    ids = [run_id for run_id in light["run_id"].filter(wanted).to_pylist() if store.run_path(base, run_id).is_file()]
+    ids = [run_id for run_id in light["run_id"].filter(wanted).to_pylist() if paths.run_path(base, run_id).is_file()]
     known = set(_known(base, ids))
     new = [run_id for run_id in ids if run_id not in known]
     for some in _lots([run_id for run_id in ids if run_id in known]):
         _same(base, _single(base, some), store.read_runs(base, store.SCHEMA.names, run_ids=some))
-    before = sum(store.run_path(base, run_id).stat().st_size for run_id in new)
+    before = sum(paths.run_path(base, run_id).stat().st_size for run_id in new)
     after = _write(base, new) if new else 0
     for run_id in ids:
-        _remove(store.run_path(base, run_id))
+        _remove(paths.run_path(base, run_id))
     return Packed(len(new), before, after)
 
 
@@ -98,7 +98,7 @@ def _unpack(base: Path) -> int:
             for i in range(file.num_row_groups):
                 group = file.read_row_group(i)
                 for at, run_id in enumerate(group["run_id"].to_pylist()):
-                    row, single = group.slice(at, 1), store.run_path(base, run_id)
+                    row, single = group.slice(at, 1), paths.run_path(base, run_id)
                     if single.is_file():
                         _same(base, store.read_files([str(single)]), row)
                     else:
@@ -129,7 +129,7 @@ def _known(base: Path, ids: Sequence[str]) -> list[str]:
 
 def _single(base: Path, ids: Sequence[str]) -> Any:
     """The rows of single files, whole: what `read_runs` would give if there were no packs."""
-    return store.read_files([str(store.run_path(base, run_id)) for run_id in ids])
+    return store.read_files([str(paths.run_path(base, run_id)) for run_id in ids])
 
 
 def _same(base: Path, single: Any, packed: Any) -> None:
@@ -139,7 +139,7 @@ def _same(base: Path, single: Any, packed: Any) -> None:
     for mine, other in zip(single.to_pylist(), packed.to_pylist(), strict=True):
         if differing := [name for name in mine if repr(mine[name]) != repr(other[name])]:
             raise ValueError(
-                f"{store.run_path(base, mine['run_id'])} and the row in {base / 'packs'} are of one run and differ in "
+                f"{paths.run_path(base, mine['run_id'])} and the row in {base / 'packs'} are of one run and differ in "
                 f"{', '.join(differing)}. Move one away: the file, or the packs"
             )
 

@@ -21,11 +21,6 @@ from harness.files import write_atomic
 _MOST_CLASSES = 46340  # the last index of a larger matrix is no int32
 
 
-def per_image_path(experiment: str | Path, run_id: str) -> Path:
-    """Where the matrices of `run_id` are, whether or not they were kept."""
-    return Path(experiment) / "per_image" / f"{run_id}.parquet"
-
-
 def write_per_image(
     path: str | Path, entries: NDArray[np.int64], images: int, run_id: str, num_classes: int, data_hash: str
 ) -> str:

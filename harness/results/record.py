@@ -1,42 +1,17 @@
 """From a run to its row: train it, or say why it could not be trained, and write what there is to know."""
 
 import errno
-import functools
 import json
 import platform
-import subprocess
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import harness
 from harness.experiment.spec import PROTOCOL_VERSION, Run
 from harness.results import store
-
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "ray",
-    "timm",
-    "segmentation-models-pytorch",
-    "numpy",
-    "pyarrow",
-    "opencv-python-headless",
-    "pillow",
-)
-
-
-def checkpoint_directory(experiment: Path, run_id: str) -> Path:
-    """Where the resumable checkpoints of a run are kept until the run is finished."""
-    return experiment / "checkpoints" / run_id
-
-
-def weights_path(experiment: Path, run_id: str) -> Path:
-    """Where the trained weights of a run are kept."""
-    return experiment / "weights" / f"{run_id}.safetensors"
+from harness.results.provenance import code_version, versions
 
 
 def write_row(
@@ -110,7 +85,7 @@ def _described(run: Run) -> dict[str, Any]:
         "precision": run.train.precision,
         "resumed": 0,
         "code_version": code_version(),
-        "versions": {"python": platform.python_version(), "platform": platform.platform(), **_versions()},
+        "versions": {"python": platform.python_version(), "platform": platform.platform(), **versions()},
         "spec": text(spec),
         **_searched(run),
     }
@@ -124,27 +99,3 @@ def _searched(run: Run) -> dict[str, Any]:
     if run.source is not None:
         columns |= {f"search_{name}": value for name, value in run.source.model_dump().items()}
     return columns
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in PACKAGES}
-
-
-@functools.cache
-def code_version() -> str:
-    """`VERSION+COMMIT`, with `.dirty` when the checkout has changes; VERSION alone outside a git checkout."""
-    root = Path(harness.__file__).parent.parent
-    if not (root / ".git").exists():
-        return harness.__version__
-
-    def git(*arguments: str) -> str:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-        except OSError:  # git is not installed here
-            return ""
-        return done.stdout.strip()
-
-    commit = git("rev-parse", "--short=12", "HEAD")
-    dirty = ".dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
-    return f"{harness.__version__}+{commit or 'uncommitted'}{dirty}"

@@ -8,23 +8,20 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.experiment import plan
-from harness.experiment.plan import Key
+from harness.experiment import rules
+from harness.experiment.plan import outline, timing_runs, within_budget
 from harness.experiment.recipe import StepTime
+from harness.experiment.rules import Key
 from harness.experiment.spec import Experiment, Run
-from harness.results import store
-
-
-def times_folder(directory: Path) -> Path:
-    """Where the step times of an experiment are, below its results folder."""
-    return directory / "step_times"
+from harness.results import paths, store
+from harness.results.paths import times_folder
 
 
 def timed(experiment: Experiment, directory: Path) -> bool:
     """Whether everything that the budget needs has been timed, or could not be; True where it needs nothing."""
-    if not plan.needs_times(experiment):
+    if not rules.needs_times(experiment):
         return True
-    return {run.run_id for run in plan.timing_runs(experiment)} <= store.finished(times_folder(directory)).keys()
+    return {run.run_id for run in timing_runs(experiment)} <= store.finished(times_folder(directory)).keys()
 
 
 def times(experiment: Experiment, directory: Path, file: str) -> dict[Key, StepTime]:
@@ -38,7 +35,7 @@ def times(experiment: Experiment, directory: Path, file: str) -> dict[Key, StepT
     Raises:
         ValueError: a method's steps have not been timed, could not be, or were on another device than others.
     """
-    runs = {run.run_id: run for run in plan.timing_runs(experiment)}
+    runs = {run.run_id: run for run in timing_runs(experiment)}
     columns = ["run_id", "status", "message", "step_ms", "device"]
     folder = times_folder(directory)
     rows = {row["run_id"]: row for row in store.read_runs(folder, columns, run_ids=set(runs)).to_pylist()}
@@ -51,7 +48,7 @@ def times(experiment: Experiment, directory: Path, file: str) -> dict[Key, StepT
             )
         if row["status"] != "ok":
             raise ValueError(
-                f"{store.run_path(folder, run_id)}: timing {run.label} on {run.pair} failed: {row['message']}. After "
+                f"{paths.run_path(folder, run_id)}: timing {run.label} on {run.pair} failed: {row['message']}. After "
                 "mending it delete this row; the same command times it again"
             )
         found.setdefault((run.pair, run.method.label), []).append(row["step_ms"])
@@ -78,15 +75,15 @@ def outlined(
     Raises:
         ValueError: as `times`, or the seconds are too few for a method.
     """
-    if not plan.needs_times(experiment):
-        return plan.outline(experiment), ""
+    if not rules.needs_times(experiment):
+        return outline(experiment), ""
     if timed(experiment, directory):
-        return plan.within_budget(experiment, times(experiment, directory, file)), ""
+        return within_budget(experiment, times(experiment, directory, file)), ""
     if not seconds:
         what = "steps that follow from a time, and the control that goes with them, are not known until `run` has timed"
-        return plan.outline(experiment), what
+        return outline(experiment), what
     what = "steps that follow from a time, and their run_ids, are estimates until `run` has timed them"
-    return plan.within_budget(experiment, estimated(experiment, seconds)), what
+    return within_budget(experiment, estimated(experiment, seconds)), what
 
 
 def estimated(experiment: Experiment, seconds: Mapping[tuple[str, str, str], float]) -> dict[Key, StepTime]:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.files import write_atomic
+from harness.results.paths import run_path
 from harness.results.schema import HEAVY, SCHEMA, STATUSES, checked
 
 __all__ = [
@@ -42,11 +43,6 @@ __all__ = [
 _TRIES = 3  # to open files that are being packed while they are read
 TEXTS = tuple(field.name for field in SCHEMA if pa.types.is_string(field.type) and field.name != "run_id")
 """Text columns whose values repeat from row to row."""
-
-
-def run_path(directory: str | Path, run_id: str) -> Path:
-    """Where the row of `run_id` is, whether or not it exists."""
-    return Path(directory) / "runs" / f"{run_id}.parquet"
 
 
 def pack_paths(directory: str | Path) -> list[Path]:

@@ -11,22 +11,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.experiment import plan
-from harness.experiment.plan import Found, Key, Study
+from harness.experiment.rules import Found, Key
 from harness.experiment.search_settings import Source
 from harness.experiment.space import LR, point_of, values_in
 from harness.experiment.spec import Experiment
+from harness.experiment.studies import Study, studies_of
 from harness.files import write_atomic
 from harness.results import store
+from harness.results.paths import search_folder
 from harness.search.points import proposer, require_same
 
 FILE = "best.parquet"
 HEADER = ("pair", "method", "mIoU (dev) %", "best point", "trials", "time")
-
-
-def search_folder(directory: Path) -> Path:
-    """Where the search of an experiment is, below its results folder."""
-    return directory / "search"
 
 
 @dataclass(frozen=True)
@@ -142,7 +138,7 @@ def outcomes(experiment: Experiment, directory: Path) -> list[Outcome]:
     Raises:
         ValueError: the experiment has no search, the folder has another one, or a corrupt row.
     """
-    studies, search = plan.studies(experiment), experiment.search
+    studies, search = studies_of(experiment), experiment.search
     assert search is not None
     require_same(search_folder(directory), experiment, studies)
     columns = ("run_id", "status", "message", "pair", "trial", "trial_method", "method_parameters", "recipe")

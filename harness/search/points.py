@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from scipy.stats import qmc
 
 from harness import seeds
-from harness.experiment.plan import SOBOL, Study, trial_run
+from harness.experiment.rules import SOBOL
 from harness.experiment.space import values_at
 from harness.experiment.spec import PROTOCOL_VERSION, Experiment
+from harness.experiment.studies import Study, trial_run
 from harness.files import write_atomic
 
 MOST = 64

@@ -16,16 +16,18 @@ import ray.tune
 import torch
 
 from harness.execution.connection import this_node
-from harness.execution.execute import execute
 from harness.execution.sharing import sharer
 from harness.execution.workspace import Home
-from harness.experiment.plan import Key, Study, trial_run
+from harness.experiment.resources import Resources
+from harness.experiment.rules import Key
 from harness.experiment.search_settings import Change
 from harness.experiment.space import values_in
-from harness.experiment.spec import Resources, Run
+from harness.experiment.spec import Run
+from harness.experiment.studies import Study, trial_run
 from harness.results import store
 from harness.search.outcome import spent
 from harness.training.checkpoints import Checkpoints
+from harness.training.execute import execute
 from harness.training.runtime import Progress, Runtime
 
 WORST_MS = 1e9  # step time of a trial that failed, for algorithms that weigh it

@@ -20,16 +20,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from harness.execution.connection import connected, require_room, room, this_node
 from harness.execution.sharing import Shelf
 from harness.execution.workspace import Home, below, lend
-from harness.experiment import plan
-from harness.experiment.plan import Study, trial_run
+from harness.experiment.resources import WorkerRange
 from harness.experiment.search_settings import Search
 from harness.experiment.space import values_in
-from harness.experiment.spec import Experiment, Run, WorkerRange
+from harness.experiment.spec import Experiment, Run
+from harness.experiment.studies import Study, studies_of, trial_run
 from harness.results import record, store
+from harness.results.paths import search_folder
 from harness.results.pull import fetch, pull
 from harness.search import algorithms, points
 from harness.search import outcome as best
-from harness.search.outcome import Outcome, search_folder, spent
+from harness.search.outcome import Outcome, spent
 from harness.search.points import LEARNING, proposer
 from harness.search.trial import Context, asked, forget, remember, run_trial
 
@@ -59,7 +60,7 @@ def search(experiment: Experiment, directory: Path, tell: Callable[[Told], None]
         OSError: the disk is full, or the storage does not answer.
     """
     assert experiment.search is not None
-    studies = plan.studies(experiment)
+    studies = studies_of(experiment)
     if proposer(experiment) in LEARNING:
         algorithms.require_optuna()
     values = points.drawn(experiment, studies)

@@ -20,9 +20,9 @@ from harness.testing.case import Case, require, total
 from harness.testing.made_up import IGNORE, MAIN, net
 from harness.testing.steps import STEPS, one_step
 from harness.training.checkpoints import Checkpoints
-from harness.training.loop import KDStep
 from harness.training.optimizers import Optimizers
 from harness.training.runtime import Runtime
+from harness.training.step import KDStep
 
 WORLD = 2
 DEADLINE_SECONDS, SILENCE_SECONDS = 600, 120

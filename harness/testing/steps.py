@@ -13,8 +13,8 @@ from harness.taps import Pair
 from harness.testing.case import Case, Terms, apart, numbers, own_terms, reaches, require, total
 from harness.testing.made_up import IGNORE, MAIN, Net, labels, net, stream, view
 from harness.training import guards
-from harness.training.loop import KDStep
 from harness.training.optimizers import Optimizers
+from harness.training.step import KDStep
 
 STEPS = 3
 

@@ -17,11 +17,12 @@ from harness import seeds
 from harness.datasets import DATASETS, Data, DataInfo
 from harness.distillers import METHODS, Distiller
 from harness.distillers._sum import Sum
+from harness.experiment.method import Method, dataset_entry, method_entry
 from harness.experiment.signatures import Entry
-from harness.experiment.spec import Dataset, Method, Network, Run, Teacher, dataset_entry, method_entry
+from harness.experiment.spec import Dataset, Network, Run, Teacher
 from harness.models import SegNet, build, inputs, load_into, load_state
-from harness.results import store
-from harness.results.record import weights_path
+from harness.results import paths, store
+from harness.results.paths import weights_path
 from harness.taps import Pair
 from harness.training.cost import multiply_adds, parameters
 
@@ -115,7 +116,7 @@ def teacher_weights(run: Run, experiment: Path) -> tuple[Path, str]:
         ValueError: the teacher's own run is missing or failed.
     """
     assert run.teacher_run is not None
-    path = store.run_path(experiment, run.teacher_run)
+    path = paths.run_path(experiment, run.teacher_run)
     if not path.is_file():
         raise ValueError(f"the teacher's row {path} is missing: the teacher {run.teacher_run} was not trained yet")
     row = store.read_row(path)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from harness.distillers import METHODS
-from harness.experiment import load
+from harness.experiment.load import load
+from harness.experiment.method import Method, method_entry
 from harness.experiment.signatures import Entry
-from harness.experiment.spec import Method, Network, method_entry
+from harness.experiment.spec import Network
 from harness.models import build
 from harness.taps import Pair
 from harness.training.build import build_method
@@ -70,7 +71,7 @@ def networks(pair: str) -> tuple[Network, Network]:
         ValueError: it is neither.
     """
     if pair.endswith((".yaml", ".yml")):
-        first = load.load(Path(pair)).pairs[0]
+        first = load(Path(pair)).pairs[0]
         return first.teacher, first.student
     teacher, colon, student = pair.partition(":")
     if not colon:

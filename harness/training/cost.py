@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-WARM_UP_STEPS = 5
+from harness.experiment.plan import WARM_UP_STEPS
+
 LATENCY_CALLS = 20
 CPUINFO = Path("/proc/cpuinfo")
 

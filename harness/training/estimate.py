@@ -15,7 +15,8 @@ from harness.datasets.cityscapes import CITYSCAPES
 from harness.datasets.texmosaic import TEXTURES
 from harness.datasets.voc2012 import CLASSES as VOC2012
 from harness.distillers import Distiller
-from harness.experiment.spec import Resources, Run
+from harness.experiment.resources import Resources
+from harness.experiment.spec import Run
 from harness.models import SegNet, build
 from harness.taps import Pair, View
 from harness.training.build import build_method, for_inputs, load_data

@@ -21,7 +21,7 @@ from harness.experiment.spec import Run
 from harness.files import write_atomic
 from harness.models import build, load_into, load_state
 from harness.results import store
-from harness.results.record import weights_path
+from harness.results.paths import weights_path
 from harness.training.build import for_inputs, load_data
 from harness.training.evaluate import predict
 from harness.training.runtime import Runtime

@@ -4,76 +4,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from harness import seeds
-from harness.datasets.augment import augment
 from harness.datasets.base import DataInfo, Image, Label, Split
 from harness.experiment.recipe import Train
 from harness.experiment.spec import Run
 from harness.models.syncbn import convert_batchnorm
+from harness.training.batches import Batch, Steps, looked_up, normalised, one_thread
 from harness.training.checkpoints import Checkpoints, State
 
 Progress = dict[str, Any]
-
-
-class Batch(NamedTuple):
-    """One rank's share of a global batch: images (N, 3, H, W) float32 normalised, labels (N, H, W) int64."""
-
-    image: Tensor
-    label: Tensor
-
-
-class _Steps(Dataset[tuple[Tensor, Tensor]]):
-    """Item `i` is this rank's whole uint8 batch of step `i`, the same whichever process loads it."""
-
-    def __init__(self, split: Split, info: DataInfo, run: Run, rank: int, workers: int) -> None:
-        self.split, self.info, self.run, self.rank, self.workers = split, info, run, rank, workers
-
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        train, seed = self.run.train, self.run.seed
-        indices = seeds.batch_indices(seed, step, train.batch_size, len(self.split))
-        images, labels = [], []
-        for position in range(self.rank, train.batch_size, self.workers):
-            rng = seeds.numpy_stream(seed, "augment", step, position)
-            image, label = self.split[indices[position]]
-            options = train.augment
-            image, label = augment(
-                image,
-                label,
-                rng,
-                crop_hw=options.crop_hw or label.shape,
-                scale=options.scale,
-                flip=0.5 if options.flip else 0.0,
-                brightness=options.jitter,
-                contrast=options.jitter,
-                saturation=options.saturation,
-                hue=options.hue,
-                scale_step=options.scale_step,
-                class_cap=options.class_cap,
-                fill=self.info.mean,
-                ignore_index=self.info.ignore_index,
-            )
-            images.append(image)
-            labels.append(label)
-        if len({image.shape for image in images}) > 1:
-            raise ValueError(
-                f"train.augment.crop_hw: a batch has images of sizes {sorted({i.shape[:2] for i in images})}; "
-                "give a crop, e.g. crop_hw: [512, 512]"
-            )
-        return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
 
 
 @dataclass
@@ -229,11 +176,11 @@ class Runtime:
                 f"train.augment.crop_hw: images of {info.name} differ in size; give a crop, e.g. [512, 512]"
             )
         loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-            _Steps(split, info, run, self.rank, self.workers),
+            Steps(split, info, run, self.rank, self.workers),
             batch_size=None,
             sampler=range(start, stop),
             num_workers=self.loader_workers,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
             pin_memory=self.device.type == "cuda",
         )
         layout = torch.channels_last if run.train.channels_last else torch.contiguous_format
@@ -244,9 +191,9 @@ class Runtime:
         """Move uint8 images (N, H, W, 3) and labels (N, H, W) to the device and normalise them there."""
         label = label.to(self.device, non_blocking=True).long()
         if self.device.type == "cpu":
-            return Batch(_looked_up(image, info, layout), label)
+            return Batch(looked_up(image, info, layout), label)
         x = image.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        return Batch(_normalised(x, info).contiguous(memory_format=layout), label)
+        return Batch(normalised(x, info).contiguous(memory_format=layout), label)
 
     def evaluation(self, split: Split, info: DataInfo, batch_size: int, indices: Sequence[int] = ()) -> Iterator[Batch]:
         """Batches of this rank's share of a split (or of `indices`): each sample once, images of one size together."""
@@ -278,28 +225,3 @@ class Runtime:
         state: State | None = self.checkpoints.load(refuse, tell) if self.rank == 0 else None
         (step,) = self.agreed([state["step"] if state is not None else -1])
         return self.checkpoints.read(int(step)) if self.rank != 0 and step >= 0 else state
-
-
-def _normalised(x: Tensor, info: DataInfo) -> Tensor:
-    """RGB values (N, 3, H, W) in 0..255 as networks see them."""
-    mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (info.mean, info.std))
-    x = (x - mean) / std
-    return x.flip(1) if info.bgr else x
-
-
-def _looked_up(image: Tensor, info: DataInfo, layout: torch.memory_format) -> Tensor:
-    """The same bits for uint8 images (N, H, W, 3) on a CPU: a byte has 256 values, which are normalised once."""
-    table = _normalised(torch.arange(256.0).view(1, 1, 1, 256).expand(1, 3, 1, 256), info)[0, :, 0].numpy()
-    pixels = image.numpy()
-    count, height, width, _ = pixels.shape
-    flat = pixels.reshape(count * height, width, 3)
-    if info.bgr:
-        flat = cv2.cvtColor(flat, cv2.COLOR_RGB2BGR)
-    if layout == torch.channels_last:
-        values = cv2.LUT(flat, np.ascontiguousarray(table.T)[:, None, :])
-        return torch.from_numpy(values.reshape(count, height, width, 3)).permute(0, 3, 1, 2)
-    out = np.empty((count, 3, height, width), np.float32)
-    for i, image_i in enumerate(pixels if not info.bgr else flat.reshape(pixels.shape)):
-        for c, plane in enumerate(cv2.split(image_i)):
-            out[i, c] = cv2.LUT(plane, table[c])
-    return torch.from_numpy(out)

@@ -17,7 +17,7 @@ from harness.datasets import DataInfo
 from harness.experiment.spec import Run
 from harness.models import SegNet, build, load_into, load_state
 from harness.results import store
-from harness.results.record import weights_path
+from harness.results.paths import weights_path
 from harness.taps import Taps
 from harness.training.build import build_teacher, converted, for_inputs, load_data
 from sstkd import CDM, DTIEM, Contourlet, contourlet, whole_map

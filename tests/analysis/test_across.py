@@ -18,7 +18,7 @@ from harness.analysis.stats import mean_interval
 from harness.cli.app import app
 from harness.metrics import class_iou
 from harness.report.plots import across as acrossplots
-from harness.report.plots.curves import figure_png
+from harness.report.plots.style import figure_png
 from harness.results import store
 from harness.results.schema import SCHEMA
 from tests.support import tiny

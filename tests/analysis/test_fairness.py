@@ -14,8 +14,9 @@ from harness.analysis import fairness, power
 from harness.analysis.comparison import COLUMNS, quick_table
 from harness.analysis.tables import Block
 from harness.cli.app import app
-from harness.experiment import load
-from harness.report.write import to_json, to_markdown, write_report
+from harness.experiment.load import load
+from harness.report.formats import to_json, to_markdown
+from harness.report.write import write_report
 from harness.results import store
 from harness.results.schema import SCHEMA
 from tests.support import tiny
@@ -86,7 +87,7 @@ def test_a_budget_of_seconds_does_not_hold_for_trials(tmp_path: Path) -> None:
     search = {"search": {"trials": 4, "lr": [1e-3, 1e-2]}, "protocol": {"ruleset": "tuned"}}
     for unit in ("seconds", "steps"):
         file = tiny.write(tmp_path, budget={"unit": unit}, seeds=[0, 1, 2], **search)
-        ((_, findings),) = fairness.of_experiment(load.load(file, [])).values()
+        ((_, findings),) = fairness.of_experiment(load(file, [])).values()
         said = "the budget of seconds is for the final runs; trials are equal in number and in steps"
         assert (said in [finding.text for finding in findings]) == (unit == "seconds")
 
@@ -207,7 +208,7 @@ def test_the_report_is_in_every_footer_and_stored(tmp_path: Path) -> None:
 
 
 def test_an_experiment_is_judged_before_it_runs(tmp_path: Path) -> None:
-    experiment = load.load(tiny.write(tmp_path, methods=["none", "cwd"], seeds=[0, 1]), [])
+    experiment = load(tiny.write(tmp_path, methods=["none", "cwd"], seeds=[0, 1]), [])
     ((text, findings),) = fairness.of_experiment(
         experiment, {("tiny", "student", "none"): 0.1, ("tiny", "student", "cwd"): 0.25}
     ).values()
@@ -216,12 +217,12 @@ def test_an_experiment_is_judged_before_it_runs(tmp_path: Path) -> None:
     assert "unfair: 2 seeds: 3 or more are needed to tell a gain from luck" in said
     assert any(s.startswith("unfair: the control kd is missing") for s in said)
     assert any("in units of none's: cwd 2.50, and no plain student was trained for as long" in s for s in said)
-    changing = load.load(tiny.write(tmp_path, resources={"workers": {"min": 1, "max": 2}}), [])
+    changing = load(tiny.write(tmp_path, resources={"workers": {"min": 1, "max": 2}}), [])
     assert any("workers come and go (1 to 2)" in f.text for f in fairness.of_experiment(changing)["tiny"][1])
 
 
 def test_comparisons_are_counted_as_the_table_counts_them(tmp_path: Path) -> None:
-    experiment = load.load(tiny.write(tmp_path, methods=["none", "kd", "cwd", "sstkd"], seeds=[0, 1, 2]), [])
+    experiment = load(tiny.write(tmp_path, methods=["none", "kd", "cwd", "sstkd"], seeds=[0, 1, 2]), [])
     assert f"{block(make_experiment()).comparisons} comparisons" in fairness.of_experiment(experiment)["tiny"][0]
 
 

@@ -15,7 +15,8 @@ from harness.metrics import class_iou, hits_and_unions
 from harness.report import write
 from harness.report.write import write_report
 from harness.results import store
-from harness.results.per_image import per_image_path, write_per_image
+from harness.results.paths import per_image_path
+from harness.results.per_image import write_per_image
 from tests.support.rows import make_experiment
 
 METHODS = ["none", "kd"]

@@ -12,12 +12,14 @@ from typer.testing import CliRunner
 from harness.cli.app import app
 from harness.distillers import Distiller
 from harness.execution.workspace import Home, lend
-from harness.experiment import load, plan
+from harness.experiment import rules
+from harness.experiment.load import load
+from harness.experiment.plan import plan, timing_runs
 from harness.experiment.recipe import StepTime
-from harness.experiment.spec import Experiment, Resources, Run
-from harness.results import step_times, store
-from harness.results.record import weights_path
-from harness.results.step_times import times_folder
+from harness.experiment.resources import Resources
+from harness.experiment.spec import Experiment, Run
+from harness.results import paths, step_times, store
+from harness.results.paths import times_folder, weights_path
 from harness.taps import Pair, View
 from harness.training import cost
 from tests.support import tiny
@@ -52,7 +54,7 @@ class Slow(Distiller):
 
 
 def experiment(folder: Path, *overrides: str, **changes: Any) -> Experiment:
-    return load.load(tiny.write(folder, **changes), overrides)
+    return load(tiny.write(folder, **changes), overrides)
 
 
 def given(**ms: float) -> Times:
@@ -64,7 +66,7 @@ def steps(runs: list[Run]) -> dict[str, int]:
 
 
 def test_steps_are_the_seconds_over_the_step_time(tmp_path: Path) -> None:
-    runs = plan.plan(
+    runs = plan(
         experiment(tmp_path, budget={"unit": "seconds", "seconds": 6.0}, methods=["none", "kd", "cwd"]),
         times=given(none=100.0, kd=200.0, cwd=130.0),
     )
@@ -77,29 +79,29 @@ def test_steps_are_the_seconds_over_the_step_time(tmp_path: Path) -> None:
 
 def test_without_seconds_they_are_those_of_the_plain_students_steps(tmp_path: Path) -> None:
     made = experiment(tmp_path, "train.steps=300", budget={"unit": "seconds"})
-    runs = plan.plan(made, times=given(none=7.1, kd=14.2))
+    runs = plan(made, times=given(none=7.1, kd=14.2))
     assert steps(runs) == {"none": 300, "none at equal steps": 150, "kd": 150}
 
 
 def test_a_longer_plain_student_beside_equal_steps(tmp_path: Path) -> None:
     made = experiment(tmp_path, "train.steps=300", budget={"longer": True}, methods=["none", "kd", "cwd"])
-    runs = plan.plan(made, times=given(none=100.0, kd=200.0, cwd=130.0))
+    runs = plan(made, times=given(none=100.0, kd=200.0, cwd=130.0))
     assert steps(runs) == {"none": 300, "none at equal seconds": 600, "kd": 300, "cwd": 300}
-    plain = plan.plan(experiment(tmp_path, "train.steps=300", methods=["none", "kd", "cwd"]))
+    plain = plan(experiment(tmp_path, "train.steps=300", methods=["none", "kd", "cwd"]))
     ids = {run.run_id for run in runs if run.control is None}
     assert ids == {run.run_id for run in plain}, "the methods' runs are the ones they are without the control"
-    assert plan.labels(made) == ["none", "kd", "cwd", "none at equal seconds"]
+    assert rules.labels(made) == ["none", "kd", "cwd", "none at equal seconds"]
 
 
 def test_a_budget_that_ends_in_the_warm_up_is_an_error(tmp_path: Path) -> None:
     made = experiment(tmp_path, budget={"unit": "seconds", "seconds": 0.3})
     with pytest.raises(ValueError, match=r"kd on tiny has 1 steps of 200 ms, which end in the warm-up"):
-        plan.plan(made, times=given(none=100.0, kd=200.0))
+        plan(made, times=given(none=100.0, kd=200.0))
 
 
 def test_runs_wait_for_step_times(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no step has been timed yet"):
-        plan.plan(experiment(tmp_path, budget={"unit": "seconds"}))
+        plan(experiment(tmp_path, budget={"unit": "seconds"}))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_wrong_budgets_are_named(tmp_path: Path, budget: dict[str, Any], message
 
 
 def written(made: Experiment, folder: Path, ms: dict[str, list[float]], **changes: Any) -> None:
-    for run in plan.timing_runs(made):
+    for run in timing_runs(made):
         row = make_row(run.method.name, run.seed, run_id=run.run_id, experiment="tiny", pair="tiny")
         row |= {"step_ms": ms[run.method.label][run.seed], "trial": run.seed, "trial_method": run.method.label}
         store.write_run(folder, row | changes)
@@ -137,8 +139,8 @@ def test_times_of_two_kinds_of_device_are_an_error(tmp_path: Path) -> None:
     made = experiment(tmp_path, budget={"unit": "seconds"})
     ms = {"none": [1.0, 1.0, 1.0], "kd": [1.0, 1.0, 1.0]}
     written(made, times_folder(tmp_path), ms)
-    last = plan.timing_runs(made)[-1].run_id
-    store.run_path(times_folder(tmp_path), last).unlink()
+    last = timing_runs(made)[-1].run_id
+    paths.run_path(times_folder(tmp_path), last).unlink()
     store.write_run(times_folder(tmp_path), make_row("kd", 2, run_id=last, device="NVIDIA A100", step_ms=1.0))
     with pytest.raises(ValueError, match=r"different devices \(NVIDIA A100, cpu\)"):
         step_times.times(made, tmp_path, "e.yaml")
@@ -146,7 +148,7 @@ def test_times_of_two_kinds_of_device_are_an_error(tmp_path: Path) -> None:
 
 def test_a_method_that_cannot_be_timed_is_named(tmp_path: Path) -> None:
     made = experiment(tmp_path, budget={"unit": "seconds"})
-    for run in plan.timing_runs(made):
+    for run in timing_runs(made):
         status = "failed" if run.method.name == "kd" else "ok"
         row = make_row(
             run.method.name, run.seed, status, run_id=run.run_id, message="" if status == "ok" else "no room"
@@ -168,9 +170,9 @@ def test_a_method_twice_as_slow_gets_half_of_the_steps(tmp_path: Path, monkeypat
         budget={"unit": "seconds", "seconds": 40.0},
         methods=["none", {name: {"seconds": 0.099}}, {name: {"seconds": 0.199}}],
     )
-    for run in plan.timing_runs(made):
+    for run in timing_runs(made):
         assert tiny.in_process(run, times_folder(tmp_path)) == "ok"
-    runs = plan.plan(made, times=step_times.times(made, tmp_path, "e.yaml"))
+    runs = plan(made, times=step_times.times(made, tmp_path, "e.yaml"))
     plain, slow, slower = (run for run in runs if run.role == "student" and run.control is None)
     assert [run.step_time.ms for run in (plain, slow, slower) if run.step_time] == pytest.approx([1, 100, 200])
     assert plain.train.steps == pytest.approx(40_000, abs=1)
@@ -181,18 +183,18 @@ def test_a_method_twice_as_slow_gets_half_of_the_steps(tmp_path: Path, monkeypat
 
 def test_the_control_is_a_row_of_its_own(tmp_path: Path) -> None:
     made = experiment(tmp_path, budget={"longer": True}, methods=["none", "kd"])
-    runs = plan.plan(made, times=given(none=10.0, kd=20.0))
+    runs = plan(made, times=given(none=10.0, kd=20.0))
     for run in runs:
         assert tiny.in_process(run, tmp_path / "r") == "ok"
     control = next(run for run in runs if run.control is not None)
-    row = store.read_row(store.run_path(tmp_path / "r", control.run_id))
+    row = store.read_row(paths.run_path(tmp_path / "r", control.run_id))
     assert (row["control"], row["steps"], row["budget_unit"], row["budget_step_ms"]) == (
         "equal seconds",
         12,
         "steps",
         10,
     )
-    others = [store.read_row(store.run_path(tmp_path / "r", run.run_id)) for run in runs if run.control is None]
+    others = [store.read_row(paths.run_path(tmp_path / "r", run.run_id)) for run in runs if run.control is None]
     assert {(row["control"], row["budget_step_ms"]) for row in others} == {(None, None)}
 
 
@@ -202,7 +204,7 @@ def test_check_says_what_the_steps_will_be(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "none at equal steps seed 0" in done.output
     assert "estimates until `run` has timed them" in done.output
-    made = load.load(file, [])
+    made = load(file, [])
     written(made, times_folder(tmp_path / "tiny"), {"none": [10.0] * 3, "kd": [20.0] * 3})
     again = CliRunner().invoke(app, ["check", str(file), "--results", str(tmp_path), "--no-measure"])
     assert "estimates" not in again.output

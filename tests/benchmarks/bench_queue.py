@@ -17,7 +17,8 @@ import pytest
 
 from harness.execution.launcher import run_all
 from harness.execution.status import Status
-from harness.experiment.spec import Resources, Run
+from harness.experiment.resources import Resources
+from harness.experiment.spec import Run
 from harness.results import store
 from tests.support import cluster, tiny
 

@@ -21,11 +21,12 @@ import pytest
 import torch
 import yaml
 
-from harness.execution.execute import execute
 from harness.execution.launcher import run_all
 from harness.execution.status import Status
-from harness.experiment.spec import Resources, Run
-from harness.results import record, store
+from harness.experiment.resources import Resources
+from harness.experiment.spec import Run
+from harness.results import paths
+from harness.training.execute import execute
 from harness.training.runtime import Runtime
 from tests.support import cluster, tiny
 
@@ -246,7 +247,7 @@ def test_half_written_checkpoints(kills: int, dice: random.Random, undisturbed: 
     count, number = 0, 0
     while count < kills:
         run, number = students[number % len(students)], number + 1
-        store.run_path(tmp_path, run.run_id).unlink(missing_ok=True)
+        paths.run_path(tmp_path, run.run_id).unlink(missing_ok=True)
         for _ in range(2):
             last = dice.randint(4, 22)
 
@@ -256,7 +257,7 @@ def test_half_written_checkpoints(kills: int, dice: random.Random, undisturbed: 
 
             with pytest.raises(Died):
                 tiny.in_process(run, tmp_path, on_progress=die)
-            saved = sorted(record.checkpoint_directory(tmp_path, run.run_id).glob("step-*.pt"))
+            saved = sorted(paths.checkpoint_directory(tmp_path, run.run_id).glob("step-*.pt"))
             if saved and dice.random() < 0.7:
                 damage(saved[-1], dice)
                 count += 1
@@ -308,8 +309,8 @@ def test_a_storage_that_is_full(
     students = [run for run in runs if run.role == "student"]
     while count < kills:
         run, number = students[number % len(students)], number + 1
-        store.run_path(tmp_path, run.run_id).unlink(missing_ok=True)
-        folder = record.checkpoint_directory(tmp_path, run.run_id)
+        paths.run_path(tmp_path, run.run_id).unlink(missing_ok=True)
+        folder = paths.checkpoint_directory(tmp_path, run.run_id)
         outcome: str | int | None = None
         while outcome != "ok":
             left[0] = dice.randint(0, 25) if count < kills else 10**9

@@ -15,8 +15,9 @@ from harness.cli import doctor
 from harness.cli.app import app
 from harness.execution import launcher, loggers
 from harness.execution.status import Status
-from harness.experiment import load
-from harness.results import store
+from harness.experiment.load import load
+from harness.experiment.schema import json_schema
+from harness.results import paths, store
 from tests.support.rows import make_experiment, make_row
 from tests.support.tiny import plan, write
 
@@ -267,7 +268,7 @@ def test_run_as_json_says_why_a_run_failed(tmp_path, monkeypatch):
     result = call("run", path, "--results", results, "--json", code=1)
     said = events(result)
     assert [event["event"] for event in said] == ["start"] + ["start", "end"] * 2 + ["end", "table", "done"]
-    why = store.read_row(store.run_path(results / "tiny", runs[2].run_id))["message"]
+    why = store.read_row(paths.run_path(results / "tiny", runs[2].run_id))["message"]
     assert [event["message"] for event in said if event["event"] == "end"] == [None, None, why] and why
     assert said[-1]["counts"] == {"ok": 2, "failed": 1, "skipped": 0, "waiting": 0} and not said[-1]["interrupted"]
     assert "1 of 3 runs failed" in result.stderr
@@ -304,9 +305,9 @@ def test_tables_without_rows_says_what_to_do(tmp_path):
 
 
 def test_schema_is_printed_or_written(tmp_path):
-    assert json.loads(call("schema").stdout) == load.json_schema()
+    assert json.loads(call("schema").stdout) == json_schema()
     assert call("schema", "-o", tmp_path / "s.json").output == ""
-    assert json.loads((tmp_path / "s.json").read_text()) == load.json_schema()
+    assert json.loads((tmp_path / "s.json").read_text()) == json_schema()
     assert "No such file" in refused("schema", "-o", tmp_path / "no" / "s.json")
     assert "Is a directory" in refused("schema", "-o", tmp_path)
 

@@ -6,8 +6,7 @@ from rich.console import Console
 
 from harness.cli import display
 from harness.cli.display import Display
-from harness.execution.changes import Looker
-from harness.execution.status import Status
+from harness.execution.status import Looker, Status
 from tests.support.tiny import plan
 
 STEP = {"step": 3, "steps": 6, "loss": 1.23456, "dev_miou": 0.5, "step_ms": 1000.0}

@@ -7,10 +7,11 @@ from typer.testing import CliRunner
 
 from harness.analysis.comparison import COLUMNS, quick_table
 from harness.cli.app import app
-from harness.experiment import load, plan
+from harness.experiment.load import load
+from harness.experiment.plan import plan
 from harness.experiment.spec import Experiment
-from harness.report.write import to_markdown
-from harness.results import store
+from harness.report.formats import to_markdown
+from harness.results import paths, store
 from tests.support.camvid_page import score_lines
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +26,8 @@ def lines_of(directory: Path, experiment: Experiment, ids: list[str] | None = No
 
 
 def test_the_readme_shows_what_the_example_rows_give() -> None:
-    experiment = load.load(ROOT / "experiments" / "quickstart.yaml")
-    ids = [run.run_id for run in plan.plan(experiment)]
+    experiment = load(ROOT / "experiments" / "quickstart.yaml")
+    ids = [run.run_id for run in plan(experiment)]
     assert set(store.finished(EXAMPLE)) == set(ids), (
         "the example rows are of another quickstart: run and copy them again"
     )
@@ -41,7 +42,7 @@ def test_the_readme_shows_what_the_example_rows_give() -> None:
     [("ablation_sstkd", "sstkd.md", (1, 2, 3)), ("compare_distillers", "distillers.md", (1, 2, 3, 5, 6))],
 )
 def test_pages_show_what_the_example_rows_give(name: str, page: str, columns: tuple[int, ...]) -> None:
-    experiment = load.load(ROOT / "experiments" / f"{name}.yaml")
+    experiment = load(ROOT / "experiments" / f"{name}.yaml")
     lines = lines_of(EXAMPLE.parent / experiment.name, experiment)
     cells = [line.split("|") for line in lines if line.startswith("|") and "not run" not in line]
     shown = ["|".join(["", *(each[i] for i in columns), ""]) for each in cells]
@@ -52,15 +53,15 @@ def test_pages_show_what_the_example_rows_give(name: str, page: str, columns: tu
 
 def test_the_camvid_page_shows_what_its_rows_give(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CAMVID", str(tmp_path))
-    experiment = load.load(ROOT / "experiments" / "camvid.yaml")
+    experiment = load(ROOT / "experiments" / "camvid.yaml")
     directory = EXAMPLE.parent / "camvid"
-    assert set(store.finished(directory)) == {run.run_id for run in plan.plan(experiment)}
+    assert set(store.finished(directory)) == {run.run_id for run in plan(experiment)}
     cells = [line.split("|") for line in lines_of(directory, experiment) if line.startswith("|")]
     shown = ["|".join(["", *(each[i] for i in (1, 2, 3, 4)), ""]) for each in cells]
     written = (ROOT / "docs" / "camvid.md").read_text().splitlines()
     assert len(shown) == 6 and [line for line in [*shown, *score_lines(directory)] if line not in written] == []
     for run_id in store.finished(directory):
-        for sample in store.read_row(store.run_path(directory, run_id))["samples"]:
+        for sample in store.read_row(paths.run_path(directory, run_id))["samples"]:
             assert sample["image"] is None and sample["label"] is None
 
 

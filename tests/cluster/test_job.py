@@ -14,7 +14,8 @@ from ray.job_submission import JobStatus
 from harness.cluster import job as submit
 from harness.cluster import rows_by_log
 from harness.cluster.job import Job
-from harness.experiment import load, plan
+from harness.experiment.load import load
+from harness.experiment.plan import plan, timing_runs
 from harness.results import step_times, store
 from harness.results.packs import pack
 from tests.cli.test_cli import ROOT, call, refused
@@ -33,7 +34,7 @@ def project(tmp_path):
 
 def make_job(tmp_path, *overrides, **options):
     path = write(tmp_path)
-    experiment = load.load(path, overrides, here=False)
+    experiment = load(path, overrides, here=False)
     return Job(path, experiment, overrides, options.pop("results", "~/r"), **options)
 
 
@@ -213,7 +214,7 @@ def test_an_address_is_a_dashboards(monkeypatch):
 
 def rows_in(folder, job, **changes):
     """Made-up rows of the job's runs."""
-    for run in plan.plan(job.experiment):
+    for run in plan(job.experiment):
         network = {"role": run.role, "pair": run.pair, "teacher_run_id": run.teacher_run, "spec": run.model_dump_json()}
         store.write_run(folder, make_row(run.method.name, run.seed, run_id=run.run_id, **network, **changes))
 
@@ -264,11 +265,11 @@ def test_packed_rows_are_not_sent(tmp_path):
 
 def test_the_table_of_a_budget_of_seconds_has_its_step_times(tmp_path, at_home, monkeypatch, capsys):
     there = tmp_path / "there" / "tiny"
-    experiment = load.load(write(tmp_path, budget={"unit": "seconds"}), [])
-    for run in plan.timing_runs(experiment):
+    experiment = load(write(tmp_path, budget={"unit": "seconds"}), [])
+    for run in timing_runs(experiment):
         row = make_row(run.method.name, run.seed, run_id=run.run_id, trial=run.seed, trial_method=run.method.label)
         store.write_run(there / "step_times", row | {"step_ms": 10.0})
-    runs = plan.plan(experiment, times=step_times.times(experiment, there, ""))
+    runs = plan(experiment, times=step_times.times(experiment, there, ""))
     for run in runs:
         changes = {"role": run.role, "pair": run.pair, "control": run.control, "spec": run.model_dump_json()}
         store.write_run(there, make_row(run.method.name, run.seed, run_id=run.run_id, **changes))
@@ -328,7 +329,7 @@ def test_digests_that_only_the_cluster_knew(tmp_path):
         pairs[0][role] = pairs[0][role] | given
     pairs[0]["teacher"] |= {"checkpoint": {"path": "${W}/t.pt"}}
     path = write(tmp_path, pairs=pairs)
-    experiment = load.load(path, here=False)
+    experiment = load(path, here=False)
     digests = {"teacher": "a" * 64, "student": "b" * 64, "checkpoint": "c" * 64}
     known = {}
     for role in ("teacher", "student"):

@@ -11,8 +11,8 @@ from jsonschema import Draft202012Validator
 
 from harness.cluster import manifests
 from harness.cluster.manifests import Options, Share
-from harness.experiment import load
-from harness.experiment.spec import Resources, WorkerRange
+from harness.experiment.load import load
+from harness.experiment.resources import Resources, WorkerRange
 from tests.cli.test_cli import call, refused
 from tests.experiment.test_cluster_file import CITYSCAPES
 from tests.support.tiny import write
@@ -128,7 +128,7 @@ CONFIG_MAP = strict(
 
 
 def loaded(path, *overrides):
-    return load.load(path, overrides, here=False)
+    return load(path, overrides, here=False)
 
 
 def kuberay(path, *overrides, **options):

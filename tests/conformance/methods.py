@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.distillers import METHODS, Distiller
 from harness.distillers._sum import Sum
-from harness.experiment.spec import Method
+from harness.experiment.method import Method
 from harness.taps import Pair
 from harness.testing import Case
 from harness.testing.made_up import MAIN

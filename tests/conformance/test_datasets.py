@@ -11,7 +11,8 @@ from harness.datasets import DATASETS, SOURCES
 from harness.datasets import inspect as datatool
 from harness.datasets.landcover import COVER, INSTALL, PICTURE
 from harness.datasets.source import IGNORE
-from harness.experiment.spec import Dataset, Run, dataset_entry
+from harness.experiment.method import dataset_entry
+from harness.experiment.spec import Dataset, Run
 from harness.training.build import load_data
 from harness.training.runtime import Runtime
 from tests.support import tiny, trees

@@ -12,7 +12,8 @@ import torch
 
 from harness.distillers import METHODS, Distiller
 from harness.experiment import signatures
-from harness.experiment.spec import Method, Network
+from harness.experiment.method import Method
+from harness.experiment.spec import Network
 from harness.models import SegNet, build
 from harness.taps import Pair, View
 from harness.testing import PROPERTIES, Case, check_property, networks
@@ -23,7 +24,7 @@ from harness.testing.values import with_labels
 from harness.training import guards
 from harness.training.build import build_method
 from harness.training.cost import parameters
-from harness.training.loop import KDStep
+from harness.training.step import KDStep
 from tests.conformance.methods import AT_THE_TEACHER, SMALL, VARIANTS, WAIVED, WITH_LABELS, WRONG, case, sum_of
 
 ALL = pytest.mark.parametrize("method", METHODS)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from harness.execution import pool as lanes
-from harness.execution.messages import Lost, not_on_nodes
-from harness.execution.pool import Pool, judged
-from harness.experiment.spec import Resources
+from harness.execution.messages import Lost, judged, not_on_nodes
+from harness.execution.pool import Pool
+from harness.experiment.resources import Resources
 from tests.support import tiny
 
 

@@ -12,9 +12,11 @@ from harness.execution.launcher import run_all
 from harness.execution.queue import Queue, key_of
 from harness.execution.status import Status
 from harness.execution.workspace import Home
-from harness.experiment.spec import Resources, Run
-from harness.results import store
-from harness.training.resume import Log, SaveTimer
+from harness.experiment.resources import Resources
+from harness.experiment.spec import Run
+from harness.results import paths, store
+from harness.training.log import Log
+from harness.training.resume import SaveTimer
 from harness.training.runtime import Runtime
 from tests.support import tiny
 from tests.support.rows import make_row
@@ -241,7 +243,7 @@ def test_what_one_machine_publishes_another_fetches(homes: tuple[Home, Home, Pat
         two.fetch(kd)
     for content in (b"first", b"trained again"):
         row = {**make_row("none", 0), "run_id": teacher.run_id, "weights_sha256": content.hex()}
-        store.run_path(one.folder, teacher.run_id).unlink(missing_ok=True)
+        paths.run_path(one.folder, teacher.run_id).unlink(missing_ok=True)
         store.write_run(one.folder, row)
         (one.folder / "weights").mkdir(exist_ok=True)
         (one.folder / "weights" / f"{teacher.run_id}.safetensors").write_bytes(content)

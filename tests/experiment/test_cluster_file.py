@@ -9,7 +9,9 @@ import yaml
 from jsonschema import Draft202012Validator
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from harness.experiment import load, plan
+from harness.experiment.load import load
+from harness.experiment.plan import plan
+from harness.experiment.schema import json_schema
 from harness.training import catalogue
 from tests.cli.test_cli import call, refused
 from tests.support.base import BASE
@@ -33,7 +35,7 @@ def write(tmp_path, experiment=BASE, head=HEAD):
 def said(tmp_path, *overrides, **file):
     path = write(tmp_path, **file)
     with pytest.raises(ValueError) as error:
-        load.load(path, overrides)
+        load(path, overrides)
     return str(error.value).replace(f"{tmp_path}/", "").splitlines()
 
 
@@ -41,9 +43,9 @@ def test_both_forms_are_the_same_experiment(tmp_path):
     plain = tmp_path / "plain.yaml"
     plain.write_text(BASE)
     settings = ["train.steps=20", "methods.1.kd.weight=3"]
-    here, there = (load.load(path, settings) for path in (plain, write(tmp_path)))
+    here, there = (load(path, settings) for path in (plain, write(tmp_path)))
     assert here == there and there.train.steps == 20
-    assert [run.run_id for run in plan.plan(here)] == [run.run_id for run in plan.plan(there)]
+    assert [run.run_id for run in plan(here)] == [run.run_id for run in plan(there)]
 
 
 def test_mistakes_have_the_line_of_the_file_and_the_whole_key(tmp_path):
@@ -97,7 +99,7 @@ def test_what_ray_leaves_on_the_head_node_is_read(tmp_path):
     document["metadata"]["experiment"]["train"]["optimizer"] = {"lr": 0.00001}
     path = tmp_path / "ray_bootstrap_config.yaml"
     path.write_text(json.dumps(document))
-    assert "1e-05" in path.read_text() and load.load(path).train.optimizer.lr == 1e-5
+    assert "1e-05" in path.read_text() and load(path).train.optimizer.lr == 1e-5
 
 
 def test_every_command_reads_it(tmp_path):
@@ -116,25 +118,25 @@ def test_paths_of_another_machine(tmp_path, monkeypatch):
     path = tmp_path / "e.yaml"
     path.write_text(text)
     with pytest.raises(ValueError, match="NOWHERE is not set"):
-        load.load(path)
-    experiment = load.load(path, here=False)
+        load(path)
+    experiment = load(path, here=False)
     assert experiment.data.root == "${NOWHERE}/data"
     given = experiment.pairs[0].student.encoder_weights
     assert (given.path, given.sha256) == ("${NOWHERE}/w.pth", None)
-    assert len(plan.plan(experiment)) == 5
+    assert len(plan(experiment)) == 5
     for wrong, words in (("name: small", "name: '${NOWHERE}'"), ("batch_size: 6", "batch_size: 0")):
         path.write_text(text.replace(wrong, words))
         with pytest.raises(ValueError, match=r"e\.yaml"):
-            load.load(path, here=False)
+            load(path, here=False)
     path.write_text(text)
     monkeypatch.setenv("NOWHERE", str(tmp_path))
     with pytest.raises(ValueError, match="there is no folder"):
-        load.load(path)
+        load(path)
 
 
 @pytest.fixture(scope="module")
 def schema():
-    return Draft202012Validator(load.json_schema())
+    return Draft202012Validator(json_schema())
 
 
 def test_editors_accept_both_forms(tmp_path, schema):

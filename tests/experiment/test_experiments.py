@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import harness
-from harness.execution.execute import execute
-from harness.experiment import load, plan
+from harness.experiment.load import load
+from harness.experiment.plan import outline, plan
 from harness.experiment.spec import Network
 from harness.models import build
-from harness.results import store
+from harness.results import paths, store
 from harness.training.estimate import require_buildable
+from harness.training.execute import execute
 from harness.training.runtime import Runtime
 from tests.support import trees
 
@@ -55,8 +56,8 @@ def places(tmp_path_factory):
 
 @pytest.mark.parametrize("file", FILES)
 def test_it_is_valid_and_every_method_applies(file, places):
-    experiment = load.load(FOLDER / file, ["seeds=[0]"])
-    runs = plan.outline(experiment)
+    experiment = load(FOLDER / file, ["seeds=[0]"])
+    runs = outline(experiment)
     if file.removesuffix(".yaml") in (*PAPERS, "backbones_small"):
         require_buildable(runs)
     assert experiment.name == file.removesuffix(".yaml").replace("_", "-")
@@ -65,7 +66,7 @@ def test_it_is_valid_and_every_method_applies(file, places):
 
 @pytest.mark.parametrize("file", ["backbones", "backbones_small"])
 def test_a_grid_has_twelve_pairs_over_architectures_and_encoders(file, places):
-    experiment = load.load(FOLDER / f"{file}.yaml")
+    experiment = load(FOLDER / f"{file}.yaml")
     assert len({pair.name for pair in experiment.pairs}) == len(experiment.pairs) >= 12
     networks = [network for pair in experiment.pairs for network in (pair.teacher, pair.student)]
     architectures = {network.architecture.split("-")[0] for network in networks}
@@ -77,12 +78,12 @@ def test_a_grid_has_twelve_pairs_over_architectures_and_encoders(file, places):
 @pytest.mark.parametrize("file", PAPERS)
 def test_it_takes_four_real_steps(file, places, tmp_path):
     overrides = [*SMALL, "seeds=[0]", "methods=[none, kd]", "train.checkpoint_every=4"]
-    experiment = load.load(FOLDER / f"{file}.yaml", overrides)
-    runs = [run for run in plan.plan(experiment) if run.pair == experiment.pairs[0].name]
+    experiment = load(FOLDER / f"{file}.yaml", overrides)
+    runs = [run for run in plan(experiment) if run.pair == experiment.pairs[0].name]
     for run in runs:
         runtime = Runtime.local(tmp_path / run.run_id, device=torch.device("cpu"), threads=torch.get_num_threads())
-        assert execute(run, runtime, tmp_path) == "ok", store.read_row(store.run_path(tmp_path, run.run_id))["message"]
-    rows = [store.read_row(store.run_path(tmp_path, run.run_id)) for run in runs]
+        assert execute(run, runtime, tmp_path) == "ok", store.read_row(paths.run_path(tmp_path, run.run_id))["message"]
+    rows = [store.read_row(paths.run_path(tmp_path, run.run_id)) for run in runs]
     assert [row["role"] for row in rows] == ["teacher", "student", "student"]
     for row in rows:
         assert row["steps"] == 4 and row["losses"][-1]["step"] == 4 and sum(row["val_confusion"]) > 0
@@ -95,7 +96,7 @@ def test_it_takes_four_real_steps(file, places, tmp_path):
 
 @pytest.mark.parametrize("file", PAPERS)
 def test_it_is_the_papers_recipe(file, places):
-    train = load.load(FOLDER / f"{file}.yaml").train
+    train = load(FOLDER / f"{file}.yaml").train
     ours = (train.steps, train.batch_size, train.optimizer.lr, train.optimizer.weight_decay, train.optimizer.momentum)
     cirkd = file.endswith("_cirkd")
     assert ours == ((40000, 16, 0.02, 1e-4, 0.9) if cirkd else (40000, 8, 0.01, 5e-4, 0.9))
@@ -107,5 +108,5 @@ def test_it_is_the_papers_recipe(file, places):
 def test_a_missing_folder_is_named_with_its_key(places, monkeypatch):
     monkeypatch.delenv("CITYSCAPES")
     with pytest.raises(ValueError, match=r"cityscapes.yaml:\d+: metadata.experiment.data.root: .*CITYSCAPES"):
-        load.load(FOLDER / "cityscapes.yaml")
+        load(FOLDER / "cityscapes.yaml")
     assert "WEIGHTS" in os.environ

@@ -1,7 +1,8 @@
 import pytest
 
 from harness.experiment import plan as protocol
-from harness.experiment.spec import Experiment, Method
+from harness.experiment.method import Method
+from harness.experiment.spec import Experiment
 from tests.support.tiny import plan
 
 NETWORK = {"architecture": "fpn", "encoder": "resnet18"}

@@ -3,13 +3,14 @@
 import pytest
 import yaml
 
-from harness.experiment import plan
-from harness.experiment.spec import Method, Run
+from harness.experiment.method import Method
+from harness.experiment.plan import plan
+from harness.experiment.spec import Run
 from tests.support.base import BASE, load
 
 
 def ids(experiment):
-    return [run.run_id for run in plan.plan(experiment)]
+    return [run.run_id for run in plan(experiment)]
 
 
 def test_run_ids_do_not_change_between_versions(tmp_path):
@@ -22,7 +23,7 @@ def test_run_ids_do_not_change_between_versions(tmp_path):
 
 
 def test_a_run_survives_the_way_to_a_worker(tmp_path):
-    for run in plan.plan(load(tmp_path)):
+    for run in plan(load(tmp_path)):
         again = Run.model_validate_json(run.model_dump_json())
         assert again == run and again.run_id == run.run_id
 

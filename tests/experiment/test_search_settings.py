@@ -5,12 +5,14 @@ import json
 import pytest
 
 from harness.analysis import comparison
-from harness.experiment import load, plan
-from harness.experiment.plan import Found
+from harness.experiment.load import load
+from harness.experiment.plan import outline, plan
+from harness.experiment.rules import Found
 from harness.experiment.search_settings import Change, Search, Source
 from harness.experiment.space import LR
 from harness.experiment.spec import PROTOCOL_VERSION
-from harness.results import store
+from harness.experiment.studies import studies_of, trial_run
+from harness.results import paths, store
 from harness.results.schema import checked
 from harness.search import outcome as best
 from tests.support import tiny
@@ -20,7 +22,7 @@ from tests.support.searches import TUNED, experiment, fill, rises_with, searched
 
 def said(folder, **changes):
     with pytest.raises(ValueError) as error:
-        load.load(tiny.write(folder, **changes))
+        load(tiny.write(folder, **changes))
     return str(error.value)
 
 
@@ -63,7 +65,7 @@ def test_a_mistake_is_named_with_its_key_and_remedy(tmp_path, changes, message):
 
 
 def test_published_runs_know_nothing_of_searches(tmp_path):
-    for run in plan.plan(load.load(tiny.write(tmp_path))):
+    for run in plan(load(tiny.write(tmp_path))):
         assert not {"trial", "source"} & run.identity().keys()
 
 
@@ -71,10 +73,10 @@ def test_an_experiment_with_a_search_has_no_runs_before_it(tmp_path):
     with pytest.raises(
         ValueError, match=r"ruleset: tuned.*sstkd-bench tune FILE; then: sstkd-bench run FILE --from-search"
     ):
-        plan.plan(experiment(tmp_path))
-    assert len(plan.outline(experiment(tmp_path))) == 3
+        plan(experiment(tmp_path))
+    assert len(outline(experiment(tmp_path))) == 3
     with pytest.raises(ValueError, match="nothing to tune: the ruleset is published"):
-        plan.studies(load.load(tiny.write(tmp_path)))
+        studies_of(load(tiny.write(tmp_path)))
 
 
 def found_for(of, lr=0.005, **values):
@@ -83,13 +85,13 @@ def found_for(of, lr=0.005, **values):
             {each.name: values.get(each.name, lr if each.name == LR else each.low) for each in study.space},
             Source(trials=4, seconds=8.0, sha256="ab" * 32),
         )
-        for study in plan.studies(of)
+        for study in studies_of(of)
     }
 
 
 def test_final_runs_have_the_best_point_and_its_search(tmp_path):
     of = experiment(tmp_path, methods=["none", {"kd": {"temperature": 2}}], seeds=[0, 1])
-    runs = plan.plan(of, found_for(of, weight=3.0))
+    runs = plan(of, found_for(of, weight=3.0))
     teacher, none, kd = runs[0], runs[1], runs[2]
     assert [run.role for run in runs] == ["teacher", *["student"] * 4]
     assert teacher.train.optimizer.lr == 0.002 and teacher.source is None
@@ -104,16 +106,16 @@ def test_what_the_search_took_does_not_change_a_run(tmp_path):
     found = found_for(of)
     slower = {k: Found(f.point, f.source.model_copy(update={"seconds": 99.0})) for k, f in found.items()}
     other = {k: Found(f.point, f.source.model_copy(update={"sha256": "cd" * 32})) for k, f in found.items()}
-    ids = [[run.run_id for run in plan.plan(of, each)] for each in (found, slower, other)]
+    ids = [[run.run_id for run in plan(of, each)] for each in (found, slower, other)]
     assert ids[0] == ids[1] and ids[0][0] == ids[2][0] and set(ids[0][1:]).isdisjoint(ids[2][1:])
 
 
 def test_trials_have_steps_and_seed_of_their_own(tmp_path):
-    study = plan.studies(experiment(tmp_path, "search.steps=4", "search.seed=77"))[1]
-    run = plan.trial_run(study, 2, "sobol", {LR: 0.004, "weight": 2.0, "temperature": 3.0})
+    study = studies_of(experiment(tmp_path, "search.steps=4", "search.seed=77"))[1]
+    run = trial_run(study, 2, "sobol", {LR: 0.004, "weight": 2.0, "temperature": 3.0})
     assert (run.train.steps, run.seed, run.train.optimizer.lr, run.trial.number) == (4, 77, 0.004, 2)
     assert run.train.checkpoint_every is None  # where an algorithm may take a trial over
-    changed = plan.trial_run(
+    changed = trial_run(
         study, 2, "pbt", {LR: 0.004, "weight": 2.0, "temperature": 3.0}, [Change(step=3, trial=1, values={LR: 0.001})]
     )
     assert changed.run_id != run.run_id
@@ -122,7 +124,7 @@ def test_trials_have_steps_and_seed_of_their_own(tmp_path):
 
 def test_outcomes_count_everything_and_take_the_first_of_equals(tmp_path):
     of = experiment(tmp_path, methods=["none"])
-    (study,) = plan.studies(of)
+    (study,) = studies_of(of)
     for number, (score, status) in enumerate([(0.4, "ok"), (0.6, "ok"), (0.9, "skipped"), (None, "failed")]):
         write_trial(tmp_path, study, number, {LR: 0.001 * (1 + number)}, dev_miou=score, status=status, seconds=3.0)
     (outcome,) = best.outcomes(of, tmp_path)
@@ -138,7 +140,7 @@ def test_outcomes_count_everything_and_take_the_first_of_equals(tmp_path):
 
 def test_an_incomplete_search_says_what_is_missing(tmp_path):
     of = experiment(tmp_path)
-    none, kd = plan.studies(of)
+    none, kd = studies_of(of)
     with pytest.raises(
         ValueError, match=r"tiny, none: 0 of 4 trials have a row. Finish the search: sstkd-bench tune F\n.*kd"
     ):
@@ -159,7 +161,7 @@ def test_an_incomplete_search_says_what_is_missing(tmp_path):
 
 def test_a_search_is_complete_when_its_time_is_up(tmp_path):
     of = searched(tmp_path, "random", "search.minutes=0.1", methods=["none"])
-    (study,) = plan.studies(of)
+    (study,) = studies_of(of)
     write_trial(tmp_path, study, 0, {LR: 0.002}, seconds=5.0)
     assert not best.outcomes(of, tmp_path)[0].complete
     write_trial(tmp_path, study, 1, {LR: 0.003}, seconds=1.0, status="skipped")
@@ -170,7 +172,7 @@ def test_a_search_is_complete_when_its_time_is_up(tmp_path):
 
 def test_the_front_is_what_nothing_beats_in_both(tmp_path):
     of = searched(tmp_path, "nsga2", "search.trials=5", methods=["none"])
-    (study,) = plan.studies(of)
+    (study,) = studies_of(of)
     for number, (score, ms) in enumerate([(0.5, 10), (0.6, 30), (0.55, 40), (0.6, 35), (0.4, 10)]):
         write_trial(tmp_path, study, number, {LR: 0.001 + 0.001 * number}, dev_miou=score, step_ms=float(ms))
     (outcome,) = best.outcomes(of, tmp_path)
@@ -192,7 +194,7 @@ def test_the_best_points_are_written_as_a_table(tmp_path):
         "sobol",
     )
     assert len(none["tied"]) == 3 and json.loads(kd["point"]).keys() == {LR, "weight", "temperature"}
-    assert store.read_row(store.run_path(tmp_path / "search", kd["run_id"]))["dev_miou"] == kd["dev_miou"]
+    assert store.read_row(paths.run_path(tmp_path / "search", kd["run_id"]))["dev_miou"] == kd["dev_miou"]
 
 
 def final(method, seed=0, trials=8, lr=0.002, **changes):

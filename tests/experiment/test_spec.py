@@ -11,8 +11,10 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from harness.experiment import load as specfile
-from harness.experiment import plan
-from harness.experiment.spec import Experiment, Method
+from harness.experiment.method import Method
+from harness.experiment.plan import outline, plan
+from harness.experiment.schema import json_schema
+from harness.experiment.spec import Experiment
 from tests.support.base import BASE, load
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -222,7 +224,7 @@ def test_set_is_applied_before_validation_and_recorded(tmp_path):
     assert experiment.pairs[0].student.encoder == "resnet50"
     assert experiment.methods[1].parameters["weight"] == 1e-3
     assert experiment.overrides == given
-    assert all(run.overrides == given for run in plan.plan(experiment))
+    assert all(run.overrides == given for run in plan(experiment))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +262,7 @@ def test_a_method_from_elsewhere_is_read_by_its_signature(tmp_path, monkeypatch)
     assert a.methods[1].label == f"{target}(path=a)"
     assert "path: this key is missing" in said(tmp_path, BASE.replace("kd: {weight: 2}", target))[0]
     b = load(tmp_path, BASE.replace("kd: {weight: 2}", f"{{'{target}': {{path: b}}}}"))
-    ids = [{run.run_id for run in plan.plan(e) if run.method.name == target} for e in (a, b)]
+    ids = [{run.run_id for run in plan(e) if run.method.name == target} for e in (a, b)]
     assert len(ids[0] | ids[1]) == 4  # its `path` is a hyper-parameter like any other
 
 
@@ -302,14 +304,14 @@ def test_labels_tell_methods_apart():
 
 @pytest.fixture(scope="module")
 def schema():
-    schema = specfile.json_schema()
+    schema = json_schema()
     Draft202012Validator.check_schema(schema)
     return Draft202012Validator(schema)
 
 
 def test_the_shipped_schema_is_up_to_date():
     written = json.loads((EXPERIMENTS / "experiment.schema.json").read_text())
-    assert written == specfile.json_schema(), "write it again: sstkd-bench schema -o experiments/experiment.schema.json"
+    assert written == json_schema(), "write it again: sstkd-bench schema -o experiments/experiment.schema.json"
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.rglob("*.yaml")), ids=lambda p: p.name)
@@ -322,7 +324,7 @@ def test_shipped_experiments_are_valid(schema, path, tmp_path, monkeypatch):
     named = re.match(r"# yaml-language-server: \$schema=(\S+)\n", text)
     assert named and (path.parent / named.group(1)).resolve() == EXPERIMENTS / "experiment.schema.json"
     schema.validate(yaml.safe_load(text))
-    assert plan.outline(specfile.load(path))
+    assert outline(specfile.load(path))
 
 
 def changed(**changes):

@@ -15,10 +15,11 @@ from harness.distillers.none import NoDistillation
 from harness.experiment.spec import Network, Weights
 from harness.files import sha256
 from harness.models import ARCHITECTURES, SegNet, build
-from harness.results import record
+from harness.results import paths
 from harness.taps import Pair
-from harness.training.loop import KDStep, train
+from harness.training.loop import train
 from harness.training.runtime import Runtime
+from harness.training.step import KDStep
 from tests.support import tiny
 
 CLASSES = 19
@@ -130,7 +131,7 @@ def test_a_run_trains_it(tmp_path: Path, architecture: str, parameters: dict[str
     changes = {"pairs": [{**tiny.TINY["pairs"][0], "student": student}], "methods": ["none"]}
     settings = [f"train.auxiliary_weight={weight}", "train.steps=2", "train.batch_size=2", "train.eval_every=2"]
     run = next(r for r in tiny.plan(tmp_path, *settings, **changes) if r.role == "student")
-    runtime = Runtime.local(record.checkpoint_directory(tmp_path, run.run_id), device=torch.device("cpu"))
+    runtime = Runtime.local(paths.checkpoint_directory(tmp_path, run.run_id), device=torch.device("cpu"))
     result = train(run, runtime, tmp_path)
     assert result is not None
     assert ("auxiliary" in result.columns["losses"][0]["terms"]) == (weight > 0)

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from harness.analysis.stats import mean_interval
 from harness.cli.app import app
-from harness.experiment import load
+from harness.experiment.load import load
 from harness.experiment.plan import plan
-from harness.experiment.spec import Resources
-from harness.papers.measured import Cell
+from harness.experiment.resources import Resources
+from harness.papers.cells import Cell
 from harness.papers.published import Figure
 from harness.papers.reproduce import BASES, parts, state
 from harness.papers.tables import PAPERS, RECIPES
@@ -37,7 +37,7 @@ def test_every_tables_experiments_are_valid_and_of_its_protocol(table: Any, tmp_
     assert set(done.output.split()) == written
     assert len(written) == sum(part.data is not None for part in parts(table, EXPERIMENTS))
     for path in written:
-        experiment = load.load(Path(path), here=False)
+        experiment = load(Path(path), here=False)
         recipe, crop = RECIPES[table.protocol], experiment.train.augment.crop_hw
         assert (experiment.train.steps, experiment.train.batch_size) == (recipe.steps, recipe.batch_size)
         assert crop == recipe.crop_hw[experiment.data.name]
@@ -50,7 +50,7 @@ def test_tables_of_one_protocol_share_their_runs(tmp_path: Path) -> None:
     ids = []
     for table in ("sstkd-table-2", "sstkd-table-3"):
         call(table, "--write", tmp_path)
-        experiment = load.load(tmp_path / f"{table}-cityscapes.yaml", here=False)
+        experiment = load(tmp_path / f"{table}-cityscapes.yaml", here=False)
         assert experiment.name == "skd-cityscapes"
         ids.append({run.run_id for run in plan(experiment)})
     assert len(ids[0] & ids[1]) == 1 + 3 * 5  # the teacher; none, kd and sstkd with five seeds
@@ -108,7 +108,7 @@ def test_states() -> None:
 
 def test_rows_change_the_state(tmp_path: Path) -> None:
     call("sstkd-table-2", "--write", tmp_path)
-    experiment = load.load(tmp_path / "sstkd-table-2-cityscapes.yaml", here=False)
+    experiment = load(tmp_path / "sstkd-table-2-cityscapes.yaml", here=False)
     finished = {"none": 5, "sstkd": 2}
     for run in plan(experiment):
         if run.role == "teacher" or run.seed >= finished.get(run.method.label, 0):

@@ -11,8 +11,9 @@ import pytest
 
 from harness.execution.launcher import run_all
 from harness.execution.status import Status
-from harness.experiment.spec import Resources, Run, WorkerRange
-from harness.results import store
+from harness.experiment.resources import Resources, WorkerRange
+from harness.experiment.spec import Run
+from harness.results import paths, store
 from tests.support import cluster, tiny
 
 pytestmark = [pytest.mark.ray, *cluster.QUIET]
@@ -30,7 +31,7 @@ def plain_student(folder: Path) -> list[Run]:
 
 
 def row(experiment: Path, run: Run) -> dict[str, Any]:
-    return store.read_row(store.run_path(experiment, run.run_id))
+    return store.read_row(paths.run_path(experiment, run.run_id))
 
 
 def test_a_killed_group_goes_on_with_the_same_bits(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ import yaml
 from ray._common.utils import get_default_ray_temp_dir
 
 import harness
-from harness.experiment import load, plan
-from harness.results import store
+from harness.experiment.load import load
+from harness.experiment.plan import plan
+from harness.results import paths, store
 from tests.support import tiny
 from tests.support.rows import make_row
 
@@ -130,10 +131,10 @@ def test_an_experiment_is_a_job(head: tuple[str, int, dict[str, str]], short: Pa
     assert first.returncode == 0, said
     for expected in (f"{name}: succeeded", "2 rows fetched, 0 were here", "tiny on texmosaic"):
         assert expected in said
-    ids = {run.run_id for run in plan.plan(load.load(file))}
+    ids = {run.run_id for run in plan(load(file))}
     assert set(store.finished(home / "tiny")) == ids and set(store.finished(home / "tiny").values()) == {"ok"}
     for run_id in ids:
-        row, sent = (store.run_path(folder / "tiny", run_id).read_bytes() for folder in (home, there))
+        row, sent = (paths.run_path(folder / "tiny", run_id).read_bytes() for folder in (home, there))
         assert row == sent
     shown = call(BIN / "ray", "job", "list", "--address", address, env=env)
     assert name in shown and env["SECRET_OF_TEST"] not in shown + said
@@ -210,7 +211,7 @@ def test_ray_submit_takes_the_shipped_files(
     file = tmp_path / "cluster.yaml"
     file.write_text(yaml.safe_dump(config, sort_keys=False))
     home = folder / "home"
-    runs = plan.plan(load.load(file))
+    runs = plan(load(file))
     for run in runs:  # the job finds them and prints the table: training is what the other tests do
         network = {"role": run.role, "pair": run.pair, "teacher_run_id": run.teacher_run}
         row = make_row(run.method.name, run.seed, run_id=run.run_id, **network)

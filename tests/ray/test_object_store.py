@@ -9,8 +9,8 @@ import pytest
 
 from harness.execution.launcher import run_all
 from harness.execution.status import Status
-from harness.experiment.spec import Checkpointing, Resources
-from harness.results import store
+from harness.experiment.resources import Checkpointing, Resources
+from harness.results import paths, store
 from harness.results.pull import pull
 from harness.results.storage import Storage
 from tests.support import cluster, s3, tiny
@@ -43,7 +43,7 @@ def test_a_killed_experiment_in_a_bucket(tmp_path: Path, monkeypatch: pytest.Mon
         assert set(run_all(runs, resources, here, kill_once).values()) == {"ok"}
         assert killed
         assert rows(here) == rows(tmp_path / "plain")
-        assert max(store.read_row(store.run_path(here, run.run_id))["resumed"] for run in runs) >= 1
+        assert max(store.read_row(paths.run_path(here, run.run_id))["resumed"] for run in runs) >= 1
         bucket = Storage(uri).below("tiny")
         assert len(bucket.entries("runs")) == len(bucket.entries("weights")) == 3
         assert not any(bucket.entries(f"checkpoints/{run.run_id}") for run in runs)

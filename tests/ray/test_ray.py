@@ -12,8 +12,9 @@ import pytest
 
 from harness.execution.launcher import run_all
 from harness.execution.status import Status
-from harness.experiment.spec import Resources, Run
-from harness.results import store
+from harness.experiment.resources import Resources
+from harness.experiment.spec import Run
+from harness.results import paths, store
 from tests.support import cluster, tiny
 
 pytestmark = [pytest.mark.ray, *cluster.QUIET]
@@ -88,7 +89,7 @@ def test_two_gloo_workers_agree_with_one(tmp_path: Path) -> None:
             (two / folder / path.name).write_bytes(path.read_bytes())
     assert set(run_all(runs, Resources(workers=2), two, lambda status: None).values()) == {"ok"}
     for run in runs[1:]:
-        a, b = (store.read_row(store.run_path(folder, run.run_id)) for folder in (one, two))
+        a, b = (store.read_row(paths.run_path(folder, run.run_id)) for folder in (one, two))
         assert b["workers"] == 2
         assert sum(b["dev_confusion"]) == sum(a["dev_confusion"])  # no pixel is counted twice
         for left, right in zip(a["losses"], b["losses"], strict=True):

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from harness.experiment import plan
-from harness.experiment.plan import Study
+from harness.experiment.plan import outline
 from harness.experiment.space import LR
 from harness.experiment.spec import Experiment, Run
-from harness.results import store
+from harness.experiment.studies import Study, studies_of, trial_run
+from harness.results import paths, store
 from harness.search import outcome as best
 from harness.search import points
 from harness.search.tuner import Told, search
@@ -37,7 +37,7 @@ CPUS = len(os.sched_getaffinity(0))
 
 def trained(folder: Path, of: Experiment) -> None:
     """Train the teachers in this process."""
-    for run in plan.outline(of):
+    for run in outline(of):
         if run.role == "teacher":
             assert tiny.in_process(run, folder) == "ok"
 
@@ -53,9 +53,9 @@ def measured(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def drawn_runs(of: Experiment) -> list[Run]:
-    studies = plan.studies(of)
+    studies = studies_of(of)
     pairs: list[tuple[Study, Any]] = list(zip(studies, points.drawn(of, studies), strict=True))
-    return [plan.trial_run(s, n, "sobol", values) for s, drawn in pairs for n, values in enumerate(drawn)]
+    return [trial_run(s, n, "sobol", values) for s, drawn in pairs for n, values in enumerate(drawn)]
 
 
 def test_tuned_trials_are_those_of_one_process_and_none_hangs(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_tuned_trials_are_those_of_one_process_and_none_hangs(tmp_path: Path) ->
         assert tiny.in_process(run, here) == "ok"
     told: list[Told] = []
     search(of, there, told.append)
-    folder = best.search_folder(there)
+    folder = paths.search_folder(there)
     assert measured(folder) == measured(here)
     assert len(rows(folder)) == 2 * trials
     began = [each["status"] for each in told].index("ok")
@@ -105,7 +105,7 @@ def test_asha_ends_trials_and_counts_what_they_took(tmp_path: Path) -> None:
     assert outcome.count("skipped") >= 1 and outcome.count("ok") + outcome.count("skipped") == 6
     for trial in outcome.trials:
         if trial.status == "skipped":
-            row = store.read_row(store.run_path(best.search_folder(tmp_path / "tiny"), trial.run_id))
+            row = store.read_row(paths.run_path(paths.search_folder(tmp_path / "tiny"), trial.run_id))
             step = row["curve"][-1]["step"]
             assert trial.message == f"pruned at step {step} of 6 by asha" and step in (2, 4)
             assert row["dev_miou"] == row["curve"][-1]["dev_miou"] and 0 < trial.seconds < outcome.seconds
@@ -119,9 +119,9 @@ def test_pbt_goes_on_with_other_trials_weights(tmp_path: Path) -> None:
     search(of, directory, lambda told: None)
     (outcome,) = best.outcomes(of, directory)
     assert (len(outcome.trials), outcome.count("ok")) == (4, 4) and outcome.best is not None
-    start = points.drawn(of, plan.studies(of))[0]
+    start = points.drawn(of, studies_of(of))[0]
     changed = 0
-    for row in rows(best.search_folder(directory)).values():
+    for row in rows(paths.search_folder(directory)).values():
         run = Run.model_validate_json(row["spec"])
         assert run.run_id == row["run_id"] and run.trial is not None
         lr = run.train.optimizer.lr
@@ -148,10 +148,10 @@ def test_every_algorithm_ends_with_a_best_point(tmp_path: Path, algorithm: str) 
     assert algorithm == "hyperband" or (outcome.front and outcome.count("ok") == 4)
     if algorithm != "tpe":
         return
-    folder = best.search_folder(tmp_path / "tiny")
+    folder = paths.search_folder(tmp_path / "tiny")
     kept = {trial.run_id for trial in outcome.trials[:2]}
     for trial in outcome.trials[2:]:
-        store.run_path(folder, trial.run_id).unlink()
+        paths.run_path(folder, trial.run_id).unlink()
     search(of, tmp_path / "tiny", lambda told: None)
     (again,) = best.outcomes(of, tmp_path / "tiny")
     assert [trial.number for trial in again.trials] == [0, 1, 2, 3]

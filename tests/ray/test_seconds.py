@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.experiment.plan import REPEATS
-from harness.results import store
-from harness.results.step_times import times_folder
+from harness.results import paths, store
+from harness.results.paths import times_folder
 from tests.support import cluster, tiny
 
 pytestmark = [pytest.mark.ray, *cluster.QUIET]
@@ -33,7 +33,7 @@ def test_an_experiment_of_equal_seconds(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     timed = {path.name: path.read_bytes() for path in (times_folder(directory) / "runs").iterdir()}
     assert before.items() <= timed.items() and len(timed) == 1 + 2 * REPEATS
-    rows = [store.read_row(store.run_path(directory, run_id)) for run_id in store.finished(directory)]
+    rows = [store.read_row(paths.run_path(directory, run_id)) for run_id in store.finished(directory)]
     students = [row for row in rows if row["role"] == "student"]
     assert len(students) == 6 and {row["budget_unit"] for row in students} == {"seconds"}
     (seconds,) = {row["budget_amount"] for row in students}

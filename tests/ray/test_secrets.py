@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from harness.execution.connection import connected
-from harness.experiment.spec import Resources
+from harness.experiment.resources import Resources
 from harness.results import store
 from tests.support import cluster, tiny
 

@@ -14,7 +14,7 @@ import ray
 from harness.execution import sharing as module
 from harness.execution.connection import connected
 from harness.execution.sharing import Shelf, packed, sharer, unpacked
-from harness.experiment.spec import Resources
+from harness.experiment.resources import Resources
 from tests.support import cluster
 
 pytestmark = [pytest.mark.ray, *cluster.QUIET]

@@ -11,18 +11,11 @@ from rich.console import Console
 
 from harness.analysis.comparison import quick_table
 from harness.analysis.tables import HEADER
-from harness.report.plots.curves import (
-    INK,
-    Curve,
-    Panel,
-    class_colours,
-    colourise,
-    curve_figure,
-    figure_svg,
-    panel,
-    style,
-)
-from harness.report.write import print_table, to_csv, to_markdown
+from harness.report.console import print_table
+from harness.report.formats import to_csv, to_markdown
+from harness.report.page.samples import class_colours, colourise
+from harness.report.plots.curves import Curve, Panel, curve_figure, panel
+from harness.report.plots.style import INK, figure_svg, style
 from harness.results import store
 from harness.results.schema import checked
 from tests.support.rows import PALETTE, make_experiment, make_row, png

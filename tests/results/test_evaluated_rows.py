@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.execution.execute import execute
 from harness.experiment.spec import Run
 from harness.metrics import miou
-from harness.results import per_image, record, store
+from harness.results import paths, per_image, store
 from harness.training.build import load_data
+from harness.training.execute import execute
 from harness.training.runtime import Runtime
 from tests.support import tiny
 
@@ -23,9 +23,9 @@ SHORT = ("train.steps=2", "train.eval_every=1")
 
 
 def finish(experiment: Path, run: Run) -> dict[str, Any]:
-    runtime = Runtime.local(record.checkpoint_directory(experiment, run.run_id), device=torch.device("cpu"))
+    runtime = Runtime.local(paths.checkpoint_directory(experiment, run.run_id), device=torch.device("cpu"))
     execute(run, runtime, experiment)
-    row = store.read_row(store.run_path(experiment, run.run_id))
+    row = store.read_row(paths.run_path(experiment, run.run_id))
     assert row["status"] == "ok", row["message"]
     return row
 
@@ -53,7 +53,7 @@ def test_what_is_counted_besides_changes_nothing_else(tmp_path: Path, plain: dic
 
 def test_the_matrices_of_single_images_add_up_to_the_rows(tmp_path: Path) -> None:
     run = student(tmp_path, "{per_image: true}")
-    path = per_image.per_image_path(tmp_path, run.run_id)
+    path = paths.per_image_path(tmp_path, run.run_id)
     path.parent.mkdir()
     path.write_bytes(b"of an earlier attempt")
     row = finish(tmp_path, run)

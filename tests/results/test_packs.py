@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from harness.analysis.comparison import COLUMNS, quick_table
 from harness.cli.app import app
-from harness.results import packs, store
+from harness.results import packs, paths, store
 from harness.results.pull import pull
 from harness.results.storage import Storage
 from tests.support.rows import make_experiment, make_row
@@ -144,11 +144,11 @@ def test_a_row_of_the_same_run_with_other_content_stays_and_is_named(folder):
     packs.pack(folder)
     other = folder.parent / "elsewhere"
     store.write_run(other, {**row, "dev_miou": 0.123})
-    os.rename(store.run_path(other, row["run_id"]), store.run_path(folder, row["run_id"]))
+    os.rename(paths.run_path(other, row["run_id"]), paths.run_path(folder, row["run_id"]))
     for change in (packs.pack, packs.unpack):
         with pytest.raises(ValueError, match=f"{row['run_id']}.parquet.*packs.*differ in dev_miou.*Move one away"):
             change(folder)
-        assert store.read_row(store.run_path(folder, row["run_id"]))["dev_miou"] == 0.123
+        assert store.read_row(paths.run_path(folder, row["run_id"]))["dev_miou"] == 0.123
         assert store.read_run(folder, row["run_id"])["dev_miou"] == row["dev_miou"]
 
 
@@ -235,7 +235,7 @@ def test_pulling_sees_packed_rows(folder, tmp_path_factory):
     pulled = pull(Storage(folder), here)
     assert (pulled.new, pulled.kept) == (0, len(loose(folder)))
     row = make_row("cwd", 0)
-    store.run_path(folder, row["run_id"]).unlink()
+    paths.run_path(folder, row["run_id"]).unlink()
     store.write_run(folder, {**row, "weights_sha256": "00" * 32})
     with pytest.raises(ValueError, match="differ in weights_sha256"):
         pull(Storage(folder), here)

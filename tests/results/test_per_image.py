@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness.results.per_image import per_image_path, read_per_image, write_per_image
+from harness.results.paths import per_image_path
+from harness.results.per_image import read_per_image, write_per_image
 
 META = {"run_id": "kd-0-0123456789ab", "num_classes": 5, "data_hash": "cd" * 32}
 

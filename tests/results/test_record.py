@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from harness.experiment.spec import PROTOCOL_VERSION
-from harness.results import record, store
+from harness.results import paths, provenance, record, store
 from tests.support.rows import make_row
 from tests.support.tiny import plan
 
@@ -22,12 +22,12 @@ def result_columns(run):
 def test_the_row_says_what_was_run(tmp_path):
     teacher, none, _ = plan(tmp_path)
     assert record.write_row(none, tmp_path, result_columns(none)) is True
-    row = store.read_row(store.run_path(tmp_path, none.run_id))
+    row = store.read_row(paths.run_path(tmp_path, none.run_id))
     assert (row["run_id"], row["status"], row["teacher_run_id"]) == (none.run_id, "ok", teacher.run_id)
     assert (row["protocol_version"], row["steps"], row["seed"]) == (PROTOCOL_VERSION, 6, 0)
     assert json.loads(row["spec"]) == none.model_dump(mode="json")
     assert json.loads(row["recipe"])["batch_size"] == 4
-    assert set(row["versions"]) == {"python", "platform", *record.PACKAGES}
+    assert set(row["versions"]) == {"python", "platform", *provenance.PACKAGES}
     assert record.write_row(none, tmp_path, {}, "failed", "later") is False
 
 
@@ -53,4 +53,4 @@ def test_the_code_version_does_not_need_git(monkeypatch, answer):
 
     monkeypatch.setattr(subprocess, "run", no_git)
     monkeypatch.setattr(record.Path, "exists", lambda self: True)
-    assert record.code_version.__wrapped__() == f"{record.harness.__version__}+uncommitted"
+    assert provenance.code_version.__wrapped__() == f"{record.harness.__version__}+uncommitted"

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from harness.results import store
+from harness.results import paths, store
+from harness.results.paths import search_folder, times_folder
 from harness.results.pull import PARTS, pull
-from harness.results.step_times import times_folder
 from harness.results.storage import Storage
-from harness.search.outcome import search_folder
 from harness.training.checkpoints import Checkpoints
 from tests.support import s3
 from tests.support.rows import START, make_row
@@ -206,9 +205,9 @@ def test_what_a_dead_process_left_is_swept(tmp_path: Path) -> None:
 
 def put(place: Storage | Path, row: dict[str, Any], scratch: Path) -> bytes:
     directory = scratch / "made"
-    store.run_path(directory, row["run_id"]).unlink(missing_ok=True)
+    paths.run_path(directory, row["run_id"]).unlink(missing_ok=True)
     store.write_run(directory, row)
-    content = store.run_path(directory, row["run_id"]).read_bytes()
+    content = paths.run_path(directory, row["run_id"]).read_bytes()
     where = Storage(place) if isinstance(place, Path) else place
     where.write(f"runs/{row['run_id']}.parquet", content)
     return content
@@ -226,7 +225,7 @@ def test_rows_are_merged_by_run_id(storage: Storage, tmp_path: Path) -> None:
     content = put(storage, row, tmp_path)
     put(storage, failed(other, 1), tmp_path)
     assert pull(storage, here).new == 2
-    assert store.run_path(here, row["run_id"]).read_bytes() == content
+    assert paths.run_path(here, row["run_id"]).read_bytes() == content
     assert (pull(storage, here).new, pull(storage, here).kept) == (0, 2)
     put(storage, other, tmp_path)  # it was run again, and is finished now
     assert pull(storage, here).new == 1
@@ -259,7 +258,7 @@ def test_two_results_of_one_run_are_an_error_that_names_both(storage: Storage, t
     put(storage, other, tmp_path)
     with pytest.raises(ValueError, match=rf"{row['run_id']}.parquet .*differ in weights_sha256.*Delete the one"):
         pull(storage, here)
-    assert store.read_row(store.run_path(here, row["run_id"]))["weights_sha256"] is None
+    assert store.read_row(paths.run_path(here, row["run_id"]))["weights_sha256"] is None
     assert other["run_id"] in store.finished(here)  # what can be merged is
 
 

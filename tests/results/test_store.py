@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness.results import store
+from harness.results import paths, store
 from tests.support.rows import make_experiment, make_row
 
 
@@ -21,7 +21,7 @@ def names(directory):
 def test_a_row_comes_back_as_it_was(tmp_path):
     row = make_row("sstkd", 1)
     assert store.write_run(tmp_path, row) is True
-    back = store.read_row(store.run_path(tmp_path, row["run_id"]))
+    back = store.read_row(paths.run_path(tmp_path, row["run_id"]))
     assert {name: back[name] for name in row} == row
     assert [name for name in back if back[name] is None] == [n for n in store.SCHEMA.names if row.get(n) is None]
 
@@ -29,13 +29,13 @@ def test_a_row_comes_back_as_it_was(tmp_path):
 def test_a_teachers_pictures_come_back(tmp_path):
     row = make_row(role="teacher")
     store.write_run(tmp_path, row)
-    assert store.read_row(store.run_path(tmp_path, row["run_id"]))["samples"] == row["samples"]
+    assert store.read_row(paths.run_path(tmp_path, row["run_id"]))["samples"] == row["samples"]
 
 
 def test_numpy_values_are_welcome(tmp_path):
     row = make_row(steps=np.int64(4), dev_miou=np.float32(0.5), num_classes=2, dev_confusion=np.array([4, 0, 1, 3]))
     store.write_run(tmp_path, row)
-    back = store.read_row(store.run_path(tmp_path, row["run_id"]))
+    back = store.read_row(paths.run_path(tmp_path, row["run_id"]))
     assert (back["steps"], back["dev_miou"], back["dev_confusion"]) == (4, 0.5, [4, 0, 1, 3])
 
 
@@ -47,7 +47,7 @@ def test_what_an_evaluation_adds_comes_back(tmp_path):
     }
     row = make_row(**added)
     store.write_run(tmp_path, row)
-    back = store.read_row(store.run_path(tmp_path, row["run_id"]))
+    back = store.read_row(paths.run_path(tmp_path, row["run_id"]))
     assert {name: back[name] for name in added} == added
 
 
@@ -144,7 +144,7 @@ def test_hidden_and_foreign_files_are_passed_over(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PAR1 torn", b"x" * 5000])
 def test_a_corrupt_file_is_named_with_the_remedy(tmp_path, content):
     store.write_run(tmp_path, make_row("kd", 0))
-    bad = store.run_path(tmp_path, "torn")
+    bad = paths.run_path(tmp_path, "torn")
     bad.write_bytes(content)
     for read in (store.finished, store.read_runs, lambda _: store.read_row(bad)):
         with pytest.raises(ValueError, match=r"torn\.parquet.*Delete the file and start the run again"):
@@ -154,7 +154,7 @@ def test_a_corrupt_file_is_named_with_the_remedy(tmp_path, content):
 def test_a_flipped_bit_is_an_error_and_not_another_number(tmp_path):
     row = make_row(spec=json.dumps({"note": "x" * 4000}))
     store.write_run(tmp_path, row)
-    path = store.run_path(tmp_path, row["run_id"])
+    path = paths.run_path(tmp_path, row["run_id"])
     with pq.ParquetFile(path) as file:
         columns = file.metadata.row_group(0)
         at = next(
@@ -171,7 +171,7 @@ def test_a_flipped_bit_is_an_error_and_not_another_number(tmp_path):
 
 def test_a_result_takes_the_place_of_a_corrupt_file(tmp_path):
     row = make_row()
-    path = store.run_path(tmp_path, row["run_id"])
+    path = paths.run_path(tmp_path, row["run_id"])
     path.parent.mkdir()
     path.write_bytes(b"PAR1 torn")
     assert store.write_run(tmp_path, row)
@@ -196,7 +196,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, call):
 
 def test_a_file_of_an_older_schema_reads_with_nulls(tmp_path):
     store.write_run(tmp_path, make_row())
-    path = store.run_path(tmp_path, make_row()["run_id"])
+    path = paths.run_path(tmp_path, make_row()["run_id"])
     with pq.ParquetFile(path) as file:
         old = file.read().drop_columns(["student_macs", "samples"])
     pq.write_table(old, path)
@@ -206,7 +206,7 @@ def test_a_file_of_an_older_schema_reads_with_nulls(tmp_path):
 
 def test_many_rows_in_one_file_read_without_a_loop(tmp_path):
     store.write_run(tmp_path, make_row())
-    path = store.run_path(tmp_path, make_row()["run_id"])
+    path = paths.run_path(tmp_path, make_row()["run_id"])
     with pq.ParquetFile(path) as file:
         many = pa.concat_tables([file.read().select(["run_id", "status", "dev_miou"])] * 50_000).combine_chunks()
     pq.write_table(many, path)

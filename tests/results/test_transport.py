@@ -13,8 +13,8 @@ from ray.job_submission import JobStatus
 
 from harness.cluster import job as submit
 from harness.cluster import manifests, package, rows_by_log, secrets
-from harness.experiment.spec import Resources
-from harness.results import store
+from harness.experiment.resources import Resources
+from harness.results import paths
 from harness.results.pull import pull
 from harness.results.storage import Storage
 from tests.cli.test_cli import call, refused
@@ -281,7 +281,7 @@ def test_weights_are_those_of_the_row(tmp_path):
         pull(Storage(there), here, weights=True)
     assert not (here / weights).exists()
     Storage(here).write(weights, b"ours")
-    store.run_path(here, row["run_id"]).unlink()
+    paths.run_path(here, row["run_id"]).unlink()
     assert pull(Storage(there), here, weights=True).weights == 1
     assert (here / weights).read_bytes() == b"theirs"
     assert pull(Storage(there), here, weights=True).weights == 0

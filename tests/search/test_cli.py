@@ -8,11 +8,13 @@ from typer.testing import CliRunner
 
 from harness.cli import tune
 from harness.cli.app import app
-from harness.experiment import load, plan
+from harness.experiment.load import load
+from harness.experiment.plan import timing_runs
 from harness.experiment.space import LR
+from harness.experiment.studies import studies_of
 from harness.report.plots.search import importance, trials_figure
 from harness.results import record
-from harness.results.step_times import times_folder
+from harness.results.paths import times_folder
 from harness.search import outcome, points
 from tests.support import tiny
 from tests.support.searches import TUNED, experiment, fill, rises_with, searched, write_trial
@@ -29,7 +31,7 @@ def done(tmp_path):
     """A complete search, its file and the folder of results."""
     of = experiment(tmp_path, methods=["none", "kd"])
     folder = tmp_path / "results" / "tiny"
-    studies = plan.studies(of)
+    studies = studies_of(of)
     points.keep(folder / "search", of, studies, points.drawn(of, studies))
     fill(folder, of, rises_with("weight"))
     return tmp_path / "tiny.yaml", tmp_path / "results"
@@ -53,7 +55,7 @@ def test_the_same_as_json(done):
 
 def test_a_method_without_a_finished_trial_is_exit_code_1(tmp_path):
     of = experiment(tmp_path, methods=["none"])
-    (study,) = plan.studies(of)
+    (study,) = studies_of(of)
     for number in range(4):
         write_trial(tmp_path / "results" / "tiny", study, number, {LR: 0.002 + number * 1e-3}, status="failed")
     result = call("tune", tmp_path / "tiny.yaml", "--results", tmp_path / "results", code=1)
@@ -93,8 +95,8 @@ def test_check_lists_the_control_of_a_budget_with_its_steps(done):
     budget = ["--set", "budget.longer=true"]
     text = call(*command, *budget).stdout
     assert "none at equal seconds  final" not in text and "the control that goes with them, are not known" in text
-    of = load.load(file, ["budget.longer=true"])
-    for run in plan.timing_runs(of):
+    of = load(file, ["budget.longer=true"])
+    for run in timing_runs(of):
         ms = 10.0 if run.method.name == "none" else 20.0
         record.write_row(run, times_folder(results / "tiny"), RESULT | {"step_ms": ms, "device": "cpu"}, "ok")
     lines = [line.split() for line in call(*command, *budget).stdout.splitlines()]
@@ -127,7 +129,7 @@ def test_importance_finds_what_matters(tmp_path):
 
 def test_every_kind_of_trial_can_be_drawn(tmp_path):
     of = searched(tmp_path, "random", "search.trials=5", methods=["none", "sstkd"])
-    studies = plan.studies(of)
+    studies = studies_of(of)
     for study, drawn in zip(studies, points.drawn(of, studies), strict=True):
         for number, status in enumerate(("ok", "skipped", "failed", "ok")):
             score = None if status == "failed" else 0.4 + 0.1 * number

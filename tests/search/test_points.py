@@ -5,9 +5,10 @@ import pytest
 
 from harness import seeds
 from harness.distillers import METHODS
-from harness.experiment import plan
+from harness.experiment.method import Method, method_entry
+from harness.experiment.plan import outline
 from harness.experiment.space import LR, OFF_SHARE, Dimension, point_of, space_of, values_at, values_in, with_point
-from harness.experiment.spec import Method, method_entry
+from harness.experiment.studies import studies_of, trial_run
 from harness.search import points
 from harness.testing.case import Case
 from tests.conformance.methods import SMALL
@@ -43,11 +44,11 @@ def test_what_hangs_on_a_term_that_the_file_puts_off_is_not_searched():
 
 def test_a_sum_is_searched_in_all_its_parts(tmp_path):
     of = experiment(tmp_path, methods=["none", ["kd", {"sstkd": {"w_re": 0}}]])
-    space = plan.studies(of)[1].space
+    space = studies_of(of)[1].space
     assert names(space)[:3] == [LR, "kd.weight", "kd.temperature"]
     assert "sstkd.w_str" in names(space) and "sstkd.w_re" not in names(space)
     assert next(each for each in space if each.name == "sstkd.critic_lr").needs == "sstkd.w_adv"
-    run = plan.trial_run(plan.studies(of)[1], 0, "sobol", values_at(space, [0.5] * len(space)))
+    run = trial_run(studies_of(of)[1], 0, "sobol", values_at(space, [0.5] * len(space)))
     assert run.method.parameters["kd.weight"] == 1.0 and run.method.parts[0].parameters["weight"] == 1.0
 
 
@@ -92,7 +93,7 @@ def test_all_methods_are_tried_at_the_same_places():
 
 def test_trial_by_trial_every_method_has_the_same_learning_rate(tmp_path):
     of = experiment(tmp_path, methods=["none", "kd", "sstkd"])
-    none, kd, sstkd = points.drawn(of, plan.studies(of))
+    none, kd, sstkd = points.drawn(of, studies_of(of))
     assert [v[LR] for v in none] == [v[LR] for v in kd] == [v[LR] for v in sstkd]
     assert len({v[LR] for v in none}) == 4 == len(kd)
 
@@ -106,13 +107,13 @@ def test_points_cover_the_space_better_than_chance():
 
 def test_an_algorithm_that_learns_has_no_points_before(tmp_path):
     of = searched(tmp_path, "tpe")
-    assert points.drawn(of, plan.studies(of)) == [[], []]
+    assert points.drawn(of, studies_of(of)) == [[], []]
 
 
 def test_a_folder_has_one_search(tmp_path):
     def keep(*overrides, **changes):
         of = experiment(tmp_path, *overrides, **changes)
-        studies = plan.studies(of)
+        studies = studies_of(of)
         points.keep(tmp_path / "search", of, studies, points.drawn(of, studies))
 
     keep()
@@ -136,13 +137,13 @@ def test_a_folder_has_one_search(tmp_path):
 
 def test_trials_are_runs_of_their_own(tmp_path):
     of = experiment(tmp_path)
-    studies = plan.studies(of)
+    studies = studies_of(of)
     drawn = points.drawn(of, studies)
-    runs = [plan.trial_run(s, n, "sobol", v) for s, vs in zip(studies, drawn, strict=True) for n, v in enumerate(vs)]
+    runs = [trial_run(s, n, "sobol", v) for s, vs in zip(studies, drawn, strict=True) for n, v in enumerate(vs)]
     assert len({run.run_id for run in runs}) == 8
-    assert not {run.run_id for run in runs} & {run.run_id for run in plan.outline(of)}
+    assert not {run.run_id for run in runs} & {run.run_id for run in outline(of)}
     assert {run.seed for run in runs} == {1000} and {run.trial.method for run in runs} == {"none", "kd"}
-    same = plan.trial_run(studies[0], 1, "sobol", drawn[0][0])
+    same = trial_run(studies[0], 1, "sobol", drawn[0][0])
     assert same.run_id != runs[0].run_id, "two trials at one point are two trials"
 
 

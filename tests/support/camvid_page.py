@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from harness import metrics
-from harness.results import store
+from harness.results import paths, store
 
 SHOWN = ("road", "building", "pavement", "car", "pedestrian", "pole")
 
@@ -15,7 +15,7 @@ SHOWN = ("road", "building", "pavement", "car", "pedestrian", "pole")
 def score_lines(directory: Path) -> list[str]:
     rows: dict[str, list[Mapping[str, Any]]] = {}
     for run_id in store.finished(directory):
-        row = store.read_row(store.run_path(directory, run_id))
+        row = store.read_row(paths.run_path(directory, run_id))
         name = "teacher" if row["role"] == "teacher" else row["method"]
         rows.setdefault(name, []).append(metrics.of_row(row))
     head = ["network", "mIoU", "pixel accuracy", "boundary mIoU", *SHOWN]

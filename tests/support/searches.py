@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.experiment import load, plan
-from harness.experiment.plan import Study
+from harness.experiment.load import load
 from harness.experiment.spec import Experiment
-from harness.results import record
-from harness.search import outcome, points
+from harness.experiment.studies import Study, studies_of, trial_run
+from harness.results import paths, record
+from harness.search import points
 from tests.support import tiny
 
 TUNED: dict[str, Any] = {"protocol": {"ruleset": "tuned"}, "search": {"trials": 4, "lr": [0.001, 0.01]}}
@@ -18,7 +18,7 @@ TUNED: dict[str, Any] = {"protocol": {"ruleset": "tuned"}, "search": {"trials": 
 
 def experiment(folder: Path, *overrides: str, **changes: Any) -> Experiment:
     """The tiny experiment with four trials of every method."""
-    return load.load(tiny.write(folder, **(TUNED | changes)), overrides)
+    return load(tiny.write(folder, **(TUNED | changes)), overrides)
 
 
 def searched(folder: Path, algorithm: str, *overrides: str, **changes: Any) -> Experiment:
@@ -32,7 +32,7 @@ Result = dict[str, Any]
 
 def write_trial(directory: Path, study: Study, number: int, values: dict[str, float], **result: Any) -> str:
     """A row of a trial; `result` may have status, message, dev_miou, step_ms, seconds."""
-    run = plan.trial_run(study, number, "sobol", values)
+    run = trial_run(study, number, "sobol", values)
     status = result.get("status", "ok")
     miou = result.get("dev_miou", 0.5 if status == "ok" else None)
     columns: dict[str, Any] = {"num_classes": 2, "dev_confusion": [1, 0, 0, 1], "dev_miou": miou}
@@ -42,14 +42,14 @@ def write_trial(directory: Path, study: Study, number: int, values: dict[str, fl
     else:
         columns |= {"wall_seconds": result.get("seconds", 2.0)}
     record.write_row(
-        run, outcome.search_folder(directory), columns, status, "" if status == "ok" else result.get("message", "why")
+        run, paths.search_folder(directory), columns, status, "" if status == "ok" else result.get("message", "why")
     )
     return run.run_id
 
 
 def fill(directory: Path, of: Experiment, score: Callable[[Study, dict[str, float]], float]) -> None:
     """A finished trial for every pre-drawn point."""
-    studies = plan.studies(of)
+    studies = studies_of(of)
     for study, drawn in zip(studies, points.drawn(of, studies), strict=True):
         for number, values in enumerate(drawn):
             write_trial(directory, study, number, values, dev_miou=score(study, values))

@@ -6,10 +6,10 @@ from typing import Any
 
 import yaml
 
-from harness.experiment import load
 from harness.experiment import plan as protocol
+from harness.experiment.load import load
 from harness.experiment.spec import Run
-from harness.results import store
+from harness.results import paths, store
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -54,13 +54,13 @@ def write(folder: Path, **changes: Any) -> Path:
 
 def plan(folder: Path, *overrides: str, **changes: Any) -> list[Run]:
     """Its runs: the teacher first."""
-    return protocol.plan(load.load(write(folder, **changes), overrides))
+    return protocol.plan(load(write(folder, **changes), overrides))
 
 
 def measured(experiment: Path, columns: Collection[str]) -> dict[str, dict[str, Any]]:
     """These columns of every row there is, by run_id."""
     return {
-        run_id: {key: store.read_row(store.run_path(experiment, run_id))[key] for key in columns}
+        run_id: {key: store.read_row(paths.run_path(experiment, run_id))[key] for key in columns}
         for run_id in store.finished(experiment)
     }
 
@@ -69,8 +69,8 @@ def in_process(run: Run, experiment: Path, **options: Any) -> str:
     """Bring one run to its row in this process; `options` are those of `Runtime.local`."""
     import torch
 
-    from harness.execution.execute import execute
-    from harness.results.record import checkpoint_directory
+    from harness.results.paths import checkpoint_directory
+    from harness.training.execute import execute
     from harness.training.runtime import Runtime
 
     torch.set_num_threads(1)

@@ -5,7 +5,8 @@ from typer.testing import CliRunner
 
 from harness.cli.app import app
 from harness.distillers import METHODS
-from harness.experiment.spec import Method, Network
+from harness.experiment.method import Method
+from harness.experiment.spec import Network
 from harness.models import build
 from harness.taps import Pair
 from harness.training import catalogue

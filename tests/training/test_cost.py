@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from harness.experiment import load, plan
+from harness.experiment.load import load
+from harness.experiment.plan import WARM_UP_STEPS
 from harness.models import build
 from harness.training import build as parts
 from harness.training import cost, estimate
-from harness.training.cost import WARM_UP_STEPS, PeakMemory, StepClock, device_use, multiply_adds, parameters
+from harness.training.cost import PeakMemory, StepClock, device_use, multiply_adds, parameters
 
 ROOT = Path(__file__).parent.parent.parent
 CPU = torch.device("cpu")
@@ -212,7 +213,7 @@ def test_use_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_networks_are_counted_without_computing_anything() -> None:
     """On the meta device as with numbers, for every student of the grid of backbones."""
-    experiment = load.load(ROOT / "experiments" / "backbones_small.yaml")
+    experiment = load(ROOT / "experiments" / "backbones_small.yaml")
     for network in {pair.student.model_dump_json(): pair.student for pair in experiment.pairs}.values():
         built = build(network, 5, 0)
         assert parts.network_cost(network, 5, 64, 96) == (
@@ -222,7 +223,7 @@ def test_networks_are_counted_without_computing_anything() -> None:
 
 
 def test_timing_runs_warm_up_as_long_as_the_clock_does() -> None:
-    assert plan.WARM_UP_STEPS == cost.WARM_UP_STEPS
+    assert WARM_UP_STEPS == cost.WARM_UP_STEPS
 
 
 def test_classes_are_those_of_the_datasets_own_modules() -> None:

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from harness.distillers import METHODS, Distiller
-from harness.execution.execute import execute
 from harness.experiment.recipe import Schedule
 from harness.experiment.spec import Run
-from harness.results import record, store
+from harness.results import paths, store
+from harness.training.execute import execute
 from harness.training.loop import train
 from harness.training.optimizers import lr_factor
 from harness.training.runtime import Runtime
@@ -24,12 +24,12 @@ SAME = ("dev_confusion", "val_confusion", "dev_miou", "curve", "losses", "weight
 
 
 def local(experiment: Path, run: Run, **options: Any) -> Runtime:
-    return Runtime.local(record.checkpoint_directory(experiment, run.run_id), device=torch.device("cpu"), **options)
+    return Runtime.local(paths.checkpoint_directory(experiment, run.run_id), device=torch.device("cpu"), **options)
 
 
 def finish(experiment: Path, run: Run) -> dict[str, Any]:
     execute(run, local(experiment, run), experiment)
-    return store.read_row(store.run_path(experiment, run.run_id))
+    return store.read_row(paths.run_path(experiment, run.run_id))
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,10 @@ def test_every_method_gives_a_complete_row(taught: tuple[Path, list[Run]], name:
         and row["peak_memory_mb"] > 0
         and row["student_parameters"] > 0
     )
-    teacher = store.read_row(store.run_path(experiment, runs[0].run_id))
+    teacher = store.read_row(paths.run_path(experiment, runs[0].run_id))
     assert row["teacher_sha256"] == (None if name == "none" else teacher["weights_sha256"])
     assert len(row["samples"]) == 4 and row["samples"][0]["image"] is None
-    assert not record.checkpoint_directory(experiment, run.run_id).exists()
+    assert not paths.checkpoint_directory(experiment, run.run_id).exists()
 
 
 def test_methods_start_from_the_same_student(taught: tuple[Path, list[Run]]) -> None:
@@ -89,7 +89,7 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
     copy = tmp_path / "again"
     for folder in ("runs", "weights"):
         (copy / folder).mkdir(parents=True)
-    for path in (store.run_path(experiment, runs[0].run_id), experiment / "weights" / f"{runs[0].run_id}.safetensors"):
+    for path in (paths.run_path(experiment, runs[0].run_id), experiment / "weights" / f"{runs[0].run_id}.safetensors"):
         (copy / path.relative_to(experiment)).write_bytes(path.read_bytes())
 
     from harness.training import loop as module
@@ -117,12 +117,12 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
 def test_an_unreadable_checkpoint_is_not_the_end(taught: tuple[Path, list[Run]], tmp_path: Path) -> None:
     experiment, runs = taught
     run = by_method(runs, "none")
-    folder = record.checkpoint_directory(tmp_path, run.run_id)
+    folder = paths.checkpoint_directory(tmp_path, run.run_id)
     folder.mkdir(parents=True)
     (folder / "step-000000002.pt").write_bytes(b"half a checkpoi")
     said: list[dict[str, Any]] = []
     execute(run, local(tmp_path, run, on_progress=said.append), tmp_path)
-    row = store.read_row(store.run_path(tmp_path, run.run_id))
+    row = store.read_row(paths.run_path(tmp_path, run.run_id))
     assert "step-000000002.pt is damaged or half-written" in said[0]["note"]
     assert row["dev_confusion"] == finish(experiment, run)["dev_confusion"]
 
@@ -148,7 +148,7 @@ def test_a_checkpoint_of_other_data_is_not_taken_up(
     monkeypatch.setattr(module, "load_data", lambda spec, share: changed)
     said: list[dict[str, Any]] = []
     execute(run, local(tmp_path, run, on_progress=said.append), tmp_path)
-    row = store.read_row(store.run_path(tmp_path, run.run_id))
+    row = store.read_row(paths.run_path(tmp_path, run.run_id))
     assert "is of other data" in said[0]["note"]
     assert row["resumed"] == 0 and row["data_hash"] == "0" * 64
     assert row["dev_confusion"] == finish(experiment, run)["dev_confusion"]
@@ -246,7 +246,7 @@ def test_a_changed_teacher_file_is_refused(taught: tuple[Path, list[Run]], tmp_p
     experiment, runs = taught
     copy = tmp_path / "copy"
     (copy / "runs").mkdir(parents=True)
-    row = store.run_path(experiment, runs[0].run_id)
+    row = paths.run_path(experiment, runs[0].run_id)
     (copy / "runs" / row.name).write_bytes(row.read_bytes())
     run = by_method(runs, "kd")
     missing = finish(copy, run)
@@ -266,7 +266,7 @@ def test_a_missing_teacher_row_says_so(taught: tuple[Path, list[Run]], tmp_path:
 def test_a_given_teacher_is_evaluated_and_not_trained(taught: tuple[Path, list[Run]], tmp_path: Path) -> None:
     experiment, runs = taught
     weights = experiment / "weights" / f"{runs[0].run_id}.safetensors"
-    trained = store.read_row(store.run_path(experiment, runs[0].run_id))
+    trained = store.read_row(paths.run_path(experiment, runs[0].run_id))
     teacher = tiny.TINY["pairs"][0]["teacher"] | {
         "checkpoint": {"path": str(weights), "sha256": trained["weights_sha256"]}
     }

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from harness.distillers.base import Distiller, OwnOptimizer
 from harness.experiment.recipe import Optimizer
 from harness.taps import View
-from harness.training.loop import KDStep
 from harness.training.optimizers import Optimizers
+from harness.training.step import KDStep
 
 
 class Judged(Distiller):

@@ -7,9 +7,9 @@ from PIL import Image
 
 from harness.datasets import DATASETS, SOURCES, cityscapes
 from harness.datasets.voc2012 import VOC2012
-from harness.execution.execute import execute
 from harness.metrics import miou
-from harness.results import store
+from harness.results import paths, store
+from harness.training.execute import execute
 from harness.training.predict import write_predictions
 from harness.training.runtime import Runtime
 from tests.cli.test_cli import call, refused
@@ -65,7 +65,7 @@ def test_cityscapes_gets_label_ids_that_score_what_the_row_says(trained, tmp_pat
         mode, values = read(tmp_path, f"{name.split('/')[-1]}.png")
         assert mode == "L" and values.shape == data.val[i][1].shape and (back[values] < 19).all()
         total = total + confusion(back[values], data.val[i][1], 19)
-    row = store.read_row(store.run_path(experiment, run_id))
+    row = store.read_row(paths.run_path(experiment, run_id))
     np.testing.assert_array_equal(total, row["val_confusion"])
     assert miou(total.reshape(19, 19)) == row["val_miou"]
 

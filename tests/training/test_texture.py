@@ -11,10 +11,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from harness.cli.app import app
-from harness.execution.execute import execute
 from harness.report.plots import texture as textureplots
-from harness.results.record import checkpoint_directory
+from harness.results.paths import checkpoint_directory
 from harness.training import texture
+from harness.training.execute import execute
 from harness.training.runtime import Runtime
 from sstkd import CDM, DTIEM
 from sstkd.contourlet import Boundary

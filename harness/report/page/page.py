@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from harness.analysis.tables import HEADER, IMAGES, Block, QuickTable
 from harness.report.page import samples as pagesamples
 from harness.report.page.data import iou_of, page_data
-from harness.report.page.samples import class_names, rgb
+from harness.report.page.samples import class_colours, class_names, rgb
 from harness.report.page.samples import escaped as _e
-from harness.report.plots.curves import FAINT, INK, MUTED, THIN, class_colours, curve_figure, figure_svg, panel, style
+from harness.report.plots.curves import THIN, curve_figure, panel
+from harness.report.plots.style import FAINT, INK, MUTED, figure_svg, style
 
 Row = Mapping[str, Any]
 SCRIPT, STYLE = (Path(__file__).with_name(name).read_text("utf-8") for name in ("page.js", "page.css"))

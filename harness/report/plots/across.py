@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.analysis.across import WITHIN, Across, Cost, Task, pareto
 from harness.analysis.ranking import profile
-from harness.report.plots.curves import FAINT, INK, MUTED, style
+from harness.report.plots.style import FAINT, INK, MUTED, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

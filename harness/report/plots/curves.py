@@ -4,7 +4,6 @@ Everything goes through matplotlib's Figure objects and the Agg and SVG writers,
 state. Colours are Okabe and Ito's, told apart by colour-blind readers; line style and marker say the same in grey.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,33 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.tables import Block
+from harness.report.plots.style import FAINT, INK, MUTED, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, MUTED, FAINT = "#1b1f24", "#5c6670", "#d8dde2"
-"""Text and plain student; reference lines and ticks; grid. A page may replace them by its own theme's colours."""
-
-# The plain student's ink stays its own; yellow is left out, it is lost on white.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_DASHES: tuple[Any, ...] = ((0, (5, 2)), "-", (0, (6, 2, 1.2, 2)), (0, (9, 2.5)), (0, (2, 1.2)))
-_MARKERS = "s^DvPX*<>phd8"
 
 THIN = 30
 """Seeds of a method that are drawn singly; more would be a smear of megabytes."""
 _LEGEND_LINE = 0.2  # inches, at its font size
-
-_WHEEL = ((213, 94, 0), (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (240, 228, 66))
-_VOID = ((112, 112, 112), (216, 216, 216))
-
-
-def style(place: int) -> tuple[str, Any, str]:
-    """Colour, line style and marker of the method in a table's line `place`; no two of the first 60 are the same."""
-    if place == 0:
-        return INK, "-", "o"
-    i = place - 1
-    return _COLOURS[i % len(_COLOURS)], _DASHES[(i + i // 30) % len(_DASHES)], _MARKERS[i % len(_MARKERS)]
 
 
 @dataclass(frozen=True)
@@ -153,76 +135,3 @@ def _draw(axes: "Axes", panel: Panel) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(MUTED)
-
-
-def figure_png(figure: "Figure", dpi: int = 160) -> bytes:
-    """The figure as PNG."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
-    return out.getvalue()
-
-
-def figure_svg(figure: "Figure", text: bool = False) -> str:
-    """The figure as SVG, the same bytes for the same figure.
-
-    Args:
-        figure: what `curve_figure` returns.
-        text: keep letters as text, for a page with its own font; otherwise they are outlines and look the same
-            everywhere.
-    """
-    import matplotlib as mpl
-
-    out = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none" if text else "path", "svg.hashsalt": "curves"}):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=text)
-    return out.getvalue()
-
-
-def class_colours(palette: Sequence[Sequence[int]] | None, num_classes: int) -> NDArray[np.uint8]:
-    """(K, 3) RGB of the classes: the dataset's palette, or a made-up one without it.
-
-    Raises:
-        ValueError: a palette with another number of classes, or entries that are not RGB in 0..255.
-    """
-    if palette is None:
-        shades = [1.0, 0.62, 0.36]
-        made = [[round(v * shades[i // len(_WHEEL) % 3]) for v in _WHEEL[i % len(_WHEEL)]] for i in range(num_classes)]
-        return np.array(made, dtype=np.uint8)
-    colours = np.array(palette)
-    if colours.shape != (num_classes, 3) or colours.min() < 0 or colours.max() > 255:
-        raise ValueError(f"palette: {num_classes} colours [r, g, b] in 0..255 are needed; given: {palette}")
-    return colours.astype(np.uint8)
-
-
-def colourise(label_map: bytes, colours: NDArray[np.uint8], ignore_index: int) -> bytes:
-    """A label map in colour, void striped in two greys that are no class.
-
-    Args:
-        label_map: PNG, 8-bit grey, class ids.
-        colours: (K, 3) RGB.
-        ignore_index: the id of void pixels.
-
-    Returns:
-        PNG, RGB, of the same size.
-
-    Raises:
-        ValueError: not such a PNG, or an id that is neither a class nor void.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(label_map)) as image:
-            ids = np.asarray(image)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"a label map is a PNG; given: {len(label_map)} bytes of something else") from error
-    if ids.ndim != 2 or ids.dtype != np.uint8:
-        raise ValueError(f"a label map is an 8-bit grey PNG; given: shape {ids.shape}, {ids.dtype}")
-    void = ids == ignore_index
-    if (wrong := ids[~void & (ids >= len(colours))]).size:
-        raise ValueError(f"a label map has id {wrong[0]}; there are {len(colours)} classes and void {ignore_index}")
-    rgb = colours[np.where(void, 0, ids)]
-    y, x = np.indices(ids.shape)
-    stripes = np.array(_VOID, dtype=np.uint8)[(x + y) // 2 % 2]
-    out = io.BytesIO()
-    Image.fromarray(np.where(void[..., None], stripes, rgb)).save(out, "PNG", optimize=True)
-    return out.getvalue()

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from harness.experiment.space import LR, Dimension
-from harness.report.plots.curves import FAINT, INK, MUTED
+from harness.report.plots.style import FAINT, INK, MUTED
 from harness.search.outcome import Outcome, Tried
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.report.plots.curves import FAINT, INK, MUTED
+from harness.report.plots.style import FAINT, INK, MUTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

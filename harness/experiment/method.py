@@ -1,0 +1,130 @@
+"""A method as an experiment file names it, and what its name stands for."""
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from harness.experiment import signatures
+from harness.experiment.recipe import Spec
+
+
+class Method(Spec):
+    """One distiller with all its hyper-parameters, defaults filled in; or several, whose terms are added up."""
+
+    name: str
+    """A name of the METHODS table, `package.module:Class`, or several of them joined by `+`."""
+    parameters: dict[str, Any] = {}
+    """By name; in a sum by `METHOD.NAME`."""
+
+    @property
+    def parts(self) -> tuple["Method", ...]:
+        """The distillers of a sum, each with its own parameters; the method itself when it is one."""
+        names = self.name.split("+")
+        if len(names) == 1:
+            return (self,)
+        if "none" in names:
+            raise ValueError(f"{self.name}: `none` has no terms to add; leave it out of the sum")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{self.name}: a sum has each method once; put the weights together")
+        own: dict[str, dict[str, Any]] = {name: {} for name in names}
+        for key, value in self.parameters.items():
+            name, _, parameter = key.rpartition(".")
+            if name not in own:
+                raise ValueError(f"{key} is no parameter of {self.name}; write it as METHOD.NAME")
+            own[name][parameter] = value
+        return tuple(Method(name=name, parameters=values) for name, values in own.items())
+
+    @classmethod
+    def summed(cls, parts: Sequence["Method"]) -> "Method":
+        """The method whose terms are those of all `parts`, by name; the part itself when it is one."""
+        if len(parts) == 1:
+            return parts[0]
+        parts = sorted(parts, key=lambda part: part.name)  # a sum is one method in any order
+        parameters = {f"{part.name}.{key}": value for part in parts for key, value in part.parameters.items()}
+        return cls(name="+".join(part.name for part in parts), parameters=parameters)
+
+    @property
+    def label(self) -> str:
+        """Short unique name in tables: the parameters that differ from the defaults follow the name."""
+        changed = []
+        for part in self.parts:
+            fields = method_entry(part.name).parameters.model_fields
+            before = f"{part.name}." if part is not self else ""
+            changed += [
+                f"{before}{k}={_compact(v)}"
+                for k, v in part.parameters.items()
+                if fields[k].is_required() or _jsonable(fields[k].default) != v
+            ]
+        return f"{self.name}({', '.join(changed)})" if changed else self.name
+
+    @property
+    def caveat(self) -> str | None:
+        """What a table must say of the method's values."""
+        found = {part.name: method_entry(part.name).constants.get("caveat") for part in self.parts}
+        named = [f"{name}: {text}" if len(found) > 1 else text for name, text in found.items() if text]
+        return "; ".join(named) or None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """False when the training loop may skip the teacher."""
+        return any(method_entry(part.name).constants.get("needs_teacher", True) for part in self.parts)
+
+
+def as_method(value: Any) -> Any:
+    """`kd`, `{cwd: {tau: 1}}` and the full form are the same thing to a reader; `[kd, sstkd]` is their sum."""
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, list):
+        parts = [Method.model_validate_json(json.dumps(as_method(item))) for item in value]
+        if len(parts) < 2 or any("+" in part.name for part in parts):
+            raise ValueError("a sum is a list of two or more methods, each by itself: [kd, {cwd: {tau: 1}}]")
+        return Method.summed(parts).model_dump()
+    if not isinstance(value, dict) or (len(value) != 1 and "name" not in value):
+        raise ValueError("one method is `name` or `{name: {parameter: value}}`, a sum is a list of these")
+    if "name" not in value:
+        ((name, parameters),) = value.items()
+        return {"name": name, "parameters": {} if parameters is None else parameters}
+    return value
+
+
+def method_entry(name: str) -> signatures.Entry:
+    """The METHODS entry of `name`, or of `package.module:Class`.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    if ":" in name:
+        return signatures.entry(name)
+    return _known(name, signatures.table("harness.distillers", "METHODS"), "method")
+
+
+def dataset_entry(name: str) -> signatures.Entry:
+    """The DATASETS entry of `name`.
+
+    Raises:
+        ValueError: there is no such dataset.
+    """
+    return _known(name, signatures.table("harness.datasets", "DATASETS"), "dataset")
+
+
+def _known(name: str, table: dict[str, signatures.Entry], what: str) -> signatures.Entry:
+    if name in table:
+        return table[name]
+    raise ValueError(f"unknown {what} {name!r}.{nearest(name, table)} Allowed: {', '.join(sorted(table))}")
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the closest of `allowed`, or nothing."""
+    by_lower = {item.lower(): item for item in allowed}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=5, cutoff=0.5)
+    near.sort(key=lambda found: sorted(found) != sorted(name.lower()))  # letters in another order come first
+    return f" Did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
+def _jsonable(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":")).replace('"', "")

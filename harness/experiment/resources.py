@@ -1,0 +1,83 @@
+"""Where runs run: workers, devices, checkpoints. Nothing here changes a number."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from harness.experiment.recipe import NonNegative, Positive, PositiveInt, Spec
+
+
+class WorkerRange(Spec):
+    """Fewest and most workers of one run; they may come and go where these differ. The global batch stays the same."""
+
+    min: PositiveInt
+    max: PositiveInt
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "WorkerRange":
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
+def _as_range(value: Any) -> Any:
+    """A number of workers is the range from it to itself."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return WorkerRange(min=value, max=value)
+    if isinstance(value, (dict, WorkerRange)):
+        return value
+    raise ValueError("workers are a number of at least 1, or a range: {min: 1, max: 8}")
+
+
+class Checkpointing(Spec):
+    """How a run's resumable checkpoints are kept."""
+
+    minutes: Positive | None = None
+    """Also write one after so many minutes; only at the steps of train.checkpoint_every when not given."""
+    keep: PositiveInt = 1
+    """How many stay; an older one is taken up where the last is damaged."""
+    background: bool = False
+    """Write while the training goes on; takes the memory of one more copy of what is trained."""
+
+
+class Resources(Spec):
+    """Where the runs run. Never part of a run's identity."""
+
+    workers: Annotated[WorkerRange, BeforeValidator(_as_range, json_schema_input_type=PositiveInt | WorkerRange)] = (
+        WorkerRange(min=1, max=1)
+    )
+    """Processes of one run; more than one trains with DistributedDataParallel through Ray Train. {min, max}: as many as
+    there is room for, changing as nodes come and go."""
+    cpus_per_worker: PositiveInt = 1
+    """CPUs reserved, and threads used, by each worker."""
+    gpus_per_worker: NonNegative = 0.0
+    loader_workers: Annotated[int, Field(ge=0)] = 0
+    """Extra processes per worker that prepare batches; 0 prepares them in the worker itself."""
+    loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """Live loggers; they write below the experiment's results folder."""
+    concurrent: PositiveInt | None = None
+    """Runs at the same time; as many as fit when not given."""
+    address: Annotated[str, Field(pattern=r"^(local|auto|[A-Za-z0-9.\-]+:[0-9]+|ray://.+)$")] = "local"
+    """`local` starts Ray on this machine; `auto` or host:port joins a running cluster."""
+    storage: str | None = None
+    """Folder or URI (s3://bucket/prefix, gs://...) below which the workers keep rows, weights and checkpoints; what is
+    finished is fetched from there. The results folder itself, which every worker must see, when not given."""
+    checkpoints: Checkpointing = Checkpointing()
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """How often a run is tried again, on another node if there is one, when its worker dies or its machine fails."""
+    bucket_mb: PositiveInt = 25
+    """Gradients are summed over workers in pieces of this size, while the backward pass goes on."""
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> "Resources":
+        if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
+            raise ValueError(f"gpus_per_worker is at most 1, or a whole number; given {self.gpus_per_worker:g}")
+        return self
+
+    @field_validator("storage")
+    @classmethod
+    def _whole_address(cls, storage: str | None) -> str | None:
+        if storage is not None and not re.match(r"/|[a-z][a-z0-9+]+://", storage):
+            raise ValueError(f"a storage is an absolute folder or a URI such as s3://bucket/prefix; given {storage!r}")
+        return storage

@@ -1,0 +1,112 @@
+"""The rules of the protocol: which controls there are, and what an experiment must not ask for."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from harness.experiment.recipe import control_label
+from harness.experiment.search_settings import BY_ALGORITHM, LOOKS_AT_CURVES, ONLY_SEARCHED, Source
+from harness.experiment.spec import Experiment
+
+PLAIN = "none"
+SOBOL = "sobol"
+"""Who proposes the trials of the ruleset `tuned`."""
+Key = tuple[str, str]
+"""A pair's name and a method's label."""
+CONTROLS = {"steps": "equal seconds", "seconds": "equal steps"}
+"""The control that a budget adds to its own: what the plain student is equal in, by what all are equal in."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best point of a method on a pair: its values by name, and the search it comes from."""
+
+    point: Mapping[str, float]
+    source: Source
+
+
+def require_control(experiment: Experiment) -> None:
+    """Every comparison has the plain student in it.
+
+    Raises:
+        ValueError: the control `none` is not among the methods.
+    """
+    if not any(method.name == PLAIN for method in experiment.methods):
+        raise ValueError(f"the control {PLAIN!r} is missing. Add it: without the plain student no gain can be stated.")
+
+
+def require_point(experiment: Experiment, found: Mapping[Key, Found] | None) -> None:
+    """See that the best points are there where the ruleset wants them.
+
+    Raises:
+        ValueError: they are not.
+    """
+    ruleset = experiment.protocol.ruleset
+    if ruleset != "published" and found is None:
+        raise ValueError(
+            f"protocol.ruleset: {ruleset}: its runs have the best point of a search. First: sstkd-bench tune FILE; "
+            "then: sstkd-bench run FILE --from-search"
+        )
+
+
+def needs_times(experiment: Experiment) -> bool:
+    """Whether a step of every method must be timed before the runs can be planned."""
+    return experiment.budget.unit == "seconds" or experiment.budget.longer
+
+
+def labels(experiment: Experiment) -> list[str]:
+    """The lines of the experiment's table, in their order: its methods, and the control that its budget adds."""
+    found = [method.label for method in experiment.methods]
+    if needs_times(experiment):
+        found.append(control_label(PLAIN, CONTROLS[experiment.budget.unit]))
+    return found
+
+
+def budget_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What is wrong with `budget` beside its types: the key, and what to do."""
+    budget = experiment.budget
+    if budget.unit == "steps" and budget.seconds is not None:
+        yield ("budget", "seconds"), "only with unit: seconds. Delete it, or write unit: seconds beside it"
+    if budget.unit == "seconds" and budget.longer:
+        yield (
+            ("budget", "longer"),
+            "only with unit: steps: with seconds the plain student has as many as any. Delete it",
+        )
+
+
+def search_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What is wrong with `search` beside its types: the key, and what to do."""
+    search, train, ruleset = experiment.search, experiment.train, experiment.protocol.ruleset
+    if search is None:
+        if ruleset != "published":
+            yield ("search",), f"missing; the ruleset {ruleset} needs e.g. search: {{trials: 16, lr: [0.0005, 0.02]}}"
+        return
+    if ruleset == "published":
+        yield ("search",), "not for the ruleset published. Delete it, or write protocol: {ruleset: tuned} or searched"
+        return
+    steps = search.steps or train.steps
+    if search.lr[0] >= search.lr[1]:
+        yield ("search", "lr"), f"is [low, high] with low < high; given {list(search.lr)}"
+    if search.seed in experiment.seeds:
+        yield ("search", "seed"), f"{search.seed} is one of seeds; a final run is never a trial. Give another seed"
+    if steps <= train.schedule.warmup_steps:
+        yield ("search", "steps"), f"{steps} steps end in the warm-up (train.schedule.warmup_steps); give more"
+    if ruleset == "tuned":
+        for key in ONLY_SEARCHED:
+            if getattr(search, key) is not None:
+                yield ("search", key), "only for the ruleset searched: tuned points are drawn before the first trial"
+        return
+    if search.algorithm is None:
+        yield ("search", "algorithm"), "missing; the ruleset searched allows random, asha, hyperband, pbt, tpe, nsga2"
+        return
+    for key, algorithms in BY_ALGORITHM.items():
+        if getattr(search, key) is not None and search.algorithm not in algorithms:
+            yield ("search", key), f"only for {' and '.join(algorithms)}, not {search.algorithm}; delete it"
+    if search.algorithm in LOOKS_AT_CURVES and (train.eval_every is None or train.eval_every >= steps):
+        yield (
+            ("search", "algorithm"),
+            f"{search.algorithm} looks at trials on the way; give train.eval_every below the {steps} steps of a trial",
+        )
+    if search.algorithm == "pbt" and search.trials < 2:
+        yield ("search", "trials"), "a population (pbt) is at least 2 trials, better 4 or more"
+    if search.grace is not None and search.grace >= steps:
+        yield ("search", "grace"), f"is below the {steps} steps of a trial; given {search.grace}"

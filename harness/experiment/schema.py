@@ -1,0 +1,54 @@
+"""The JSON Schema of experiment files, for editors."""
+
+from typing import Any
+
+from harness.experiment import signatures
+from harness.experiment.load import CLUSTER_KEYS, FILLED_IN
+from harness.experiment.spec import Experiment
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of both forms of file, methods and datasets with their own parameters included."""
+    schema = Experiment.model_json_schema()
+    for key in FILLED_IN:
+        schema["properties"].pop(key)
+    methods = signatures.table("harness.distillers", "METHODS")
+    outside = "^[A-Za-z_][\\w.]*:[A-Za-z_]\\w*$"
+    forms: list[dict[str, Any]] = [{"enum": sorted(methods)}, {"type": "string", "pattern": outside}]
+    forms += [
+        {
+            "type": "object",
+            "properties": {name: {"anyOf": [e.parameters.model_json_schema(), {"type": "null"}]}},
+            "required": [name],
+            "additionalProperties": False,
+        }
+        for name, e in sorted(methods.items())
+    ]
+    elsewhere = {"patternProperties": {outside: {"type": ["object", "null"]}}, "additionalProperties": False}
+    forms.append({"type": "object", "minProperties": 1, "maxProperties": 1, **elsewhere})
+    forms.append({"$ref": "#/$defs/Method"})
+    schema["$defs"]["OneMethod"] = {"anyOf": forms}
+    one = {"$ref": "#/$defs/OneMethod"}
+    schema["properties"]["methods"]["items"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 2}]}
+    datasets = signatures.table("harness.datasets", "DATASETS")
+    schema["$defs"]["Dataset"]["properties"]["name"]["enum"] = sorted(datasets)
+    schema["$defs"]["Dataset"]["allOf"] = [
+        {
+            "if": {"properties": {"name": {"const": name}}},
+            "then": {"properties": {"parameters": e.parameters.model_json_schema()}},
+        }
+        for name, e in sorted(datasets.items())
+    ]
+    definitions = schema.pop("$defs") | {"Experiment": schema}
+    plain = {"$ref": "#/$defs/Experiment"}
+    metadata = {"type": "object", "properties": {"experiment": plain}, "required": ["experiment"]}
+    cluster = {"properties": {"metadata": metadata}, "required": [*sorted(CLUSTER_KEYS), "metadata"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "sstkd-bench experiment, by itself or in a Ray cluster file",
+        "type": "object",
+        "if": {"anyOf": [{"required": [key]} for key in sorted(CLUSTER_KEYS)]},
+        "then": cluster,
+        "else": plain,
+        "$defs": definitions,
+    }

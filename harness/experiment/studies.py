@@ -1,0 +1,72 @@
+"""A search as studies: one per pair and method, and the runs that are its trials."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.experiment.plan import pointed, student_run, teacher_run
+from harness.experiment.rules import Key
+from harness.experiment.search_settings import Change, Trial
+from harness.experiment.space import Space, point_of, space_of
+from harness.experiment.spec import Experiment, Run
+
+
+@dataclass(frozen=True)
+class Study:
+    """The search of one method on one pair.
+
+    Attributes:
+        template: a trial's run but for its point and its number.
+        label: the method's in the experiment; a trial's own label has its point.
+        space: what is searched.
+    """
+
+    template: Run
+    label: str
+    space: Space
+
+    @property
+    def key(self) -> Key:
+        """The pair's name and the method's label."""
+        return self.template.pair, self.label
+
+
+def studies_of(experiment: Experiment) -> list[Study]:
+    """What is searched, pair by pair, the methods in the file's order.
+
+    Raises:
+        ValueError: the experiment has no search.
+    """
+    search = experiment.search
+    if search is None:
+        raise ValueError(
+            "search: there is nothing to tune: the ruleset is published. Write protocol: {ruleset: tuned} and "
+            "search: {trials: 16, lr: [0.0005, 0.02]}"
+        )
+    # Checkpoints come with evaluations, where an algorithm may take a trial over; they are no part of its identity.
+    train = experiment.train.model_copy(
+        update={"steps": search.steps or experiment.train.steps, "checkpoint_every": None}
+    )
+    found = []
+    for pair in experiment.pairs:
+        teacher = teacher_run(experiment, pair)
+        for method, given in zip(experiment.methods, experiment.given, strict=True):
+            base = student_run(experiment, pair, teacher, method, search.seed)
+            template = base.model_copy(update={"train": train})
+            found.append(Study(template, method.label, space_of(method, given, search.lr)))
+    return found
+
+
+def trial_run(
+    study: Study, number: int, algorithm: str, values: Mapping[str, float], changes: Sequence[Change] = ()
+) -> Run:
+    """The run of one trial.
+
+    Args:
+        study: what it is a trial of.
+        number: its own, from 0.
+        algorithm: who proposed it.
+        values: of every dimension.
+        changes: of population-based training.
+    """
+    trial = Trial(method=study.label, number=number, algorithm=algorithm, changes=tuple(changes))
+    return pointed(study.template, point_of(study.space, values)).model_copy(update={"trial": trial})

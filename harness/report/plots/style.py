@@ -1,0 +1,45 @@
+"""The look that all figures share, and figures as PNG and SVG."""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, MUTED, FAINT = "#1b1f24", "#5c6670", "#d8dde2"
+"""Text and plain student; reference lines and ticks; grid. A page may replace them by its own theme's colours."""
+# The plain student's ink stays its own; yellow is left out, it is lost on white.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_DASHES: tuple[Any, ...] = ((0, (5, 2)), "-", (0, (6, 2, 1.2, 2)), (0, (9, 2.5)), (0, (2, 1.2)))
+_MARKERS = "s^DvPX*<>phd8"
+
+
+def style(place: int) -> tuple[str, Any, str]:
+    """Colour, line style and marker of the method in a table's line `place`; no two of the first 60 are the same."""
+    if place == 0:
+        return INK, "-", "o"
+    i = place - 1
+    return _COLOURS[i % len(_COLOURS)], _DASHES[(i + i // 30) % len(_DASHES)], _MARKERS[i % len(_MARKERS)]
+
+
+def figure_png(figure: "Figure", dpi: int = 160) -> bytes:
+    """The figure as PNG."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
+    return out.getvalue()
+
+
+def figure_svg(figure: "Figure", text: bool = False) -> str:
+    """The figure as SVG, the same bytes for the same figure.
+
+    Args:
+        figure: what `curve_figure` returns.
+        text: keep letters as text, for a page with its own font; otherwise they are outlines and look the same
+            everywhere.
+    """
+    import matplotlib as mpl
+
+    out = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none" if text else "path", "svg.hashsalt": "curves"}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=text)
+    return out.getvalue()

@@ -1,0 +1,122 @@
+"""What a finished run says of itself: the columns of its row that training measures."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from harness.datasets import Data
+from harness.distillers import Distiller
+from harness.experiment.spec import Run
+from harness.metrics import miou
+from harness.models import SegNet, state_sha256
+from harness.results.paths import per_image_path
+from harness.results.per_image import write_per_image
+from harness.training.build import network_cost
+from harness.training.cost import StepClock, device_name, latency_ms, parameters
+from harness.training.evaluate import Counted, predict
+from harness.training.log import Log
+from harness.training.runtime import Runtime
+
+SAMPLE_IMAGES = 4
+
+
+def run_facts(run: Run, student: SegNet, distiller: Distiller, data: Data, device: torch.device) -> dict[str, Any]:
+    """Columns that are known before the first step."""
+    info = data.info
+    height, width = run.train.augment.crop_hw or data.train[0][0].shape[:2]
+    return {
+        "student_init_sha256": state_sha256(student.state_dict()),
+        "data_hash": info.content_hash,
+        "num_classes": info.num_classes,
+        "class_names": list(info.class_names),
+        "palette": [list(colour) for colour in info.palette],
+        "ignore_index": info.ignore_index,
+        "floor_dev_miou": info.floor_dev_miou,
+        "floor_val_miou": info.floor_val_miou,
+        "taps": [*student.info().stages, "decoder", "logits"],
+        "student_parameters": parameters(student),
+        "extra_parameters": parameters(distiller),
+        "student_macs": network_cost(run.network, info.num_classes, height, width)[1],
+        "device": device_name(device),
+    }
+
+
+def measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counted], elastic: bool) -> dict[str, Any]:
+    """Columns that are known after the last step."""
+    best = max(log.curve, key=lambda point: point["dev_miou"])
+    columns: dict[str, Any] = {}
+    for name, counts in counted.items():
+        columns[f"{name}_confusion"] = counts.confusion.ravel().tolist()
+        columns[f"{name}_miou"] = miou(counts.confusion, run.protocol.absent_policy)
+        if counts.boundary is not None:
+            columns[f"{name}_boundary_confusion"] = counts.boundary.ravel().tolist()
+    return columns | {
+        "best_dev_miou": best["dev_miou"],
+        "best_dev_step": int(best["step"]),
+        "curve": log.curve,
+        "losses": log.losses,
+        "step_ms": clock.percentile(50),
+        "step_ms_p90": clock.percentile(90),
+        "data_ms": float(np.median(log.data_ms)) if log.data_ms else None,
+        "train_seconds": log.train_seconds,
+        "eval_seconds": log.eval_seconds,
+        "resumed": log.resumed,
+        "worker_history": log.workers if elastic or len(log.workers) > 1 else None,
+    }
+
+
+def kept(student: SegNet, data: Data, run: Run, runtime: Runtime, val: Counted, experiment: Path) -> dict[str, Any]:
+    """What somebody may want to know later: predictions, the matrices of single val images, the network's latency."""
+    whole = run.role == "teacher" and data.info.shareable
+    return _images(run, data, val, experiment) | {
+        "samples": _samples(student, data, run, runtime, whole),
+        "student_latency_ms": _latency(student, data, run, runtime),
+    }
+
+
+def _latency(student: SegNet, data: Data, run: Run, runtime: Runtime) -> float | None:
+    """Milliseconds to predict one dev image as it is evaluated, with one scale and no flip."""
+    if not len(data.dev):
+        return None
+    (batch,) = runtime.evaluation(data.dev, data.info, 1, [0])
+    how = run.train.evaluation.model_copy(update={"scales": (1.0,), "flip": False})
+    return latency_ms(lambda: predict(student, batch.image, how), batch.image.device)
+
+
+def _images(run: Run, data: Data, val: Counted, experiment: Path) -> dict[str, Any]:
+    """The matrices of single val images into their file, if the run keeps them; the column that names its content."""
+    if val.images is None:
+        return {}
+    path, images, info = per_image_path(experiment, run.run_id), len(data.val), data.info
+    digest = write_per_image(path, val.images, images, run.run_id, info.num_classes, info.content_hash)
+    return {"per_image_sha256": digest}
+
+
+def _samples(student: SegNet, data: Data, run: Run, runtime: Runtime, with_images: bool) -> list[dict[str, Any]]:
+    """Predictions on the first dev images as PNG; images and labels too where they are wanted (once per teacher)."""
+    samples = []
+    for index in range(min(SAMPLE_IMAGES, len(data.dev))):
+        image, label = data.dev[index]
+        (batch,) = runtime.evaluation(data.dev, data.info, 1, [index])
+        prediction = predict(student, batch.image, run.train.evaluation)[0].byte().cpu().numpy()
+        samples.append(
+            {
+                "index": index,
+                "image": _png(image) if with_images else None,
+                "label": _png(label) if with_images else None,
+                "prediction": _png(prediction),
+            }
+        )
+    return samples
+
+
+def _png(array: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
