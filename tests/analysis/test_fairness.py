@@ -267,6 +267,6 @@ def test_the_power_command(tmp_path: Path) -> None:
         store.write_run(tmp_path / "results" / "tiny", row | {"teacher_run_id": run.teacher_run})
     done = CliRunner().invoke(app, ["power", str(file), "--results", str(tmp_path / "results"), "--seeds", "7"])
     assert done.exit_code == 0, done.output
-    assert "7 seeds" in done.output and "seeds it takes" in done.output and "10 seeds" not in done.output
+    assert "7 seeds" in done.output and "seeds needed" in done.output and "10 seeds" not in done.output
     bad = CliRunner().invoke(app, ["power", str(file), "--seeds", "1"])
     assert bad.exit_code == 2

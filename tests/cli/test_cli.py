@@ -15,7 +15,6 @@ from harness.cli import doctor
 from harness.cli.app import app
 from harness.execution import launcher, loggers
 from harness.execution.status import Status
-from harness.experiment.load import load
 from harness.experiment.schema import json_schema
 from harness.results import paths, store
 from tests.support.rows import make_experiment, make_row
@@ -25,7 +24,7 @@ ROOT = Path(harness.__file__).parent.parent
 
 
 def call(*arguments, code=0):
-    result = CliRunner().invoke(app.app, [str(a) for a in arguments])
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output
@@ -56,8 +55,8 @@ def rows(tmp_path):
 
 def test_help_is_quick_and_imports_nothing_heavy():
     code = (
-        "import sys; from harness import cli\n"
-        "try: cli.app(sys.argv[1:])\n"
+        "import sys; from harness.cli.app import app\n"
+        "try: app(sys.argv[1:])\n"
         "except SystemExit as error: code = error.code\n"
         "heavy = {'torch', 'ray', 'pyarrow', 'numpy', 'scipy', 'matplotlib', 'timm'}\n"
         "print(code, sorted(heavy & set(sys.modules)), file=sys.stderr)"
@@ -136,18 +135,18 @@ def test_the_place_of_an_error_can_be_asked_for(tmp_path, monkeypatch):
     ids=str,
 )
 def test_errors_have_their_exit_codes(tmp_path, monkeypatch, error, code, text):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(load, "load", fail)
+    monkeypatch.setattr("harness.experiment.load.load", fail)
     assert refused("check", tmp_path / "e.yaml", code=code) == text
 
 
 def test_our_own_mistakes_are_not_dressed_up(tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(load, "load", fail)
+    monkeypatch.setattr("harness.experiment.load.load", fail)
     with pytest.raises(ZeroDivisionError):
         call("check", tmp_path / "e.yaml")
 
@@ -193,7 +192,7 @@ def test_check_lists_runs_and_which_have_rows(tmp_path):
         [runs[0].run_id, "tiny", "teacher", "3", "not", "run"],
         [runs[1].run_id, "tiny", "none", "seed", "0", "6", "ok"],
         [runs[2].run_id, "tiny", "sstkd(stages=[stage1])", "seed", "0", "6", "not", "run"],
-        ["3", "runs,", "2", "to", "do"],
+        ["3", "runs,", "2", "pending"],
     ]
 
 
@@ -202,7 +201,7 @@ def test_check_measures_every_method(tmp_path):
     lines = call("check", path, "--results", tmp_path / "r").stdout.splitlines()
     assert lines[0].split()[-2:] == ["s/step", "time"]
     assert all(float(line.split()[-2]) > 0 for line in lines[1:4])
-    assert "3 runs, 3 to do: about 0:0" in lines[4]
+    assert "3 runs, 3 pending: about 0:0" in lines[4]
     assert not (tmp_path / "r").exists()  # nothing was written
 
 
@@ -241,7 +240,7 @@ def test_an_interruption_is_exit_code_130(tmp_path, monkeypatch):
 
     monkeypatch.setattr(launcher, "run_all", interrupted)
     result = call("run", write(tmp_path), "--results", tmp_path / "r", code=130)
-    assert "interrupted: 0 rows are in" in result.stdout.replace("\n", " ")
+    assert "interrupted: 0 of 3 runs have finished, rows in" in result.stdout.replace("\n", " ")
 
 
 def events(result):
