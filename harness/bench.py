@@ -150,7 +150,7 @@ class Bench:
         """The comparison of the methods, from the finished runs.
 
         Raises:
-            ValueError: there are no rows yet, or rows that must not be compared; and as `runs`.
+            ValueError: no results yet, or rows that must not be compared; and as `runs`.
         """
         return self._compared()[0]
 
@@ -181,9 +181,9 @@ class Bench:
         Raises:
             ValueError: there are none yet; and as `runs`.
         """
-        read = store.read_runs(self.directory, list(columns), run_ids=[run.run_id for run in self.runs()], encoded=True)
+        read = store.read_rows(self.directory, list(columns), run_ids=[run.run_id for run in self.runs()], encoded=True)
         if not read.num_rows:
-            raise ValueError(f"{self.directory}: there are no rows yet. Run it first: sstkd-bench run {self.file}")
+            raise ValueError(f"{self.directory}: no results yet. Run it first: sstkd-bench run {self.file}")
         return read
 
     def require_ready(self, runs: Sequence[Run]) -> None:
@@ -213,7 +213,7 @@ class Bench:
         from harness.report.write import table_of
 
         if not self.directory.is_dir():
-            raise ValueError(f"{self.directory}: there are no rows yet. Run it first: sstkd-bench run {self.file}")
+            raise ValueError(f"{self.directory}: no results yet. Run it first: sstkd-bench run {self.file}")
         ids = [run.run_id for run in self.runs()]
         return table_of(self.directory, rules.labels(self.experiment), self.experiment.seeds, ids)
 
@@ -261,7 +261,7 @@ class Bench:
         teachers = self._train_teachers(needed, on_update, retry_failed)
         from harness.execution.workspace import Home, below, lend
 
-        # Nobody looks at the curves of a few steps.
+        # The curves of a few steps are of no use.
         resources = below(self.experiment.resources, self.directory.name).model_copy(update={"loggers": ()})
         source, home = Home(self.directory.absolute(), self.experiment.resources), Home(folder, resources)
         for run in teachers:
@@ -274,13 +274,13 @@ def compare(benches: Iterable[Bench]) -> "Across":
     """Methods over all pairs and datasets of several experiments: gains, ranks, profiles.
 
     Raises:
-        ValueError: there are no rows, rows or experiments that must not be compared, or no baseline.
+        ValueError: no results yet, rows or experiments that must not be compared, or no baseline.
 
     Example:
         >>> import harness
         >>> bench = harness.Bench(harness.load("experiments/backbones_small.yaml"), "results/examples")
         >>> harness.compare([bench]).methods
-        ('none', 'kd', 'cwd', 'sstkd')
+        ('none', 'kd', 'cwd', 'sstkd(critic_width=16)')
     """
     return compared(benches)[0]
 

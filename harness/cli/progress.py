@@ -19,7 +19,7 @@ from harness.execution.status import ENDED, Changes, Looker, Progress, Status, W
 from harness.experiment.spec import Run
 
 LINE_SECONDS = 10.0  # between plain lines of one run, at least
-ANY_LINE_SECONDS = 1.0  # between plain lines of any runs that just go on
+ANY_LINE_SECONDS = 1.0  # between plain lines of any runs that are still running
 MESSAGE_LENGTH = 200  # of why a run failed; the row has the whole text
 BAR = 16  # characters of a run's bar
 NODE = 12  # characters that tell a node; Ray's ids have 56
@@ -41,7 +41,7 @@ class Display:
         self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
         self._looker = Looker()
         self._said: dict[str, float] = {}  # when there was last a line of a run that runs
-        self._last = self._began  # ... of any run that just goes on
+        self._last = self._began  # ... of any run that is still running
         self._pairs: frozenset[str] | None = None
 
     def __enter__(self) -> "Display":
@@ -54,7 +54,7 @@ class Display:
             self._live.stop()
 
     def __call__(self, status: Status) -> None:
-        """Bring the screen up to date."""
+        """Show the status as it is now."""
         changes, now = self._looker.look(status), time.monotonic()
         for note in changes.notes:
             self._print(f"note: {note}")

@@ -121,7 +121,7 @@ def _folder(given: Path | None) -> Iterator[Path]:
 
 
 def _experiments(table: "PaperTable", folder: Path) -> tuple[list[Known], list[str]]:
-    """The experiments of a table, their files in `folder`; and the names of those that nobody can write."""
+    """The experiments of a table, their files in `folder`; and the names of those whose recipe is not known here."""
     import yaml
 
     import harness
@@ -153,7 +153,7 @@ def _states(table: "PaperTable", known: Sequence[Known], figures: "Sequence[Figu
 
     seeds = {each.dataset: len(each.experiment.seeds) for each in known}
     folders = [results / results_name(table, name) for name in dict.fromkeys(c.dataset for c in table.columns)]
-    rows = pa.concat_tables([store.read_runs(folder, list(COLUMNS)) for folder in folders])
+    rows = pa.concat_tables([store.read_rows(folder, list(COLUMNS)) for folder in folders])
     lines = []
     columns = [column for _ in table.lines for column in table.columns]
     for cell, column in zip(build(table, prepared(rows), figures).cells, columns, strict=True):
@@ -186,7 +186,7 @@ def _cost(experiment: "Experiment", measure: bool) -> str:
     kind = "CPU" if device.startswith("CPU") else "GPU"
     return (
         f"{text}: about {hours:,.0f} {kind}-hours on {device}, from one step of each method with {IMAGES_TIMED} random "
-        f"images of {crop}, scaled to {train.batch_size} (evaluation comes on top)"
+        f"images of {crop}, scaled to {train.batch_size} (without evaluation)"
     )
 
 

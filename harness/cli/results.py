@@ -32,9 +32,9 @@ def results_list(
             "step_ms",
             "message",
         ]
-        rows = store.read_runs(directory, columns).to_pylist()
+        rows = store.read_rows(directory, columns).to_pylist()
         if not rows:
-            raise ValueError(f"{directory}: there are no rows (expected {directory / 'runs'}/*.parquet)")
+            raise ValueError(f"{directory}: no results yet (expected {directory / 'runs'}/*.parquet)")
         lines = [
             ["" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows
         ]

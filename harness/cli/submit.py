@@ -33,7 +33,7 @@ def submit(
         str | None, typer.Option(help="Folder of all results on the cluster, which every node sees.")
     ] = None,
     env: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Pass this environment variable; may be repeated.")
+        list[str] | None, typer.Option(metavar="NAME", help="Pass this environment variable; repeatable.")
     ] = None,
     exclude: Annotated[
         list[str] | None,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Paper(StrEnum):
-    """Whose tables there are."""
+    """The papers whose tables can be printed."""
 
     SSTKD = "sstkd"
     SKD = "skd"
@@ -84,8 +84,8 @@ def print_paper(
     """Print a paper's tables: what these experiments have measured beside what was published.
 
     Args:
-        paper: whose.
-        folders: of the experiments whose rows are looked at.
+        paper: the paper.
+        folders: results folders of the experiments.
         results: folder of all results.
         published: folder of the published figures; `published` in `results`, or the checkout's, when not given.
         form: a terminal's table when not given.
@@ -103,7 +103,7 @@ def print_paper(
     from harness.results import store
 
     figures = read_published(published or published_folder(results))
-    rows = pa.concat_tables(store.read_runs(f, list(COLUMNS), encoded=True) for f in dict.fromkeys(folders))
+    rows = pa.concat_tables(store.read_rows(f, list(COLUMNS), encoded=True) for f in dict.fromkeys(folders))
     runs = prepared(rows)
     grids = [build(t, runs, figures) if t.columns else _costs(t, figures) for t in PAPERS[paper]]
     if form is None:
@@ -156,7 +156,7 @@ def print_folder(directory: Path, form: Format | None) -> None:
         form: which; a terminal's table when not given.
 
     Raises:
-        ValueError: there are no rows, or rows that must not be compared.
+        ValueError: no results yet, or rows that must not be compared.
     """
     from harness.report.console import print_table
     from harness.report.write import table_of

@@ -327,7 +327,7 @@ def test_results_list_without_rows_says_where_it_looked(tmp_path, what):
         path.mkdir()
     elif what == "file":
         path.write_text("x")
-    assert refused("results", "list", path) == f"error: {path}: there are no rows (expected {path}/runs/*.parquet)\n"
+    assert refused("results", "list", path) == f"error: {path}: no results yet (expected {path}/runs/*.parquet)\n"
 
 
 def test_a_corrupt_row_is_named(rows):

@@ -20,7 +20,7 @@ EXAMPLE = ROOT / "results" / "examples" / "quickstart"
 
 def lines_of(directory: Path, experiment: Experiment, ids: list[str] | None = None) -> list[str]:
     """The Markdown table and its floor, from rows."""
-    rows = store.read_runs(directory, list(COLUMNS), run_ids=ids)
+    rows = store.read_rows(directory, list(COLUMNS), run_ids=ids)
     table = quick_table(rows, [method.label for method in experiment.methods], experiment.seeds)
     return [line for line in to_markdown(table).splitlines() if line.startswith(("|", "Floor"))]
 
@@ -77,7 +77,7 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 def test_the_texmosaic_page_shows_what_the_example_rows_give() -> None:
     columns = ["role", "method", "seed", "dev_miou", "val_miou", "floor_dev_miou", "floor_val_miou", "steps"]
-    rows = sorted(store.read_runs(EXAMPLE, columns).to_pylist(), key=lambda row: row["seed"])
+    rows = sorted(store.read_rows(EXAMPLE, columns).to_pylist(), key=lambda row: row["seed"])
     teacher = next(row for row in rows if row["role"] == "teacher")
     shown = [f"| floor | {100 * teacher['floor_dev_miou']:.2f} | {100 * teacher['floor_val_miou']:.2f} |"]
     shown += [
