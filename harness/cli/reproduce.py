@@ -172,7 +172,7 @@ def _cost(experiment: "Experiment", measure: bool) -> str:
     from harness.experiment.plan import plan
 
     runs = plan(experiment)
-    train, workers = experiment.train, experiment.resources.workers.max
+    train, workers = experiment.train, experiment.resources.workers
     steps = sum(run.train.steps for run in runs)
     text = f"results/{experiment.name}: {len(runs)} runs, {steps:,} steps of {train.batch_size} images"
     text += f", each run on {workers} workers" if workers > 1 else ""

@@ -381,16 +381,6 @@ def test_ranks_share_the_global_batch(taught: tuple[Path, list[Run]], tmp_path: 
         local(tmp_path, run, workers=3).accumulate(run.train)
 
 
-def test_fewer_workers_of_an_elastic_run_take_more_micro_batches_of_the_same_size(tmp_path: Path) -> None:
-    recipe = tiny.plan(tmp_path)[1].train  # a global batch of 4
-    shares = {
-        workers: local(tmp_path, tiny.plan(tmp_path)[1], workers=workers, most_workers=4) for workers in (1, 2, 4)
-    }
-    assert {workers: runtime.accumulate(recipe) for workers, runtime in shares.items()} == {1: 4, 2: 2, 4: 1}
-    with pytest.raises(ValueError, match=r"does not divide into 3 workers x 1\.33333 accumulation steps"):
-        local(tmp_path, tiny.plan(tmp_path)[1], workers=3, most_workers=4).accumulate(recipe)
-
-
 def test_a_sum_over_images_means_the_global_batch_however_it_is_divided(tmp_path: Path) -> None:
     """`skd` multiplies by the images of a batch, in whose number workers and accumulation steps have no say."""
     found = []
