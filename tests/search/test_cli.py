@@ -21,7 +21,7 @@ from tests.support.searches import TUNED, experiment, fill, rises_with, searched
 
 
 def call(*arguments, code=0):
-    result = CliRunner().invoke(app.app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, (result.output, result.exception)
     return result
 
