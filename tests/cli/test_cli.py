@@ -4,40 +4,18 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-import harness
 from harness.cli import doctor
-from harness.cli.app import app
 from harness.execution import launcher, loggers
 from harness.execution.status import Status
 from harness.experiment.schema import json_schema
 from harness.results import paths, store
+from tests.support.commands import ROOT, call, refused
 from tests.support.rows import make_experiment, make_row
 from tests.support.tiny import plan, write
-
-ROOT = Path(harness.__file__).parent.parent
-
-
-def call(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
-def refused(*arguments, code=2):
-    """The error text of a mistake: on stderr alone, without a traceback."""
-    result = call(*arguments, code=code)
-    assert "Traceback" not in result.output
-    assert result.stderr.startswith("error: ")
-    assert result.stdout == ""
-    return result.stderr
 
 
 @pytest.fixture
@@ -53,7 +31,7 @@ def rows(tmp_path):
 # --- Help --------------------------------------------------------------------------------------------------------------
 
 
-def test_help_is_quick_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy():
     code = (
         "import sys; from harness.cli.app import app\n"
         "try: app(sys.argv[1:])\n"
@@ -62,13 +40,11 @@ def test_help_is_quick_and_imports_nothing_heavy():
         "print(code, sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     for arguments in (["--help"], ["run", "--help"], ["results", "list", "--help"]):
-        began = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, cwd=ROOT
         )
         assert "Usage" in done.stdout
         assert done.stderr.strip() == "0 []"
-        assert time.monotonic() - began < 3  # 0.2 s on an idle machine
 
 
 def test_help_names_every_command():

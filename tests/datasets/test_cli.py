@@ -5,9 +5,9 @@ import os
 import pytest
 
 from harness.datasets import DATASETS, SOURCES
-from tests.cli.test_cli import call, refused
 from tests.support import trees
 from tests.support.caches import prepared
+from tests.support.commands import call, refused
 
 
 @pytest.fixture(autouse=True)
