@@ -100,21 +100,12 @@ def _draw(outcomes: "Sequence[Outcome]", directory: Path) -> None:
 
 def _print(outcomes: "Sequence[Outcome]", directory: Path, file: Path, show: "Events | None") -> None:
     from harness.results.paths import search_folder
-    from harness.search.outcome import FILE, HEADER, said
+    from harness.search.outcome import FILE, HEADER
 
     if show is not None:
         show.write("search", columns=HEADER, rows=[outcome.cells for outcome in outcomes])
         return
     print_columns(list(HEADER), [list(outcome.cells) for outcome in outcomes], right=("mIoU (dev) %", "time"))
-    for outcome in outcomes:
-        if outcome.algorithm == "nsga2" and len(outcome.front) > 1:
-            front = "; ".join(
-                f"{100 * (t.dev_miou or 0):.2f} at {t.step_ms:.0f} ms ({said(t.point)})" for t in outcome.front
-            )
-            typer.echo(f"{', '.join(outcome.study.key)}: no other trial is better and faster than: {front}")
-            typer.echo(
-                "  The final runs take the one of the highest dev mIoU: step time is no part of the comparison's score."
-            )
     folder = search_folder(directory)
     for what, name in (("trials", "runs"), ("points", FILE), ("picture", "trials.png")):
         typer.echo(f"{what:9}{folder / name}")

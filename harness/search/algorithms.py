@@ -9,18 +9,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler, PopulationBasedTraining
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from harness.experiment.search_settings import Search
 from harness.experiment.space import Dimension, Space
 from harness.search.outcome import Outcome
-from harness.search.trial import WORST_MS
 from harness.seeds import derive
 
 METRIC, TIME = "dev_miou", "step"
 REDUCTION = 3
-FACTORS = (0.8, 1.2)  # by which population-based training changes a value
 SEEDS = 2**32
 
 Curves = Mapping[int, Sequence[Mapping[str, Any]]]
@@ -46,12 +44,11 @@ class Proposing(OptunaSearch):  # type: ignore[misc]
         Path(checkpoint_path).touch()
 
 
-def scheduler(search: Search, space: Space, steps: int, eval_every: int | None, curves: Curves) -> Any:
-    """Who may end trials before their last step, or change them.
+def scheduler(search: Search, steps: int, eval_every: int | None, curves: Curves) -> Any:
+    """Who may end trials before their last step.
 
     Args:
         search: names the algorithm.
-        space: of the study.
         steps: of a trial.
         eval_every: steps between evaluations.
         curves: of the trials that have rows.
@@ -64,28 +61,7 @@ def scheduler(search: Search, space: Space, steps: int, eval_every: int | None, 
         return asha
     if search.algorithm == "hyperband":
         return HyperBandScheduler(**by_metric, max_t=steps, reduction_factor=reduction)
-    if search.algorithm == "pbt":
-        return PopulationBasedTraining(
-            **by_metric,
-            perturbation_interval=search.perturb_every or eval_every or 1,
-            # Values are only multiplied and never drawn anew: a term that is off cannot come on in the middle.
-            hyperparam_mutations={"each": {"values": {each.name: float for each in space}}},
-            resample_probability=0.0,
-            perturbation_factors=FACTORS,
-            custom_explore_fn=_inside(space),
-            log_config=False,
-        )
     return FIFOScheduler()
-
-
-def _inside(space: Space) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Moves the values of a changed trial back into their ranges."""
-
-    def moved(config: dict[str, Any]) -> dict[str, Any]:
-        values = {each.name: each.inside(config["each"]["values"][each.name]) for each in space}
-        return {**config, "each": {**config["each"], "values": values}}
-
-    return moved
 
 
 def require_optuna() -> None:
@@ -97,7 +73,7 @@ def require_optuna() -> None:
     try:
         import optuna  # noqa: F401
     except ImportError:
-        raise ValueError("search.algorithm: tpe and nsga2 need Optuna: pip install 'sstkd-bench[search]'") from None
+        raise ValueError("search.algorithm: tpe needs Optuna: pip install 'sstkd-bench[search]'") from None
 
 
 def proposals(
@@ -110,7 +86,7 @@ def proposals(
 
     Args:
         outcome: the trials that have rows; they are told to the sampler.
-        search: names the sampler.
+        search: with the seed and the number of trials.
         waiting: the trials to come by number, with the values of those that were begun before.
         begin: called with a number and values; gives the configuration of that trial.
     """
@@ -118,23 +94,18 @@ def proposals(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, known = outcome.study.space, [trial for trial in outcome.trials if trial.status != "skipped"]
-    several = search.algorithm == "nsga2"
     # The stream moves on with the trials: after an interruption the first draws are not made once more.
     begun = len(outcome.trials) + sum(values is not None for values in waiting.values())
     seed = derive(search.seed, str(search.algorithm), *outcome.study.key, begun) % SEEDS
     storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(
-        study_name="search", storage=storage, directions=["maximize", "minimize"] if several else ["maximize"]
-    )
+    study = optuna.create_study(study_name="search", storage=storage, direction="maximize")
     for trial in known:
-        ok = trial.status == "ok"
-        objectives = [trial.dev_miou if ok else 0.0, (trial.step_ms or WORST_MS) if ok else WORST_MS]
         params, kinds = _params(space, trial.values), _distributions(space)
         study.add_trial(
             optuna.trial.create_trial(
                 params=params,
                 distributions={name: kinds[name] for name in params},
-                values=objectives if several else objectives[:1],
+                value=trial.dev_miou if trial.status == "ok" else 0.0,
             )
         )
     numbers = sorted(waiting, key=lambda number: (waiting[number] is None, number))
@@ -146,23 +117,9 @@ def proposals(
     def ask(trial: Any) -> dict[str, Any]:
         return begin(numbers.pop(0), _suggested(space, trial))
 
-    return Proposing(
-        ask,
-        metric=[METRIC, "step_ms"] if several else METRIC,
-        mode=["max", "min"] if several else "max",
-        sampler=_sampler(search, seed),
-        study_name="search",
-        storage=storage,
-    )
-
-
-def _sampler(search: Search, seed: int) -> Any:
-    import optuna
-
-    if search.algorithm == "nsga2":
-        return optuna.samplers.NSGAIISampler(population_size=max(2, min(50, search.trials // 3)), seed=seed)
     # A third of the trials is drawn at random, so that a short search learns too.
-    return optuna.samplers.TPESampler(n_startup_trials=max(1, min(10, search.trials // 3)), seed=seed)
+    sampler = optuna.samplers.TPESampler(n_startup_trials=max(1, min(10, search.trials // 3)), seed=seed)
+    return Proposing(ask, metric=METRIC, mode="max", sampler=sampler, study_name="search", storage=storage)
 
 
 def _switch(dimension: Dimension) -> str:

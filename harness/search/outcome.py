@@ -95,17 +95,6 @@ class Outcome:
         return tuple(t for t in same if t is not best)
 
     @property
-    def front(self) -> tuple[Tried, ...]:
-        """The finished trials that no other one beats in dev mIoU and step time both, the fastest first."""
-        known = [t for t in self.trials if t.status == "ok" and t.dev_miou is not None and t.step_ms is not None]
-        known.sort(key=lambda t: (t.step_ms, -(t.dev_miou or 0.0), t.number))
-        found: list[Tried] = []
-        for trial in known:
-            if not found or (trial.dev_miou or 0.0) > (found[-1].dev_miou or 0.0):
-                found.append(trial)
-        return tuple(found)
-
-    @property
     def source(self) -> Source:
         """What a final run's row says of the search."""
         text = " ".join(sorted(trial.run_id for trial in self.trials))
@@ -221,7 +210,6 @@ def write(results: Sequence[Outcome], directory: Path) -> Path:
     return path
 
 
-_FRONT = pa.struct([("run_id", pa.string()), ("dev_miou", pa.float64()), ("step_ms", pa.float64())])
 _SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("pair", "method", "ruleset", "algorithm")),
@@ -235,7 +223,6 @@ _SCHEMA = pa.schema(
         ("dev_miou", pa.float64()),
         ("step_ms", pa.float64()),
         ("tied", pa.list_(pa.string())),  # run_ids of other trials with the same dev_miou
-        ("front", pa.list_(_FRONT)),  # trials that none beats in dev_miou and step_ms both
     ]
 )
 
@@ -254,7 +241,6 @@ def _line(outcome: Outcome) -> dict[str, Any]:
         "seconds": source.seconds,
         "trials_sha256": source.sha256,
         "tied": [trial.run_id for trial in outcome.tied],
-        "front": [{"run_id": t.run_id, "dev_miou": t.dev_miou, "step_ms": t.step_ms} for t in outcome.front],
     }
     if best is not None:
         line |= {"run_id": best.run_id, "trial": best.number, "point": json.dumps(best.point)}

@@ -26,8 +26,8 @@ from harness.files import write_atomic
 
 MOST = 64
 """Coordinates that are drawn, however many a space needs: the same ones for every method, whatever others there are."""
-LEARNING = ("tpe", "nsga2")
-"""Algorithms whose points follow from earlier trials."""
+LEARNING = "tpe"
+"""The algorithm whose points follow from earlier trials."""
 FILE = "points.parquet"
 
 Values = dict[str, float]
@@ -64,7 +64,7 @@ def drawn(experiment: Experiment, studies: Sequence[Study]) -> list[list[Values]
                 f"methods: {study.label}: {len(study.space)} hyper-parameters to search; at most {MOST}. Fix some by "
                 "giving their values"
             )
-    if algorithm in LEARNING:
+    if algorithm == LEARNING:
         return [[] for _ in studies]
     unit = unit_points(search.seed, search.trials, algorithm)
     return [[values_at(study.space, list(row)) for row in unit] for study in studies]

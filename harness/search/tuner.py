@@ -39,7 +39,6 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a method's package may be found by a relative path
 }
 SCRATCH = "tune"  # Tune's own folder below the search's
-KEPT = 4  # states of a trial that others may go on from
 
 Told = dict[str, Any]
 """What happened: pair, method, trial, status ("running" at its begin), dev_miou, seconds, message."""
@@ -60,7 +59,7 @@ def search(experiment: Experiment, directory: Path, tell: Callable[[Told], None]
     """
     assert experiment.search is not None
     studies = studies_of(experiment)
-    if proposer(experiment) in LEARNING:
+    if proposer(experiment) == LEARNING:
         algorithms.require_optuna()
     values = points.drawn(experiment, studies)
     folder = search_folder(directory)
@@ -156,13 +155,10 @@ class _Session(tune.Callback):  # type: ignore[misc]
         self._stopper = _TimeIsUp(self._search.minutes, sum(self._outcomes[place].seconds for place in places))
         if self._stopper.stop_all():
             return
-        if self._context.algorithm in LEARNING:
+        if self._context.algorithm == LEARNING:
             searcher, count, space = self._proposals(places[0], [number for number, _ in waiting]), len(waiting), {}
         else:
-            each = [
-                {"study": place, "number": number, "values": self._values(place, number, values[place][number])}
-                for number, place in waiting
-            ]
+            each = [{"study": place, "number": number, "values": values[place][number]} for number, place in waiting]
             searcher, count, space = None, 1, {"each": tune.grid_search(each)}
         curves = self._curves(places[0]) if self._search.algorithm == "asha" else {}
         self._fit(
@@ -170,9 +166,7 @@ class _Session(tune.Callback):  # type: ignore[misc]
             tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=count,
-                scheduler=algorithms.scheduler(
-                    self._search, first.space, first.template.train.steps, self._eval_every, curves
-                ),
+                scheduler=algorithms.scheduler(self._search, first.template.train.steps, self._eval_every, curves),
                 max_concurrent_trials=self._slots(),
                 reuse_actors=True,
                 trial_name_creator=lambda t: "{study}-{number}".format(**t.config["each"]),
@@ -193,7 +187,6 @@ class _Session(tune.Callback):  # type: ignore[misc]
                 name=f"{int(time.time())}-{os.getpid()}",
                 storage_path=str(Path(scratch.uri).absolute()) if scratch.folder is not None else scratch.uri,
                 failure_config=tune.FailureConfig(max_failures=resources.max_failures),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT),
                 stop=self._stopper,
                 callbacks=[self],
                 verbose=0,
@@ -204,12 +197,6 @@ class _Session(tune.Callback):  # type: ignore[misc]
 
     def _slots(self) -> int:
         return min(sum(room(self._context.resources).values()), self._context.resources.concurrent or 10**9)
-
-    def _values(self, place: int, number: int, drawn: points.Values) -> points.Values:
-        """Of a trial, as it was when the search was interrupted."""
-        study = self._context.studies[place]
-        run = asked(self._home, study.key, number)
-        return drawn if run is None else values_in(study.space, run.method.parameters, run.train.optimizer.lr)
 
     def _proposals(self, place: int, numbers: Sequence[int]) -> Any:
         study = self._context.studies[place]
@@ -257,9 +244,7 @@ class _Session(tune.Callback):  # type: ignore[misc]
             return
         study, number = self._study(trial), self._number(trial)
         folder, home = self._context.folder, self._home
-        run = asked(home, study.key, number) or trial_run(
-            study, number, self._context.algorithm, trial.config["each"]["values"]
-        )
+        run = trial_run(study, number, self._context.algorithm, trial.config["each"]["values"])
         if home.status(run.run_id) is None:
             self._write_row(run, trial)
             home.offer(run.run_id, folder)
