@@ -100,7 +100,7 @@ def power(experiment: "Experiment", file: Path, results: Path, seeds: Sequence[i
     numbers = sorted({*seeds} or {*USUAL_SEEDS, planned} - {1})
     directory = results / experiment.name
     ids = [run.run_id for run in tune.runs_of(experiment, file, results, experiment.search is not None)]
-    rows = store.read_runs(directory, list(COLUMNS), run_ids=ids, encoded=True)
+    rows = store.read_runs(directory, list(COLUMNS), run_ids=ids)
     if not rows.num_rows:
         raise ValueError(f"{directory}: there are no rows yet. Run it first: sstkd-bench run {file}")
     table = quick_table(rows, rules.labels(experiment), experiment.seeds)

@@ -93,7 +93,7 @@ def table_of(
         ValueError: as `write_report`.
     """
     columns = list(dict.fromkeys((*COLUMNS, *per_image.COLUMNS)))
-    rows = store.read_runs(directory, columns, run_ids=run_ids, encoded=True)
+    rows = store.read_runs(directory, columns, run_ids=run_ids)
     if not rows.num_rows:
         raise ValueError(f"{directory}: there are no rows (expected {Path(directory) / 'runs'}/*.parquet)")
     return per_image.with_images(quick_table(rows, methods, seeds), directory, rows), rows.num_rows
