@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from harness.experiment.rules import Found, Key
     from harness.experiment.spec import Experiment, Run
     from harness.search.outcome import Outcome
+    from harness.search.tuner import TrialUpdate
 
 
 def tune(file: Path, overrides: list[str], results: Path, as_json: bool) -> int:
@@ -75,14 +76,13 @@ def _teller(experiment: "Experiment", as_json: bool, show: Any) -> Any:
     assert experiment.search is not None
     count = experiment.search.trials
 
-    def tell(told: dict[str, Any]) -> None:
+    def tell(update: "TrialUpdate") -> None:
         if as_json:
-            show.write("trial", **told)
-        elif told["status"] != "running":
-            score = "" if told["dev_miou"] is None else f"  dev mIoU {100 * told['dev_miou']:.2f}"
-            why = f"  {told['message']}" if told["message"] else f"  {told['status']}"
-            name = f"{told['pair']}  {told['method']}  trial {told['trial'] + 1} of {count}"
-            typer.echo(f"{name}{score}  {told['seconds']:.0f} s{why}")
+            show.write("trial", **vars(update))
+        elif update.status != "running":
+            score = "" if update.dev_miou is None else f"  dev mIoU {100 * update.dev_miou:.2f}"
+            name = f"{update.pair}  {update.method}  trial {update.trial + 1} of {count}"
+            typer.echo(f"{name}{score}  {update.seconds:.0f} s  {update.message or update.status}")
 
     return tell
 

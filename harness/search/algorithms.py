@@ -1,7 +1,7 @@
-"""The algorithms of the ruleset `searched`, as Ray Tune's schedulers and Optuna's samplers, made to go on from rows.
+"""The algorithms of the ruleset `searched`: Ray Tune's schedulers and Optuna's TPE sampler, resumable from rows.
 
-An interrupted search is taken up from the rows of its trials and not from Tune's own state, which is pickle and does
-not hold the schedulers: what a scheduler or a sampler had learnt is told to it again.
+An interrupted search resumes from the rows of its trials, not from Tune's own state, which is a pickle and lacks the
+schedulers: earlier results are fed to the scheduler or the sampler again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,14 +22,14 @@ REDUCTION = 3
 SEEDS = 2**32
 
 Curves = Mapping[int, Sequence[Mapping[str, Any]]]
-"""The curve of every trial with a row, by its number."""
+"""The learning curve of every finished trial, by its number."""
 
 
 class Asha(ASHAScheduler):  # type: ignore[misc]
-    """ASHA that can be told of trials of an earlier session."""
+    """ASHA that can be given the curves of an earlier session."""
 
     def recall(self, curves: Curves) -> None:
-        """Fill the rungs with what trials reached."""
+        """Fill the rungs with the scores of earlier trials."""
         for number, curve in curves.items():
             trial = SimpleNamespace(trial_id=f"earlier {number}")
             for point in curve:
@@ -37,21 +37,21 @@ class Asha(ASHAScheduler):  # type: ignore[misc]
 
 
 class Proposing(OptunaSearch):  # type: ignore[misc]
-    """Optuna in Tune; what it knows is in the rows, so Tune's own copy, a pickle of it, is left empty."""
+    """Optuna in Tune; its state follows from the rows, so the pickle of it that Tune keeps is left empty."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Leave the file that Tune asks for."""
+        """Write the empty file that Tune expects."""
         Path(checkpoint_path).touch()
 
 
 def scheduler(search: Search, steps: int, eval_every: int | None, curves: Curves) -> Any:
-    """Who may end trials before their last step.
+    """The scheduler, which may end trials early.
 
     Args:
         search: names the algorithm.
         steps: of a trial.
         eval_every: steps between evaluations.
-        curves: of the trials that have rows.
+        curves: of the finished trials.
     """
     by_metric: dict[str, Any] = {"time_attr": TIME, "metric": METRIC, "mode": "max"}
     reduction = search.reduction or REDUCTION
@@ -65,7 +65,7 @@ def scheduler(search: Search, steps: int, eval_every: int | None, curves: Curves
 
 
 def require_optuna() -> None:
-    """See that Optuna is there.
+    """Check that Optuna is installed.
 
     Raises:
         ValueError: it is not installed.
@@ -82,19 +82,19 @@ def proposals(
     waiting: Mapping[int, Mapping[str, float] | None],
     begin: Callable[[int, dict[str, float]], dict[str, Any]],
 ) -> Any:
-    """Optuna as a searcher of Tune, with a space whose terms may be off and then have no options.
+    """Optuna's TPE as a searcher of Tune; a term that is off has no further options.
 
     Args:
-        outcome: the trials that have rows; they are told to the sampler.
+        outcome: with the finished trials, which the sampler learns from.
         search: with the seed and the number of trials.
-        waiting: the trials to come by number, with the values of those that were begun before.
-        begin: called with a number and values; gives the configuration of that trial.
+        waiting: the trials to come by number, with the values of those that an earlier session began.
+        begin: called with a number and values; returns the configuration of that trial.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, known = outcome.study.space, [trial for trial in outcome.trials if trial.status != "skipped"]
-    # The stream moves on with the trials: after an interruption the first draws are not made once more.
+    # The seed depends on the number of trials so far: after an interruption the first draws are not repeated.
     begun = len(outcome.trials) + sum(values is not None for values in waiting.values())
     seed = derive(search.seed, str(search.algorithm), *outcome.study.key, begun) % SEEDS
     storage = optuna.storages.InMemoryStorage()
@@ -127,12 +127,12 @@ def _switch(dimension: Dimension) -> str:
 
 
 def _ordered(space: Space) -> list[Dimension]:
-    """What others hang on first."""
+    """Dimensions that others depend on first."""
     return sorted(space, key=lambda each: each.needs is not None)
 
 
 def _suggested(space: Space, trial: Any) -> dict[str, float]:
-    """Values from an Optuna trial; none where a dimension is without effect."""
+    """Values from an Optuna trial; a dimension without effect has none."""
     values: dict[str, float] = {}
     for each in _ordered(space):
         if each.needs is not None and not values.get(each.needs, 1.0):
@@ -145,7 +145,7 @@ def _suggested(space: Space, trial: Any) -> dict[str, float]:
 
 
 def _params(space: Space, values: Mapping[str, float]) -> dict[str, Any]:
-    """What `_suggested` would have asked for to get these values."""
+    """The Optuna parameters for which `_suggested` gives these values."""
     params: dict[str, Any] = {}
     for each in _ordered(space):
         if each.needs is not None and not values.get(each.needs, 1.0):

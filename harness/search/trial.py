@@ -1,7 +1,7 @@
-"""What one trial of a search does on its worker: train in a warm process, and tell Ray Tune at each evaluation.
+"""One trial of a search on its worker: it trains in a warm process and reports to Ray Tune at each evaluation.
 
-The row is written where the trial ends, as for any run. A trial that Tune ends early never comes back from its report;
-the row that says so is written by the search, which knows why.
+The worker writes the row, as for any run. If Tune ends a trial early, its report never returns; the search process,
+which knows the reason, then writes the row.
 """
 
 import functools
@@ -36,8 +36,8 @@ class Context:
     Attributes:
         folder: of the search; every worker sees it, unless `resources` name a storage.
         resources: of a trial.
-        studies: trials name theirs by its place here.
-        algorithm: who proposes the trials.
+        studies: a trial names its study by the place in this tuple.
+        algorithm: that proposes the trials.
         shelf: handle of the `Shelf` actor of `node`.
         node: a node's id.
     """
@@ -51,7 +51,7 @@ class Context:
 
 
 def run_trial(config: Mapping[str, Any], context: Context) -> None:
-    """Train one trial to its row; what a machine did wrong is raised, and Tune tries again.
+    """Train one trial and write its row; machine failures are raised, and Tune tries again.
 
     Args:
         config: under "each" the place of its "study", its "number" and its "values".
@@ -83,7 +83,7 @@ def run_trial(config: Mapping[str, Any], context: Context) -> None:
 
 
 def final(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What Tune is told of a trial with a row: one that failed is the worst there is."""
+    """What is reported to Tune about a finished trial: a failed one counts as dev mIoU 0."""
     dev_miou = row["dev_miou"] if row["status"] == "ok" else 0.0
     return {"step": row["steps"], "dev_miou": dev_miou, "seconds": spent(row)}
 
@@ -94,7 +94,7 @@ def _asked_name(key: Key, number: int) -> str:
 
 
 def asked(home: Home, key: Key, number: int) -> Run | None:
-    """A trial that was begun and has no row, if what it is does not follow from its number alone."""
+    """A trial that was begun and is not finished, if its point does not follow from its number."""
     try:
         return Run.model_validate_json(home.place.read(_asked_name(key, number)))
     except FileNotFoundError:
@@ -102,11 +102,11 @@ def asked(home: Home, key: Key, number: int) -> Run | None:
 
 
 def remember(home: Home, key: Key, run: Run) -> None:
-    """Keep what a trial is until it has a row."""
+    """Keep a trial's run until the trial is finished."""
     assert run.trial is not None
     home.place.write(_asked_name(key, run.trial.number), run.model_dump_json().encode())
 
 
 def forget(home: Home, key: Key, number: int) -> None:
-    """The trial has its row."""
+    """The trial is finished."""
     home.place.remove(_asked_name(key, number))

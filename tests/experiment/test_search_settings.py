@@ -137,7 +137,7 @@ def test_an_incomplete_search_says_what_is_missing(tmp_path):
     of = experiment(tmp_path)
     none, kd = studies_of(of)
     with pytest.raises(
-        ValueError, match=r"tiny, none: 0 of 4 trials have a row. Finish the search: sstkd-bench tune F\n.*kd"
+        ValueError, match=r"tiny, none: 0 of 4 trials are finished. Finish the search: sstkd-bench tune F\n.*kd"
     ):
         best.found(of, tmp_path, "F")
     fill(tmp_path, of, rises_with(LR))
@@ -148,7 +148,7 @@ def test_an_incomplete_search_says_what_is_missing(tmp_path):
     for number in range(4):
         write_trial(tmp_path, kd, number, {LR: 0.002, "weight": 1.0, "temperature": 1.0 + number}, status="failed")
     with pytest.raises(
-        ValueError, match=r"kd: none of its 4 trials finished \(why\). After mending it delete their rows"
+        ValueError, match=r"kd: none of its 4 trials was successful \(why\). Fix the cause, then delete their rows"
     ):
         best.found(of, tmp_path, "F")
     assert none.key[1] == "none"

@@ -17,7 +17,7 @@ from harness.experiment.studies import Study, studies_of, trial_run
 from harness.results import paths, store
 from harness.search import outcome as best
 from harness.search import points
-from harness.search.tuner import Told, search
+from harness.search.tuner import TrialUpdate, search
 from tests.support import cluster, tiny
 from tests.support.searches import TUNED, experiment, searched
 
@@ -67,12 +67,12 @@ def test_tuned_trials_are_those_of_one_process_and_none_hangs(tmp_path: Path) ->
         trained(folder, of)
     for run in drawn_runs(of):
         assert tiny.in_process(run, here) == "ok"
-    told: list[Told] = []
+    told: list[TrialUpdate] = []
     search(of, there, told.append)
     folder = paths.search_folder(there)
     assert measured(folder) == measured(here)
     assert len(rows(folder)) == 2 * trials
-    began = [each["status"] for each in told].index("ok")
+    began = [each.status for each in told].index("ok")
     assert began == min(CPUS, 2 * trials), "all CPUs were at work before the first trial ended"
     for row in rows(folder).values():
         assert row["val_miou"] is None and row["val_confusion"] is None and row["weights_sha256"] is None
@@ -91,7 +91,7 @@ def test_a_trial_that_fails_is_a_row_and_is_spent(tmp_path: Path) -> None:
     (outcome,) = best.outcomes(of, tmp_path / "tiny")
     assert (outcome.count("failed"), outcome.best, outcome.complete) == (2, None, True)
     assert outcome.seconds > 0 and "not finite" in outcome.trials[0].message
-    with pytest.raises(ValueError, match="none of its 2 trials finished"):
+    with pytest.raises(ValueError, match="none of its 2 trials was successful"):
         best.found(of, tmp_path / "tiny", "F")
 
 
