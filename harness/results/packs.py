@@ -57,7 +57,7 @@ def pack(directory: str | Path) -> Packed:
 
 
 def _pack(base: Path) -> Packed:
-    light = store.read_runs(base, ["run_id", "status", "role"])
+    light = store.read_rows(base, ["run_id", "status", "role"])
     if not light.num_rows:
         raise FileNotFoundError(f"{base}: there are no rows (expected {base / 'runs'}/*.parquet)")
     wanted = pc.and_(pc.equal(light["status"], "ok"), pc.equal(light["role"], "student"))
@@ -65,7 +65,7 @@ def _pack(base: Path) -> Packed:
     known = set(_known(base, ids))
     new = [run_id for run_id in ids if run_id not in known]
     for single in _groups(base, [run_id for run_id in ids if run_id in known]):
-        _same(base, single, store.read_runs(base, store.SCHEMA.names, run_ids=single["run_id"].to_pylist()))
+        _same(base, single, store.read_rows(base, store.SCHEMA.names, run_ids=single["run_id"].to_pylist()))
     before = sum(paths.run_path(base, run_id).stat().st_size for run_id in new)
     after = _write(base, new) if new else 0
     for run_id in ids:

@@ -234,7 +234,7 @@ class _Session(tune.Callback):  # type: ignore[misc]
 
     def _curves(self, place: int) -> algorithms.Curves:
         numbers = {trial.run_id: trial.number for trial in self._outcomes[place].trials}
-        rows = store.read_runs(self._context.folder, ["run_id", "curve"], run_ids=set(numbers)).to_pylist()
+        rows = store.read_rows(self._context.folder, ["run_id", "curve"], run_ids=set(numbers)).to_pylist()
         return {numbers[row["run_id"]]: row["curve"] or () for row in rows}
 
     # What Tune calls.
