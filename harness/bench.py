@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from harness.analysis.tables import QuickTable
     from harness.execution.status import Status
     from harness.search.outcome import Outcome
+    from harness.search.tuner import TrialUpdate
 
 OnUpdate = Callable[["Status"], None]
-OnTrial = Callable[[dict[str, Any]], None]
+OnTrial = Callable[["TrialUpdate"], None]
 ACROSS = (
     *("student_parameters", "student_macs", "student_latency_ms", "train_seconds"),
     *("dev_confusion", "dev_boundary_confusion", "class_names"),
@@ -181,7 +182,7 @@ class Bench:
         Raises:
             ValueError: there are none yet; and as `runs`.
         """
-        read = store.read_rows(self.directory, list(columns), run_ids=[run.run_id for run in self.runs()], encoded=True)
+        read = store.read_rows(self.directory, list(columns), run_ids=[run.run_id for run in self.runs()])
         if not read.num_rows:
             raise ValueError(f"{self.directory}: no results yet. Run it first: sstkd-bench run {self.file}")
         return read

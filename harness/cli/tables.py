@@ -103,7 +103,7 @@ def print_paper(
     from harness.results import store
 
     figures = read_published(published or published_folder(results))
-    rows = pa.concat_tables(store.read_rows(f, list(COLUMNS), encoded=True) for f in dict.fromkeys(folders))
+    rows = pa.concat_tables(store.read_rows(f, list(COLUMNS)) for f in dict.fromkeys(folders))
     runs = prepared(rows)
     grids = [build(t, runs, figures) if t.columns else _costs(t, figures) for t in PAPERS[paper]]
     if form is None:

@@ -1,4 +1,4 @@
-"""What a table of classes or functions offers, read from source text without importing it.
+"""Names and parameters of a table of classes or functions, read from source text without importing it.
 
 `METHODS` and `DATASETS` live beside code that imports torch. The experiment file's schema, `check` and `--help` must
 not wait for that, and must not run third-party code only to validate a file, so names, hyper-parameters, types and
@@ -84,7 +84,7 @@ def entry(target: str, name: str | None = None) -> Entry:
                 value = getattr(item, "value", None)
                 for named in targets:
                     if isinstance(named, ast.Name) and value is not None:
-                        # What is no plain data (an expression) is nothing that a spec needs.
+                        # Expressions are skipped: a spec needs only plain data.
                         with contextlib.suppress(ValueError):
                             constants[named.id] = ast.literal_eval(value)
             return Entry(name or target, target, _model(init, target, path), constants)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from harness.analysis import per_image
 from harness.analysis.comparison import COLUMNS, quick_table
 from harness.analysis.tables import QuickTable
+from harness.files import write_atomic
 from harness.report.console import print_table
 from harness.report.formats import to_csv, to_json, to_markdown
 from harness.results import store
@@ -77,7 +78,7 @@ def write_report(
         "html": ("report.html", render(on_page, records, {r["run_id"]: r["samples"] for r in kept}, file, total)),
     }
     for name, content in contents.values():
-        store.write_atomic(base / name, content)
+        write_atomic(base / name, content)
     return {what: base / name for what, (name, _) in contents.items()}
 
 
@@ -93,7 +94,7 @@ def table_of(
         ValueError: as `write_report`.
     """
     columns = list(dict.fromkeys((*COLUMNS, *per_image.COLUMNS)))
-    rows = store.read_rows(directory, columns, run_ids=run_ids, encoded=True)
+    rows = store.read_rows(directory, columns, run_ids=run_ids)
     if not rows.num_rows:
         raise ValueError(f"{directory}: there are no rows (expected {Path(directory) / 'runs'}/*.parquet)")
     return per_image.with_images(quick_table(rows, methods, seeds), directory, rows), rows.num_rows
