@@ -1,4 +1,4 @@
-"""The tables of the pages are those that the committed rows give."""
+"""The tables in README and docs equal those computed from the committed rows."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def test_the_readme_shows_what_the_example_rows_give() -> None:
     experiment = load(ROOT / "experiments" / "quickstart.yaml")
     ids = [run.run_id for run in plan(experiment)]
     assert set(store.finished(EXAMPLE)) == set(ids), (
-        "the example rows are of another quickstart: run and copy them again"
+        "the example rows belong to another version of the quickstart: run it and copy its rows"
     )
     lines = lines_of(EXAMPLE, experiment, ids)
     assert len(lines) == 7
@@ -68,7 +68,7 @@ def test_the_camvid_page_shows_what_its_rows_give(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "page", [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "experiments" / "README.md"]
 )
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
+def test_links_between_pages_resolve(page: Path) -> None:
     import re
 
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
@@ -79,7 +79,9 @@ def test_the_texmosaic_page_shows_what_the_example_rows_give() -> None:
     columns = ["role", "method", "seed", "dev_miou", "val_miou", "floor_dev_miou", "floor_val_miou", "steps"]
     rows = sorted(store.read_runs(EXAMPLE, columns).to_pylist(), key=lambda row: row["seed"])
     teacher = next(row for row in rows if row["role"] == "teacher")
-    shown = [f"| single-pixel baseline | {100 * teacher['floor_dev_miou']:.2f} | {100 * teacher['floor_val_miou']:.2f} |"]
+    shown = [
+        f"| single-pixel baseline | {100 * teacher['floor_dev_miou']:.2f} | {100 * teacher['floor_val_miou']:.2f} |"
+    ]
     shown += [
         f"| teacher, {teacher['steps']} steps | {100 * teacher['dev_miou']:.1f} | {100 * teacher['val_miou']:.1f} |"
     ]
@@ -91,7 +93,9 @@ def test_the_texmosaic_page_shows_what_the_example_rows_give() -> None:
         name = "none, seeds 0, 1, 2" if method == "none" else method
         shown.append(f"| {name} | {', '.join(f'{x:.1f}' for x in dev)} | {', '.join(f'{x:.1f}' for x in val)} |")
     ahead = [100 * teacher[split] - mean for split, mean in zip(("dev_miou", "val_miou"), means["none"], strict=True)]
-    shown.append("Teacher minus student without distillation: {:.1f} percentage points on dev, {:.1f} on val.".format(*ahead))
+    shown.append(
+        "Teacher minus student without distillation: {:.1f} percentage points on dev, {:.1f} on val.".format(*ahead)
+    )
     written = (ROOT / "docs" / "texmosaic.md").read_text()
     assert [line for line in shown if line not in written] == []
 
