@@ -12,6 +12,7 @@ from rich.markup import escape
 from harness.cli.screen import clock, counted, run_name, screen
 from harness.execution.status import Changes, Looker, Status, Why
 from harness.experiment.spec import Run
+from harness.training.progress import Progress
 
 LINE_SECONDS = 10.0  # between plain lines of one run, at least
 ANY_LINE_SECONDS = 1.0  # between plain lines of any runs that just go on
@@ -83,16 +84,16 @@ class Display:
         )
 
     def _line(self, run_id: str, run: Run, status: Status, now: float) -> str:
-        p, state = status.progress.get(run_id, {}), status.state[run_id]
+        p, state = status.progress.get(run_id, Progress()), status.state[run_id]
         parts = [f"[{clock(now - self._began)}] {run.pair} {run_name(run)}: {state}"]
-        if "note" in p:
-            parts.append(str(p["note"]))
-        if "step" in p:
-            parts.append(f"step {p['step']}/{p['steps']}")
-        if p.get("loss") is not None:
-            parts.append(f"loss {p['loss']:.3f}")
-        if p.get("dev_miou") is not None:
-            parts.append(f"dev mIoU {100 * p['dev_miou']:.1f}")
+        if p.note is not None:
+            parts.append(p.note)
+        if p.step is not None:
+            parts.append(f"step {p.step}/{p.steps}")
+        if p.loss is not None:
+            parts.append(f"loss {p.loss:.3f}")
+        if p.dev_miou is not None:
+            parts.append(f"dev mIoU {100 * p.dev_miou:.1f}")
         parts.append(f"{counted(status)}/{len(status.runs)} runs, ETA {clock(status.eta_seconds())}")
         if state == "failed" and (why := self._why(run_id)):
             parts.append(" ".join(why.split())[:MESSAGE_LENGTH])

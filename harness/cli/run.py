@@ -144,13 +144,13 @@ def time_steps(experiment: "Experiment", directory: Path, show: "Display | Event
         return
     needed = {run.teacher_run for run in runs if run.method.needs_teacher}
     teachers = train_teachers(experiment, needed, directory, show, retry_failed)
-    from harness.execution.workspace import Home, below, lend
+    from harness.execution.workspace import Workspace, below, copy_teacher
 
     # Nobody looks at the curves of a few steps.
     resources = below(experiment.resources, directory.name).model_copy(update={"loggers": ()})
-    source, home = Home(directory.absolute(), experiment.resources), Home(folder, resources)
+    source, home = Workspace(directory.absolute(), experiment.resources), Workspace(folder, resources)
     for run in teachers:
-        lend(run.run_id, directory, source, folder, home)
+        copy_teacher(run.run_id, directory, source, folder, home)
     timing = experiment.model_copy(update={"resources": resources})
     launch([*teachers, *runs], timing, folder, show, retry_failed)
 

@@ -10,8 +10,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from harness.execution.status import ENDED, Progress, Status
+from harness.execution.status import ENDED, Status
 from harness.experiment.spec import Run
+from harness.training.progress import Progress
 
 GAP = 2  # columns between the table's columns
 BAR = 24  # widest bar of a run
@@ -91,7 +92,7 @@ def screen(status: Status, pairs: Collection[str], width: int, height: int, elap
 
 def _overall(status: Status, width: int, elapsed: float) -> Table:
     text = f"{counted(status)}/{len(status.runs)} runs  {clock(elapsed)} elapsed  ETA {clock(status.eta_seconds())}"
-    done = counted(status) + sum(_fraction(status.progress.get(run_id, {})) for run_id in status.running)
+    done = counted(status) + sum(_fraction(status.progress.get(run_id, Progress())) for run_id in status.running)
     grid = Table.grid(padding=(0, GAP, 0, 0))
     cells: list[RenderableType] = [Text(text, no_wrap=True, overflow="ellipsis")]
     if (room := width - len(text) - GAP) >= NARROWEST:
@@ -101,7 +102,7 @@ def _overall(status: Status, width: int, elapsed: float) -> Table:
 
 
 def _fraction(progress: Progress) -> float:
-    return progress["step"] / progress["steps"] if progress.get("steps") and "step" in progress else 0.0
+    return progress.step / progress.steps if progress.steps and progress.step is not None else 0.0
 
 
 def _counts(status: Status, pairs: Collection[str]) -> Text:
@@ -118,7 +119,7 @@ def _counts(status: Status, pairs: Collection[str]) -> Text:
 
 
 def _table(status: Status, shown: Sequence[str], width: int, several_pairs: bool) -> Table:
-    rows = [(status.running[run_id], status.progress.get(run_id, {})) for run_id in shown]
+    rows = [(status.running[run_id], status.progress.get(run_id, Progress())) for run_id in shown]
     columns = _columns(rows, several_pairs, several_nodes=status.nodes > 1)
     _fit(columns, width)
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -150,14 +151,14 @@ def _columns(rows: Sequence[tuple[Run, Progress]], several_pairs: bool, several_
     texts = {
         "pair": [run.pair for run, _ in rows] if several_pairs else [],
         "run": [run_name(run) for run, _ in rows],
-        "step": [f"{p['step']}/{p['steps']}" if "step" in p else "starting" for _, p in rows],
+        "step": ["starting" if p.step is None else f"{p.step}/{p.steps}" for _, p in rows],
         "bar": [" " * BAR] * len(rows),
-        "loss": ["" if p.get("loss") is None else f"{p['loss']:.3f}" for _, p in rows],
+        "loss": ["" if p.loss is None else f"{p.loss:.3f}" for _, p in rows],
         "terms": [_terms(p, 1000).plain for _, p in rows],
-        "dev mIoU": ["" if p.get("dev_miou") is None else f"{100 * p['dev_miou']:.1f}" for _, p in rows],
-        "s/step": ["" if p.get("step_ms") is None else f"{p['step_ms'] / 1e3:.3f}" for _, p in rows],
-        "device": [device_text(p.get("device")) for _, p in rows],
-        "node": [str(p.get("node") or "")[:NODE] for _, p in rows] if several_nodes else [],
+        "dev mIoU": ["" if p.dev_miou is None else f"{100 * p.dev_miou:.1f}" for _, p in rows],
+        "s/step": ["" if p.step_ms is None else f"{p.step_ms / 1e3:.3f}" for _, p in rows],
+        "device": [device_text(p.device) for _, p in rows],
+        "node": [str(p.node or "")[:NODE] for _, p in rows] if several_nodes else [],
     }
     return {
         title: _Column(cells, max(cell_len(text) for text in (*cells, title)))
@@ -181,7 +182,7 @@ def _fit(columns: dict[str, _Column], width: int) -> None:
 def _terms(progress: Progress, width: int) -> Text:
     """`task 1.23 kd 0.45`: as many terms as fit."""
     text = ""
-    for name, value in (progress.get("terms") or {}).items():
+    for name, value in (progress.terms or {}).items():
         longer = f"{text} {name} {number(value)}".lstrip()
         if cell_len(longer) > width:
             break

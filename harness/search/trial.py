@@ -17,7 +17,7 @@ import torch
 
 from harness.execution.connection import this_node
 from harness.execution.sharing import sharer
-from harness.execution.workspace import Home
+from harness.execution.workspace import Workspace
 from harness.experiment.resources import Resources
 from harness.experiment.rules import Key
 from harness.experiment.search_settings import Change
@@ -28,7 +28,7 @@ from harness.results import store
 from harness.search.outcome import spent
 from harness.training.checkpoints import Checkpoints
 from harness.training.execute import execute
-from harness.training.runtime import Progress, Runtime
+from harness.training.runtime import Runtime
 
 WORST_MS = 1e9  # step time of a trial that failed, for algorithms that weigh it
 CHANGING = "pbt"  # the algorithm under which a trial may go on with another one's weights
@@ -45,7 +45,7 @@ class Context:
         resources: of a trial.
         studies: trials name theirs by its place here.
         algorithm: who proposes the trials.
-        shelf: handle of the `Shelf` actor of `node`.
+        shelf: handle of the `SharedObjects` actor of `node`.
         node: a node's id.
     """
 
@@ -64,7 +64,7 @@ def run_trial(config: Mapping[str, Any], context: Context) -> None:
         config: under "each" the place of its "study", its "number" and its "values".
         context: of the search.
     """
-    resources, home = context.resources, Home(context.folder, context.resources)
+    resources, home = context.resources, Workspace(context.folder, context.resources)
     place, number = (int(part) for part in ray.tune.get_context().get_trial_name().split("-"))
     study = context.studies[place]
     if context.algorithm == CHANGING:
@@ -73,7 +73,7 @@ def run_trial(config: Mapping[str, Any], context: Context) -> None:
         run = trial_run(study, number, context.algorithm, config["each"]["values"])
     checkpoints = home.checkpoints(run.run_id)
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: Mapping[str, Any]) -> None:
         checkpoints.wait()
         _report(progress, run, checkpoints if context.algorithm == CHANGING else None)
 
@@ -101,7 +101,7 @@ def final(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"step": row["steps"], "dev_miou": row["dev_miou"], "step_ms": step_ms, "seconds": spent(row)}
 
 
-def _report(progress: Progress, run: Run, checkpoints: Checkpoints | None) -> None:
+def _report(progress: Mapping[str, Any], run: Run, checkpoints: Checkpoints | None) -> None:
     """Tell Tune of an evaluation, with the state at this step where another trial may take it up."""
     told = {**progress, "dev_miou": progress["curve"][-1]["dev_miou"], "seconds": spent(progress)}
     if checkpoints is None:
@@ -113,7 +113,7 @@ def _report(progress: Progress, run: Run, checkpoints: Checkpoints | None) -> No
         ray.tune.report(told, checkpoint=ray.tune.Checkpoint.from_directory(name))
 
 
-def _taken_up(study: Study, number: int, values: Mapping[str, float], home: Home) -> Run:
+def _taken_up(study: Study, number: int, values: Mapping[str, float], home: Workspace) -> Run:
     """The run of a member of a population, which goes on as it was, or from the state of another member."""
     before = asked(home, study.key, number)
     run = before or trial_run(study, number, CHANGING, values)
@@ -131,7 +131,7 @@ def _taken_up(study: Study, number: int, values: Mapping[str, float], home: Home
 
 
 def _adopted(
-    study: Study, number: int, values: Mapping[str, float], source: Run, state: Checkpoints, home: Home
+    study: Study, number: int, values: Mapping[str, float], source: Run, state: Checkpoints, home: Workspace
 ) -> Run:
     """A run that goes on from another trial's state with a new point; its checkpoint is put in place."""
     assert source.trial is not None
@@ -151,7 +151,7 @@ def _asked_name(key: Key, number: int) -> str:
     return f"asked/{digest}-{number:05d}.json"
 
 
-def asked(home: Home, key: Key, number: int) -> Run | None:
+def asked(home: Workspace, key: Key, number: int) -> Run | None:
     """A trial that was begun and has no row, if what it is does not follow from its number alone."""
     try:
         return Run.model_validate_json(home.place.read(_asked_name(key, number)))
@@ -159,12 +159,12 @@ def asked(home: Home, key: Key, number: int) -> Run | None:
         return None
 
 
-def remember(home: Home, key: Key, run: Run) -> None:
+def remember(home: Workspace, key: Key, run: Run) -> None:
     """Keep what a trial is until it has a row."""
     assert run.trial is not None
     home.place.write(_asked_name(key, run.trial.number), run.model_dump_json().encode())
 
 
-def forget(home: Home, key: Key, number: int) -> None:
+def forget(home: Workspace, key: Key, number: int) -> None:
     """The trial has its row."""
     home.place.remove(_asked_name(key, number))
