@@ -1,13 +1,36 @@
-"""Options that give tests/oracles other folders; tests marked `gpu` are skipped where there is no CUDA device."""
+"""Options of the tests; `--quick` runs what needs no torch; tests marked `gpu` are skipped where there is no CUDA device."""
 
 import signal
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from types import ModuleType
+from typing import Any
 
 import pytest
-import torch
+
+HEAVY = ("torch", "torchvision", "timm", "segmentation_models_pytorch", "ray", "torchmetrics")
+
+
+class NoHeavyImports(MetaPathFinder):
+    """Refuses the packages that take seconds to import.
+
+    A file that imports one is left out as a whole. A test that imports one while it runs fails: mark it `torch`.
+    """
+
+    running = False
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
+        if name.partition(".")[0] not in HEAVY:
+            return None
+        if self.running:
+            raise ImportError(f"{name} is imported by a test of `make quick`: mark the test `torch`")
+        pytest.skip(f"imports {name}", allow_module_level=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=10, help="of each kind in tests/chaos")
+    parser.addoption("--quick", action="store_true", help="only tests that import none of " + ", ".join(HEAVY))
+    parser.addoption("--kills", type=int, default=2, help="of each kind in tests/chaos")
     parser.addoption("--chaos-seed", type=int, help="where the kills of tests/chaos hit; the clock's when not given")
     parser.addoption("--distiller-oracles", metavar="DIR", help="folder with INDEX.json and the npz files it names")
     parser.addoption(
@@ -15,15 +38,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     # A shell's background jobs ignore SIGINT and so would every process the tests start, to interrupt it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("quick"):
+        sys.meta_path.insert(0, NoHeavyImports())
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("quick"):
+        heavy = [item for item in items if item.get_closest_marker("torch")]
+        config.hook.pytest_deselected(items=heavy)
+        items[:] = [item for item in items if item not in heavy]
+        NoHeavyImports.running = True
         return
-    for item in items:
-        if item.get_closest_marker("gpu"):
+    needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not needs_gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in needs_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

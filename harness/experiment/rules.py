@@ -96,7 +96,7 @@ def search_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, .
                 yield ("search", key), "only for the ruleset searched: tuned points are drawn before the first trial"
         return
     if search.algorithm is None:
-        yield ("search", "algorithm"), "missing; the ruleset searched allows random, asha, hyperband, pbt, tpe, nsga2"
+        yield ("search", "algorithm"), "missing; the ruleset searched allows random, asha, hyperband, tpe"
         return
     for key, algorithms in BY_ALGORITHM.items():
         if getattr(search, key) is not None and search.algorithm not in algorithms:
@@ -106,7 +106,5 @@ def search_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, .
             ("search", "algorithm"),
             f"{search.algorithm} looks at trials on the way; give train.eval_every below the {steps} steps of a trial",
         )
-    if search.algorithm == "pbt" and search.trials < 2:
-        yield ("search", "trials"), "a population (pbt) is at least 2 trials, better 4 or more"
     if search.grace is not None and search.grace >= steps:
         yield ("search", "grace"), f"is below the {steps} steps of a trial; given {search.grace}"

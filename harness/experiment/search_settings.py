@@ -21,38 +21,22 @@ class Search(Spec):
     """Training steps of a trial; train.steps when not given."""
     seed: Seed = 1000
     """Points are drawn from it, and every trial is a run with this seed; none of `seeds`."""
-    algorithm: Literal["random", "asha", "hyperband", "pbt", "tpe", "nsga2"] | None = None
-    """Only `searched`: who proposes points (`tpe` and `nsga2` learn from earlier ones, the others draw them at random)
-    and who ends trials early (`asha`, `hyperband`) or changes them on the way (`pbt`)."""
+    algorithm: Literal["random", "asha", "hyperband", "tpe"] | None = None
+    """Only `searched`: `tpe` learns from earlier trials, the others draw points at random; `asha` and `hyperband` end
+    trials early."""
     minutes: Positive | None = None
     """Only `searched`: worker minutes after which the search of a method on a pair ends, however many trials it had."""
     grace: PositiveInt | None = None
     """Only `asha`: no trial is ended before this step; train.eval_every when not given."""
     reduction: Annotated[float, Field(gt=1)] | None = None
     """Only `asha` and `hyperband`: of so many trials one goes on; 3 when not given."""
-    perturb_every: PositiveInt | None = None
-    """Only `pbt`: steps between two changes; train.eval_every when not given."""
 
 
-BY_ALGORITHM = {"grace": ("asha",), "reduction": ("asha", "hyperband"), "perturb_every": ("pbt",)}
+BY_ALGORITHM = {"grace": ("asha",), "reduction": ("asha", "hyperband")}
 """Keys of `Search` that only some algorithms know."""
 ONLY_SEARCHED = ("algorithm", "minutes", *BY_ALGORITHM)
-LOOKS_AT_CURVES = ("asha", "hyperband", "pbt")
+LOOKS_AT_CURVES = ("asha", "hyperband")
 """Algorithms that decide by evaluations before the last one."""
-
-
-class Change(Spec):
-    """A trial of population-based training went on with another trial's weights and a new point.
-
-    Attributes:
-        step: when.
-        trial: whose weights they are; its own changes until then come before this one.
-        values: the point until then.
-    """
-
-    step: int
-    trial: int
-    values: dict[str, float]
 
 
 class Trial(Spec):
@@ -62,13 +46,13 @@ class Trial(Spec):
         method: the method's label in the experiment.
         number: from 0, of the method's trials on the pair.
         algorithm: who proposed it; `sobol` in the ruleset `tuned`.
-        changes: of population-based training, in their order.
+        changes: always empty; run_ids of trials have been hashed with it.
     """
 
     method: str
     number: int
     algorithm: str
-    changes: tuple[Change, ...] = ()
+    changes: tuple[()] = ()
 
 
 class Source(Spec):

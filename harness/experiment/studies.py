@@ -1,11 +1,11 @@
 """A search as studies: one per pair and method, and the runs that are its trials."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.experiment.plan import pointed, student_run, teacher_run
 from harness.experiment.rules import Key
-from harness.experiment.search_settings import Change, Trial
+from harness.experiment.search_settings import Trial
 from harness.experiment.space import Space, point_of, space_of
 from harness.experiment.spec import Experiment, Run
 
@@ -42,7 +42,7 @@ def studies_of(experiment: Experiment) -> list[Study]:
             "search: there is nothing to tune: the ruleset is published. Write protocol: {ruleset: tuned} and "
             "search: {trials: 16, lr: [0.0005, 0.02]}"
         )
-    # Checkpoints come with evaluations, where an algorithm may take a trial over; they are no part of its identity.
+    # Checkpoints come with evaluations, where an algorithm may pause a trial; they are no part of its identity.
     train = experiment.train.model_copy(
         update={"steps": search.steps or experiment.train.steps, "checkpoint_every": None}
     )
@@ -56,9 +56,7 @@ def studies_of(experiment: Experiment) -> list[Study]:
     return found
 
 
-def trial_run(
-    study: Study, number: int, algorithm: str, values: Mapping[str, float], changes: Sequence[Change] = ()
-) -> Run:
+def trial_run(study: Study, number: int, algorithm: str, values: Mapping[str, float]) -> Run:
     """The run of one trial.
 
     Args:
@@ -66,7 +64,6 @@ def trial_run(
         number: its own, from 0.
         algorithm: who proposed it.
         values: of every dimension.
-        changes: of population-based training.
     """
-    trial = Trial(method=study.label, number=number, algorithm=algorithm, changes=tuple(changes))
+    trial = Trial(method=study.label, number=number, algorithm=algorithm)
     return pointed(study.template, point_of(study.space, values)).model_copy(update={"trial": trial})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from harness.analysis import per_image
 from harness.analysis.comparison import COLUMNS, quick_table
 from harness.analysis.tables import QuickTable
+from harness.files import write_atomic
 from harness.report.console import print_table
 from harness.report.formats import to_csv, to_json, to_markdown
 from harness.results import store
@@ -61,10 +62,10 @@ def write_report(
     table, total = compared or table_of(base, methods, seeds, run_ids)
     on_page = table if total <= ON_PAGE else _fewer(table)
     wanted = run_ids if total <= ON_PAGE else _run_ids(on_page)
-    records = store.read_runs(base, columns, run_ids=wanted).to_pylist(maps_as_pydicts="strict")
+    records = store.read_rows(base, columns, run_ids=wanted).to_pylist(maps_as_pydicts="strict")
     shown = {x.run_ids[min(x.run_ids)] for block in table.blocks for x in block.methods if x.run_ids}
     shown |= {block.teacher.run_id for block in table.blocks if block.teacher.run_id is not None}
-    kept = store.read_runs(base, ["run_id", "samples"], run_ids=shown).to_pylist()
+    kept = store.read_rows(base, ["run_id", "samples"], run_ids=shown).to_pylist()
     curves = {record["run_id"]: record["curve"] for record in records}
     figure = curve_figure([panel(block, curves) for block in on_page.blocks])
     file = experiment_file or f"experiments/{table.experiment}.yaml"
@@ -77,7 +78,7 @@ def write_report(
         "html": ("report.html", render(on_page, records, {r["run_id"]: r["samples"] for r in kept}, file, total)),
     }
     for name, content in contents.values():
-        store.write_atomic(base / name, content)
+        write_atomic(base / name, content)
     return {what: base / name for what, (name, _) in contents.items()}
 
 
@@ -93,7 +94,7 @@ def table_of(
         ValueError: as `write_report`.
     """
     columns = list(dict.fromkeys((*COLUMNS, *per_image.COLUMNS)))
-    rows = store.read_runs(directory, columns, run_ids=run_ids, encoded=True)
+    rows = store.read_rows(directory, columns, run_ids=run_ids)
     if not rows.num_rows:
         raise ValueError(f"{directory}: there are no rows (expected {Path(directory) / 'runs'}/*.parquet)")
     return per_image.with_images(quick_table(rows, methods, seeds), directory, rows), rows.num_rows

@@ -1,4 +1,4 @@
-"""Many finished rows in few files: a million files of one row each are slow to list, open and copy.
+"""Many finished rows in few files: thousands of files of one row each are slow to list, open and copy.
 
 `<experiment>/packs/*.parquet` hold rows of students that are ok, in the order of their run_ids; they are final. The
 rows of teachers, which runs look for by name, and of runs without a result, which later ones may replace, stay single
@@ -15,19 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.files import sweep
 from harness.results import paths, store
 
-GROUP_ROWS = 2**17
-GROUP_BYTES = 64 * 2**20
-"""A row group, the unit that is read at once, ends with either."""
+GROUP_ROWS = 2_000
+"""Rows of a row group, the unit that is held in memory and read at once."""
 WRITING: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 """How a pack is written."""
-_AT_ONCE = 500  # single files that are read together
 
 
 @dataclass(frozen=True)
@@ -60,15 +57,15 @@ def pack(directory: str | Path) -> Packed:
 
 
 def _pack(base: Path) -> Packed:
-    light = store.read_runs(base, ["run_id", "status", "role"])
+    light = store.read_rows(base, ["run_id", "status", "role"])
     if not light.num_rows:
         raise FileNotFoundError(f"{base}: there are no rows (expected {base / 'runs'}/*.parquet)")
     wanted = pc.and_(pc.equal(light["status"], "ok"), pc.equal(light["role"], "student"))
     ids = [run_id for run_id in light["run_id"].filter(wanted).to_pylist() if paths.run_path(base, run_id).is_file()]
     known = set(_known(base, ids))
     new = [run_id for run_id in ids if run_id not in known]
-    for some in _lots([run_id for run_id in ids if run_id in known]):
-        _same(base, _single(base, some), store.read_runs(base, store.SCHEMA.names, run_ids=some))
+    for single in _groups(base, [run_id for run_id in ids if run_id in known]):
+        _same(base, single, store.read_rows(base, store.SCHEMA.names, run_ids=single["run_id"].to_pylist()))
     before = sum(paths.run_path(base, run_id).stat().st_size for run_id in new)
     after = _write(base, new) if new else 0
     for run_id in ids:
@@ -127,11 +124,6 @@ def _known(base: Path, ids: Sequence[str]) -> list[str]:
     return [run_id for run_id in ids if run_id in have]
 
 
-def _single(base: Path, ids: Sequence[str]) -> Any:
-    """The rows of single files, whole: what `read_runs` would give if there were no packs."""
-    return store.read_files([str(paths.run_path(base, run_id)) for run_id in ids])
-
-
 def _same(base: Path, single: Any, packed: Any) -> None:
     """Refuse single rows that are not what the packs have of the same runs."""
     if single.equals(packed):
@@ -175,20 +167,10 @@ def _read_back(path: Path, base: Path, ids: Sequence[str]) -> None:
 
 
 def _groups(base: Path, ids: Sequence[str]) -> Iterator[Any]:
-    """The rows as tables that become one row group each."""
-    held: list[Any] = []
-    for some in _lots(ids):
-        held.append(_single(base, some))
-        if sum(t.num_rows for t in held) >= GROUP_ROWS - _AT_ONCE or sum(t.nbytes for t in held) >= GROUP_BYTES:
-            yield pa.concat_tables(held).combine_chunks()
-            held = []
-    if held:
-        yield pa.concat_tables(held).combine_chunks()
-
-
-def _lots(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), _AT_ONCE):
-        yield ids[start : start + _AT_ONCE]
+    """The rows of single files as tables of `GROUP_ROWS`."""
+    for start in range(0, len(ids), GROUP_ROWS):
+        files = [str(paths.run_path(base, run_id)) for run_id in ids[start : start + GROUP_ROWS]]
+        yield store.read_files(files).combine_chunks()
 
 
 _remove: Callable[[Path], None] = os.unlink

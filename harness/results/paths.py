@@ -13,19 +13,19 @@ def times_folder(directory: Path) -> Path:
     return directory / "step_times"
 
 
-def per_image_path(experiment: str | Path, run_id: str) -> Path:
+def per_image_path(directory: str | Path, run_id: str) -> Path:
     """Where the matrices of `run_id` are, whether or not they were kept."""
-    return Path(experiment) / "per_image" / f"{run_id}.parquet"
+    return Path(directory) / "per_image" / f"{run_id}.parquet"
 
 
-def checkpoint_directory(experiment: Path, run_id: str) -> Path:
+def checkpoint_directory(directory: Path, run_id: str) -> Path:
     """Where the resumable checkpoints of a run are kept until the run is finished."""
-    return experiment / "checkpoints" / run_id
+    return directory / "checkpoints" / run_id
 
 
-def weights_path(experiment: Path, run_id: str) -> Path:
+def weights_path(directory: Path, run_id: str) -> Path:
     """Where the trained weights of a run are kept."""
-    return experiment / "weights" / f"{run_id}.safetensors"
+    return directory / "weights" / f"{run_id}.safetensors"
 
 
 def run_path(directory: str | Path, run_id: str) -> Path:

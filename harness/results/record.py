@@ -16,7 +16,7 @@ from harness.results.provenance import code_version, versions
 
 def write_row(
     run: Run,
-    experiment: Path,
+    directory: Path,
     columns: Mapping[str, Any],
     status: str = "ok",
     message: str = "",
@@ -32,7 +32,7 @@ def write_row(
         "finished_at": now,
         **columns,
     }
-    return store.write_run(experiment, row)
+    return store.write_run(directory, row)
 
 
 def failure(error: BaseException) -> str:

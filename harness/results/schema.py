@@ -19,7 +19,7 @@ STATUSES = ("ok", "failed", "skipped")
 ROLES = ("student", "teacher")
 BUDGET_UNITS = ("steps", "seconds")
 HEAVY = ("samples", "curve", "losses")
-"""Columns that `read_runs` reads only when they are asked for by name."""
+"""Columns that `read_rows` reads only when they are asked for by name."""
 
 _CHOICES = {"status": STATUSES, "role": ROLES, "budget_unit": BUDGET_UNITS, "absent_policy": ("skip", "zero")}
 _JSON = ("method_parameters", "teacher_network", "student_network", "dataset_parameters", "recipe", "spec")

@@ -7,7 +7,6 @@ together, `<results>/<experiment>/packs/*.parquet`, are read beside them.
 """
 
 import contextlib
-import functools
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -32,17 +31,14 @@ __all__ = [
     "parse_row",
     "read_files",
     "read_row",
+    "read_rows",
     "read_run",
-    "read_runs",
     "run_path",
-    "write_atomic",
     "write_file",
     "write_run",
 ]
 
 _TRIES = 3  # to open files that are being packed while they are read
-TEXTS = tuple(field.name for field in SCHEMA if pa.types.is_string(field.type) and field.name != "run_id")
-"""Text columns whose values repeat from row to row."""
 
 
 def pack_paths(directory: str | Path) -> list[Path]:
@@ -93,12 +89,11 @@ def write_file(path: Path, table: Any) -> None:
     write_atomic(path, sink.getvalue().to_pybytes())
 
 
-def read_runs(
+def read_rows(
     directory: str | Path,
     columns: Collection[str] | None = None,
     status: str | Collection[str] | None = None,
     run_ids: Collection[str] | None = None,
-    encoded: bool = False,
 ) -> Any:
     """Read the rows of an experiment, in the order of their run_ids.
 
@@ -107,13 +102,18 @@ def read_runs(
         columns: names to read; None reads all but `HEAVY`.
         status: one of `STATUSES`, or several; None reads all.
         run_ids: read only these (ids without a row are passed over); None reads all.
-        encoded: columns of `TEXTS` come as dictionary arrays, each with one dictionary: a fraction of the memory.
 
     Returns:
         A `pyarrow.Table` with the columns in the order asked for; columns an older file lacks are null.
 
     Raises:
         ValueError: an unknown column or status, or a corrupt file (named, with what to do).
+
+    Example:
+        >>> import harness
+        >>> rows = harness.read_rows("results/examples/quickstart", ["method", "seed", "val_miou"], status="ok")
+        >>> rows.num_rows, rows.column_names
+        (13, ['method', 'seed', 'val_miou'])
     """
     names = [n for n in SCHEMA.names if n not in HEAVY] if columns is None else list(columns)
     if unknown := [n for n in names if n not in SCHEMA.names]:
@@ -125,24 +125,20 @@ def read_runs(
         # Single files first: what is packed after they are listed is found in its pack.
         files = _files(Path(directory) / "runs", run_ids)
         try:
-            table = _union(directory, files, list(dict.fromkeys([*names, "run_id", "status"])), run_ids, encoded)
+            table = _union(directory, files, list(dict.fromkeys([*names, "run_id", "status"])), run_ids)
             break
         except FileNotFoundError:
             if attempt == _TRIES:
                 raise
     if status is not None:
         table = table.filter(pc.is_in(table["status"], value_set=pa.array(wanted, pa.string())))
-    table = table.select(names)
-    return table.unify_dictionaries() if encoded else table
+    return table.select(names)
 
 
-def _union(
-    directory: str | Path, files: list[str], names: list[str], run_ids: Collection[str] | None, encoded: bool
-) -> Any:
+def _union(directory: str | Path, files: list[str], names: list[str], run_ids: Collection[str] | None) -> Any:
     """The single rows and the packed ones, each once."""
-    schema = _encoded_schema() if encoded else SCHEMA
-    loose = read_files(files, names).cast(pa.schema([schema.field(name) for name in names]))
-    many = _packed(directory, names, run_ids, encoded)
+    loose = read_files(files, names)
+    many = _packed(directory, names, run_ids)
     if not many.num_rows:
         return loose
     # A row of both is being packed, or its packing was interrupted; only ok rows, which are final, are packed.
@@ -182,17 +178,16 @@ def read_files(files: list[str], columns: list[str] | None = None) -> Any:
         return _dataset(files).to_table(columns=names)
 
 
-def _packed(directory: str | Path, names: list[str], run_ids: Collection[str] | None, encoded: bool = False) -> Any:
+def _packed(directory: str | Path, names: list[str], run_ids: Collection[str] | None) -> Any:
     """The rows in packs."""
     import pyarrow.dataset as ds
 
-    schema = _encoded_schema() if encoded else SCHEMA
     files = [str(path) for path in pack_paths(directory)]
     if not files:
-        return schema.empty_table().select(names)
+        return SCHEMA.empty_table().select(names)
     condition = None if run_ids is None else ds.field("run_id").isin(list(run_ids))
     with _named_corruption(files, "a readable pack", "Bring it back from a copy, or delete it and run its runs again"):
-        return _dataset(files, encoded).to_table(columns=names, filter=condition)
+        return _dataset(files).to_table(columns=names, filter=condition)
 
 
 def find_run(directory: str | Path, start: str) -> str:
@@ -216,7 +211,7 @@ def finished(directory: str | Path) -> dict[str, str]:
     Raises:
         ValueError: a corrupt file (named, with what to do).
     """
-    table = read_runs(directory, ["run_id", "status"])
+    table = read_rows(directory, ["run_id", "status"])
     return dict(zip(table["run_id"].to_pylist(), table["status"].to_pylist(), strict=True))
 
 
@@ -308,22 +303,15 @@ def _readable(file: str) -> bool:
     return True
 
 
-def _dataset(files: list[str], encoded: bool = False) -> Any:
+def _dataset(files: list[str]) -> Any:
     import pyarrow.dataset as ds
 
-    return ds.dataset(files, schema=_encoded_schema() if encoded else SCHEMA, format=_format(encoded))
+    return ds.dataset(files, schema=SCHEMA, format=_format())
 
 
-@functools.cache
-def _encoded_schema() -> Any:
-    kind = pa.dictionary(pa.int32(), pa.string())
-    return pa.schema([field.with_type(kind) if field.name in TEXTS else field for field in SCHEMA])
-
-
-def _format(encoded: bool = False) -> Any:
+def _format() -> Any:
     import pyarrow.dataset as ds
 
     # Checksums turn a flipped bit into an error instead of another number.
     scan = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-    texts = ds.ParquetReadOptions(dictionary_columns=TEXTS if encoded else ())
-    return ds.ParquetFileFormat(read_options=texts, default_fragment_scan_options=scan)
+    return ds.ParquetFileFormat(default_fragment_scan_options=scan)

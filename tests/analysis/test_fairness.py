@@ -203,7 +203,7 @@ def test_the_report_is_in_every_footer_and_stored(tmp_path: Path) -> None:
     assert said in paths["html"].read_text()
     stored = json.loads(paths["fairness"].read_text())
     assert stored["pairs"][0]["findings"][0] == {"unfair": True, "text": said.removeprefix("unfair: ")}
-    table = quick_table(store.read_runs(tmp_path, list(COLUMNS)), METHODS, [0, 1])
+    table = quick_table(store.read_rows(tmp_path, list(COLUMNS)), METHODS, [0, 1])
     assert to_json(table) == paths["fairness"].read_text() and to_markdown(table) == paths["markdown"].read_text()
 
 
@@ -258,13 +258,13 @@ def test_power_says_nothing_without_pairs() -> None:
 def test_the_power_command(tmp_path: Path) -> None:
     file = tiny.write(tmp_path, seeds=[0, 1, 2])
     nothing = CliRunner().invoke(app, ["power", str(file), "--results", str(tmp_path / "results")])
-    assert nothing.exit_code == 2 and "there are no rows yet" in nothing.output
+    assert nothing.exit_code == 2 and "no results yet" in nothing.output
     for run in tiny.plan(tmp_path, seeds=[0, 1, 2]):
         name = "none" if run.role == "teacher" else run.method.name
         row = make_row(name, run.seed, role=run.role, run_id=run.run_id, experiment="tiny", pair="tiny")
         store.write_run(tmp_path / "results" / "tiny", row | {"teacher_run_id": run.teacher_run})
     done = CliRunner().invoke(app, ["power", str(file), "--results", str(tmp_path / "results"), "--seeds", "7"])
     assert done.exit_code == 0, done.output
-    assert "7 seeds" in done.output and "seeds it takes" in done.output and "10 seeds" not in done.output
+    assert "7 seeds" in done.output and "seeds needed" in done.output and "10 seeds" not in done.output
     bad = CliRunner().invoke(app, ["power", str(file), "--seeds", "1"])
     assert bad.exit_code == 2

@@ -18,8 +18,8 @@ from harness.experiment.load import load
 from harness.experiment.plan import plan, timing_runs
 from harness.results import step_times, store
 from harness.results.packs import pack
-from tests.cli.test_cli import ROOT, call, refused
 from tests.cluster.test_package import project_in
+from tests.support.commands import ROOT, call, refused
 from tests.support.rows import make_row
 from tests.support.tiny import TINY, write
 

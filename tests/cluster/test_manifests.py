@@ -13,8 +13,8 @@ from harness.cluster import manifests
 from harness.cluster.manifests import Options, Share
 from harness.experiment.load import load
 from harness.experiment.resources import Resources
-from tests.cli.test_cli import call, refused
 from tests.experiment.test_cluster_file import CITYSCAPES
+from tests.support.commands import call, refused
 from tests.support.tiny import write
 
 

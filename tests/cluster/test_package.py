@@ -12,7 +12,7 @@ import pytest
 
 from harness.cluster import package as bundle
 from harness.cluster import secrets
-from tests.cli.test_cli import ROOT
+from tests.support.commands import ROOT
 
 # --- Variables and secrets ---------------------------------------------------------------------------------------------
 

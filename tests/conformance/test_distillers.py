@@ -26,6 +26,7 @@ from harness.training.build import build_method
 from harness.training.cost import parameters
 from harness.training.step import KDStep
 from tests.conformance.methods import AT_THE_TEACHER, SMALL, VARIANTS, WAIVED, WITH_LABELS, WRONG, case, sum_of
+from tests.support.networks import built, stored
 
 ALL = pytest.mark.parametrize("method", METHODS)
 SUMS = [("kd", "sstkd"), ("skd", "ifvd"), ("cirkd", "mgd")]
@@ -156,6 +157,11 @@ def test_the_file_names_its_source(method: str) -> None:
         assert "code" in doc and re.search(r"[Dd]eviat", doc)
     taken = {name for name, _ in inspect.getmembers(kind, inspect.isfunction)} - set(dir(Distiller))
     assert all(name.startswith("_") for name in taken), "no public method beside the contract's"
+
+
+@pytest.mark.slow
+def test_the_stored_networks_are_those_that_are_built() -> None:
+    assert built() == stored(), "renew them: python -m tests.support.networks"
 
 
 def test_networks_that_cannot_be_built_are_known_with_the_reason() -> None:

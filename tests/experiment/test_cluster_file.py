@@ -13,8 +13,8 @@ from harness.experiment.load import load
 from harness.experiment.plan import plan
 from harness.experiment.schema import json_schema
 from harness.training import catalogue
-from tests.cli.test_cli import call, refused
 from tests.support.base import BASE
+from tests.support.commands import call, refused
 
 CITYSCAPES = Path(__file__).parents[2] / "experiments" / "cityscapes.yaml"
 HEAD = """\

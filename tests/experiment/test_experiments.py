@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,14 +55,22 @@ def places(tmp_path_factory):
     patch.undo()
 
 
+def slow_unless(*few: str) -> list[Any]:
+    """The papers' files; the others are tried by `.ci/run` alone."""
+    return [pytest.param(file, marks=() if file in few else pytest.mark.slow) for file in PAPERS]
+
+
 @pytest.mark.parametrize("file", FILES)
-def test_it_is_valid_and_every_method_applies(file, places):
+def test_it_is_valid(file, places):
     experiment = load(FOLDER / file, ["seeds=[0]"])
     runs = outline(experiment)
-    if file.removesuffix(".yaml") in (*PAPERS, "backbones_small"):
-        require_buildable(runs)
     assert experiment.name == file.removesuffix(".yaml").replace("_", "-")
     assert len(runs) == len({run.run_id for run in runs})
+
+
+@pytest.mark.parametrize("file", ["backbones_small", *slow_unless("cityscapes")])
+def test_every_method_applies(file, places):
+    require_buildable(outline(load(FOLDER / f"{file}.yaml", ["seeds=[0]"])))
 
 
 @pytest.mark.parametrize("file", ["backbones", "backbones_small"])
@@ -75,16 +84,27 @@ def test_a_grid_has_twelve_pairs_over_architectures_and_encoders(file, places):
     assert all(kind in encoders for kind in ("resnet", "efficientnet", "mobilenet", "convnext", "mit_"))
 
 
-@pytest.mark.parametrize("file", PAPERS)
+@pytest.mark.parametrize("file", slow_unless())
 def test_it_takes_four_real_steps(file, places, tmp_path):
-    overrides = [*SMALL, "seeds=[0]", "methods=[none, kd]", "train.checkpoint_every=4"]
+    """With its own networks: a teacher of 101 layers."""
+    takes_four_real_steps(file, tmp_path, ["methods=[none, kd]"] if file == "cityscapes" else ["methods=[kd]"])
+
+
+@pytest.mark.parametrize("file", ["cityscapes_cirkd", "voc2012", "ade20k"])
+def test_it_takes_four_real_steps_with_small_teachers(file, places, tmp_path):
+    encoder = ["encoder=tu-resnet18", "encoder_weights.path=${WEIGHTS}/resnet18-imagenet.pth"]
+    takes_four_real_steps(file, tmp_path, [f"pairs.0.teacher.{change}" for change in encoder] + ["methods=[kd]"])
+
+
+def takes_four_real_steps(file, tmp_path, changes):
+    overrides = [*SMALL, "seeds=[0]", "train.checkpoint_every=4", *changes]
     experiment = load(FOLDER / f"{file}.yaml", overrides)
     runs = [run for run in plan(experiment) if run.pair == experiment.pairs[0].name]
     for run in runs:
         runtime = Runtime.local(tmp_path / run.run_id, device=torch.device("cpu"), threads=torch.get_num_threads())
         assert execute(run, runtime, tmp_path) == "ok", store.read_row(paths.run_path(tmp_path, run.run_id))["message"]
     rows = [store.read_row(paths.run_path(tmp_path, run.run_id)) for run in runs]
-    assert [row["role"] for row in rows] == ["teacher", "student", "student"]
+    assert [row["role"] for row in rows] == ["teacher"] + ["student"] * (len(rows) - 1)
     for row in rows:
         assert row["steps"] == 4 and row["losses"][-1]["step"] == 4 and sum(row["val_confusion"]) > 0
         assert row["per_image_sha256"] is not None and row["data_ms"] > 0

@@ -15,8 +15,8 @@ from PIL import Image
 from harness.datasets import DATASETS, cache, filedata
 from harness.execution import prepare_data as module
 from harness.execution.prepare_data import PAIRS, prepare
-from tests.cli.test_cli import call, refused
 from tests.support import cluster, trees
+from tests.support.commands import call, refused
 from tests.support.toydata import TOY, write
 
 pytestmark = [pytest.mark.ray, *cluster.QUIET]

@@ -7,8 +7,8 @@ import pytest
 from harness.report import write
 from harness.report.write import write_report
 from harness.results import store
-from tests.cli.test_cli import ROOT
 from tests.support.browser import needs_chromium, opened
+from tests.support.commands import ROOT
 from tests.support.rows import make_experiment, make_row
 
 pytestmark = needs_chromium

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+import harness
 from harness.experiment.spec import PROTOCOL_VERSION
 from harness.results import paths, provenance, record, store
 from tests.support.rows import make_row
@@ -33,7 +34,7 @@ def test_the_row_says_what_was_run(tmp_path):
 
 def test_a_failure_says_what_and_where():
     with pytest.raises(ValueError) as caught:
-        store.read_runs(".", ["nothing"])
+        store.read_rows(".", ["nothing"])
     assert re.fullmatch(r"ValueError: unknown columns \['nothing'\].* \[store\.py:\d+\]", record.failure(caught.value))
     assert record.failure(KeyError("x")) == "KeyError: 'x'"
 
@@ -52,5 +53,5 @@ def test_the_code_version_does_not_need_git(monkeypatch, answer):
         raise answer
 
     monkeypatch.setattr(subprocess, "run", no_git)
-    monkeypatch.setattr(record.Path, "exists", lambda self: True)
-    assert provenance.code_version.__wrapped__() == f"{record.harness.__version__}+uncommitted"
+    monkeypatch.setattr(provenance.Path, "exists", lambda self: True)
+    assert provenance.code_version.__wrapped__() == f"{harness.__version__}+uncommitted"

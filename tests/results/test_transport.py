@@ -17,11 +17,11 @@ from harness.experiment.resources import Resources
 from harness.results import paths
 from harness.results.pull import pull
 from harness.results.storage import Storage
-from tests.cli.test_cli import call, refused
 from tests.cluster.test_job import Cluster, make_job, rows_in
 from tests.cluster.test_manifests import kuberay, slurm
 from tests.cluster.test_package import project_in
 from tests.results.test_storage import put
+from tests.support.commands import call, refused
 from tests.support.rows import make_row
 from tests.support.tiny import write
 

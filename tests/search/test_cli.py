@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import tune
+from harness.bench import Bench
 from harness.cli.app import app
 from harness.experiment.load import load
 from harness.experiment.plan import timing_runs
@@ -21,7 +21,7 @@ from tests.support.searches import TUNED, experiment, fill, rises_with, searched
 
 
 def call(*arguments, code=0):
-    result = CliRunner().invoke(app.app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, (result.output, result.exception)
     return result
 
@@ -68,7 +68,11 @@ def test_a_method_without_a_finished_trial_is_exit_code_1(tmp_path):
         ({}, ["tune"], "nothing to tune: the ruleset is published"),
         ({}, ["run", "--from-search"], "its ruleset is published. Leave the option out"),
         (TUNED, ["run"], "First: sstkd-bench tune FILE; then: sstkd-bench run FILE --from-search"),
-        (TUNED, ["run", "--from-search"], "tiny, none: 0 of 4 trials have a row. Finish the search: sstkd-bench tune"),
+        (
+            TUNED,
+            ["run", "--from-search"],
+            "tiny, none: 0 of 4 trials are finished. Finish the search: sstkd-bench tune",
+        ),
     ],
 )
 def test_mistakes_are_answered(tmp_path, changes, arguments, message):
@@ -102,7 +106,7 @@ def test_check_lists_the_control_of_a_budget_with_its_steps(done):
     lines = [line.split() for line in call(*command, *budget).stdout.splitlines()]
     assert ["tiny", "none", "final", "runs", "1", "6", "0"] in lines
     assert ["tiny", "none", "at", "equal", "seconds", "final", "runs", "1", "12", "0"] in lines
-    last = next(run for run in tune.runs_of(of, file, results, True) if run.control is not None)
+    last = next(run for run in Bench(of, results, file).runs() if run.control is not None)
     record.write_row(last, results / "tiny", RESULT, "ok")
     lines = [line.split() for line in call(*command, *budget).stdout.splitlines()]
     assert ["tiny", "none", "at", "equal", "seconds", "final", "runs", "1", "12", "1"] in lines

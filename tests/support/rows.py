@@ -3,6 +3,7 @@
 import io
 import json
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -41,18 +42,25 @@ def mosaic(rng: np.random.Generator, size: int = 96) -> tuple[np.ndarray, np.nda
     return np.clip(waves, 0, 255), label
 
 
+@cache
+def _scene(index: int) -> tuple[np.ndarray, bytes, bytes]:
+    """The label map; image and label map as PNG."""
+    image, label = mosaic(np.random.default_rng(100 + index))
+    return label, png(image), png(label)
+
+
 def samples(level: float, rng: np.random.Generator, whole: bool) -> list[dict[str, Any]]:
     out = []
     for index in range(3):
-        image, label = mosaic(np.random.default_rng(100 + index))
+        label, image_png, label_png = _scene(index)
         guess = np.where(label == 255, 0, label)
         blocks = np.kron(rng.random((12, 12)), np.ones((8, 8))) > level
         guess = np.where(blocks, (guess + rng.integers(1, 6)) % 6, guess)
         out.append(
             {
                 "index": index,
-                "image": png(image) if whole else None,
-                "label": png(label) if whole else None,
+                "image": image_png if whole else None,
+                "label": label_png if whole else None,
                 "prediction": png(guess),
             }
         )

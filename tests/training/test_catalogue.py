@@ -18,7 +18,7 @@ SMALL = "fpn/resnet18:fpn/tu-mobilenetv3_small_050"
 
 
 def call(*arguments, code=0):
-    result = CliRunner().invoke(app.app, ["methods", *map(str, arguments)])
+    result = CliRunner().invoke(app, ["methods", *map(str, arguments)])
     assert result.exit_code == code, result.output
     return result
 

@@ -1,8 +1,9 @@
 """The loop: what it computes, what it refuses, and that an interrupted run ends where an undisturbed one does."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,20 @@ def by_method(runs: list[Run], name: str) -> Run:
     return next(run for run in runs if run.role == "student" and run.method.name == name)
 
 
-@pytest.mark.parametrize("name", ["none", "kd", "cwd", "sstkd"])
-def test_every_method_gives_a_complete_row(taught: tuple[Path, list[Run]], name: str) -> None:
+@pytest.fixture(scope="module")
+def undisturbed(taught: tuple[Path, list[Run]]) -> Callable[[str], dict[str, Any]]:
+    """The row of a method's run, which is trained once."""
     experiment, runs = taught
-    run = by_method(runs, name)
-    row = finish(experiment, run)
+    return cache(lambda name: finish(experiment, by_method(runs, name)))
+
+
+Undisturbed = Callable[[str], dict[str, Any]]
+
+
+@pytest.mark.parametrize("name", ["none", "kd", "cwd", "sstkd"])
+def test_every_method_gives_a_complete_row(taught: tuple[Path, list[Run]], undisturbed: Undisturbed, name: str) -> None:
+    experiment, runs = taught
+    run, row = by_method(runs, name), undisturbed(name)
     assert (row["status"], row["message"]) == ("ok", "")
     assert [point["step"] for point in row["curve"]] == [3, 6]
     assert row["dev_miou"] == row["curve"][-1]["dev_miou"]
@@ -70,24 +80,28 @@ def test_every_method_gives_a_complete_row(taught: tuple[Path, list[Run]], name:
     assert not paths.checkpoint_directory(experiment, run.run_id).exists()
 
 
-def test_methods_start_from_the_same_student(taught: tuple[Path, list[Run]]) -> None:
-    experiment, runs = taught
-    rows = [finish(experiment, by_method(runs, name)) for name in ("none", "kd", "sstkd")]
-    assert len({row["student_init_sha256"] for row in rows}) == 1
+def test_methods_start_from_the_same_student(undisturbed: Undisturbed) -> None:
+    assert len({undisturbed(name)["student_init_sha256"] for name in ("none", "kd", "sstkd")}) == 1
 
 
 class Killed(BaseException):
     """Stands for the end of the process: nothing in the product catches it."""
 
 
-@pytest.mark.parametrize("name", ["none", "sstkd"])
-@pytest.mark.parametrize("at", [1, 3, 5, 6])
+@pytest.mark.parametrize(
+    ("at", "name"), [(1, "none"), (3, "none"), (5, "none"), (6, "none"), (3, "sstkd"), (6, "sstkd")]
+)
 def test_a_killed_run_ends_like_an_undisturbed_one(
-    taught: tuple[Path, list[Run]], tmp_path: Path, name: str, at: int, monkeypatch: pytest.MonkeyPatch
+    taught: tuple[Path, list[Run]],
+    undisturbed: Undisturbed,
+    tmp_path: Path,
+    name: str,
+    at: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Before a checkpoint and after one, with and without modules of the method's own."""
     experiment, runs = taught
-    run = by_method(runs, name)
-    undisturbed = finish(experiment, run)
+    run, expected = by_method(runs, name), undisturbed(name)
     copy = tmp_path / "again"
     for folder in ("runs", "weights"):
         (copy / folder).mkdir(parents=True)
@@ -113,12 +127,13 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
     torch.manual_seed(12345)  # whatever the global stream holds must not matter
     again = finish(copy, run)
     assert again["resumed"] == (1 if at > 2 else 0)
-    assert {k: again[k] for k in SAME} == {k: undisturbed[k] for k in SAME}
+    assert {k: again[k] for k in SAME} == {k: expected[k] for k in SAME}
 
 
-def test_an_unreadable_checkpoint_is_not_the_end(taught: tuple[Path, list[Run]], tmp_path: Path) -> None:
-    experiment, runs = taught
-    run = by_method(runs, "none")
+def test_an_unreadable_checkpoint_is_not_the_end(
+    taught: tuple[Path, list[Run]], undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    run = by_method(taught[1], "none")
     folder = paths.checkpoint_directory(tmp_path, run.run_id)
     folder.mkdir(parents=True)
     (folder / "step-000000002.pt").write_bytes(b"half a checkpoi")
@@ -126,17 +141,16 @@ def test_an_unreadable_checkpoint_is_not_the_end(taught: tuple[Path, list[Run]],
     execute(run, local(tmp_path, run, on_progress=said.append), tmp_path)
     row = store.read_row(paths.run_path(tmp_path, run.run_id))
     assert "step-000000002.pt is damaged or half-written" in str(said[0].note)
-    assert row["dev_confusion"] == finish(experiment, run)["dev_confusion"]
+    assert row["dev_confusion"] == undisturbed("none")["dev_confusion"]
 
 
 def test_a_checkpoint_of_other_data_is_not_taken_up(
-    taught: tuple[Path, list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    taught: tuple[Path, list[Run]], undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a run on files that were changed in between would carry the hash of the new ones."""
     from harness.training import loop as module
 
-    experiment, runs = taught
-    run, real = by_method(runs, "none"), module.guards.all_contributed
+    run, real = by_method(taught[1], "none"), module.guards.all_contributed
 
     def dies(*arguments: Any) -> None:
         raise Killed
@@ -153,7 +167,7 @@ def test_a_checkpoint_of_other_data_is_not_taken_up(
     row = store.read_row(paths.run_path(tmp_path, run.run_id))
     assert "is of other data" in str(said[0].note)
     assert row["resumed"] == 0 and row["data_hash"] == "0" * 64
-    assert row["dev_confusion"] == finish(experiment, run)["dev_confusion"]
+    assert row["dev_confusion"] == undisturbed("none")["dev_confusion"]
 
 
 def test_accumulation_of_task_gradients_equals_the_whole_batch(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from harness.results import paths, store
 from harness.training.execute import execute
 from harness.training.predict import write_predictions
 from harness.training.runtime import Runtime
-from tests.cli.test_cli import call, refused
 from tests.support import tiny, trees
 from tests.support.caches import prepared
+from tests.support.commands import call, refused
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from harness.experiment.space import LR, Dimension
 from harness.report.plots.style import FAINT, INK, MUTED
-from harness.search.outcome import Outcome, Tried
+from harness.search.outcome import Outcome, TrialResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,7 +98,7 @@ def _parallel(figure: "Figure", axes: "Axes", outcome: Outcome) -> None:
     axes.set_title(f"{outcome.study.label} ({outcome.study.template.pair}): {told}", fontsize=10, color=INK, loc="left")
 
 
-def _height(dimension: Dimension, trial: Tried) -> float:
+def _height(dimension: Dimension, trial: TrialResult) -> float:
     """Where a trial's line crosses the axis of a dimension; nan where that has no effect."""
     value = trial.point.get(dimension.name)
     if value is None:
