@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MAX_LINES, MAX_FUNCTION_LINES = 400, 110  # without the docstring; the training loop is one page
+MAX_LINES, MAX_FUNCTION_LINES = 400, 115  # without the docstring; the training loop is one page
 
 WORDS = "harness harness.errors harness.files harness.metrics harness.seeds harness.taps"  # what everybody may import
 # A package's modules may import each other; beyond that: modules of the project, and other packages.
