@@ -260,13 +260,13 @@ class Bench:
             return
         needed = {run.teacher_run for run in runs if run.method.needs_teacher}
         teachers = self._train_teachers(needed, on_update, retry_failed)
-        from harness.execution.workspace import Home, below, lend
+        from harness.execution.workspace import Workspace, below, copy_teacher
 
         # The curves of a few steps are of no use.
         resources = below(self.experiment.resources, self.directory.name).model_copy(update={"loggers": ()})
-        source, home = Home(self.directory.absolute(), self.experiment.resources), Home(folder, resources)
+        source, home = Workspace(self.directory.absolute(), self.experiment.resources), Workspace(folder, resources)
         for run in teachers:
-            lend(run.run_id, self.directory, source, folder, home)
+            copy_teacher(run.run_id, self.directory, source, folder, home)
         timing = self.experiment.model_copy(update={"resources": resources})
         self._launch([*teachers, *runs], folder, on_update, retry_failed, timing)
 

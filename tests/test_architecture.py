@@ -45,7 +45,7 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.cluster": ("harness.experiment harness.results", "ray yaml"),
     "harness.testing": ("harness.experiment harness.models harness.distillers harness.training", "torch numpy"),
     "harness.cli": (
-        "harness.experiment harness.results harness.analysis harness.report harness.execution.status",
+        "harness.experiment harness.results harness.analysis harness.report harness.execution.status harness.training.progress",
         "typer rich",
     ),
 }

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from harness.analysis.tables import HEADER, QuickTable
 from harness.execution.status import Looker, Status, Why
 from harness.experiment.spec import Run
+from harness.training.progress import Progress
 
 EACH_SECONDS = 1.0  # between two reports of one run, at least
 REPORTED = ("step", "steps", "loss", "terms", "dev_miou", "step_ms", "device", "node")
@@ -53,7 +54,7 @@ class Events:
 
     def _report(self, run_id: str, run: Run, status: Status, now: float, eta: Mapping[str, Any]) -> None:
         """A run's progress, if it came further."""
-        step = status.progress.get(run_id, {}).get("step")
+        step = status.progress.get(run_id, Progress()).step
         when, before = self._said.get(run_id, (-math.inf, None))
         if step is not None and step != before and now - when >= EACH_SECONDS:
             self._said[run_id] = (now, step)
@@ -95,8 +96,8 @@ def _named(run_id: str, run: Run) -> dict[str, Any]:
 
 
 def _reported(run_id: str, status: Status) -> dict[str, Any]:
-    progress = status.progress.get(run_id, {})
-    return {"state": status.state[run_id], **{key: progress.get(key) for key in REPORTED}}
+    progress = status.progress.get(run_id, Progress())
+    return {"state": status.state[run_id], **{key: getattr(progress, key) for key in REPORTED}}
 
 
 def _finite(value: Any) -> Any:

@@ -17,13 +17,13 @@ from typing import Any
 import cv2
 import pyarrow as pa
 import ray
-import torch
 
 from harness.datasets import cache, decode
 from harness.datasets.cache import Format, Manifest, Shard
 from harness.datasets.index import examine
 from harness.datasets.source import OFFICIAL, Sample, Source, require_none, tables_sha256
 from harness.datasets.tree import Tree
+from harness.errors import BadFiles
 from harness.execution.connection import connected
 from harness.experiment.resources import Resources
 from harness.files import sweep, write_atomic
@@ -31,10 +31,6 @@ from harness.files import sweep, write_atomic
 PAIRS = 64
 """Pairs of a shard: half a gigabyte of raw Cityscapes, so that few seconds are lost to an interruption."""
 Progress = Callable[[int, int], None]
-
-
-class _Wrong(Exception):
-    """Files of a shard are wrong; which ones is said elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +230,6 @@ def _answers(
 def make_shard(source: Source, root: Path, to: Path, task: Task, short_side: int | None, how: Format) -> Any:
     """Make one shard; the problems, if there are any (then nothing is written)."""
     cv2.setNumThreads(0)
-    torch.set_num_threads(1)
     tree, entries, problems = Tree(root), [], []
 
     def pairs() -> Iterator[tuple[bytes, Any, Any]]:
@@ -251,11 +246,11 @@ def make_shard(source: Source, root: Path, to: Path, task: Task, short_side: int
             if not problems:
                 yield pair.encoded, small if keeps else None, label
         if problems:
-            raise _Wrong  # what was written so far is thrown away with it
+            raise BadFiles  # discards what was written of the shard
 
     try:
         size, digest = cache.write_shard(to / task.file, pairs(), how)
-    except _Wrong:
+    except BadFiles:
         return problems
     shard = Shard(file=task.file, split=task.split, rows=len(entries), bytes=size, sha256=digest, plan=task.plan)
     lines = cache.index_table(task.split, task.samples, entries)

@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import ray.tune
-import torch
 
 from harness.execution.connection import this_node
+from harness.execution.imports import quick_imports
 from harness.execution.sharing import sharer
-from harness.execution.workspace import Home
+from harness.execution.workspace import Workspace
 from harness.experiment.resources import Resources
 from harness.experiment.rules import Key
 from harness.experiment.spec import Run
 from harness.experiment.studies import Study, trial_run
 from harness.results import store
 from harness.search.outcome import spent
-from harness.training.execute import execute
-from harness.training.runtime import Progress, Runtime
 
 share_over = functools.lru_cache(maxsize=1)(sharer)  # one function per process: it is part of what data is kept by
 
@@ -38,7 +36,7 @@ class Context:
         resources: of a trial.
         studies: a trial names its study by the place in this tuple.
         algorithm: that proposes the trials.
-        shelf: handle of the `Shelf` actor of `node`.
+        shelf: handle of the `SharedObjects` actor of `node`.
         node: a node's id.
     """
 
@@ -57,14 +55,20 @@ def run_trial(config: Mapping[str, Any], context: Context) -> None:
         config: under "each" the place of its "study", its "number" and its "values".
         context: of the search.
     """
-    resources, home = context.resources, Home(context.folder, context.resources)
+    with quick_imports():
+        import torch
+
+        from harness.training.execute import execute
+        from harness.training.runtime import Runtime
+
+    resources, home = context.resources, Workspace(context.folder, context.resources)
     place, number = (int(part) for part in ray.tune.get_context().get_trial_name().split("-"))
     run = trial_run(context.studies[place], number, context.algorithm, config["each"]["values"])
     checkpoints = home.checkpoints(run.run_id)
 
-    def tell(progress: Progress) -> None:
+    def tell(columns: dict[str, Any]) -> None:
         checkpoints.wait()  # Tune may end or pause the trial in its report
-        ray.tune.report({**progress, "dev_miou": progress["curve"][-1]["dev_miou"], "seconds": spent(progress)})
+        ray.tune.report({**columns, "dev_miou": columns["curve"][-1]["dev_miou"], "seconds": spent(columns)})
 
     runtime = Runtime.local(
         checkpoints,
@@ -93,7 +97,7 @@ def _asked_name(key: Key, number: int) -> str:
     return f"asked/{digest}-{number:05d}.json"
 
 
-def asked(home: Home, key: Key, number: int) -> Run | None:
+def asked(home: Workspace, key: Key, number: int) -> Run | None:
     """A trial that was begun and is not finished, if its point does not follow from its number."""
     try:
         return Run.model_validate_json(home.place.read(_asked_name(key, number)))
@@ -101,12 +105,12 @@ def asked(home: Home, key: Key, number: int) -> Run | None:
         return None
 
 
-def remember(home: Home, key: Key, run: Run) -> None:
+def remember(home: Workspace, key: Key, run: Run) -> None:
     """Keep a trial's run until the trial is finished."""
     assert run.trial is not None
     home.place.write(_asked_name(key, run.trial.number), run.model_dump_json().encode())
 
 
-def forget(home: Home, key: Key, number: int) -> None:
+def forget(home: Workspace, key: Key, number: int) -> None:
     """The trial is finished."""
     home.place.remove(_asked_name(key, number))

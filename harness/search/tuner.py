@@ -19,8 +19,8 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.execution.connection import connected, require_room, room, this_node
-from harness.execution.sharing import Shelf
-from harness.execution.workspace import Home, below, lend
+from harness.execution.sharing import SharedObjects
+from harness.execution.workspace import Workspace, below, copy_teacher
 from harness.experiment.search_settings import Search
 from harness.experiment.space import values_in
 from harness.experiment.spec import Experiment, Run
@@ -86,19 +86,19 @@ def search(experiment: Experiment, directory: Path, on_update: Callable[[TrialUp
     points.keep(folder, experiment, studies, values)
     # Of a trial: one worker.
     resources = below(experiment.resources, directory.name).model_copy(update={"workers": 1})
-    home = Home(folder, resources)
+    home = Workspace(folder, resources)
     if home.storage is not None and home.storage.entries("runs"):
         pull(home.storage, folder)
     if all(outcome.complete for outcome in best.outcomes(experiment, directory)):
         return
     for run_id in sorted({str(s.template.teacher_run) for s in studies if s.template.method.needs_teacher}):
-        lend(run_id, directory, Home(directory, experiment.resources), folder, home)
+        copy_teacher(run_id, directory, Workspace(directory, experiment.resources), folder, home)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with connected(resources):
         require_room(resources)
         here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
-        shelf = ray.remote(num_cpus=0)(Shelf).options(scheduling_strategy=here).remote()
+        shelf = ray.remote(num_cpus=0)(SharedObjects).options(scheduling_strategy=here).remote()
         context = Context(folder, resources, tuple(studies), proposer(experiment), shelf, this_node())
         for places in (
             [range(len(studies))] if experiment.search.algorithm is None else [[i] for i in range(len(studies))]
@@ -136,7 +136,7 @@ class _Session(tune.Callback):  # type: ignore[misc]
     def __init__(
         self,
         context: Context,
-        home: Home,
+        home: Workspace,
         experiment: Experiment,
         outcomes: Sequence[Outcome],
         on_update: Callable[[TrialUpdate], None],

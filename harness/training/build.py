@@ -109,30 +109,30 @@ def _network_cost(network: str, num_classes: int, height: int, width: int) -> tu
     return parameters(built), multiply_adds(built.to("meta"), torch.zeros(1, 3, height, width, device="meta"))
 
 
-def teacher_weights(run: Run, experiment: Path) -> tuple[Path, str]:
+def teacher_weights(run: Run, directory: Path) -> tuple[Path, str]:
     """File and expected SHA-256 of the run's teacher.
 
     Raises:
         ValueError: the teacher's own run is missing or failed.
     """
     assert run.teacher_run is not None
-    path = paths.run_path(experiment, run.teacher_run)
+    path = paths.run_path(directory, run.teacher_run)
     if not path.is_file():
         raise ValueError(f"the teacher's row {path} is missing: the teacher {run.teacher_run} was not trained yet")
     row = store.read_row(path)
     if row["status"] != "ok":
         raise ValueError(f"the teacher {run.teacher_run} {row['status']}: {row['message']}")
-    return weights_path(experiment, run.teacher_run), row["weights_sha256"]
+    return weights_path(directory, run.teacher_run), row["weights_sha256"]
 
 
-def build_teacher(run: Run, info: DataInfo, experiment: Path, device: torch.device, share: Share = _made) -> SegNet:
+def build_teacher(run: Run, info: DataInfo, directory: Path, device: torch.device, share: Share = _made) -> SegNet:
     """The frozen teacher in eval mode, loaded once per process; its weights are read once per machine.
 
     Raises:
         ValueError: its weights are missing or are not the ones its row names.
     """
     assert run.teacher is not None
-    path, digest = teacher_weights(run, experiment)
+    path, digest = teacher_weights(run, directory)
     return _load_teacher(run.teacher.model_dump_json(), info.num_classes, path, digest, device, share)
 
 

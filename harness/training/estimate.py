@@ -3,7 +3,6 @@
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 from harness.models import SegNet, build
 from harness.taps import Pair, View
+from harness.training.batches import training_batches
 from harness.training.build import build_method, for_inputs, load_data
 from harness.training.cost import device_name
 from harness.training.runtime import Runtime
@@ -131,9 +131,9 @@ def require_buildable(runs: Sequence[Run]) -> None:
 def _time(run: Run, resources: Resources) -> float:
     data = for_inputs(load_data(run.data), run.train.normalize, run.network.encoder)
     device = torch.device("cuda" if resources.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
-    runtime = Runtime.local(Path(), device=device, threads=resources.cpus_per_worker)
+    runtime = Runtime.local(device=device, threads=resources.cpus_per_worker)
     student, teacher, distiller = _parts(run, data.info.num_classes, device, data.info.ignore_index)
-    batches = runtime.batches(data.train, data.info, run, 0, WARM_UP + TIMED)
+    batches = training_batches(data.train, data.info, run, runtime, 0, WARM_UP + TIMED)
     return step_seconds_of(student, teacher, distiller, batches, data.info.ignore_index)[0]
 
 

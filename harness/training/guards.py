@@ -5,14 +5,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from harness.training.runtime import Runtime
+from harness.training.ranks import Ranks
 
 
 class Guard:
     """Watches one run's terms. On CUDA the values stay on the device between calls of `check`, so it never stalls."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
         self._bad_since: dict[str, Tensor] = {}
 
     def watch(self, terms: Mapping[str, Tensor], step: int) -> None:
@@ -21,7 +21,7 @@ class Guard:
             now = torch.where(torch.isfinite(value), torch.inf, float(step))
             before = self._bad_since.get(name)
             self._bad_since[name] = now if before is None else torch.minimum(before, now)
-        if self._runtime.device.type == "cpu":
+        if self._ranks.device.type == "cpu":
             self.check()
 
     def check(self) -> None:
@@ -33,7 +33,7 @@ class Guard:
         names = sorted(self._bad_since)
         if not names:
             return
-        first = self._runtime.minimum(torch.stack([self._bad_since[name] for name in names]))
+        first = self._ranks.minimum(torch.stack([self._bad_since[name] for name in names]))
         step = float(first.min())
         if step == float("inf"):
             return

@@ -22,9 +22,9 @@ from harness.files import write_atomic
 from harness.models import build, load_into, load_state
 from harness.results import store
 from harness.results.paths import weights_path
+from harness.training.batches import to_batch
 from harness.training.build import for_inputs, load_data
 from harness.training.evaluate import predict
-from harness.training.runtime import Runtime
 
 Pixels = NDArray[np.uint8]
 
@@ -63,7 +63,7 @@ PLAIN = Server(np.arange(256, dtype=np.uint8), lambda name: f"{name}.png")
 
 
 def write_predictions(
-    experiment: Path,
+    directory: Path,
     run_id: str,
     split: str,
     to: Path,
@@ -73,7 +73,7 @@ def write_predictions(
     """Run a trained network over a split and write one PNG per image; the number of images.
 
     Args:
-        experiment: an experiment's results folder.
+        directory: results folder of an experiment.
         run_id: a finished run in it, or the beginning of its run_id.
         split: "val", "dev", "train", or "test": images without labels.
         to: folder of the PNGs.
@@ -83,7 +83,7 @@ def write_predictions(
     Raises:
         ValueError: no such run, it did not finish, its weights are missing, or the split has no images.
     """
-    row = _row(experiment, run_id)
+    row = _row(directory, run_id)
     run = Run.model_validate_json(row["spec"])
     place = str(root.absolute()) if root is not None else run.data.root
     data = load_data(run.data.model_copy(update={"root": place}))
@@ -94,15 +94,14 @@ def write_predictions(
         )
     sees = for_inputs(data, run.train.normalize, run.network.encoder)
     network = build(run.network.model_copy(update={"encoder_weights": None}), data.info.num_classes, 0)
-    path = weights_path(experiment, row["run_id"])
+    path = weights_path(directory, row["run_id"])
     load_into(network, load_state(path, row["weights_sha256"]), str(path))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    runtime = Runtime.local(Path(), device=device, threads=torch.get_num_threads())
     server = SERVERS.get(data.info.name, PLAIN)
     total, images = _images(data, run, split, None if place is None else Path(place))
     network.eval().to(device)
     for done, (name, image, size_hw) in enumerate(images, start=1):
-        classes = _classes(network, image, sees, run, runtime)
+        classes = _classes(network, image, sees, run, device)
         if classes.shape != size_hw:
             classes = cv2.resize(classes, size_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         _write(to / server.place(name), server, classes, data)
@@ -110,8 +109,8 @@ def write_predictions(
     return total
 
 
-def _row(experiment: Path, run_id: str) -> dict[str, Any]:
-    row = store.read_run(experiment, store.find_run(experiment, run_id))
+def _row(directory: Path, run_id: str) -> dict[str, Any]:
+    row = store.read_run(directory, store.find_run(directory, run_id))
     if row["status"] != "ok":
         raise ValueError(f"{row['run_id']} {row['status']}: {row['message']}; a finished run is needed")
     return row
@@ -155,10 +154,10 @@ def _unlabelled(data: Data, run: Run, root: Path | None) -> tuple[int, Iterator[
 
 
 @torch.no_grad()
-def _classes(network: nn.Module, image: Pixels, sees: Data, run: Run, runtime: Runtime) -> Pixels:
+def _classes(network: nn.Module, image: Pixels, sees: Data, run: Run, device: torch.device) -> Pixels:
     """(H, W) uint8 class indices of one image."""
     pixels = torch.from_numpy(image[None].copy())  # the image may be a read-only view
-    batch = runtime.batch(pixels, pixels[..., 0], sees.info, torch.contiguous_format)
+    batch = to_batch(pixels, pixels[..., 0], sees.info, device)
     classes: Pixels = predict(network, batch.image, run.train.evaluation)[0].byte().cpu().numpy()
     return classes
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from harness.cli.app import app
 from harness.distillers import Distiller
-from harness.execution.workspace import Home, lend
+from harness.execution.workspace import Workspace, copy_teacher
 from harness.experiment import rules
 from harness.experiment.load import load
 from harness.experiment.plan import plan, timing_runs
@@ -218,16 +218,16 @@ def test_a_teacher_is_lent_to_a_folder_below(tmp_path: Path, stored: bool) -> No
     directory = tmp_path / "results" / "tiny"
     resources = Resources(storage=str(tmp_path / "bucket")) if stored else Resources()
     store.write_run(directory, make_row(role="teacher", run_id="teacher"))
-    source, folder = Home(directory, resources), times_folder(directory)
-    target = Home(folder, Resources(storage=str(tmp_path / "bucket" / "tiny")) if stored else resources)
+    source, folder = Workspace(directory, resources), times_folder(directory)
+    target = Workspace(folder, Resources(storage=str(tmp_path / "bucket" / "tiny")) if stored else resources)
     if stored:
         source.place.write("weights/teacher.safetensors", b"weights")
     else:
         weights_path(directory, "teacher").parent.mkdir(parents=True)
         weights_path(directory, "teacher").write_bytes(b"weights")
     for _ in range(2):
-        lend("teacher", directory, source, folder, target)
+        copy_teacher("teacher", directory, source, folder, target)
         assert target.place.read("weights/teacher.safetensors") == b"weights"
         assert target.status("teacher") == "ok"
     with pytest.raises(ValueError, match="the teacher's row is missing"):
-        lend("other", directory, source, folder, target)
+        copy_teacher("other", directory, source, folder, target)
