@@ -59,13 +59,13 @@ def prepare(
         root: its folder.
         to: the cache's folder; made if it does not exist.
         variant: the dataset's own parameters, as `source.listing` takes them.
-        short_side: pairs are brought down to this many pixels on their shorter side; None leaves them alone.
+        short_side: pairs are downscaled to this many pixels on their shorter side; None leaves them alone.
         how: `raw` stores pixels, `encoded` the images as they are.
         on_progress: called with the pairs that are done and the number of all.
 
     Raises:
         ValueError: files are missing or wrong (the first 20 are named), or `to` is another cache. Nothing is lost.
-        OSError: the disk is full; whole shards are kept.
+        OSError: the disk is full; complete shards are kept.
     """
     tree = Tree(root)
     if cache.is_cache(root):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from harness.experiment.method import Method
 from harness.experiment.recipe import Budget, StepTime
-from harness.experiment.rules import CONTROLS, PLAIN, Found, Key, needs_times, require_control, require_point
+from harness.experiment.rules import ADDED_CONTROL, PLAIN, Found, Key, needs_times, require_control, require_point
 from harness.experiment.search_settings import Trial
 from harness.experiment.space import LR, with_point
 from harness.experiment.spec import Experiment, PairSpec, Run
@@ -125,7 +125,7 @@ def within_budget(experiment: Experiment, times: Mapping[Key, StepTime]) -> list
         slowest = max(each.ms for (pair, _), each in times.items() if pair == run.pair)
         seconds = run.budget.seconds
         count = _fit(1e-3 * slowest * steps, time.ms) if seconds is None else _fit(seconds, slowest)
-        return _timed(run.model_copy(update={"control": CONTROLS[budget.unit]}), time, count)
+        return _timed(run.model_copy(update={"control": ADDED_CONTROL[budget.unit]}), time, count)
 
     out: list[Run] = []
     # All methods before the controls: an error about a small budget then names a method.

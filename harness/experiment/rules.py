@@ -12,7 +12,7 @@ SOBOL = "sobol"
 """What proposes the trials of the ruleset `tuned`."""
 Key = tuple[str, str]
 """A pair's name and a method's label."""
-CONTROLS = {"steps": "equal seconds", "seconds": "equal steps"}
+ADDED_CONTROL = {"steps": "equal seconds", "seconds": "equal steps"}
 """By budget unit: the additional control, the student without distillation at equal seconds or equal steps."""
 
 
@@ -59,7 +59,7 @@ def labels(experiment: Experiment) -> list[str]:
     """Labels of the table's lines, in order: the methods, then the control that the budget adds."""
     found = [method.label for method in experiment.methods]
     if needs_times(experiment):
-        found.append(control_label(PLAIN, CONTROLS[experiment.budget.unit]))
+        found.append(control_label(PLAIN, ADDED_CONTROL[experiment.budget.unit]))
     return found
 
 

@@ -144,7 +144,7 @@ def _model(function: ast.FunctionDef | None, target: str, path: Path) -> type[Ba
             continue
         try:
             fields[argument.arg] = (kind, ast.literal_eval(default))
-        except (ValueError, TypeError):
+        except ValueError:
             raise ValueError(f"{where} has a default that is not plain data") from None
     # Defaults are validated too: `weight: float = 1` is 1.0 whether or not a file says `weight: 1`.
     config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
