@@ -1,4 +1,4 @@
-"""One run from its first step to its result. No branch on the method, no Ray: the loop is read top to bottom.
+"""One run from its first step to its result. It has no branch on the method and no Ray; read it top to bottom.
 
 `train` is the same function in a plain process, in a warm Ray actor and in the ranks of a Ray Train worker group.
 """
@@ -42,7 +42,7 @@ PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass
 class RunResult:
-    """What a finished run knows: measured columns of its row, in the units that `harness.results.store` names."""
+    """The result of a finished run: measured columns of its row, in the units of `harness.results.schema`."""
 
     columns: dict[str, Any]
     weights_sha256: str | None
@@ -57,7 +57,7 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
         directory: results folder of the experiment; the teacher's weights are read from it, the run's written to it.
 
     Raises:
-        ValueError: something in the run does not fit (teacher, method, data, sizes), with the remedy.
+        ValueError: teacher, method, data or sizes do not fit together; says how to fix it.
         FloatingPointError: a loss term is not finite; names it.
 
     Example:
@@ -94,8 +94,8 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
         recipe.batch_size,
     )
     step = runtime.wrap(module, recipe.sync_batchnorm, module.equal_buffers())
-    seen_by_teacher = _compiled(teacher, recipe.compile) if teacher is not None else None
-    wanted_by_teacher = for_inputs(data, recipe.normalize, run.teacher.encoder).info if run.teacher else data.info
+    teacher_module = _compiled(teacher, recipe.compile) if teacher is not None else None
+    teacher_info = for_inputs(data, recipe.normalize, run.teacher.encoder).info if run.teacher else data.info
     optimizers = Optimizers(recipe.optimizer, step, distiller)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     steps = 0 if run.checkpoint is not None else recipe.steps
@@ -105,20 +105,20 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
     runtime.on_progress(Progress(began=first))
     timer = resume.SaveTimer(runtime, runtime.checkpoint_minutes, first, time.monotonic)
     autocast = torch.autocast(device.type, PRECISION.get(recipe.precision), enabled=recipe.precision in PRECISION)
-    finite = guards.Guard(runtime)
+    finite = guards.FiniteTerms(runtime)
     guards.teacher_untouched(teacher)
     tick = waited = time.perf_counter()
 
     for i, batch in enumerate(training_batches(data.train, data.info, run, runtime, first, steps), start=first):
         log.data_ms.append((time.perf_counter() - waited) * 1e3)
-        # Every stream starts anew from (seed, name, step, rank): nothing has to be remembered to resume.
+        # Random streams are derived from (seed, name, step, rank), so resuming needs no saved state of them.
         torch.manual_seed(seeds.derive(run.seed, "network noise", i, runtime.rank))
         stream = torch.Generator().manual_seed(seeds.derive(run.seed, "distiller noise", i, runtime.rank))
         factor = lr_factor(recipe.schedule, i, steps)
         optimizers.schedule(factor)
         with clock:
             valid = runtime.sum((batch.label != data.info.ignore_index).sum().float()).clamp(min=1)
-            # DDP averages over ranks and the micro-batches are averaged below; the task's sum must undo both.
+            # DDP averages over ranks, and micro-batches are averaged below; the task's sum must undo both.
             valid = valid / (runtime.workers * accumulate)
             sums: Terms = {}
             for piece, (image, label) in enumerate(
@@ -127,8 +127,8 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
                 with runtime.unsynced(step, last=piece == accumulate - 1):
                     with autocast:
                         with torch.no_grad():
-                            shown = converted(image, data.info, wanted_by_teacher)
-                            taught = seen_by_teacher(shown).detach() if seen_by_teacher is not None else None
+                            shown = converted(image, data.info, teacher_info)
+                            taught = teacher_module(shown).detach() if teacher_module is not None else None
                         terms: Terms = step(image, label, taught, valid, i / steps, stream)
                     if i == first:
                         guards.connected(terms, run.method.label, teacher is not None)

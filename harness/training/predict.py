@@ -1,4 +1,4 @@
-"""Predictions of a finished run as the label maps that the test servers take."""
+"""Writes predictions of a finished run as label maps in the format of the test servers."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Server:
-    """How a test server wants a label map: its values, its palette if it has one, the file's place below the folder."""
+    """Format of a test server: values of a label map, whether it has a palette, and a file's path below the folder."""
 
     values: NDArray[np.uint8]
     place: Callable[[str], str]
@@ -49,9 +49,9 @@ def _flat(name: str) -> str:
 
 
 SERVERS = {
-    # Label ids, not train ids; files are found by the image's name whatever their folder.
+    # Label ids, not train ids; the server finds files by the image's name in any folder.
     "cityscapes": Server(_table(list(TRAIN_ID_TO_ID)), _flat),
-    # Palette images in the folders of the archive that the server takes, for training on more than VOC's own train.
+    # Palette images in the folders of the server's archive, for training on more than VOC's own train split.
     "voc2012": Server(
         _table(list(range(21))), lambda name: f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png", palette=True
     ),
@@ -77,8 +77,8 @@ def write_predictions(
         run_id: a finished run in it, or the beginning of its run_id.
         split: "val", "dev", "train", or "test": images without labels.
         to: folder of the PNGs.
-        root: the dataset's folder where it is not (any more) where the run found it.
-        on_progress: called with the images that are done and the number of all.
+        root: the dataset's folder, if it is not where the run found it.
+        on_progress: called with the number of images done and the total.
 
     Raises:
         ValueError: no such run, it did not finish, its weights are missing, or the split has no images.
@@ -89,8 +89,8 @@ def write_predictions(
     data = load_data(run.data.model_copy(update={"root": place}))
     if data.info.content_hash != row["data_hash"] and split != "test":
         raise ValueError(
-            f"{place}: this is not the data of the run (content {data.info.content_hash[:12]}..., the row "
-            f"says {str(row['data_hash'])[:12]}...); give the run's own with --root"
+            f"{place}: these are not the data of the run (content {data.info.content_hash[:12]}..., the row "
+            f"says {str(row['data_hash'])[:12]}...); give their folder with --root"
         )
     sees = for_inputs(data, run.train.normalize, run.network.encoder)
     network = build(run.network.model_copy(update={"encoder_weights": None}), data.info.num_classes, 0)
@@ -112,14 +112,14 @@ def write_predictions(
 def _row(directory: Path, run_id: str) -> dict[str, Any]:
     row = store.read_run(directory, store.find_run(directory, run_id))
     if row["status"] != "ok":
-        raise ValueError(f"{row['run_id']} {row['status']}: {row['message']}; a finished run is needed")
+        raise ValueError(f"{row['run_id']} {row['status']}: {row['message']}; choose a finished run")
     return row
 
 
 def _images(
     data: Data, run: Run, split: str, root: Path | None
 ) -> tuple[int, Iterator[tuple[str, Pixels, tuple[int, int]]]]:
-    """The number of images, and each one's name, pixels as the network is to see them, and size when published."""
+    """The number of images; and each one's name, pixels for the network, and published size."""
     if split == "test":
         return _unlabelled(data, run, root)
     pairs = getattr(data, split)
@@ -139,7 +139,7 @@ def _unlabelled(data: Data, run: Run, root: Path | None) -> tuple[int, Iterator[
     samples = source.unlabelled(tree)
     if not samples:
         raise ValueError(
-            f"{root}: no test images of {data.info.name} are there. Give another folder of it with --root. "
+            f"{root}: contains no test images of {data.info.name}. Give another folder with --root. "
             f"Layout:\n{source.layout}"
         )
 

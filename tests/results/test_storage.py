@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(storage: Storage
     )
     step, said = take(saved)
     assert step == 1
-    assert len(said) == 1 and "step-000000002.pt is damaged or half-written" in said[0]
+    assert len(said) == 1 and "step-000000002.pt is corrupt or partially written" in said[0]
     assert saved.steps() == [1]
 
 

@@ -27,7 +27,7 @@ def terms(**named: float) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_value_that_is_not_finite_stops_a_cpu_run_at_once(bad: float) -> None:
-    watch = guards.Guard(local())
+    watch = guards.FiniteTerms(local())
     for step in range(3):
         watch.watch(terms(task=1.0, cwd=0.0, kd=-1e30), step)
     with pytest.raises(FloatingPointError, match="loss term cwd is not finite at step 3"):
@@ -36,7 +36,7 @@ def test_a_value_that_is_not_finite_stops_a_cpu_run_at_once(bad: float) -> None:
 
 def test_all_terms_that_failed_first_are_named_and_no_later_ones() -> None:
     # A device that is not the CPU: values wait for `check`, as on CUDA.
-    watch = guards.Guard(local("meta"))
+    watch = guards.FiniteTerms(local("meta"))
     nan = float("nan")
     watch.watch(terms(task=1.0, cwd=1.0, kd=1.0), 16_000_001)
     watch.watch(terms(task=1.0, cwd=nan, kd=nan), 16_000_002)
@@ -46,7 +46,7 @@ def test_all_terms_that_failed_first_are_named_and_no_later_ones() -> None:
 
 
 def test_nothing_watched_and_finite_values_pass() -> None:
-    watch = guards.Guard(local("meta"))
+    watch = guards.FiniteTerms(local("meta"))
     watch.check()
     watch.watch(terms(task=1.0), 0)
     watch.check()
@@ -54,7 +54,7 @@ def test_nothing_watched_and_finite_values_pass() -> None:
 
 def test_another_rank_s_failure_stops_this_one() -> None:
     ranks = TwoRanks(torch.device("cpu"), workers=2)
-    watch = guards.Guard(ranks)
+    watch = guards.FiniteTerms(ranks)
     watch.watch(terms(task=1.0), 4)
     ranks.other = 5.0
     with pytest.raises(FloatingPointError, match="task is not finite at step 5"):
@@ -66,7 +66,7 @@ def test_a_distiller_must_give_connected_scalar_terms() -> None:
     task = weight.sum()
     guards.connected({"task": task, "kd": weight.prod()}, "kd", distils=True)
     guards.connected({"task": task}, "none", distils=False)
-    with pytest.raises(ValueError, match="method kd: gives no loss terms"):
+    with pytest.raises(ValueError, match="method kd: returns no loss terms"):
         guards.connected({"task": task}, "kd", distils=True)
     with pytest.raises(ValueError, match=r"method kd: term kd has shape \(2,\)"):
         guards.connected({"task": task, "kd": weight * 2}, "kd", distils=True)

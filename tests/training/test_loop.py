@@ -140,7 +140,7 @@ def test_an_unreadable_checkpoint_is_not_the_end(
     said: list[Progress] = []
     execute(run, local(tmp_path, run, on_progress=said.append), tmp_path)
     row = store.read_row(paths.run_path(tmp_path, run.run_id))
-    assert "step-000000002.pt is damaged or half-written" in str(said[0].note)
+    assert "step-000000002.pt is corrupt or partially written" in str(said[0].note)
     assert row["dev_confusion"] == undisturbed("none")["dev_confusion"]
 
 
@@ -229,7 +229,7 @@ class Idle(Distiller):
         ("silent", "loss term x was 0 in all 6 steps"),
         ("detached", "term x has no gradient"),
         ("vector", "term x has shape (4,); a term is a scalar"),
-        ("nothing", "gives no loss terms"),
+        ("nothing", "returns no loss terms"),
     ],
 )
 def test_faulty_methods_are_loud(
@@ -276,7 +276,7 @@ def test_a_changed_teacher_file_is_refused(taught: tuple[Path, list[Run]], tmp_p
 
 def test_a_missing_teacher_row_says_so(taught: tuple[Path, list[Run]], tmp_path: Path) -> None:
     row = finish(tmp_path, by_method(taught[1], "kd"))
-    assert row["status"] == "failed" and "was not trained yet" in row["message"]
+    assert row["status"] == "failed" and "has not been trained" in row["message"]
 
 
 def test_a_given_teacher_is_evaluated_and_not_trained(taught: tuple[Path, list[Run]], tmp_path: Path) -> None:
