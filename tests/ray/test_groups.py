@@ -77,7 +77,7 @@ def test_workers_that_come_and_go(tmp_path: Path) -> None:
         )
         thread.start()
         added: Any = None
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + cluster.PATIENCE
         while thread.is_alive():
             assert time.monotonic() < deadline, latest[-1].notes
             time.sleep(0.1)
