@@ -113,15 +113,6 @@ def of_experiment(
             references=named,
             unit=experiment.budget.unit,
         )
-        workers = experiment.resources.workers
-        if workers.min != workers.max:
-            findings.append(
-                Finding(
-                    False,
-                    f"workers come and go ({workers.min} to {workers.max}): the batch is the same, the micro-batches "
-                    "whose statistics BatchNorm takes are not; no row of a fixed number of workers is compared",
-                )
-            )
         comparisons = sum(label != ref for ref in named.values() if ref for label in labels)
         # kd against none and none against kd are one comparison.
         comparisons -= all(named.values())

@@ -1,1 +1,8 @@
 """The command `sstkd-bench`: words in, words out; one file per command."""
+
+
+def main() -> None:
+    """Entry point of `sstkd-bench`."""
+    from harness.cli.app import app
+
+    app()

@@ -1,5 +1,5 @@
 """`python -m harness.cli`, which cluster jobs call."""
 
-from harness.cli.app import main
+from harness.cli import main
 
 main()

@@ -1,50 +1,84 @@
-"""`sstkd-bench check` and `sstkd-bench power`: what an experiment will compare, what it costs, and what it can show."""
+"""The commands `sstkd-bench check` and `power`: what an experiment compares, costs and can show."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.report.console import print_columns
+from harness.cli.common import DEFAULT_RESULTS, File, Results, Set, answering, bench
 
 if TYPE_CHECKING:
     from harness.analysis.tables import Block
-    from harness.experiment.spec import Experiment
+    from harness.bench import Bench
+    from harness.experiment.spec import Experiment, Run
 
+Seconds = dict[tuple[str, str, str], float]
+"""Seconds of a training step by (pair, role, method label); empty where nothing was measured."""
 USUAL_SEEDS = (3, 5, 10)
 
 
-def check(experiment: "Experiment", file: Path, results: Path, measure: bool) -> None:
-    """Print the runs of an experiment, their cost, and the fairness report.
+def check(
+    file: File,
+    overrides: Set = None,
+    results: Results = DEFAULT_RESULTS,
+    measure: Annotated[bool, typer.Option(help="Time a few steps of each method on this machine.")] = True,
+) -> None:
+    """Validate an experiment file, list its runs, estimate what they cost, and say what is compared and how fairly."""
+    with answering():
+        wanted = bench(file, overrides, results)
+        print_fairness(wanted.experiment, (_runs if wanted.experiment.search is None else _search)(wanted, measure))
 
-    Args:
-        experiment: as it was read.
-        file: the experiment file.
-        results: folder of all results.
-        measure: whether steps are timed on this machine.
+
+def power(
+    file: File,
+    overrides: Set = None,
+    results: Results = DEFAULT_RESULTS,
+    seeds: Annotated[
+        list[int] | None, typer.Option("--seeds", min=2, help="A number of seeds to look at; repeatable.")
+    ] = None,
+) -> None:
+    """From the seeds so far: the smallest difference to the baseline that the planned number of seeds can show."""
+    with answering():
+        from harness.analysis.comparison import COLUMNS, quick_table
+        from harness.analysis.power import POWER
+        from harness.experiment import rules
+
+        wanted = bench(file, overrides, results)
+        planned = len(wanted.experiment.seeds)
+        numbers = sorted({*(seeds or ())} or {*USUAL_SEEDS, planned} - {1})
+        rows = wanted.rows(COLUMNS)
+        table = quick_table(rows, rules.labels(wanted.experiment), wanted.experiment.seeds)
+        printed = [_print_power(block, numbers, planned) for block in table.blocks]
+        if not any(printed):
+            raise ValueError(f"{wanted.directory}: two finished seeds of a method and of none are needed")
+        typer.echo(
+            "\nSmallest difference to the baseline, in percentage points of dev mIoU, that is found in "
+            f"{POWER:.0%} of the cases\n(paired t, first step of Holm's correction over the pair's comparisons). "
+            "The standard deviation\nis known only within its 95 % interval."
+        )
+
+
+def _runs(wanted: "Bench", measure: bool) -> Seconds:
+    """List the runs and what they cost; the seconds of a step, where they were measured.
 
     Raises:
-        ValueError: no control, or, where steps are timed, a network that cannot be built or a method that does not
-            apply.
+        ValueError: where steps are timed, a network that cannot be built or a method that does not apply.
     """
-    if experiment.search is not None:
-        from harness.cli import tune
-
-        print_fairness(experiment, tune.check(experiment, file, results, measure))
-        return
-    from harness.cli.screen import clock, run_name
+    from harness.cli.progress import clock, run_name
     from harness.experiment.plan import outline
+    from harness.report.console import print_columns
     from harness.results import step_times, store
 
-    rows = store.finished(results / experiment.name)
+    experiment = wanted.experiment
+    rows = store.finished(wanted.directory)
     columns = ["run_id", "pair", "run", "steps", "row", *(["s/step", "time"] if measure else [])]
     lines, seconds, measured = [], 0.0, {}
     if measure:
         from harness.training.estimate import step_seconds
 
         measured = step_seconds(outline(experiment), experiment.resources)
-    runs, unsure = step_times.outlined(experiment, results / experiment.name, str(file), measured)
+    runs, unsure = step_times.outlined(experiment, wanted.directory, wanted.file, measured)
     for run in runs:
         steps = 0 if run.checkpoint is not None else run.train.steps
         cells = [run.run_id, run.pair, run_name(run), str(steps), rows.get(run.run_id, "not run")]
@@ -54,18 +88,18 @@ def check(experiment: "Experiment", file: Path, results: Path, measure: bool) ->
             cells += [f"{each:.3f}", clock(each * steps)]
         lines.append(cells)
     print_columns(columns, lines, right=("steps", "s/step", "time"))
-    waiting = sum(rows.get(run.run_id) != "ok" for run in runs)
-    text = f"{len(runs)} runs, {waiting} to do"
-    if measure and waiting:
+    pending = sum(rows.get(run.run_id) != "ok" for run in runs)
+    text = f"{len(runs)} runs, {pending} pending"
+    if measure and pending:
         device = "GPU" if experiment.resources.gpus_per_worker > 0 else "CPU"
         text += (
             f": about {clock(seconds)} of worker time, {seconds / 3600:.2g} {device}-hours "
-            "(steps only; evaluation and start-up come on top)"
+            "(steps only, without evaluation and start-up)"
         )
     typer.echo(text)
     if unsure:
         typer.echo(unsure)
-    print_fairness(experiment, measured)
+    return measured
 
 
 def print_fairness(experiment: "Experiment", step_seconds: Mapping[tuple[str, str, str], float] | None = None) -> None:
@@ -78,44 +112,9 @@ def print_fairness(experiment: "Experiment", step_seconds: Mapping[tuple[str, st
             typer.echo(str(finding))
 
 
-def power(experiment: "Experiment", file: Path, results: Path, seeds: Sequence[int]) -> None:
-    """Print the smallest difference that numbers of seeds can show, from the rows so far.
-
-    Args:
-        experiment: as it was read.
-        file: the experiment file.
-        results: folder of all results.
-        seeds: numbers of seeds; the planned one and the usual ones when there are none.
-
-    Raises:
-        ValueError: there are no rows yet, or no pair with two seeds.
-    """
-    from harness.analysis.comparison import COLUMNS, quick_table
-    from harness.analysis.power import POWER
-    from harness.cli import tune
-    from harness.experiment import rules
-    from harness.results import store
-
-    planned = len(experiment.seeds)
-    numbers = sorted({*seeds} or {*USUAL_SEEDS, planned} - {1})
-    directory = results / experiment.name
-    ids = [run.run_id for run in tune.runs_of(experiment, file, results, experiment.search is not None)]
-    rows = store.read_runs(directory, list(COLUMNS), run_ids=ids, encoded=True)
-    if not rows.num_rows:
-        raise ValueError(f"{directory}: there are no rows yet. Run it first: sstkd-bench run {file}")
-    table = quick_table(rows, rules.labels(experiment), experiment.seeds)
-    printed = [_print_power(block, numbers, planned) for block in table.blocks]
-    if not any(printed):
-        raise ValueError(f"{directory}: a spread between seeds needs two finished seeds of a method and of none")
-    typer.echo(
-        "\nSmallest difference to the plain student, in percent points of dev mIoU, that is found in "
-        f"{100 * POWER:.0f} % of the cases (paired t,\nfirst step of Holm's correction over the pair's comparisons). "
-        "The spread is known only as well as its 95 % interval says."
-    )
-
-
 def _print_power(block: "Block", numbers: Sequence[int], planned: int) -> bool:
     from harness.analysis import power
+    from harness.report.console import print_columns
 
     lines = []
     for x in power.shown(block, numbers):
@@ -126,7 +125,76 @@ def _print_power(block: "Block", numbers: Sequence[int], planned: int) -> bool:
     if not lines:
         return False
     named = [f"{n} seeds" + (" (planned)" if n == planned else "") for n in numbers]
-    columns = ["method", "pairs", "difference", "spread", *named, "seeds it takes"]
+    columns = ["method", "pairs", "difference", "standard deviation", *named, "seeds needed"]
     typer.echo(f"\n{block.pair} on {block.dataset}, {block.comparisons} comparisons")
     print_columns(columns, lines, right=tuple(columns[1:]))
     return True
+
+
+def _search(wanted: "Bench", measure: bool) -> Seconds:
+    """List the teachers, the trials and the final runs of an experiment with a search, and what they cost.
+
+    Raises:
+        ValueError: a network cannot be built, a method does not apply, or timing a step has failed.
+    """
+    from harness.cli.progress import clock
+    from harness.experiment.plan import outline
+    from harness.report.console import print_columns
+    from harness.results import step_times, store
+    from harness.search import outcome as best
+
+    experiment, directory = wanted.experiment, wanted.directory
+    rows = store.finished(directory)
+    measured: Seconds = {}
+    if measure:
+        from harness.training.estimate import step_seconds
+
+        measured = step_seconds(outline(experiment), experiment.resources)
+    runs, unsure = step_times.outlined(experiment, directory, wanted.file, measured)
+    lines, total = [], 0.0
+
+    def line(run: "Run", what: str, count: int, steps: int, done: int) -> None:
+        nonlocal total
+        cells = [
+            run.pair,
+            run.label if run.role == "student" else "teacher",
+            what,
+            str(count),
+            str(steps),
+            str(done),
+        ]
+        if measure:
+            each = measured[run.pair, run.role, run.method.label]
+            total += each * steps * max(0, count - done)
+            cells += [f"{each:.3f}", clock(each * steps * count)]
+        lines.append(cells)
+
+    for run in runs:
+        if run.role == "teacher":
+            line(run, "run", 1, 0 if run.checkpoint is not None else run.train.steps, int(rows.get(run.run_id) == "ok"))
+    outcomes = best.outcomes(experiment, directory)
+    for outcome in outcomes:
+        template = outcome.study.template
+        line(template, "trials", outcome.wanted, template.train.steps, len(outcome.trials))
+    finals: Counter[tuple[str, str]] = Counter()  # finished final runs; their points are known after the search only
+    complete = all(outcome.complete and outcome.best is not None for outcome in outcomes)
+    if complete and step_times.timed(experiment, directory):
+        final = wanted.runs()
+        there = (a for a, b in zip(runs, final, strict=True) if rows.get(b.run_id) == "ok")
+        finals.update((run.pair, run.label) for run in there if run.role == "student")
+    for run in runs:
+        if run.role == "student" and run.seed == experiment.seeds[0]:
+            line(run, "final runs", len(experiment.seeds), run.train.steps, finals[run.pair, run.label])
+    print_columns(
+        ["pair", "method", "what", "count", "steps", "finished", *(["s/step", "time"] if measure else [])],
+        lines,
+        right=("count", "steps", "finished", "s/step", "time"),
+    )
+    if measure:
+        typer.echo(
+            f"about {clock(total)} of worker time pending (steps only, without evaluation and start-up; trials "
+            "that are stopped early take less)"
+        )
+    if unsure:
+        typer.echo(unsure)
+    return measured

@@ -1,17 +1,35 @@
-"""What all commands share: their options, and errors as one line each with an exit code."""
+"""What the commands share: options, the experiment that is read, tables of plain columns, errors with an exit code."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from harness.bench import Bench
+    from harness.experiment.spec import Experiment
+
 WRONG_PATH = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError)
+DEFAULT_RESULTS = Path("results")
+
+File = Annotated[Path, typer.Argument(help="Experiment file (YAML).")]
+Files = Annotated[list[Path], typer.Argument(help="Experiment files (YAML).")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. train.steps=20; repeatable; recorded."),
+]
+Results = Annotated[Path, typer.Option("--results", help="Folder of all results.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print progress and the table as JSON: one object per line.")]
+Directory = Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")]
+RunId = Annotated[str, typer.Argument(help="The run, or the beginning of its run_id.")]
 
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Turn what went wrong into a message and an exit code; SSTKD_BENCH_TRACEBACK=1 shows where instead."""
+    """Turn an error into a message and an exit code; SSTKD_BENCH_TRACEBACK=1 shows where it was raised instead."""
     try:
         yield
     except BrokenPipeError:  # `... | head`: nobody reads any more
@@ -22,3 +40,17 @@ def answering() -> Iterator[None]:
         for line in str(error).splitlines() or [type(error).__name__]:
             typer.echo(f"error: {line}", err=True)
         raise typer.Exit(2 if isinstance(error, (ValueError, *WRONG_PATH)) else 1) from None
+
+
+def load(file: Path, overrides: list[str] | None, here: bool = True) -> "Experiment":
+    """The experiment of a file; `here` is False where the paths of data and weights may be a cluster's."""
+    from harness.experiment import load as loader
+
+    return loader.load(file, overrides or [], here=here)
+
+
+def bench(file: Path, overrides: list[str] | None, results: Path) -> "Bench":
+    """The experiment of a file, and its folder below `results`."""
+    from harness.bench import Bench
+
+    return Bench(load(file, overrides), results, file)

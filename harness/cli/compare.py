@@ -1,60 +1,41 @@
 """The command `sstkd-bench compare`: methods over the pairs and datasets of several experiments."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.report.console import output, print_columns
+from harness.cli.common import DEFAULT_RESULTS, Files, Results, Set, answering, bench
 
 if TYPE_CHECKING:
     from harness.analysis.across import Across
-    from harness.experiment.spec import Experiment
 
 STANDINGS = ("method", "mean rank", "gain", "beats the plain student's runs", "profile", "beyond noise")
 
 
-def compare(files: "Sequence[tuple[Path, Experiment]]", results: Path, to: Path) -> None:
-    """Print the comparison, and write it with its pictures into a folder.
+def compare(
+    files: Files,
+    overrides: Set = None,
+    results: Results = DEFAULT_RESULTS,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder for tables and pictures; RESULTS/compare without it.")
+    ] = None,
+) -> None:
+    """Compare methods over all pairs and datasets of several experiments: gains, ranks, profiles, costs."""
+    with answering():
+        from harness.bench import compared
+        from harness.files import write_atomic
 
-    Args:
-        files: experiment files and what was read from them.
-        results: folder of all results.
-        to: the folder, which is made.
-
-    Raises:
-        ValueError: there are no rows, rows or experiments that must not be compared, or no plain student.
-        OSError: the folder cannot be written.
-    """
-    from harness.analysis.across import across
-    from harness.analysis.comparison import COLUMNS, quick_table
-    from harness.cli import tune
-    from harness.experiment import rules
-    from harness.files import write_atomic
-    from harness.results import store
-
-    tables, rows = [], dict[str, dict[str, Any]]()
-    more = (
-        *("student_parameters", "student_macs", "student_latency_ms", "train_seconds"),
-        *("dev_confusion", "dev_boundary_confusion"),
-    )
-    for file, experiment in files:
-        directory = results / experiment.name
-        ids = [run.run_id for run in tune.runs_of(experiment, file, results, experiment.search is not None)]
-        read = store.read_runs(directory, [*COLUMNS, *more, "class_names"], run_ids=ids)
-        if not read.num_rows:
-            raise ValueError(f"{directory}: there are no rows yet. Run it first: sstkd-bench run {file}")
-        tables.append(quick_table(read, rules.labels(experiment), experiment.seeds))
-        rows |= {row["run_id"]: row for row in read.to_pylist()}
-    found = across(tables)
-    _print(found)
-    to.mkdir(parents=True, exist_ok=True)
-    write_atomic(to / "compare.md", _markdown(found, rows))
-    for name, content in _pictures(found, rows).items():
-        write_atomic(to / name, content)
-    typer.echo(f"\ntables and pictures: {to}")
+        folder = to or results / "compare"
+        found, rows = compared(bench(file, overrides, results) for file in files)
+        _print(found)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "compare.md", _markdown(found, rows))
+        for name, content in _pictures(found, rows).items():
+            write_atomic(folder / name, content)
+        typer.echo(f"\ntables and pictures: {folder}")
 
 
 def _matrix(found: "Across") -> tuple[list[str], list[list[str]]]:
@@ -110,6 +91,8 @@ def _notes(found: "Across") -> list[str]:
 
 def _print(found: "Across") -> None:
     from rich.text import Text
+
+    from harness.report.console import output, print_columns
 
     head, lines = _matrix(found)
     print_columns(head, lines, right=tuple(head[1:]))

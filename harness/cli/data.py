@@ -1,4 +1,4 @@
-"""The commands `sstkd-bench data ...`: what a dataset is, whether a copy of it is whole, and its prepared cache."""
+"""The commands `sstkd-bench data ...`: what a dataset is, whether a copy is complete, and its prepared cache."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -7,10 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli.common import answering
-from harness.report.console import print_columns
 
 data_app = typer.Typer(
-    help="Datasets: what they are, whether they are whole, the prepared cache.", no_args_is_help=True
+    help="Datasets: what they are, whether a copy is complete, the prepared cache.", no_args_is_help=True
 )
 
 Name = Annotated[str, typer.Argument(help="A dataset, see `sstkd-bench data info`.")]
@@ -65,6 +64,7 @@ def data_info(
     """What a dataset is: classes and colours, splits, folder layout, licence, how to get it, parameters."""
     with answering():
         from harness.datasets import inspect
+        from harness.report.console import print_columns
 
         if name is None:
             print_columns(
@@ -77,9 +77,10 @@ def data_info(
 
 @data_app.command("check")
 def data_check(name: Name, root: Root = None, settings: Set = None) -> None:
-    """Read every file: pairs, sizes, label ids, pixels per class, damaged files. Exit code 1 if anything is wrong."""
+    """Read every file: pairs, sizes, label ids, pixels per class, corrupt files. Exit code 1 if anything is wrong."""
     with answering():
         from harness.datasets import inspect
+        from harness.report.console import print_columns
 
         found = inspect.check(name, root, _parameters(name, settings))
         if found.splits:
@@ -91,7 +92,7 @@ def data_check(name: Name, root: Root = None, settings: Set = None) -> None:
             typer.echo(f"note: {note}")
         for problem in found.problems:
             typer.echo(f"wrong: {problem}", err=True)
-        typer.echo(f"{len(found.problems)} problems" if found.problems else "nothing is wrong")
+        typer.echo(f"{len(found.problems)} problems" if found.problems else "no problems found")
     if found.problems:
         raise typer.Exit(1)
 
@@ -106,7 +107,7 @@ def data_prepare(
     ] = Format.RAW,
     settings: Set = None,
 ) -> None:
-    """Make the prepared cache, in parallel. Interrupt it at any time; the same command continues."""
+    """Make the prepared cache, in parallel. Interrupt it at any time; re-run the same command to resume."""
     with answering():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -130,7 +131,9 @@ def data_prepare(
 
                 manifest = prepare(source, root, to, variant, short_side, form.value, show)
         except KeyboardInterrupt:
-            typer.echo(f"interrupted: whole shards are in {to / 'shards'}; the same command continues.", err=True)
+            typer.echo(
+                f"interrupted: complete shards are in {to / 'shards'}; re-run the same command to resume", err=True
+            )
             raise typer.Exit(130) from None
         size = sum(shard.bytes for shard in manifest.shards)
         pairs = sum(shard.rows for shard in manifest.shards)

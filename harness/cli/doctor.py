@@ -1,4 +1,4 @@
-"""Is this machine ready? Versions, devices, disk, Ray, datasets, and what one experiment needs."""
+"""The command `sstkd-bench doctor`: check the environment, and what one experiment needs."""
 
 import os
 import platform
@@ -6,17 +6,33 @@ import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
+import typer
 
-from harness.experiment.spec import Dataset, Weights
-from harness.results import provenance
+from harness.cli.common import DEFAULT_RESULTS, Results, answering
+
+if TYPE_CHECKING:
+    from harness.experiment.spec import Dataset, Weights
 
 FREE_GB = 2.0
 
 
+def doctor(
+    file: Annotated[Path | None, typer.Argument(help="Also check what this experiment needs.")] = None,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """Check the environment: versions, devices, disk, Ray, datasets. Exit code 1 if something is missing."""
+    with answering():
+        problems = diagnose(file, results)
+    if problems:
+        raise typer.Exit(1)
+
+
 def diagnose(file: Path | None, results: Path) -> int:
     """Print one line per check; returns the number of problems."""
+    from rich.console import Console
+
     console = Console()
     problems = 0
     for name, okay, text in [*_python(), *_devices(), _disk(results), _ray(), *_datasets(), *_experiment(file)]:
@@ -29,6 +45,8 @@ Line = tuple[str, bool, str]
 
 
 def _python() -> list[Line]:
+    from harness.results import provenance
+
     lines: list[Line] = [
         ("code", True, provenance.code_version()),
         ("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}"),
@@ -99,11 +117,11 @@ def _datasets() -> list[Line]:
 def _experiment(file: Path | None) -> list[Line]:
     if file is None:
         return []
-    from harness.experiment.load import load
+    from harness.cli.common import load
     from harness.experiment.plan import outline
 
     try:
-        experiment = load(file)
+        experiment = load(file, None)
         runs = outline(experiment)
     except ValueError as error:
         return [(str(file), False, line) for line in str(error).splitlines()]
@@ -120,7 +138,7 @@ def _experiment(file: Path | None) -> list[Line]:
     return lines
 
 
-def _data(data: Dataset) -> list[Line]:
+def _data(data: "Dataset") -> list[Line]:
     """What is below data.root, by name only: reading all of it takes minutes, and is what `data check` is for."""
     try:
         from harness.datasets import SOURCES, cache, inspect
@@ -147,7 +165,7 @@ def _data(data: Dataset) -> list[Line]:
     return [("data.root", False, text + listing.problems[0])]
 
 
-def _weights(weights: Weights) -> tuple[bool, str]:
+def _weights(weights: "Weights") -> tuple[bool, str]:
     from harness.files import sha256
 
     try:

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.report.console import print_columns
+from harness.cli.common import DEFAULT_RESULTS, Results, answering
+from harness.cli.run import run
 
 if TYPE_CHECKING:
     from harness.experiment.spec import Experiment
@@ -30,7 +31,41 @@ class Known:
     experiment: "Experiment"
 
 
-def show(table: str, dry_run: bool, results: Path, write: Path | None, measure: bool) -> list[Path]:
+def reproduce(
+    table: Annotated[str | None, typer.Argument(help="E.g. sstkd-table-1; a wrong name lists all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan, its cost and its state.")] = False,
+    results: Results = DEFAULT_RESULTS,
+    write: Annotated[Path | None, typer.Option("--write", help="Only write the experiment files, into here.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time a step of each method here, on random images; minutes on a CPU.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Only write the state of all tables, as Markdown, into this file.")
+    ] = None,
+) -> None:
+    """Plan a paper's table: its experiments, their cost, and the state of each cell; then run them."""
+    with answering():
+        from harness.files import write_atomic
+
+        if (table is None) == (page is None):
+            raise ValueError("name a table, or give --page FILE for the state of all of them")
+        if page is not None:
+            write_atomic(page, state_page(results))
+            return
+        paths = _show(str(table), dry_run, results, write, measure)
+    failed = False
+    for path in paths if write is None else ():
+        try:
+            run(path, results=results)
+        except typer.Exit as left:
+            if left.exit_code != 1:
+                raise
+            failed = True  # which does not keep the next experiment from running
+    if failed:
+        raise typer.Exit(1)
+
+
+def _show(table: str, dry_run: bool, results: Path, write: Path | None, measure: bool) -> list[Path]:
     """Print the plan of a table, its cost and its state; or with `write` the experiment files that were written.
 
     Args:
@@ -49,6 +84,7 @@ def show(table: str, dry_run: bool, results: Path, write: Path | None, measure: 
     """
     from harness.papers.published import published_folder, read_published
     from harness.papers.reproduce import find_table
+    from harness.report.console import print_columns
 
     wanted, figures = find_table(table), read_published(published_folder(results))
     with _folder(write or (None if dry_run else results / FOLDER)) as folder:
@@ -85,7 +121,7 @@ def _folder(given: Path | None) -> Iterator[Path]:
 
 
 def _experiments(table: "PaperTable", folder: Path) -> tuple[list[Known], list[str]]:
-    """The experiments of a table, their files in `folder`; and the names of those that nobody can write."""
+    """The experiments of a table, their files in `folder`; and the names of those whose recipe is not known here."""
     import yaml
 
     import harness
@@ -117,7 +153,7 @@ def _states(table: "PaperTable", known: Sequence[Known], figures: "Sequence[Figu
 
     seeds = {each.dataset: len(each.experiment.seeds) for each in known}
     folders = [results / results_name(table, name) for name in dict.fromkeys(c.dataset for c in table.columns)]
-    rows = pa.concat_tables([store.read_runs(folder, list(COLUMNS)) for folder in folders])
+    rows = pa.concat_tables([store.read_rows(folder, list(COLUMNS)) for folder in folders])
     lines = []
     columns = [column for _ in table.lines for column in table.columns]
     for cell, column in zip(build(table, prepared(rows), figures).cells, columns, strict=True):
@@ -136,7 +172,7 @@ def _cost(experiment: "Experiment", measure: bool) -> str:
     from harness.experiment.plan import plan
 
     runs = plan(experiment)
-    train, workers = experiment.train, experiment.resources.workers.max
+    train, workers = experiment.train, experiment.resources.workers
     steps = sum(run.train.steps for run in runs)
     text = f"results/{experiment.name}: {len(runs)} runs, {steps:,} steps of {train.batch_size} images"
     text += f", each run on {workers} workers" if workers > 1 else ""
@@ -150,11 +186,11 @@ def _cost(experiment: "Experiment", measure: bool) -> str:
     kind = "CPU" if device.startswith("CPU") else "GPU"
     return (
         f"{text}: about {hours:,.0f} {kind}-hours on {device}, from one step of each method with {IMAGES_TIMED} random "
-        f"images of {crop}, scaled to {train.batch_size} (evaluation comes on top)"
+        f"images of {crop}, scaled to {train.batch_size} (without evaluation)"
     )
 
 
-def page(results: Path) -> str:
+def state_page(results: Path) -> str:
     """The state of every table, as Markdown; errors as `show`."""
     from harness.papers.cells import Grid
     from harness.papers.published import published_folder, read_published

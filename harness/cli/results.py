@@ -1,22 +1,22 @@
-"""The commands `sstkd-bench results ...`: look at rows, and bring them home."""
+"""The commands `sstkd-bench results ...`: look at rows, fetch them, pack them."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from harness.cli.common import answering
-from harness.report.console import print_columns
+from harness.cli.common import Directory, RunId, answering
 
 results_app = typer.Typer(help="Look at the rows.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @results_app.command("list")
 def results_list(
-    directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
+    directory: Directory,
 ) -> None:
     """One line per row."""
     with answering():
+        from harness.report.console import print_columns
         from harness.results import store
 
         columns = [
@@ -32,9 +32,9 @@ def results_list(
             "step_ms",
             "message",
         ]
-        rows = store.read_runs(directory, columns).to_pylist()
+        rows = store.read_rows(directory, columns).to_pylist()
         if not rows:
-            raise ValueError(f"{directory}: there are no rows (expected {directory / 'runs'}/*.parquet)")
+            raise ValueError(f"{directory}: no results yet (expected {directory / 'runs'}/*.parquet)")
         lines = [
             ["" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows
         ]
@@ -43,8 +43,8 @@ def results_list(
 
 @results_app.command("show")
 def results_show(
-    directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
-    run_id: Annotated[str, typer.Argument(help="The run, or the beginning of its run_id.")],
+    directory: Directory,
+    run_id: RunId,
 ) -> None:
     """Everything in one row, as JSON (pictures as their size), and every score of its confusion matrices."""
     with answering():
@@ -73,12 +73,12 @@ def results_pull(
 
         pulled = pull(Storage(source), directory, weights)
         networks = f", {pulled.weights} other files" if weights else ""
-        typer.echo(f"{directory}: {pulled.new} rows new, {pulled.kept} were there{networks}")
+        typer.echo(f"{directory}: {pulled.new} rows fetched, {pulled.kept} already present{networks}")
 
 
 @results_app.command("pack")
 def results_pack(
-    directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
+    directory: Directory,
 ) -> None:
     """Put finished students' rows into one file: thousands of rows read faster so. Everything else works as before."""
     with answering():
@@ -86,16 +86,16 @@ def results_pack(
 
         done = pack(directory)
         if not done.rows:
-            typer.echo(f"{directory}: no row that is not packed already")
+            typer.echo(f"{directory}: every row is packed already")
             return
         typer.echo(
-            f"{directory}: {done.rows} rows are in one file of {_size(done.after)} (single files: {_size(done.before)})"
+            f"{directory}: {done.rows} rows packed into one file of {_size(done.after)} (before: {_size(done.before)})"
         )
 
 
 @results_app.command("unpack")
 def results_unpack(
-    directory: Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")],
+    directory: Directory,
 ) -> None:
     """Make packed rows single files again, for instance to delete one and run it again."""
     with answering():

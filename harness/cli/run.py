@@ -1,22 +1,80 @@
-"""How `sstkd-bench run` shows what happens, and how it ends when it is interrupted."""
+"""The command `sstkd-bench run`: run all pending runs, show their progress, print the table."""
 
-import os
 import signal
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.common import DEFAULT_RESULTS, AsJson, File, Results, Set, answering, bench
+
 if TYPE_CHECKING:
-    from harness.cli.display import Display
+    from harness.bench import Bench
     from harness.cli.events import Events
-    from harness.experiment.spec import Experiment, Run
+    from harness.cli.progress import Display
+    from harness.experiment.spec import Experiment
 
 
-def shower(directory: Path, as_json: bool) -> "Display | Events":
+def run(
+    file: File,
+    overrides: Set = None,
+    results: Results = DEFAULT_RESULTS,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
+    from_search: Annotated[
+        bool, typer.Option("--from-search", help="With the best point of each method; after `tune`.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run all pending runs, then print the table. Interrupt it at any time; re-run the same command to resume."""
+    with answering():
+        from harness.cli.events import Events
+
+        wanted = bench(file, overrides, results)
+        require_from_search(wanted.experiment, file, from_search)
+        show = progress(wanted.directory, as_json)
+        before = wanted.states()
+        try:
+            with stopped_by_sigterm(), show:
+                states = wanted.run(show, retry_failed)
+        except KeyboardInterrupt:
+            interrupted(wanted, show)
+            raise typer.Exit(130) from None
+        table = wanted.write_report(rewrite=states != before or retry_failed)
+        if isinstance(show, Events):
+            show.table(table)
+            show.done(states.values())
+        else:
+            from harness.report.console import print_table
+
+            print_table(table, directory=wanted.directory)
+    exit_by(list(states.values()), wanted.directory)
+
+
+def exit_by(states: list[str], directory: Path) -> None:
+    """Exit code 1 where a run failed."""
+    if failed := sum(state in ("failed", "skipped") for state in states):
+        typer.echo(f"{failed} of {len(states)} runs failed; see `sstkd-bench results list {directory}`", err=True)
+        raise typer.Exit(1)
+
+
+def require_from_search(experiment: "Experiment", file: Path, from_search: bool) -> None:
+    """`--from-search` belongs to an experiment with a search, and such an experiment is only run with it.
+
+    Raises:
+        ValueError: one without the other.
+    """
+    from harness.experiment import rules
+
+    if from_search and experiment.search is None:
+        raise ValueError(f"--from-search: {file} has no search; its ruleset is published. Leave the option out")
+    if not from_search:
+        rules.require_point(experiment, None)
+
+
+def progress(directory: Path, as_json: bool) -> "Display | Events":
     """What shows the progress of an experiment: on the terminal, or as JSON on standard output."""
 
     def why(run_id: str) -> str | None:
@@ -24,7 +82,7 @@ def shower(directory: Path, as_json: bool) -> "Display | Events":
 
         try:
             message: str = store.read_run(directory, run_id)["message"]
-        except (OSError, ValueError):  # the row says it all the same, or the table that it is damaged
+        except (OSError, ValueError):  # the run failed all the same, or the table names the corrupt row
             return None
         return message
 
@@ -34,129 +92,25 @@ def shower(directory: Path, as_json: bool) -> "Display | Events":
         return Events(sys.stdout, why)
     from rich.console import Console
 
-    from harness.cli.display import Display
+    from harness.cli.progress import Display
 
     return Display(Console(), why)
 
 
-def launch(
-    runs: "Sequence[Run]", experiment: "Experiment", directory: Path, show: "Display | Events", retry_failed: bool
-) -> None:
-    """Bring every run to a row.
+def interrupted(wanted: "Bench", show: "Display | Events") -> None:
+    """Say what has finished, and how to resume."""
+    from harness.cli.events import Events
 
-    Raises:
-        ValueError: as `harness.execution.launcher.run_all`.
-        OSError: as `harness.execution.launcher.run_all`, and where `directory` cannot be written.
-        typer.Exit: 130, it was interrupted.
-    """
-    # Better told now than after the training.
-    directory.mkdir(parents=True, exist_ok=True)
-    if not os.access(directory, os.W_OK):
-        raise PermissionError(f"{directory} cannot be written; choose another --results folder")
-
-    try:
-        with ended_by_sigterm(), show:
-            from harness.execution.launcher import run_all  # torch and ray: seconds
-
-            run_all(runs, experiment.resources, directory, show, retry_failed)
-    except KeyboardInterrupt:
-        _interrupted(runs, directory, show)
-        raise typer.Exit(130) from None
-
-
-def train_teachers(
-    experiment: "Experiment",
-    wanted: Collection[str | None],
-    directory: Path,
-    show: "Display | Events",
-    retry_failed: bool,
-) -> "list[Run]":
-    """Train teachers before the runs that need them are planned; build every method on its pair before that.
-
-    Args:
-        experiment: whose.
-        wanted: their run_ids; None, the teacher of a method that needs none, is passed over.
-        directory: the experiment's results folder.
-        show: shows the progress.
-        retry_failed: train those again that failed.
-
-    Returns:
-        The teachers' runs.
-
-    Raises:
-        ValueError: as `launch`; a network cannot be built, a method does not apply, a logger is not installed.
-        OSError: as `launch`.
-        typer.Exit: 130, it was interrupted.
-    """
-    from harness.experiment.plan import outline
-
-    runs = outline(experiment)
-    require_ready(experiment, runs)
-    teachers = [run for run in runs if run.run_id in wanted]
-    if waiting(teachers, directory, retry_failed):
-        launch(teachers, experiment, directory, show, retry_failed)
-    return teachers
-
-
-def require_ready(experiment: "Experiment", runs: "Sequence[Run]") -> None:
-    """Look for what would end the runs, before hours are spent on a teacher.
-
-    Raises:
-        ValueError: a logger is not installed, a network cannot be built, or a method does not apply to its pair.
-    """
-    from harness.execution import loggers
-
-    loggers.require(experiment.resources.loggers)
-    if experiment.resources.address == "local":  # elsewhere this machine may not have the data
-        from harness.training.estimate import require_buildable
-
-        require_buildable(runs)
-
-
-def waiting(runs: "Sequence[Run]", directory: Path, retry_failed: bool) -> "list[Run]":
-    """The runs that have no row yet, or one that is not to count."""
-    again = ("waiting", "failed", "skipped") if retry_failed else ("waiting",)
-    return [run for run, state in zip(runs, states(runs, directory), strict=True) if state in again]
-
-
-def time_steps(experiment: "Experiment", directory: Path, show: "Display | Events", retry_failed: bool) -> None:
-    """Where the budget is one of seconds: time a step of every method, after its teacher has been trained.
-
-    Args:
-        experiment: any.
-        directory: its results folder.
-        show: shows the progress.
-        retry_failed: train and time again what failed.
-
-    Raises:
-        ValueError: as `train_teachers`; a teacher or a method failed.
-        OSError: as `launch`.
-        typer.Exit: 130, it was interrupted.
-    """
-    from harness.experiment import rules
-    from harness.experiment.plan import timing_runs
-    from harness.results import paths
-
-    if not rules.needs_times(experiment):
-        return
-    folder, runs = paths.times_folder(directory).absolute(), timing_runs(experiment)
-    if not waiting(runs, folder, retry_failed):
-        return
-    needed = {run.teacher_run for run in runs if run.method.needs_teacher}
-    teachers = train_teachers(experiment, needed, directory, show, retry_failed)
-    from harness.execution.workspace import Home, below, lend
-
-    # Nobody looks at the curves of a few steps.
-    resources = below(experiment.resources, directory.name).model_copy(update={"loggers": ()})
-    source, home = Home(directory.absolute(), experiment.resources), Home(folder, resources)
-    for run in teachers:
-        lend(run.run_id, directory, source, folder, home)
-    timing = experiment.model_copy(update={"resources": resources})
-    launch([*teachers, *runs], timing, folder, show, retry_failed)
+    states = list(wanted.states().values())
+    if isinstance(show, Events):
+        show.done(states, interrupted=True)
+    else:
+        count = f"{states.count('ok')} of {len(states)} runs have finished"
+        typer.echo(f"interrupted: {count}, rows in {wanted.directory / 'runs'}; re-run the same command to resume")
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
+def stopped_by_sigterm() -> Iterator[None]:
     """SIGTERM is like Ctrl-C for the duration of a block."""
 
     def stop(number: int, frame: object) -> None:
@@ -167,21 +121,3 @@ def ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _interrupted(runs: "Sequence[Run]", directory: Path, show: "Display | Events") -> None:
-    from harness.cli.events import Events
-
-    if isinstance(show, Events):
-        show.done(states(runs, directory), interrupted=True)
-        return
-    done = states(runs, directory).count("ok")
-    typer.echo(f"interrupted: {done} rows are in {directory / 'runs'}; the same command continues.")
-
-
-def states(runs: "Sequence[Run]", directory: Path) -> list[str]:
-    """What the row of each run says: "ok", "failed", "skipped"; "waiting" without one."""
-    from harness.results import store
-
-    rows: dict[str, Any] = store.finished(directory)
-    return [rows.get(run.run_id, "waiting") for run in runs]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.common import answering
+from harness.cli.common import DEFAULT_RESULTS, Results, Set, answering, load
 
 if TYPE_CHECKING:
     from harness.cluster.job import Job
@@ -26,17 +26,14 @@ class Manifest(StrEnum):
 
 def submit(
     file: Annotated[Path | None, typer.Argument(help="Experiment file (YAML), with the cluster's paths.")] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. train.steps=20; may be repeated."),
-    ] = None,
-    results: Annotated[Path, typer.Option("--results", help="Folder of all results here.")] = Path("results"),
+    overrides: Set = None,
+    results: Results = DEFAULT_RESULTS,
     address: Annotated[str, typer.Option(help="The cluster's dashboard.")] = DEFAULT_ADDRESS,
     cluster_results: Annotated[
         str | None, typer.Option(help="Folder of all results on the cluster, which every node sees.")
     ] = None,
     env: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Pass this environment variable; may be repeated.")
+        list[str] | None, typer.Option(metavar="NAME", help="Pass this environment variable; repeatable.")
     ] = None,
     exclude: Annotated[
         list[str] | None,
@@ -44,7 +41,7 @@ def submit(
     ] = None,
     python: Annotated[str, typer.Option(help="The cluster's Python with the package installed.")] = DEFAULT_PYTHON,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
-    stop: Annotated[str | None, typer.Option(metavar="ID", help="End this job.")] = None,
+    stop: Annotated[str | None, typer.Option(metavar="ID", help="Stop this job.")] = None,
     manifest: Annotated[Manifest | None, typer.Option(help="Print a manifest instead of submitting.")] = None,
     image: Annotated[str | None, typer.Option(help="kuberay: the image with the package installed.")] = None,
     claim: Annotated[str, typer.Option(help="kuberay: the volume claim that all pods share.")] = "sstkd-bench",
@@ -73,11 +70,9 @@ def submit(
             _stop(address, stop)
             return
         if file is None:
-            raise ValueError("name the experiment file, or a job to end: --stop ID")
-        from harness.experiment.load import load
-
+            raise ValueError("name the experiment file, or a job to stop: --stop ID")
         settings = tuple(overrides or ())
-        experiment = load(file, settings, here=False)
+        experiment = load(file, list(settings), here=False)
         if manifest is not None:
             from harness.cluster import manifests
 
@@ -116,32 +111,33 @@ def _stop(address: str, name: str) -> None:
         running = client.stop_job(name)
     except RuntimeError:
         raise ValueError(f"--stop {name}: there is no such job at {address}") from None
-    typer.echo(f"{name}: is told to end; its checkpoints stay" if running else f"{name}: had ended already")
+    typer.echo(f"{name}: stopping; its checkpoints are kept" if running else f"{name}: has ended already")
 
 
 def _submit(address: str, job: "Job", directory: Path) -> int:
     """Start or find the job, follow it, fetch its rows, print the table; returns the exit code."""
-    from harness.cli import tune
+    from harness.bench import Bench
     from harness.cluster.job import bring_home, exit_code, follow, start, with_digests
     from harness.experiment import rules
-    from harness.report import write as report
+    from harness.report.console import print_table
+    from harness.report.write import table_of, write_report
     from harness.results import step_times, store
 
     client = _client(address)
     name, new = start(client, job)
     try:
-        typer.echo(f"{name}: {'started' if new else 'runs already; this is its log from the beginning'}")
+        typer.echo(f"{name}: {'started' if new else 'is running already; this is its log from the beginning'}")
         info = follow(client, name, _say)
     except KeyboardInterrupt:
         typer.echo(
-            f"\n{name}: goes on without this command. The same command follows it again and fetches its rows; to end "
-            f"it:\nsstkd-bench submit --stop {name} --address {address}"
+            f"\n{name}: continues without this command. Re-run the same command to follow it and fetch its rows; to "
+            f"stop it:\nsstkd-bench submit --stop {name} --address {address}"
         )
         return 130
     code = exit_code(info)
     typer.echo(f"{name}: {info.status.value.lower()}", err=bool(code))
     if code == 2:
-        return code  # a mistake, which the log names: nothing was run
+        return code  # a usage error, which the log names: nothing was run
     try:
         pulled = bring_home(client, job, directory)
     except ValueError as error:
@@ -151,13 +147,16 @@ def _submit(address: str, job: "Job", directory: Path) -> int:
         return code  # the job's: it is not this command that was wrong
     if pulled is None:
         return code  # this is the head node: the log had the table
-    typer.echo(f"{directory}: {pulled.new} rows fetched, {pulled.kept} were here")
+    typer.echo(f"{directory}: {pulled.new} rows fetched, {pulled.kept} already present")
     experiment = with_digests(job.experiment, directory)
     if step_times.timed(experiment, directory):
-        ids = [run.run_id for run in tune.runs_of(experiment, job.file, directory.parent, False)]
+        table = Bench(experiment, directory.parent, job.file).write_report()
     else:  # a job that ended before all steps were timed
-        ids = list(store.finished(directory))
-    report.show(directory, rules.labels(experiment), experiment.seeds, ids, str(job.file), rewrite=True)
+        about = rules.labels(experiment), experiment.seeds, list(store.finished(directory))
+        compared = table_of(directory, *about)
+        write_report(directory, *about, str(job.file), compared)
+        table = compared[0]
+    print_table(table, directory=directory)
     return code
 
 

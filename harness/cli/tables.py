@@ -1,21 +1,24 @@
-"""`sstkd-bench tables`: an experiment's own table, or a paper's, on the terminal or as Markdown, LaTeX, CSV, HTML."""
+"""The command `sstkd-bench tables`: an experiment's own table, or a paper's, in several formats."""
 
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.cli.common import DEFAULT_RESULTS, Results, Set, answering, bench, load
 
 if TYPE_CHECKING:
     from harness.analysis.tables import QuickTable
-    from harness.experiment.spec import Experiment
     from harness.papers.cells import Grid
     from harness.papers.published import Figure
     from harness.papers.tables import PaperTable
 
 
 class Paper(StrEnum):
-    """Whose tables there are."""
+    """The papers whose tables can be printed."""
 
     SSTKD = "sstkd"
     SKD = "skd"
@@ -35,14 +38,54 @@ class Format(StrEnum):
     HTML = "html"
 
 
+def tables(
+    files: Annotated[list[Path], typer.Argument(help="Experiment files (YAML), or results folders.")],
+    overrides: Set = None,
+    results: Results = DEFAULT_RESULTS,
+    paper: Annotated[
+        Paper | None, typer.Option(help="The tables of a paper: what was measured beside what was published.")
+    ] = None,
+    form: Annotated[Format | None, typer.Option("--format", help="Print in this format, and write no files.")] = None,
+    published: Annotated[
+        Path | None, typer.Option("--published", help="Folder of the published figures; RESULTS/published without it.")
+    ] = None,
+) -> None:
+    """Rebuild the table, the plots and the HTML page from the rows there are; or print a paper's tables."""
+    with answering():
+        if published is not None and paper is None:
+            raise ValueError("--published belongs to --paper: name the paper whose figures these are")
+        if overrides and (folder := next((file for file in files if file.is_dir()), None)):
+            raise ValueError(f"--set changes an experiment file, and {folder} is a results folder: name the file")
+        if paper is not None:
+            # The paths of data and weights may be a cluster's: rows need neither.
+            folders = [file if file.is_dir() else results / load(file, overrides, here=False).name for file in files]
+            print_paper(paper, folders, results, published, form)
+            return
+        for file in files:
+            if file.is_dir():
+                print_folder(file, form)
+            else:
+                _print_experiment(file, overrides, results, form)
+
+
+def _print_experiment(file: Path, overrides: list[str] | None, results: Path, form: Format | None) -> None:
+    wanted = bench(file, overrides, results)
+    if form is not None:
+        _write(wanted.table(), form)
+        return
+    from harness.report.console import print_table
+
+    print_table(wanted.write_report(), directory=wanted.directory)
+
+
 def print_paper(
     paper: Paper, folders: Sequence[Path], results: Path, published: Path | None, form: Format | None
 ) -> None:
     """Print a paper's tables: what these experiments have measured beside what was published.
 
     Args:
-        paper: whose.
-        folders: of the experiments whose rows are looked at.
+        paper: the paper.
+        folders: results folders of the experiments.
         results: folder of all results.
         published: folder of the published figures; `published` in `results`, or the checkout's, when not given.
         form: a terminal's table when not given.
@@ -60,7 +103,7 @@ def print_paper(
     from harness.results import store
 
     figures = read_published(published or published_folder(results))
-    rows = pa.concat_tables(store.read_runs(f, list(COLUMNS), encoded=True) for f in dict.fromkeys(folders))
+    rows = pa.concat_tables(store.read_rows(f, list(COLUMNS), encoded=True) for f in dict.fromkeys(folders))
     runs = prepared(rows)
     grids = [build(t, runs, figures) if t.columns else _costs(t, figures) for t in PAPERS[paper]]
     if form is None:
@@ -105,25 +148,6 @@ def _print(grids: "Sequence[Grid]") -> None:
             console.print(Text(note, style="dim"))
 
 
-def print_formatted(experiment: "Experiment", run_ids: Sequence[str], directory: Path, form: Format) -> None:
-    """Print an experiment's own table in a format.
-
-    Args:
-        experiment: whose.
-        run_ids: of all its runs.
-        directory: its results folder.
-        form: which.
-
-    Raises:
-        ValueError: there are no rows, or rows that must not be compared.
-    """
-    from harness.experiment import rules
-    from harness.report.write import table_of
-
-    table, _ = table_of(directory, rules.labels(experiment), experiment.seeds, run_ids)
-    _write(table, form)
-
-
 def print_folder(directory: Path, form: Format | None) -> None:
     """Print the table of all rows of a folder, whatever experiment file they came from.
 
@@ -132,7 +156,7 @@ def print_folder(directory: Path, form: Format | None) -> None:
         form: which; a terminal's table when not given.
 
     Raises:
-        ValueError: there are no rows, or rows that must not be compared.
+        ValueError: no results yet, or rows that must not be compared.
     """
     from harness.report.console import print_table
     from harness.report.write import table_of

@@ -310,7 +310,7 @@ def bring_home(client: Any, job: Job, directory: Path) -> Pulled | None:
 
 def with_digests(experiment: Experiment, directory: Path) -> Experiment:
     """The experiment with the digests of weights that only the cluster knew, as each pair's newest row has them."""
-    rows = store.read_runs(directory, ["pair", "role", "spec", "finished_at"]).to_pylist()
+    rows = store.read_rows(directory, ["pair", "role", "spec", "finished_at"]).to_pylist()
     students = sorted((row for row in rows if row["role"] == "student"), key=lambda row: row["finished_at"])
     newest = {row["pair"]: json.loads(row["spec"]) for row in students}
     pairs = []

@@ -71,7 +71,7 @@ def share(resources: Resources, nodes: int | None) -> Share:
         resources: the experiment's; without `concurrent` one run at a time.
         nodes: None for as many as there are workers, or GPUs that are shared by workers.
     """
-    total = resources.workers.max * (resources.concurrent or 1)
+    total = resources.workers * (resources.concurrent or 1)
     together = math.floor(1 / resources.gpus_per_worker) if 0 < resources.gpus_per_worker < 1 else 1
     nodes = min(nodes or math.ceil(total / together), total)
     workers = math.ceil(total / nodes)

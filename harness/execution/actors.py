@@ -13,7 +13,6 @@ class Board:
 
     def __init__(self) -> None:
         self._said: dict[str, Progress] = {}
-        self._give_way: set[str] = set()
         self._complaints: dict[str, None] = {}
         self._seats: dict[str, dict[int, str]] = {}
 
@@ -42,16 +41,6 @@ class Board:
         """Where the ranks of a run are, or were the last time."""
         return self._seats.get(run_id, {})
 
-    def ask_to_give_way(self, run_id: str) -> None:
-        """A run shall stop at its next checkpoint, since it can have more workers."""
-        self._give_way.add(run_id)
-
-    def shall_give_way(self, run_id: str) -> bool:
-        """Whether the run was asked to; it is asked once."""
-        asked = run_id in self._give_way
-        self._give_way.discard(run_id)
-        return asked
-
 
 class Worker:
     """Actor: one process that keeps imports, dataset and teacher in memory and takes run after run."""
@@ -75,7 +64,7 @@ class Worker:
 
 
 def group_run(group: Group, board: Any) -> str:
-    """Task: one run as a Ray Train worker group: "ok", "failed", or "gave way".
+    """Task: one run as a Ray Train worker group: "ok" or "failed".
 
     Raises:
         Lost: a worker died, or its machine did something wrong.

@@ -39,7 +39,7 @@ def connected(resources: Resources) -> Iterator[None]:
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if resources.address == "local":
         # Ray Train frees a dead run's resources through the dashboard's API; warm actors do not need it.
-        options |= {"include_dashboard": resources.workers.max > 1, "dashboard_host": LOOPBACK}
+        options |= {"include_dashboard": resources.workers > 1, "dashboard_host": LOOPBACK}
         options["num_cpus"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_terminate = signal.getsignal(signal.SIGTERM)
     _knock(resources.address)
@@ -100,11 +100,10 @@ def require_room(resources: Resources) -> None:
     Raises:
         ValueError: not even one fits, with what was asked for and what there is.
     """
-    least = resources.workers.min
-    if sum(room(resources).values()) < least:
+    if sum(room(resources).values()) < resources.workers:
         total = ray.cluster_resources()
         raise ValueError(
-            f"resources: a run asks for {least} workers x ({resources.cpus_per_worker} CPUs, "
+            f"resources: a run asks for {resources.workers} workers x ({resources.cpus_per_worker} CPUs, "
             f"{resources.gpus_per_worker:g} GPUs); Ray has {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs. "
             "Lower resources.workers, cpus_per_worker or gpus_per_worker."
         )

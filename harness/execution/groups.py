@@ -19,7 +19,7 @@ from harness.experiment.spec import Run
 
 
 class Groups:
-    """Worker groups for runs on several workers; elastic ones take what room there is.
+    """Worker groups for runs on several workers.
 
     Args:
         experiment: results folder.
@@ -29,9 +29,7 @@ class Groups:
 
     def __init__(self, experiment: Path, resources: Resources, board: Any) -> None:
         self._experiment, self._resources, self._board = experiment, resources, board
-        self._least, self._most = resources.workers.min, resources.workers.max
-        self._running: dict[Any, tuple[Run, int]] = {}  # future -> the run and its workers
-        self._asked: set[str] = set()
+        self._running: dict[Any, Run] = {}  # by future
         self._silent: dict[str, float] = {}  # nodes that did not answer, and until when they do not count
         self._attempts: Counter[str] = Counter()
         self._room: dict[str, int] = {}
@@ -47,7 +45,7 @@ class Groups:
     @property
     def slots(self) -> int:
         """How many runs can be on lanes."""
-        return max(1, min(sum(self._room.values()) // self._most, self._resources.concurrent or 10**9))
+        return max(1, min(sum(self._room.values()) // self._resources.workers, self._resources.concurrent or 10**9))
 
     @property
     def nodes(self) -> int:
@@ -64,26 +62,13 @@ class Groups:
 
     def assign(self, queue: Queue, tries: Counter[str]) -> Iterator[Run]:
         """Start as many groups as there is room for; yields the runs that begin."""
-        while self.running < self.slots and len(queue) and self._free() >= self._least:
+        workers = self._resources.workers
+        while self.running < self.slots and sum(self._room.values()) >= workers * (self.running + 1):
             run = queue.take("", (), None)
             if run is None:
                 return
-            workers = self._size(run, self._free())
-            if workers is None:
-                queue.put_back(run)
-                return
-            self._start(run, workers, queue.barred(run.run_id))
+            self._start(run, queue.barred(run.run_id))
             yield run
-
-    def grow(self, queue: Queue) -> None:
-        """Ask elastic runs to stop at their next checkpoint where more workers have come than wait for a run."""
-        if self._least == self._most or len(queue):
-            return
-        for run, workers in self._running.values():
-            more = self._size(run, workers + self._free())
-            if more is not None and more > workers and run.run_id not in self._asked:
-                self._asked.add(run.run_id)
-                self._board.ask_to_give_way.remote(run.run_id)
 
     def wait(self, seconds: float) -> Iterator[Outcome]:
         """What ended within so many seconds; returns as soon as something did."""
@@ -92,8 +77,7 @@ class Groups:
             return
         done, _ = ray.wait(list(self._running), timeout=seconds)
         for future in done:
-            run, _ = self._running.pop(future)
-            self._asked.discard(run.run_id)
+            run = self._running.pop(future)
             self._looked = -REFRESH_SECONDS
             try:
                 yield Outcome(run, ray.get(future))
@@ -104,24 +88,14 @@ class Groups:
                         self._silent[node] = time.monotonic() + SILENT_SECONDS
                 yield judged(run, error, None)
 
-    def _free(self) -> int:
-        return sum(self._room.values()) - sum(workers for _, workers in self._running.values())
-
-    def _size(self, run: Run, free: int) -> int | None:
-        """The most workers, at most `free`, among which the global batch divides; None if not even the least do."""
-        pieces = self._most * run.train.accumulate
-        fitting = [n for n in range(self._least, min(self._most, free) + 1) if pieces % n == 0]
-        return max(fitting, default=None)
-
-    def _start(self, run: Run, workers: int, barred: set[str]) -> None:
+    def _start(self, run: Run, barred: set[str]) -> None:
         elsewhere = sum(fit for node, fit in self._room.items() if node not in barred)
         self._attempts[run.run_id] += 1
         group = Group(
             run.model_dump_json(),
             str(self._experiment),
             self._resources.model_dump_json(),
-            workers,
             f"{int(time.time())}-{self._attempts[run.run_id]}",
-            tuple(sorted(barred)) if elsewhere >= workers else (),
+            tuple(sorted(barred)) if elsewhere >= self._resources.workers else (),
         )
-        self._running[self._task.remote(group, self._board)] = (run, workers)
+        self._running[self._task.remote(group, self._board)] = run

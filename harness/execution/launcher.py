@@ -124,7 +124,7 @@ class _Drive:
                 f"resources.address: {resources.address}: the cluster ends our processes before they start "
                 f"({' '.join(str(error).split())[-200:]}). Where it runs without a token, set RAY_AUTH_MODE=disabled."
             ) from None
-        lanes = Pool if resources.workers.max == 1 else Groups
+        lanes = Pool if resources.workers == 1 else Groups
         self._lanes: Pool | Groups = lanes(experiment, resources, self._board)
         self._queue = Queue(waiting, status.state)
         self._resources, self._experiment, self._home = resources, experiment, home
@@ -143,7 +143,6 @@ class _Drive:
             status.slots, status.nodes = max(1, lanes.slots), max(1, lanes.nodes)
             for run in lanes.assign(self._queue, self._tries):
                 status.change(run, "running")
-            lanes.grow(self._queue)
             for outcome in lanes.wait(POLL_SECONDS):
                 self._settle(outcome)
             self._listen()
@@ -168,10 +167,6 @@ class _Drive:
 
     def _settle(self, outcome: Outcome) -> None:
         run, status = outcome.run, self._status
-        if outcome.status == "gave way":
-            status.change(run, "waiting")
-            self._queue.put_back(run)
-            return
         if outcome.status == "lost":
             if outcome.error is not None and self._home.storage is None:  # the next try could write no row either
                 raise OSError(outcome.error.errno, f"{outcome.error.strerror}: cannot write to {self._experiment}")

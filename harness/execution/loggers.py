@@ -1,7 +1,7 @@
 """Optional live loggers. The record is the row; these are for watching, and what goes wrong in one never ends a run.
 
 Each is `make(folder, run)`, which gives a function of a run's progress: reports (step, terms, dev_miou, step_ms), then
-`{"ended": "ok" | "failed" | "gave way"}`, upon which it closes. A process makes one after another, and a run that is
+`{"ended": "ok" | "failed" | "lost"}`, upon which it closes. A process makes one after another, and a run that is
 taken up again, here or elsewhere, goes on under the name it had. Files are below `folder`; nothing is sent anywhere
 unless the environment names a server.
 """
@@ -23,7 +23,7 @@ Log = Callable[[Progress], None]
 
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny", "wandb": "wandb"}
 """What to install for each logger."""
-MLFLOW_STATUS = {"ok": "FINISHED", "failed": "FAILED"}  # a run that gave way is still running
+MLFLOW_STATUS = {"ok": "FINISHED", "failed": "FAILED"}  # a run that was lost is still running
 MLFLOW_BATCH = 100  # parameters that a server takes at once
 NAME_LENGTH = 120  # of folders; a sum of methods with many parameters has a label longer than a file's name may be
 

@@ -29,7 +29,6 @@ class Group:
     run: str
     experiment: str
     resources: str
-    workers: int
     attempt: str
     """Names the try, so that Ray Train does not take it for the one before."""
     barred: tuple[str, ...] = ()
@@ -47,7 +46,7 @@ class Outcome:
 
     Attributes:
         run: which.
-        status: "ok", "failed" (its row says why), "gave way", or "lost" where there is no row.
+        status: "ok", "failed" (its row says why), or "lost" where there is no row.
         reason: of a loss.
         node: where it was lost.
         error: the disk was full: nothing can go on.

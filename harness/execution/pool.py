@@ -107,9 +107,6 @@ class Pool:
             if outcome is not None:
                 yield outcome
 
-    def grow(self, queue: Queue) -> None:
-        """A run on one worker never has more."""
-
     def _settle(self, actor: _Actor, future: Any) -> Outcome | None:
         run, actor.run, actor.future = actor.run, None, None
         try:

@@ -23,7 +23,6 @@ from harness.experiment.spec import Run
 from harness.results import record
 from harness.training.cost import device_use
 from harness.training.execute import MACHINE, Recorded, execute
-from harness.training.loop import GiveWay
 from harness.training.runtime import Progress, Runtime
 
 
@@ -95,7 +94,7 @@ class Warm:
 
 
 def rank_loop(config: dict[str, Any]) -> str:
-    """What each rank of a Ray Train worker group does: "ok" or "gave way"; a failure is raised, to end the others."""
+    """What each rank of a Ray Train worker group does: "ok"; a failure is raised, to end the others."""
     group, board = config["group"], config["board"]
     run, resources = Run.model_validate_json(group.run), Resources.model_validate_json(group.resources)
     home = Home(Path(group.experiment), resources)
@@ -106,30 +105,21 @@ def rank_loop(config: dict[str, Any]) -> str:
         loader_workers=resources.loader_workers,
         checkpoint_minutes=resources.checkpoints.minutes,
         bucket_mb=resources.bucket_mb,
-        most_workers=resources.workers.max if resources.workers.max > resources.workers.min else 0,
     )
     ray.get(board.sit.remote(run.run_id, runtime.rank, this_node()))
     if runtime.rank != 0:
-        return _executed(run, runtime, home)
+        return execute(run, runtime, home.folder, home.publish, last_try=False)
     runtime.on_progress = telling = Telling(run, resources, home.folder, board, runtime.device)
-    runtime.give_way = lambda: bool(ray.get(board.shall_give_way.remote(run.run_id)))
     said = "lost"
     try:
-        said = _executed(run, runtime, home)
+        said = execute(run, runtime, home.folder, home.publish, last_try=False)
     finally:
         telling.close(said)
     return said
 
 
-def _executed(run: Run, runtime: Runtime, home: Home) -> str:
-    try:
-        return execute(run, runtime, home.folder, home.publish, last_try=False)
-    except GiveWay:
-        return "gave way"
-
-
 def run_group(group: Group, board: Any) -> str:
-    """One run as a Ray Train worker group: "ok", "failed", or "gave way".
+    """One run as a Ray Train worker group: "ok" or "failed".
 
     Raises:
         Lost: a worker died, or its machine did something wrong.
@@ -149,7 +139,7 @@ def run_group(group: Group, board: Any) -> str:
         rank_loop,
         train_loop_config={"group": group, "board": board},
         scaling_config=ScalingConfig(
-            num_workers=group.workers,
+            num_workers=resources.workers,
             use_gpu=use_gpu,
             resources_per_worker=share,
             label_selector=not_on_nodes(group.barred),

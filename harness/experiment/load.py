@@ -28,7 +28,7 @@ CLUSTER_KEYS = {"cluster_name", "provider"}
 """What a Ray cluster file cannot be without, and an experiment does not have."""
 
 
-def load(path: Path, overrides: Sequence[str] = (), *, here: bool = True) -> Experiment:
+def load(path: str | Path, overrides: Sequence[str] = (), *, here: bool = True) -> Experiment:
     """Read and validate an experiment file, or the experiment in a Ray cluster file.
 
     Args:
@@ -40,7 +40,14 @@ def load(path: Path, overrides: Sequence[str] = (), *, here: bool = True) -> Exp
     Raises:
         ValueError: every mistake found, one line each: file and line, key path, what is wrong, what is allowed. Methods
             and the dataset are looked up once the rest is right.
+
+    Example:
+        >>> import harness
+        >>> experiment = harness.load("experiments/quickstart.yaml", ["train.steps=20"])
+        >>> experiment.name, experiment.train.steps, [method.label for method in experiment.methods]
+        ('quickstart', 20, ['none', 'kd', 'cwd', 'sstkd(critic_width=16)'])
     """
+    path = Path(path)
     document, lines = yaml_reader.read(path)
     data, root = _experiment_in(document, path, lines)
     from_set: dict[KeyPath, str] = {}

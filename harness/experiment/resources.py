@@ -3,31 +3,9 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from harness.experiment.recipe import NonNegative, Positive, PositiveInt, Spec
-
-
-class WorkerRange(Spec):
-    """Fewest and most workers of one run; they may come and go where these differ. The global batch stays the same."""
-
-    min: PositiveInt
-    max: PositiveInt
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "WorkerRange":
-        if self.min > self.max:
-            raise ValueError(f"min {self.min} is more than max {self.max}")
-        return self
-
-
-def _as_range(value: Any) -> Any:
-    """A number of workers is the range from it to itself."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return WorkerRange(min=value, max=value)
-    if isinstance(value, (dict, WorkerRange)):
-        return value
-    raise ValueError("workers are a number of at least 1, or a range: {min: 1, max: 8}")
 
 
 class Checkpointing(Spec):
@@ -44,11 +22,8 @@ class Checkpointing(Spec):
 class Resources(Spec):
     """Where the runs run. Never part of a run's identity."""
 
-    workers: Annotated[WorkerRange, BeforeValidator(_as_range, json_schema_input_type=PositiveInt | WorkerRange)] = (
-        WorkerRange(min=1, max=1)
-    )
-    """Processes of one run; more than one trains with DistributedDataParallel through Ray Train. {min, max}: as many as
-    there is room for, changing as nodes come and go."""
+    workers: PositiveInt = 1
+    """Processes of one run; more than one trains with DistributedDataParallel through Ray Train."""
     cpus_per_worker: PositiveInt = 1
     """CPUs reserved, and threads used, by each worker."""
     gpus_per_worker: NonNegative = 0.0
@@ -74,6 +49,13 @@ class Resources(Spec):
         if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
             raise ValueError(f"gpus_per_worker is at most 1, or a whole number; given {self.gpus_per_worker:g}")
         return self
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _one_number(cls, workers: Any) -> Any:
+        if isinstance(workers, dict):
+            raise ValueError("a range of workers is no longer supported; write one number, for example workers: 4")
+        return workers
 
     @field_validator("storage")
     @classmethod

@@ -61,10 +61,10 @@ def write_report(
     table, total = compared or table_of(base, methods, seeds, run_ids)
     on_page = table if total <= ON_PAGE else _fewer(table)
     wanted = run_ids if total <= ON_PAGE else _run_ids(on_page)
-    records = store.read_runs(base, columns, run_ids=wanted).to_pylist(maps_as_pydicts="strict")
+    records = store.read_rows(base, columns, run_ids=wanted).to_pylist(maps_as_pydicts="strict")
     shown = {x.run_ids[min(x.run_ids)] for block in table.blocks for x in block.methods if x.run_ids}
     shown |= {block.teacher.run_id for block in table.blocks if block.teacher.run_id is not None}
-    kept = store.read_runs(base, ["run_id", "samples"], run_ids=shown).to_pylist()
+    kept = store.read_rows(base, ["run_id", "samples"], run_ids=shown).to_pylist()
     curves = {record["run_id"]: record["curve"] for record in records}
     figure = curve_figure([panel(block, curves) for block in on_page.blocks])
     file = experiment_file or f"experiments/{table.experiment}.yaml"
@@ -93,7 +93,7 @@ def table_of(
         ValueError: as `write_report`.
     """
     columns = list(dict.fromkeys((*COLUMNS, *per_image.COLUMNS)))
-    rows = store.read_runs(directory, columns, run_ids=run_ids, encoded=True)
+    rows = store.read_rows(directory, columns, run_ids=run_ids, encoded=True)
     if not rows.num_rows:
         raise ValueError(f"{directory}: there are no rows (expected {Path(directory) / 'runs'}/*.parquet)")
     return per_image.with_images(quick_table(rows, methods, seeds), directory, rows), rows.num_rows

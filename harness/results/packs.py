@@ -60,7 +60,7 @@ def pack(directory: str | Path) -> Packed:
 
 
 def _pack(base: Path) -> Packed:
-    light = store.read_runs(base, ["run_id", "status", "role"])
+    light = store.read_rows(base, ["run_id", "status", "role"])
     if not light.num_rows:
         raise FileNotFoundError(f"{base}: there are no rows (expected {base / 'runs'}/*.parquet)")
     wanted = pc.and_(pc.equal(light["status"], "ok"), pc.equal(light["role"], "student"))
@@ -68,7 +68,7 @@ def _pack(base: Path) -> Packed:
     known = set(_known(base, ids))
     new = [run_id for run_id in ids if run_id not in known]
     for some in _lots([run_id for run_id in ids if run_id in known]):
-        _same(base, _single(base, some), store.read_runs(base, store.SCHEMA.names, run_ids=some))
+        _same(base, _single(base, some), store.read_rows(base, store.SCHEMA.names, run_ids=some))
     before = sum(paths.run_path(base, run_id).stat().st_size for run_id in new)
     after = _write(base, new) if new else 0
     for run_id in ids:
@@ -128,7 +128,7 @@ def _known(base: Path, ids: Sequence[str]) -> list[str]:
 
 
 def _single(base: Path, ids: Sequence[str]) -> Any:
-    """The rows of single files, whole: what `read_runs` would give if there were no packs."""
+    """The rows of single files, whole: what `read_rows` would give if there were no packs."""
     return store.read_files([str(paths.run_path(base, run_id)) for run_id in ids])
 
 

@@ -19,7 +19,7 @@ STATUSES = ("ok", "failed", "skipped")
 ROLES = ("student", "teacher")
 BUDGET_UNITS = ("steps", "seconds")
 HEAVY = ("samples", "curve", "losses")
-"""Columns that `read_runs` reads only when they are asked for by name."""
+"""Columns that `read_rows` reads only when they are asked for by name."""
 
 _CHOICES = {"status": STATUSES, "role": ROLES, "budget_unit": BUDGET_UNITS, "absent_policy": ("skip", "zero")}
 _JSON = ("method_parameters", "teacher_network", "student_network", "dataset_parameters", "recipe", "spec")
@@ -84,7 +84,7 @@ def _schema() -> Any:
         "teacher_run_id": text,
         "teacher_sha256": text,
         "student_init_sha256": text,
-        "worker_history": pa.list_(share),  # where the number of workers may change: how many, from which step on
+        "worker_history": pa.list_(share),  # where a resume changed the number of workers: how many, from which step on
         "caveat": text,  # what a reader must know of the method's values, e.g. that nobody verified them
         "weights_sha256": text,  # of the file with the trained weights
         "data_hash": text,

@@ -38,7 +38,7 @@ def times(experiment: Experiment, directory: Path, file: str) -> dict[Key, StepT
     runs = {run.run_id: run for run in timing_runs(experiment)}
     columns = ["run_id", "status", "message", "step_ms", "device"]
     folder = times_folder(directory)
-    rows = {row["run_id"]: row for row in store.read_runs(folder, columns, run_ids=set(runs)).to_pylist()}
+    rows = {row["run_id"]: row for row in store.read_rows(folder, columns, run_ids=set(runs)).to_pylist()}
     found: dict[Key, list[float]] = {}
     for run_id, run in runs.items():
         row = rows.get(run_id)

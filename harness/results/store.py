@@ -32,8 +32,8 @@ __all__ = [
     "parse_row",
     "read_files",
     "read_row",
+    "read_rows",
     "read_run",
-    "read_runs",
     "run_path",
     "write_atomic",
     "write_file",
@@ -93,7 +93,7 @@ def write_file(path: Path, table: Any) -> None:
     write_atomic(path, sink.getvalue().to_pybytes())
 
 
-def read_runs(
+def read_rows(
     directory: str | Path,
     columns: Collection[str] | None = None,
     status: str | Collection[str] | None = None,
@@ -114,6 +114,12 @@ def read_runs(
 
     Raises:
         ValueError: an unknown column or status, or a corrupt file (named, with what to do).
+
+    Example:
+        >>> import harness
+        >>> rows = harness.read_rows("results/examples/quickstart", ["method", "seed", "val_miou"], status="ok")
+        >>> rows.num_rows, rows.column_names
+        (13, ['method', 'seed', 'val_miou'])
     """
     names = [n for n in SCHEMA.names if n not in HEAVY] if columns is None else list(columns)
     if unknown := [n for n in names if n not in SCHEMA.names]:
@@ -216,7 +222,7 @@ def finished(directory: str | Path) -> dict[str, str]:
     Raises:
         ValueError: a corrupt file (named, with what to do).
     """
-    table = read_runs(directory, ["run_id", "status"])
+    table = read_rows(directory, ["run_id", "status"])
     return dict(zip(table["run_id"].to_pylist(), table["status"].to_pylist(), strict=True))
 
 

@@ -143,7 +143,7 @@ def outcomes(experiment: Experiment, directory: Path) -> list[Outcome]:
     require_same(search_folder(directory), experiment, studies)
     columns = ("run_id", "status", "message", "pair", "trial", "trial_method", "method_parameters", "recipe")
     measured = ("dev_miou", "step_ms", "train_seconds", "eval_seconds", "wall_seconds")
-    rows = store.read_runs(search_folder(directory), [*columns, *measured]).to_pylist()
+    rows = store.read_rows(search_folder(directory), [*columns, *measured]).to_pylist()
     by_key: dict[Key, list[dict[str, Any]]] = {}
     for row in rows:
         if row["trial"] is not None:

@@ -20,7 +20,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from harness.execution.connection import connected, require_room, room, this_node
 from harness.execution.sharing import Shelf
 from harness.execution.workspace import Home, below, lend
-from harness.experiment.resources import WorkerRange
 from harness.experiment.search_settings import Search
 from harness.experiment.space import values_in
 from harness.experiment.spec import Experiment, Run
@@ -67,7 +66,7 @@ def search(experiment: Experiment, directory: Path, tell: Callable[[Told], None]
     folder = search_folder(directory)
     points.keep(folder, experiment, studies, values)
     # Of a trial: one worker.
-    resources = below(experiment.resources, directory.name).model_copy(update={"workers": WorkerRange(min=1, max=1)})
+    resources = below(experiment.resources, directory.name).model_copy(update={"workers": 1})
     home = Home(folder, resources)
     if home.storage is not None and home.storage.entries("runs"):
         pull(home.storage, folder)
@@ -228,7 +227,7 @@ class _Session(tune.Callback):  # type: ignore[misc]
 
     def _curves(self, place: int) -> algorithms.Curves:
         numbers = {trial.run_id: trial.number for trial in self._outcomes[place].trials}
-        rows = store.read_runs(self._context.folder, ["run_id", "curve"], run_ids=set(numbers)).to_pylist()
+        rows = store.read_rows(self._context.folder, ["run_id", "curve"], run_ids=set(numbers)).to_pylist()
         return {numbers[row["run_id"]]: row["curve"] or () for row in rows}
 
     # What Tune calls.

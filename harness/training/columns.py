@@ -47,7 +47,7 @@ def run_facts(run: Run, student: SegNet, distiller: Distiller, data: Data, devic
     }
 
 
-def measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counted], elastic: bool) -> dict[str, Any]:
+def measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counted]) -> dict[str, Any]:
     """Columns that are known after the last step."""
     best = max(log.curve, key=lambda point: point["dev_miou"])
     columns: dict[str, Any] = {}
@@ -67,7 +67,7 @@ def measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counted
         "train_seconds": log.train_seconds,
         "eval_seconds": log.eval_seconds,
         "resumed": log.resumed,
-        "worker_history": log.workers if elastic or len(log.workers) > 1 else None,
+        "worker_history": log.workers if len(log.workers) > 1 else None,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.experiment.spec import Run
 from harness.results import record
-from harness.training.loop import GiveWay, train
+from harness.training.loop import train
 from harness.training.runtime import Runtime
 
 MACHINE = (RuntimeError, OSError, MemoryError)
@@ -41,7 +41,6 @@ def execute(
     Raises:
         OSError: the disk is full or read-only, so that no row can be written.
         RuntimeError, OSError, MemoryError: what went wrong, when this is not the last try.
-        GiveWay: the run has stopped at a checkpoint, as the runtime wanted.
         Recorded: a worker group's run failed.
     """
     started = datetime.now(UTC)
@@ -49,8 +48,6 @@ def execute(
     began = time.perf_counter()
     try:
         result = train(run, runtime, experiment)
-    except GiveWay:
-        raise
     except Exception as error:  # whatever stops a run belongs into its row
         machine = isinstance(error, MACHINE)
         if record.is_disk_full(error) or (machine and not last_try) or runtime.rank != 0:

@@ -38,10 +38,6 @@ from harness.training.step import KDStep
 PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class GiveWay(Exception):
-    """The run has stopped at a checkpoint because it was asked to; it goes on from there with other workers."""
-
-
 @dataclass
 class RunResult:
     """What a finished run knows: measured columns of its row, in the units that `harness.results.store` names."""
@@ -61,7 +57,6 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
     Raises:
         ValueError: something in the run does not fit (teacher, method, data, sizes), with the remedy.
         FloatingPointError: a loss term is not finite; names it.
-        GiveWay: the runtime wanted the run to stop at a checkpoint.
     """
     runtime.enter()
     began, memory = time.perf_counter(), PeakMemory(runtime.device)
@@ -155,9 +150,6 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
         if saves:
             guards.teacher_untouched(teacher)
             resume.save(runtime, run, data.info.content_hash, done, trained, log, clock)
-            if done < steps and runtime.agreed([runtime.give_way()])[0]:
-                runtime.checkpoints.wait()
-                raise GiveWay(f"stopped at step {done}")
         if logs or saves:
             runtime.on_progress({"step": done, "steps": steps, **log.now(), "step_ms": clock.percentile(50)})
         if evaluates and done < steps:
@@ -172,7 +164,7 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
         return None
     if not log.curve:
         log.curve.append({"step": steps, "dev_miou": miou(counted["dev"].confusion, run.protocol.absent_policy)})
-    facts |= measured(run, log, clock, counted, elastic=runtime.most_workers > 0)
+    facts |= measured(run, log, clock, counted)
     if run.trial is None:
         facts |= kept(student, data, run, runtime, counted["val"], experiment)
     facts |= {"wall_seconds": time.perf_counter() - began, "peak_memory_mb": memory.mb()}

@@ -38,9 +38,7 @@ class Runtime:
         share: `share(key, make)` is `make()`, or the equal that another process of this machine has made before.
         checkpoint_minutes: a checkpoint is also written after so many minutes.
         bucket_mb: size of the pieces in which gradients are summed over workers.
-        most_workers: of a run whose workers come and go; 0 where their number is fixed.
         on_evaluation: called after each evaluation before the last, when the checkpoint is written; may not return.
-        give_way: whether the run shall stop at its next checkpoint, to go on with other workers; rank 0 is asked.
     """
 
     checkpoints: Checkpoints
@@ -53,9 +51,7 @@ class Runtime:
     share: Callable[[str, Callable[[], Any]], Any] = field(default=lambda key, make: make())
     checkpoint_minutes: float | None = None
     bucket_mb: int = 25
-    most_workers: int = 0
     on_evaluation: Callable[[Progress], None] = field(default=lambda progress: None)
-    give_way: Callable[[], bool] = field(default=lambda: False)
 
     @classmethod
     def local(cls, checkpoints: Checkpoints | Path | None = None, **options: Any) -> "Runtime":
@@ -111,18 +107,18 @@ class Runtime:
         )
 
     def accumulate(self, recipe: Train) -> int:
-        """Micro-batches of each worker in a step: fewer workers of an elastic run take more, of the same size.
+        """Micro-batches of each worker in a step.
 
         Raises:
             ValueError: the global batch does not divide among workers and micro-batches.
         """
-        pieces = recipe.accumulate * (self.most_workers or self.workers)
-        if recipe.batch_size % pieces or pieces % self.workers:
+        pieces = recipe.accumulate * self.workers
+        if recipe.batch_size % pieces:
             raise ValueError(
                 f"train.batch_size: {recipe.batch_size} does not divide into {self.workers} workers x "
-                f"{pieces / self.workers:g} accumulation steps; give a multiple of {pieces}"
+                f"{recipe.accumulate} accumulation steps; give a multiple of {pieces}"
             )
-        return pieces // self.workers
+        return recipe.accumulate
 
     def unsynced(self, step: nn.Module, last: bool) -> AbstractContextManager[Any]:
         """Around the passes of a micro-batch: gradients are summed over the workers with the last one only."""

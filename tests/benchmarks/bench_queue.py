@@ -56,7 +56,7 @@ def test_overhead_per_run(tmp_path: Path) -> None:
 
     run_all(runs, Resources(concurrent=1), tmp_path / "r", watch)
     gaps = [b - a for a, b in itertools.pairwise(ended[10:])]
-    rows = store.read_runs(tmp_path / "r", ["role", "train_seconds", "eval_seconds", "wall_seconds"]).to_pylist()
+    rows = store.read_rows(tmp_path / "r", ["role", "train_seconds", "eval_seconds", "wall_seconds"]).to_pylist()
     compute = statistics.median(r["train_seconds"] + r["eval_seconds"] for r in rows if r["role"] == "student")
     inside = statistics.median(r["wall_seconds"] for r in rows if r["role"] == "student")
     each = statistics.median(gaps)

@@ -60,7 +60,7 @@ FREE = {name: value for name, value in os.environ.items() if name != "OMP_NUM_TH
 FROM = "from harness import store; from harness.analysis.comparison import COLUMNS, quick_table; "
 SOME = (
     f"{FROM}from pathlib import Path; ids = Path('{{0}}/some').read_text().split(); "
-    "assert store.read_runs('{0}', list(COLUMNS), run_ids=ids, encoded=True).num_rows == len(ids)"
+    "assert store.read_rows('{0}', list(COLUMNS), run_ids=ids, encoded=True).num_rows == len(ids)"
 )
 CLI = "import sys; from harness.cli.app import main; sys.argv = ['sstkd-bench', 'tables', '{0}'%s]; main()"
 

@@ -11,7 +11,6 @@ import pytest
 from harness.cli import doctor
 from harness.execution import launcher, loggers
 from harness.execution.status import Status
-from harness.experiment.load import load
 from harness.experiment.schema import json_schema
 from harness.results import paths, store
 from tests.support.commands import ROOT, call, refused
@@ -112,18 +111,18 @@ def test_the_place_of_an_error_can_be_asked_for(tmp_path, monkeypatch):
     ids=str,
 )
 def test_errors_have_their_exit_codes(tmp_path, monkeypatch, error, code, text):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(load, "load", fail)
+    monkeypatch.setattr("harness.experiment.load.load", fail)
     assert refused("check", tmp_path / "e.yaml", code=code) == text
 
 
 def test_our_own_mistakes_are_not_dressed_up(tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(load, "load", fail)
+    monkeypatch.setattr("harness.experiment.load.load", fail)
     with pytest.raises(ZeroDivisionError):
         call("check", tmp_path / "e.yaml")
 
@@ -169,7 +168,7 @@ def test_check_lists_runs_and_which_have_rows(tmp_path):
         [runs[0].run_id, "tiny", "teacher", "3", "not", "run"],
         [runs[1].run_id, "tiny", "none", "seed", "0", "6", "ok"],
         [runs[2].run_id, "tiny", "sstkd(stages=[stage1])", "seed", "0", "6", "not", "run"],
-        ["3", "runs,", "2", "to", "do"],
+        ["3", "runs,", "2", "pending"],
     ]
 
 
@@ -178,7 +177,7 @@ def test_check_measures_every_method(tmp_path):
     lines = call("check", path, "--results", tmp_path / "r").stdout.splitlines()
     assert lines[0].split()[-2:] == ["s/step", "time"]
     assert all(float(line.split()[-2]) > 0 for line in lines[1:4])
-    assert "3 runs, 3 to do: about 0:0" in lines[4]
+    assert "3 runs, 3 pending: about 0:0" in lines[4]
     assert not (tmp_path / "r").exists()  # nothing was written
 
 
@@ -217,7 +216,7 @@ def test_an_interruption_is_exit_code_130(tmp_path, monkeypatch):
 
     monkeypatch.setattr(launcher, "run_all", interrupted)
     result = call("run", write(tmp_path), "--results", tmp_path / "r", code=130)
-    assert "interrupted: 0 rows are in" in result.stdout.replace("\n", " ")
+    assert "interrupted: 0 of 3 runs have finished, rows in" in result.stdout.replace("\n", " ")
 
 
 def events(result):
@@ -304,7 +303,7 @@ def test_results_list_without_rows_says_where_it_looked(tmp_path, what):
         path.mkdir()
     elif what == "file":
         path.write_text("x")
-    assert refused("results", "list", path) == f"error: {path}: there are no rows (expected {path}/runs/*.parquet)\n"
+    assert refused("results", "list", path) == f"error: {path}: no results yet (expected {path}/runs/*.parquet)\n"
 
 
 def test_a_corrupt_row_is_named(rows):

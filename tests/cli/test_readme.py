@@ -19,10 +19,10 @@ EXAMPLE = ROOT / "results" / "examples" / "quickstart"
 
 
 def lines_of(directory: Path, experiment: Experiment, ids: list[str] | None = None) -> list[str]:
-    """The Markdown table and its floor, from rows."""
-    rows = store.read_runs(directory, list(COLUMNS), run_ids=ids)
+    """The Markdown table and its single-pixel baseline, from rows."""
+    rows = store.read_rows(directory, list(COLUMNS), run_ids=ids)
     table = quick_table(rows, [method.label for method in experiment.methods], experiment.seeds)
-    return [line for line in to_markdown(table).splitlines() if line.startswith(("|", "Floor"))]
+    return [line for line in to_markdown(table).splitlines() if line.startswith(("|", "Single-pixel baseline"))]
 
 
 def test_the_readme_shows_what_the_example_rows_give() -> None:
@@ -77,9 +77,11 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 def test_the_texmosaic_page_shows_what_the_example_rows_give() -> None:
     columns = ["role", "method", "seed", "dev_miou", "val_miou", "floor_dev_miou", "floor_val_miou", "steps"]
-    rows = sorted(store.read_runs(EXAMPLE, columns).to_pylist(), key=lambda row: row["seed"])
+    rows = sorted(store.read_rows(EXAMPLE, columns).to_pylist(), key=lambda row: row["seed"])
     teacher = next(row for row in rows if row["role"] == "teacher")
-    shown = [f"| floor | {100 * teacher['floor_dev_miou']:.2f} | {100 * teacher['floor_val_miou']:.2f} |"]
+    shown = [
+        f"| single-pixel baseline | {100 * teacher['floor_dev_miou']:.2f} | {100 * teacher['floor_val_miou']:.2f} |"
+    ]
     shown += [
         f"| teacher, {teacher['steps']} steps | {100 * teacher['dev_miou']:.1f} | {100 * teacher['val_miou']:.1f} |"
     ]
@@ -91,7 +93,9 @@ def test_the_texmosaic_page_shows_what_the_example_rows_give() -> None:
         name = "none, seeds 0, 1, 2" if method == "none" else method
         shown.append(f"| {name} | {', '.join(f'{x:.1f}' for x in dev)} | {', '.join(f'{x:.1f}' for x in val)} |")
     ahead = [100 * teacher[split] - mean for split, mean in zip(("dev_miou", "val_miou"), means["none"], strict=True)]
-    shown.append("Teacher minus plain student: {:.1f} points on dev, {:.1f} on val.".format(*ahead))
+    shown.append(
+        "Teacher minus student without distillation: {:.1f} percentage points on dev, {:.1f} on val.".format(*ahead)
+    )
     written = (ROOT / "docs" / "texmosaic.md").read_text()
     assert [line for line in shown if line not in written] == []
 

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from harness.cluster import manifests
 from harness.cluster.manifests import Options, Share
 from harness.experiment.load import load
-from harness.experiment.resources import Resources, WorkerRange
+from harness.experiment.resources import Resources
 from tests.experiment.test_cluster_file import CITYSCAPES
 from tests.support.commands import call, refused
 from tests.support.tiny import write
@@ -152,7 +152,7 @@ def kuberay(path, *overrides, **options):
         ({"concurrent": 3}, None, Share(3, 1, 1, 0, 0)),
         ({"concurrent": 3}, 2, Share(2, 2, 2, 0, 0)),
         ({"workers": 8, "gpus_per_worker": 1.0, "cpus_per_worker": 2, "loader_workers": 4}, 2, Share(2, 4, 8, 16, 4)),
-        ({"workers": WorkerRange(min=2, max=4), "gpus_per_worker": 1.0}, None, Share(4, 1, 1, 0, 1)),
+        ({"workers": 4, "gpus_per_worker": 1.0}, None, Share(4, 1, 1, 0, 1)),
         ({"concurrent": 5, "gpus_per_worker": 0.5}, None, Share(3, 2, 2, 0, 1)),
         ({"workers": 2}, 9, Share(2, 1, 1, 0, 0)),
     ],

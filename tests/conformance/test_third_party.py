@@ -93,7 +93,7 @@ def test_an_experiment_runs_it(installed: Path, tmp_path: Path) -> None:
     file = tiny.write(tmp_path, methods=methods())
     printed = sstkd_bench(installed, "run", str(file), "--results", str(tmp_path / "results"))
     assert "logit_margin:LogitMargin(weight=0.3)" in printed
-    rows = store.read_runs(
+    rows = store.read_rows(
         tmp_path / "results" / "tiny", ["method", "status", "losses", "extra_parameters"]
     ).to_pylist()
     (row,) = (row for row in rows if row["method"] == "logit_margin:LogitMargin")

@@ -37,7 +37,7 @@ def test_a_whole_copy(name, tmp_path):
     root.mkdir()
     trees.WRITE[name](root)
     done = call("data", "check", name, "--root", root)
-    assert "nothing is wrong" in done.stdout
+    assert "no problems found" in done.stdout
     train, val = trees.COUNTS[name]
     assert any(line.split()[:2] == ["train", str(train)] for line in done.stdout.splitlines())
     assert any(line.split()[:2] == ["val", str(val)] for line in done.stdout.splitlines())
@@ -101,4 +101,4 @@ def test_a_dataset_from_packages_is_made_and_counted():
         "--set",
         "val=2",
     )
-    assert "nothing is wrong" in done.stdout and "look-up table from a single pixel" in done.stdout
+    assert "no problems found" in done.stdout and "look-up table from a single pixel" in done.stdout

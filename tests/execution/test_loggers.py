@@ -187,7 +187,7 @@ class TestMlflow:
         process = elsewhere("mlflow", tmp_path, runs[2], (1, 2), ended=None)
         process.join(120)
         assert self.stored(tmp_path)[runs[2].run_id].info.status == "RUNNING"
-        log_run("mlflow", tmp_path, runs[2], (), "gave way")
+        log_run("mlflow", tmp_path, runs[2], (), "lost")
         assert self.stored(tmp_path)[runs[2].run_id].info.status == "RUNNING"
         log_run("mlflow", tmp_path, runs[2], (2, 3), "ok")
         (run,) = self.stored(tmp_path).values()

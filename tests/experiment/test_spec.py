@@ -152,15 +152,11 @@ MISTAKES = {
     ("name: small", "name: small\nresources: {storage: bucket/x}"): [
         "e.yaml:2: resources.storage: a storage is an absolute folder or a URI such as s3://bucket/prefix; given 'bucket/x'"
     ],
-    ("name: small", "name: small\nresources: {workers: {min: 4, max: 2}}"): [
-        'e.yaml:2: resources.workers: min 4 is more than max 2; given {"min": 4, "max": 2}'
-    ],
-    ("name: small", "name: small\nresources: {workers: {min: 1, most: 2}}"): [
-        "e.yaml:2: resources.workers.max: this key is missing",
-        "e.yaml:2: resources.workers.most: unknown key. Allowed: min, max",
+    ("name: small", "name: small\nresources: {workers: {min: 1, max: 2}}"): [
+        "e.yaml:2: resources.workers: a range of workers is no longer supported; write one number, for example workers: 4"
     ],
     ("name: small", "name: small\nresources: {workers: 0}"): [
-        "e.yaml:2: resources.workers: workers are a number of at least 1, or a range: {min: 1, max: 8}; given 0"
+        "e.yaml:2: resources.workers: Input should be greater than 0; given 0"
     ],
     ("name: small", "name: small\nresources: {gpus_per_worker: 1.5}"): [
         "e.yaml:2: resources: gpus_per_worker is at most 1, or a whole number; given 1.5"

@@ -1,9 +1,7 @@
-"""Runs on several workers: killed, and with workers that come and go. Marker `ray`: starts Ray on this machine."""
+"""Runs on several workers, killed and resumed. Marker `ray`: starts Ray on this machine."""
 
 import os
 import signal
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import pytest
 
 from harness.execution.launcher import run_all
 from harness.execution.status import Status
-from harness.experiment.resources import Resources, WorkerRange
+from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 from harness.results import paths, store
 from tests.support import cluster, tiny
@@ -62,45 +60,3 @@ def test_a_mistake_of_one_rank_is_not_tried_again(tmp_path: Path) -> None:
     assert states == {run.run_id: "failed"}
     assert "4 does not divide into 3 workers x 1 accumulation steps" in row(tmp_path / "r", run)["message"]
     assert seen[-1].notes == []
-
-
-def test_workers_that_come_and_go(tmp_path: Path) -> None:
-    """One worker at first, two when a node comes, one when it is lost again; the global batch is the same all along."""
-    (run,) = plain_student(tmp_path)
-    resources = Resources(workers=WorkerRange(min=1, max=2), max_failures=5)
-    with cluster.nodes(1) as made:
-        resources = resources.model_copy(update={"address": made.address})
-        latest: list[Status] = []
-        outcome: list[Any] = []
-        thread = threading.Thread(
-            target=lambda: outcome.append(run_all([run], resources, tmp_path / "r", latest.append)), daemon=True
-        )
-        thread.start()
-        added: Any = None
-        deadline = time.monotonic() + cluster.PATIENCE
-        while thread.is_alive():
-            assert time.monotonic() < deadline, latest[-1].notes
-            time.sleep(0.1)
-            step = latest[-1].progress.get(run.run_id, {}).get("step", 0) if latest else 0
-            if added is None and step >= 2:
-                added = made.add_node(num_cpus=1)
-            seats = {entry["workers"] for entry in history(tmp_path / "r", run)}
-            if added is not None and 2 in seats and added in made.worker_nodes and step < 36:
-                made.remove_node(added, allow_graceful=False)
-    assert outcome == [{run.run_id: "ok"}]
-    found = row(tmp_path / "r", run)
-    assert [entry["workers"] for entry in found["worker_history"]] in ([1, 2, 1], [1, 2])
-    assert [entry["step"] for entry in found["losses"]] == list(range(1, 41))
-    assert sum(found["dev_confusion"]) > 0
-
-
-def history(experiment: Path, run: Run) -> list[dict[str, int]]:
-    """The workers so far, from the run's checkpoint."""
-    from harness.training.checkpoints import Checkpoints
-
-    saved = Checkpoints(experiment / "checkpoints" / run.run_id)
-    try:
-        steps = saved.steps()
-        return saved.read(steps[0])["log"]["workers"] if steps else []
-    except (FileNotFoundError, ValueError):  # it is just being replaced
-        return []

@@ -29,18 +29,18 @@ def loose(folder):
 
 
 def everything(folder, **more):
-    return store.read_runs(folder, store.SCHEMA.names, **more)
+    return store.read_rows(folder, store.SCHEMA.names, **more)
 
 
 def test_packed_rows_read_as_single_ones(folder):
-    before, table = everything(folder), quick_table(store.read_runs(folder, list(COLUMNS)))
+    before, table = everything(folder), quick_table(store.read_rows(folder, list(COLUMNS)))
     packed = packs.pack(folder)
     students = {r["run_id"] for r in before.to_pylist() if r["role"] == "student" and r["status"] == "ok"}
     assert packed.rows == len(students) and 0 < packed.after < packed.before
     # Teachers' rows and failures stay as they are: runs look for the former, a later run may replace the latter.
     assert loose(folder) == set(before["run_id"].to_pylist()) - students
     assert everything(folder).equals(before)
-    assert quick_table(store.read_runs(folder, list(COLUMNS), encoded=True)) == table
+    assert quick_table(store.read_rows(folder, list(COLUMNS), encoded=True)) == table
     for run_id in students:
         assert store.read_run(folder, run_id) == dict(
             next(r for r in before.to_pylist(maps_as_pydicts="strict") if r["run_id"] == run_id)

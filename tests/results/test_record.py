@@ -34,7 +34,7 @@ def test_the_row_says_what_was_run(tmp_path):
 
 def test_a_failure_says_what_and_where():
     with pytest.raises(ValueError) as caught:
-        store.read_runs(".", ["nothing"])
+        store.read_rows(".", ["nothing"])
     assert re.fullmatch(r"ValueError: unknown columns \['nothing'\].* \[store\.py:\d+\]", record.failure(caught.value))
     assert record.failure(KeyError("x")) == "KeyError: 'x'"
 

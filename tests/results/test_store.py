@@ -55,7 +55,7 @@ def test_an_ok_row_is_never_replaced(tmp_path):
     assert store.write_run(tmp_path, make_row(dev_miou=0.5))
     for later in (make_row(dev_miou=0.9), make_row(status="failed")):
         assert store.write_run(tmp_path, later) is False
-    assert store.read_runs(tmp_path, ["dev_miou"])["dev_miou"].to_pylist() == [0.5]
+    assert store.read_rows(tmp_path, ["dev_miou"])["dev_miou"].to_pylist() == [0.5]
 
 
 @pytest.mark.parametrize("first", ["failed", "skipped"])
@@ -115,22 +115,22 @@ def test_reading_leaves_heavy_columns_out_unless_asked(tmp_path):
     for row in make_experiment(seeds=2):
         store.write_run(tmp_path, row)
     store.write_run(tmp_path, make_row("cwd", 7, "failed"))
-    table = store.read_runs(tmp_path)
+    table = store.read_rows(tmp_path)
     assert table.num_rows == 10
     assert table.schema.names == [n for n in store.SCHEMA.names if n not in store.HEAVY]
-    assert store.read_runs(tmp_path, ["curve", "seed"]).schema.names == ["curve", "seed"]
-    assert store.read_runs(tmp_path, status="failed").num_rows == 1
-    assert store.read_runs(tmp_path, status=["ok", "failed"]).num_rows == 10
-    assert store.read_runs(tmp_path, ["run_id"], run_ids=["kd-0-0123456789ab", "gone"]).num_rows == 1
+    assert store.read_rows(tmp_path, ["curve", "seed"]).schema.names == ["curve", "seed"]
+    assert store.read_rows(tmp_path, status="failed").num_rows == 1
+    assert store.read_rows(tmp_path, status=["ok", "failed"]).num_rows == 10
+    assert store.read_rows(tmp_path, ["run_id"], run_ids=["kd-0-0123456789ab", "gone"]).num_rows == 1
     with pytest.raises(ValueError, match=r"unknown columns \['miou'\]"):
-        store.read_runs(tmp_path, ["miou"])
+        store.read_rows(tmp_path, ["miou"])
     with pytest.raises(ValueError, match=r"unknown status \['done'\]"):
-        store.read_runs(tmp_path, status="done")
+        store.read_rows(tmp_path, status="done")
 
 
 def test_nothing_there_reads_as_nothing(tmp_path):
     assert store.finished(tmp_path / "never") == {}
-    empty = store.read_runs(tmp_path, ["run_id", "dev_miou"])
+    empty = store.read_rows(tmp_path, ["run_id", "dev_miou"])
     assert empty.num_rows == 0 and empty.schema.names == ["run_id", "dev_miou"]
 
 
@@ -146,7 +146,7 @@ def test_a_corrupt_file_is_named_with_the_remedy(tmp_path, content):
     store.write_run(tmp_path, make_row("kd", 0))
     bad = paths.run_path(tmp_path, "torn")
     bad.write_bytes(content)
-    for read in (store.finished, store.read_runs, lambda _: store.read_row(bad)):
+    for read in (store.finished, store.read_rows, lambda _: store.read_row(bad)):
         with pytest.raises(ValueError, match=r"torn\.parquet.*Delete the file and start the run again"):
             read(tmp_path)
 
@@ -166,7 +166,7 @@ def test_a_flipped_bit_is_an_error_and_not_another_number(tmp_path):
     content[at] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match="Delete the file"):
-        store.read_runs(tmp_path, ["dev_miou"])
+        store.read_rows(tmp_path, ["dev_miou"])
 
 
 def test_a_result_takes_the_place_of_a_corrupt_file(tmp_path):
@@ -200,7 +200,7 @@ def test_a_file_of_an_older_schema_reads_with_nulls(tmp_path):
     with pq.ParquetFile(path) as file:
         old = file.read().drop_columns(["student_macs", "samples"])
     pq.write_table(old, path)
-    assert store.read_runs(tmp_path, ["student_macs"])["student_macs"].to_pylist() == [None]
+    assert store.read_rows(tmp_path, ["student_macs"])["student_macs"].to_pylist() == [None]
     assert store.read_row(path)["samples"] is None
 
 
@@ -210,7 +210,7 @@ def test_many_rows_in_one_file_read_without_a_loop(tmp_path):
     with pq.ParquetFile(path) as file:
         many = pa.concat_tables([file.read().select(["run_id", "status", "dev_miou"])] * 50_000).combine_chunks()
     pq.write_table(many, path)
-    assert store.read_runs(tmp_path, ["dev_miou"], status="ok").num_rows == 50_000
+    assert store.read_rows(tmp_path, ["dev_miou"], status="ok").num_rows == 50_000
 
 
 def test_reading_results_loads_neither_torch_nor_ray():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import tune
+from harness.bench import Bench
 from harness.cli.app import app
 from harness.experiment.load import load
 from harness.experiment.plan import timing_runs
@@ -102,7 +102,7 @@ def test_check_lists_the_control_of_a_budget_with_its_steps(done):
     lines = [line.split() for line in call(*command, *budget).stdout.splitlines()]
     assert ["tiny", "none", "final", "runs", "1", "6", "0"] in lines
     assert ["tiny", "none", "at", "equal", "seconds", "final", "runs", "1", "12", "0"] in lines
-    last = next(run for run in tune.runs_of(of, file, results, True) if run.control is not None)
+    last = next(run for run in Bench(of, results, file).runs() if run.control is not None)
     record.write_row(last, results / "tiny", RESULT, "ok")
     lines = [line.split() for line in call(*command, *budget).stdout.splitlines()]
     assert ["tiny", "none", "at", "equal", "seconds", "final", "runs", "1", "12", "1"] in lines

@@ -1,0 +1,303 @@
+"""An experiment and its results folder: what there is to do, doing it, and the table that comes of it.
+
+>>> import harness
+>>> bench = harness.Bench(harness.load("experiments/quickstart.yaml"), "results")
+>>> len(bench.runs())
+13
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.experiment import rules
+from harness.experiment.plan import outline, plan, timing_runs
+from harness.experiment.spec import Experiment, Run
+from harness.results import paths, step_times, store
+
+if TYPE_CHECKING:
+    from harness.analysis.across import Across
+    from harness.analysis.tables import QuickTable
+    from harness.execution.status import Status
+    from harness.search.outcome import Outcome
+
+OnUpdate = Callable[["Status"], None]
+OnTrial = Callable[[dict[str, Any]], None]
+ACROSS = (
+    *("student_parameters", "student_macs", "student_latency_ms", "train_seconds"),
+    *("dev_confusion", "dev_boundary_confusion", "class_names"),
+)
+"""Columns that a comparison over several experiments needs beside those of a table."""
+
+
+def _silent(status: object) -> None:
+    pass
+
+
+class Bench:
+    """An experiment and its results folder.
+
+    Args:
+        experiment: what `harness.load` returns.
+        results: folder of all results; the experiment's own is `<results>/<experiment.name>`.
+        file: the experiment file, for the commands that messages name; `experiments/<name>.yaml` when not given.
+
+    Attributes:
+        experiment: as given.
+        directory: the experiment's results folder. It is made by the first run.
+
+    Example:
+        >>> import harness
+        >>> experiment = harness.load("experiments/quickstart.yaml", ["train.steps=20"])
+        >>> bench = harness.Bench(experiment, "results")
+        >>> bench.run(on_update=lambda status: print(dict(status.counts)))  # doctest: +SKIP
+        >>> print(bench.table().to_markdown())  # doctest: +SKIP
+    """
+
+    def __init__(self, experiment: Experiment, results: str | Path = "results", file: str | Path | None = None) -> None:
+        if not isinstance(experiment, Experiment):
+            raise ValueError(
+                f"experiment is {type(experiment).__name__}; an Experiment is needed: harness.load(FILE) reads one"
+            )
+        self.experiment = experiment
+        self.directory = Path(results) / experiment.name
+        self.file = str(file or f"experiments/{experiment.name}.yaml")
+
+    def __repr__(self) -> str:
+        return f"Bench({self.experiment.name!r}, {str(self.directory)!r})"
+
+    def runs(self) -> list[Run]:
+        """All runs of the experiment, teachers first.
+
+        With a search they have the best point of each method; with a budget of seconds, the steps that fit it.
+
+        Raises:
+            ValueError: the search is not complete, or steps have not been timed yet.
+        """
+        times = None
+        if rules.needs_times(self.experiment):
+            times = step_times.times(self.experiment, self.directory, self.file)
+        return plan(self.experiment, self._points(), times)
+
+    def pending(self, retry_failed: bool = False) -> list[Run]:
+        """The runs that have not finished; with `retry_failed` those that failed too. Errors as `runs`."""
+        return self._pending(self.runs(), self.directory, retry_failed)
+
+    def states(self) -> dict[str, str]:
+        """By run_id: "ok", "failed", "skipped", or "waiting" without a row. Errors as `runs`, but for step times.
+
+        Before the steps of a budget in seconds have been timed, the runs are those of the plan without it.
+        """
+        ready = step_times.timed(self.experiment, self.directory)
+        return _states(self.runs() if ready else outline(self.experiment), self.directory)
+
+    def run(self, on_update: OnUpdate = _silent, retry_failed: bool = False) -> dict[str, str]:
+        """Run all pending runs, as `sstkd-bench run` does, on this machine or on the cluster that `resources` names.
+
+        A KeyboardInterrupt stops the runs at once and is raised; the next call resumes them from their checkpoints.
+
+        Args:
+            on_update: called with a `Status` about twice a second, and whenever a run has ended.
+            retry_failed: run failed runs again.
+
+        Returns:
+            "ok", "failed" or "skipped" by run_id.
+
+        Raises:
+            ValueError: the search is not complete, a network cannot be built, a method does not apply to its pair, a
+                logger is not installed, the cluster cannot be reached or is too small.
+            OSError: the disk is full, the folder cannot be written, or the storage does not answer.
+        """
+        self._points()  # before anything is trained
+        self._time_steps(on_update, retry_failed)
+        runs = self.runs()
+        if self._pending(runs, self.directory, retry_failed):
+            self.require_ready(runs)
+            self._launch(runs, self.directory, on_update, retry_failed)
+        return _states(runs, self.directory)
+
+    def tune(self, on_update: OnUpdate = _silent, on_trial: OnTrial = _silent) -> "list[Outcome]":
+        """Search each method's hyper-parameters, as `sstkd-bench tune` does, and write the best points.
+
+        Args:
+            on_update: as for `run`, while teachers are trained.
+            on_trial: called when a trial begins and when it has ended.
+
+        Returns:
+            What the search found, a method of a pair each; `best` is None where no trial has finished.
+
+        Raises:
+            ValueError: the experiment has no search, the folder has another one; and as `run`.
+            OSError: as `run`.
+        """
+        from harness.experiment.studies import studies_of
+        from harness.search import outcome
+
+        found = outcome.outcomes(self.experiment, self.directory)
+        if not all(each.complete for each in found):
+            studies = studies_of(self.experiment)
+            needed = {s.template.teacher_run for s in studies if s.template.method.needs_teacher}
+            self._train_teachers(needed, on_update, False)
+            from harness.search.tuner import search  # torch and ray: seconds
+
+            search(self.experiment, self.directory.absolute(), on_trial)
+            found = outcome.outcomes(self.experiment, self.directory)
+        outcome.write(found, self.directory)
+        return found
+
+    def table(self) -> "QuickTable":
+        """The comparison of the methods, from the finished runs.
+
+        Raises:
+            ValueError: no results yet, or rows that must not be compared; and as `runs`.
+        """
+        return self._compared()[0]
+
+    def write_report(self, rewrite: bool = True) -> "QuickTable":
+        """Write the table, the curves and the HTML page into `directory`.
+
+        Args:
+            rewrite: also where they are there already.
+
+        Returns:
+            The comparison.
+
+        Raises:
+            ValueError: as `table`.
+            OSError: the disk is full or cannot be written.
+        """
+        from harness.report.write import write_report
+
+        compared = self._compared()
+        if rewrite or not (self.directory / "report.html").is_file():
+            ids = [run.run_id for run in self.runs()]
+            write_report(self.directory, rules.labels(self.experiment), self.experiment.seeds, ids, self.file, compared)
+        return compared[0]
+
+    def rows(self, columns: Sequence[str]) -> Any:
+        """Columns of the experiment's own rows, as a pyarrow Table.
+
+        Raises:
+            ValueError: there are none yet; and as `runs`.
+        """
+        read = store.read_rows(self.directory, list(columns), run_ids=[run.run_id for run in self.runs()], encoded=True)
+        if not read.num_rows:
+            raise ValueError(f"{self.directory}: no results yet. Run it first: sstkd-bench run {self.file}")
+        return read
+
+    def require_ready(self, runs: Sequence[Run]) -> None:
+        """Look for what would end the runs, before hours are spent on a teacher.
+
+        Raises:
+            ValueError: a logger is not installed, a network cannot be built, or a method does not apply to its pair.
+        """
+        from harness.execution import loggers
+
+        loggers.require(self.experiment.resources.loggers)
+        if self.experiment.resources.address == "local":  # elsewhere this machine may not have the data
+            from harness.training.estimate import require_buildable
+
+            require_buildable(runs)
+
+    def _points(self) -> Any:
+        """The best point of every method, or None without a search."""
+        if self.experiment.search is None:
+            return None
+        from harness.search import outcome
+
+        return outcome.found(self.experiment, self.directory, self.file)
+
+    def _compared(self) -> "tuple[QuickTable, int]":
+        """The table, and of how many rows it is."""
+        from harness.report.write import table_of
+
+        if not self.directory.is_dir():
+            raise ValueError(f"{self.directory}: no results yet. Run it first: sstkd-bench run {self.file}")
+        ids = [run.run_id for run in self.runs()]
+        return table_of(self.directory, rules.labels(self.experiment), self.experiment.seeds, ids)
+
+    def _pending(self, runs: Sequence[Run], directory: Path, retry_failed: bool) -> list[Run]:
+        again = ("waiting", "failed", "skipped") if retry_failed else ("waiting",)
+        states = _states(runs, directory)
+        return [run for run in runs if states[run.run_id] in again]
+
+    def _launch(
+        self,
+        runs: Sequence[Run],
+        directory: Path,
+        on_update: OnUpdate,
+        retry_failed: bool,
+        experiment: Experiment | None = None,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK):  # better said now than after the training
+            raise PermissionError(f"{directory} cannot be written; choose another --results folder")
+        from harness.execution import launcher  # torch and ray: seconds
+
+        launcher.run_all(runs, (experiment or self.experiment).resources, directory, on_update, retry_failed)
+
+    def _train_teachers(self, wanted: Collection[str | None], on_update: OnUpdate, retry_failed: bool) -> list[Run]:
+        """Train teachers before the runs that need them are planned; build every method on its pair before that.
+
+        Args:
+            wanted: their run_ids; None, the teacher of a method that needs none, is passed over.
+        """
+        runs = outline(self.experiment)
+        self.require_ready(runs)
+        teachers = [run for run in runs if run.run_id in wanted]
+        if self._pending(teachers, self.directory, retry_failed):
+            self._launch(teachers, self.directory, on_update, retry_failed)
+        return teachers
+
+    def _time_steps(self, on_update: OnUpdate, retry_failed: bool) -> None:
+        """Where the budget is one of seconds: time a step of every method, after its teacher has been trained."""
+        if not rules.needs_times(self.experiment):
+            return
+        folder, runs = paths.times_folder(self.directory).absolute(), timing_runs(self.experiment)
+        if not self._pending(runs, folder, retry_failed):
+            return
+        needed = {run.teacher_run for run in runs if run.method.needs_teacher}
+        teachers = self._train_teachers(needed, on_update, retry_failed)
+        from harness.execution.workspace import Home, below, lend
+
+        # The curves of a few steps are of no use.
+        resources = below(self.experiment.resources, self.directory.name).model_copy(update={"loggers": ()})
+        source, home = Home(self.directory.absolute(), self.experiment.resources), Home(folder, resources)
+        for run in teachers:
+            lend(run.run_id, self.directory, source, folder, home)
+        timing = self.experiment.model_copy(update={"resources": resources})
+        self._launch([*teachers, *runs], folder, on_update, retry_failed, timing)
+
+
+def compare(benches: Iterable[Bench]) -> "Across":
+    """Methods over all pairs and datasets of several experiments: gains, ranks, profiles.
+
+    Raises:
+        ValueError: no results yet, rows or experiments that must not be compared, or no baseline.
+
+    Example:
+        >>> import harness
+        >>> bench = harness.Bench(harness.load("experiments/backbones_small.yaml"), "results/examples")
+        >>> harness.compare([bench]).methods
+        ('none', 'kd', 'cwd', 'sstkd(critic_width=16)')
+    """
+    return compared(benches)[0]
+
+
+def compared(benches: Iterable[Bench]) -> "tuple[Across, dict[str, dict[str, Any]]]":
+    """As `compare`, and the rows behind it by run_id."""
+    from harness.analysis.across import across
+    from harness.analysis.comparison import COLUMNS, quick_table
+
+    tables, rows = [], dict[str, dict[str, Any]]()
+    for bench in benches:
+        read = bench.rows([*COLUMNS, *ACROSS])
+        tables.append(quick_table(read, rules.labels(bench.experiment), bench.experiment.seeds))
+        rows |= {row["run_id"]: row for row in read.to_pylist()}
+    return across(tables), rows
+
+
+def _states(runs: Sequence[Run], directory: Path) -> dict[str, str]:
+    rows = store.finished(directory)
+    return {run.run_id: rows.get(run.run_id, "waiting") for run in runs}

@@ -1,0 +1,118 @@
+"""An experiment and its results folder: what is pending, how it is run, what comes of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harness
+from harness.execution import launcher
+from harness.execution.status import Status
+from harness.experiment.load import load
+from harness.experiment.spec import Run
+from harness.results import store
+from tests.support import tiny
+from tests.support.rows import make_row
+from tests.support.searches import TUNED
+
+
+def row_of(run: Run, status: str = "ok") -> dict[str, Any]:
+    network = {"role": run.role, "pair": run.pair, "teacher_run_id": run.teacher_run}
+    return make_row(run.method.name, run.seed, status, run_id=run.run_id, experiment="tiny", **network)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., harness.Bench]:
+    def made(*overrides: str, **changes: Any) -> harness.Bench:
+        file = tiny.write(tmp_path, **changes)
+        return harness.Bench(load(file, overrides), tmp_path / "results", file)
+
+    return made
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What was launched, call by call; every run gets a row, that of kd says failed the first time."""
+    calls: list[list[str]] = []
+
+    def run_all(runs: Any, resources: Any, directory: Path, on_update: Any, retry_failed: bool) -> None:
+        calls.append([run.run_id for run in runs])
+        status = Status(runs, {run.run_id: "waiting" for run in runs})
+        for run in runs:
+            state = "failed" if run.method.name == "kd" and not retry_failed else "ok"
+            status.change(run, state)
+            store.write_run(directory, row_of(run, state))
+        on_update(status)
+
+    monkeypatch.setattr(launcher, "run_all", run_all)
+    return calls
+
+
+def test_what_there_is_to_do(make: Callable[..., harness.Bench]) -> None:
+    bench = make()
+    runs = bench.runs()
+    assert [(run.role, run.label) for run in runs] == [("teacher", "none"), ("student", "none"), ("student", "kd")]
+    assert bench.pending() == runs and set(bench.states().values()) == {"waiting"}
+    assert not bench.directory.exists(), "looking makes no folder"
+    store.write_run(bench.directory, row_of(runs[0]))
+    store.write_run(bench.directory, row_of(runs[2], "failed"))
+    assert bench.pending() == [runs[1]] and bench.pending(retry_failed=True) == runs[1:]
+    assert list(bench.states().values()) == ["ok", "waiting", "failed"]
+
+
+def test_a_run_of_the_whole_and_its_table(make: Callable[..., harness.Bench], launched: list[list[str]]) -> None:
+    bench, seen = make(), []
+    states = bench.run(on_update=seen.append)
+    assert list(states.values()) == ["ok", "ok", "failed"] and len(launched) == 1 and len(seen) == 1
+    assert bench.run() == states and len(launched) == 1, "a failed run is not run again unless asked"
+    assert set(bench.run(retry_failed=True).values()) == {"ok"} and len(launched) == 2
+    assert bench.pending(retry_failed=True) == []
+    (block,) = bench.table().blocks
+    assert [line.label for line in block.methods] == ["none", "kd"]
+    assert not (bench.directory / "table.md").exists(), "a look at the table writes nothing"
+    bench.write_report()
+    assert (bench.directory / "table.md").read_text() == bench.table().to_markdown()
+
+
+def test_an_interruption_is_passed_on(make: Callable[..., harness.Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launcher, "run_all", interrupted)
+    bench = make()
+    with pytest.raises(KeyboardInterrupt):
+        bench.run()
+    assert len(bench.pending()) == 3
+
+
+def test_a_method_that_does_not_apply_is_found_before_training(
+    make: Callable[..., harness.Bench], launched: list[list[str]]
+) -> None:
+    bench = make(methods=["none", {"sstkd": {"stages": ["stage9"]}}])
+    with pytest.raises(ValueError, match="stage9"):
+        bench.run()
+    assert launched == []
+
+
+def test_without_results_it_says_what_to_do(make: Callable[..., harness.Bench]) -> None:
+    bench = make()
+    with pytest.raises(ValueError, match=r"no results yet\. Run it first: sstkd-bench run .*tiny\.yaml"):
+        bench.table()
+    with pytest.raises(ValueError, match="no results yet"):
+        harness.compare([bench])
+
+
+def test_a_search_comes_first(make: Callable[..., harness.Bench], launched: list[list[str]]) -> None:
+    bench = make(**TUNED)
+    for ask in (bench.runs, bench.pending, bench.run):
+        with pytest.raises(ValueError, match=r"0 of 4 trials (.|\n)*sstkd-bench tune"):
+            ask()
+    assert launched == []
+
+
+def test_steps_of_a_budget_in_seconds_are_timed_first(make: Callable[..., harness.Bench], launched: Any) -> None:
+    bench = make(budget={"unit": "seconds"}, methods=["none", "cwd"])
+    with pytest.raises(ValueError, match="has not been timed yet: sstkd-bench run"):
+        bench.runs()
+    assert set(bench.states().values()) == {"waiting"}
