@@ -18,7 +18,7 @@ from harness.analysis.stats import (
 )
 from harness.metrics import hits_and_unions
 
-SEEDS = (3, 5, 10)
+SEEDS = (3, 5, pytest.param(10, marks=pytest.mark.slow))
 TRUE = 0.01  # one percent point
 
 
@@ -98,7 +98,7 @@ def test_ranks_of_equal_methods_are_seldom_a_critical_difference_apart() -> None
     assert apart / trials <= 0.05 + simulated_error(0.05, trials)
 
 
-@pytest.mark.parametrize("seeds", [5, 10])
+@pytest.mark.parametrize("seeds", [5, pytest.param(10, marks=pytest.mark.slow)])
 def test_the_chance_of_improvement_is_covered(seeds: int) -> None:
     """Over 12 tasks; the interval of bootstrapped runs is a little narrow for few of them, which is stated here."""
     rng, trials, tasks, covered = np.random.default_rng(seeds), 300, 12, 0

@@ -164,7 +164,9 @@ def test_a_failed_run_is_a_loss_and_not_a_gap() -> None:
     assert kd.vs_none is not None and kd.vs_none.won == 1 and kd.vs_none.lost == 0
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize(
+    "seeds", [3, pytest.param(5, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.slow)]
+)
 def test_false_wins_of_methods_that_diverge(seeds: int) -> None:
     """No method differs from the plain student; two of three lose one run in five. Wins stay below 5 %."""
     rng, trials, wins, names = np.random.default_rng(seeds), 150, 0, ("none", "kd", "cwd", "sstkd")
