@@ -106,11 +106,11 @@ def power(experiment: "Experiment", file: Path, results: Path, seeds: Sequence[i
     table = quick_table(rows, rules.labels(experiment), experiment.seeds)
     printed = [_print_power(block, numbers, planned) for block in table.blocks]
     if not any(printed):
-        raise ValueError(f"{directory}: a spread between seeds needs two finished seeds of a method and of none")
+        raise ValueError(f"{directory}: a standard deviation needs two finished seeds of a method and of none")
     typer.echo(
-        "\nSmallest difference to the plain student, in percent points of dev mIoU, that is found in "
+        "\nSmallest difference to the student without distillation, in percentage points of dev mIoU, that is found in "
         f"{100 * POWER:.0f} % of the cases (paired t,\nfirst step of Holm's correction over the pair's comparisons). "
-        "The spread is known only as well as its 95 % interval says."
+        "The standard deviation between seeds has a 95 % interval of its own."
     )
 
 
@@ -119,14 +119,14 @@ def _print_power(block: "Block", numbers: Sequence[int], planned: int) -> bool:
 
     lines = []
     for x in power.shown(block, numbers):
-        spread = f"{x.spread.mean:.2f} [{x.spread.low:.2f}, {x.spread.high:.2f}]"
+        deviation = f"{x.deviation.mean:.2f} [{x.deviation.low:.2f}, {x.deviation.high:.2f}]"
         needed = f"more than {power.MOST_SEEDS}" if x.seeds is None else str(x.seeds)
         smallest = [f"{x.smallest[n]:.2f}" for n in numbers]
-        lines.append([x.label, str(x.n), f"{x.difference:+.2f}", spread, *smallest, needed])
+        lines.append([x.label, str(x.n), f"{x.difference:+.2f}", deviation, *smallest, needed])
     if not lines:
         return False
     named = [f"{n} seeds" + (" (planned)" if n == planned else "") for n in numbers]
-    columns = ["method", "pairs", "difference", "spread", *named, "seeds it takes"]
+    columns = ["method", "pairs", "difference", "standard deviation", *named, "seeds it takes"]
     typer.echo(f"\n{block.pair} on {block.dataset}, {block.comparisons} comparisons")
     print_columns(columns, lines, right=tuple(columns[1:]))
     return True

@@ -19,7 +19,7 @@ METRICS = {
     "miou": "mIoU, %",
     "miou_gain": "gain of mIoU, points",
     "params_m": "10^6 parameters",
-    "gmacs": "10^9 multiply-adds",
+    "gmacs": "10^9 MACs",
 }
 SPLITS = ("val", "test", "")
 
@@ -32,7 +32,7 @@ class Figure:
         dataset, split: of the figure; empty for the cost of a network.
         protocol: the recipe it belongs to, in the words of its file.
         teacher, student: networks by the papers' names, e.g. "PSPNet-R18".
-        method: e.g. "cwd"; "none" for the plain student, "teacher" for the teacher, "cost" for a network's cost.
+        method: e.g. "cwd"; "none" for the student without distillation, "teacher", "cost" for a network's cost.
         variant: of the method, e.g. "logits".
         metric: one of `METRICS`.
         value: in the metric's unit.

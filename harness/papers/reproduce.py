@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.analysis.tables import REFERENCES
+from harness.analysis.labels import REFERENCES
 from harness.experiment import yaml_reader
 from harness.papers.cells import NOT_RUN, Cell
 from harness.papers.tables import CIRKD, MGD, MMSEG, NETWORKS, PAPERS, SKD, Line, Ours, PaperTable

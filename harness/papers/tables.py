@@ -65,7 +65,7 @@ class Line:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table of a paper. Without columns it is one of costs: parameters and multiply-adds of `networks`.
+    """One table of a paper. Without columns it is one of costs: parameters and MACs of `networks`.
 
     `gains`: figures that were published as a gain only belong below it.
     """

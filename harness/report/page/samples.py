@@ -1,4 +1,4 @@
-"""Sample predictions of the results page: label maps, where they are wrong, where the plain student is."""
+"""Sample predictions of the results page: label maps, where they are wrong, where the baseline is."""
 
 import base64
 import io
@@ -20,14 +20,14 @@ Sample = Mapping[str, Any]
 
 WRONG, RIGHT, OUT = (213, 94, 0), (236, 239, 242), (150, 155, 160)
 BETTER, WORSE = (0, 114, 178), (213, 94, 0)
-VIEWS = ("prediction", "where it is wrong", "against the plain student")
+VIEWS = ("prediction", "where it is wrong", "against the baseline")
 _KEYS = (
     (),
     ((WRONG, "wrong"), (RIGHT, "right"), (OUT, "not counted")),
     (
-        (BETTER, "right, the plain student is wrong"),
-        (WORSE, "wrong, the plain student is right"),
-        (RIGHT, "both alike"),
+        (BETTER, "right, baseline wrong"),
+        (WORSE, "wrong, baseline right"),
+        (RIGHT, "both right or both wrong"),
     ),
 )
 
@@ -44,7 +44,7 @@ def section(number: int, block: Block, by_id: Mapping[str, Row], samples: Mappin
     Raises:
         ValueError: a sample or a palette that is not what the row's schema says.
     """
-    plain = block.references["none"]
+    baseline = block.references.get("none")
     shown = [("teacher", block.teacher.run_id or "")] + [(x.label, _first_run(x)) for x in block.methods]
     sources = [
         (name, by_id[run], {s["index"]: s for s in samples.get(run) or ()}) for name, run in shown if run in by_id
@@ -65,14 +65,14 @@ def section(number: int, block: Block, by_id: Mapping[str, Row], samples: Mappin
             pictures.append(_picture("image", index, whole["image"]))
         if whole["label"] is not None:
             pictures.append(_picture("label", index, colourise(whole["label"], colours, void)))
-        base = next((s[index]["prediction"] for name, _, s in sources if name == plain and index in s), None)
+        base = next((s[index]["prediction"] for name, _, s in sources if name == baseline and index in s), None)
         for name, _, found in sources:
             if index in found:
                 guess = found[index]["prediction"]
                 views: list[bytes | None] = [colourise(guess, colours, void), None, None]
                 if whole["label"] is not None:
                     views[1] = _errors(guess, whole["label"], void)
-                    if base is not None and name not in (plain, "teacher"):
+                    if base is not None and name not in (baseline, "teacher"):
                         views[2] = _against(guess, base, whole["label"], void)
                 pictures.append(_picture(name, index, *views))
         strips.append(f'<div class="strip">{"".join(pictures)}</div>')
