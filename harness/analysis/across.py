@@ -30,7 +30,7 @@ WITHIN = 5.0
 
 @dataclass(frozen=True)
 class Task:
-    """A pair on a dataset; `name` tells it from the others."""
+    """A pair on a dataset, with a name of its own."""
 
     name: str
     block: Block
@@ -246,8 +246,8 @@ def costs(found: Across, rows: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
     Args:
         found: the comparison.
         rows: by run_id, with student_parameters, student_macs, train_seconds and student_latency_ms. Seconds are the
-            median over the method's runs that have them, latency over those of all methods on the task: what trained
-            a student does not change the time that it takes.
+            median over the method's runs that have them, latency over those of all methods on the task: the
+            method does not change the time that inference takes.
     """
     out = []
     for task in found.tasks:

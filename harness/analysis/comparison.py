@@ -163,7 +163,7 @@ def _trials(rows: Sequence[Setting]) -> str:
 
 
 def _searched(name: Label, rows: Sequence[Setting]) -> str | None:
-    """What stands behind a method's point; None without a search."""
+    """The search that found a method's point; None without one."""
     row = next((s for s in rows if s.search_trials is not None), None)
     if row is None:
         return None

@@ -65,7 +65,7 @@ def of_block(block: Block) -> dict[str, Any]:
             miou=None if x.miou is None else x.miou.mean,
         )
         for x in block.methods
-        if x.missing < x.expected  # a control that nobody asked for is no line with missing runs
+        if x.missing < x.expected  # a reference that the experiment lacks has no missing runs
     ]
     seeds = max((x.expected for x in block.methods), default=0)
     absent = [x.label for x in block.methods if x.missing == x.expected and not x.reference]

@@ -1,4 +1,4 @@
-"""A table as every format writes it: columns, cells, and what is said above and below; `harness.report` walks it.
+"""A table as every format writes it: columns, cells, and remarks above and below; `harness.report` walks it.
 
 A column or a remark that is added to what makes a `Sheet` is on the terminal, in Markdown, LaTeX, CSV, HTML and JSON.
 """
@@ -47,12 +47,12 @@ class Remark:
 
     @property
     def bad(self) -> bool:
-        """Whether it is to stand out."""
+        """Whether it is highlighted."""
         return self.level in ("failed", "unfair")
 
     @property
     def unfair(self) -> bool:
-        """Whether it says that a comparison favours a method, or is too small to tell."""
+        """Whether the comparison favours a method, or is too small to be conclusive."""
         return self.level == "unfair"
 
     def __str__(self) -> str:
@@ -67,13 +67,13 @@ class Remark:
 
 @dataclass(frozen=True)
 class Section:
-    """What is said together.
+    """Remarks that belong together.
 
     Attributes:
         name: its key in JSON.
         head: a sentence, or the head of a list.
         remarks: the list; None where there is only the sentence.
-        above: whether it is said above the table.
+        above: whether it is shown above the table.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Sheet:
         title: its heading.
         columns: one per cell of a row.
         rows: of cells.
-        sections: what is said, in this order.
+        sections: remarks, in this order.
         records: gives the numbers behind it, unrounded, all with the same keys: the lines of CSV.
     """
 

@@ -186,8 +186,8 @@ def image_bootstrap(
     """mIoU of `a` less that of `b`, with its percentile bootstrap interval over the images of the split.
 
     Every resample draws images, the same ones for both sides and all runs, adds up what was counted on them and takes
-    the mIoU of the sums. It says how much the difference hangs on these images; how much on the seeds, the interval of
-    `paired_difference` says.
+    the mIoU of the sums. It shows how much the difference depends on these images; the interval of
+    `paired_difference` shows how much it depends on the seeds.
 
     Args:
         a: (S, N, 2, K) of S runs on N images: `harness.metrics.hits_and_unions` of each.

@@ -27,7 +27,7 @@ class Comparison:
     Attributes:
         difference: mean with the paired t interval, which decides.
         p_holm: p-value after Holm's correction over all comparisons of the block; None without an interval.
-        lost: seeds whose run failed while the reference has a result: no number can be put on them, so no gain is
+        lost: seeds whose run failed while the reference has a result: they have no number, so no gain is
             significant.
         won: the same the other way round.
         deltas: (n,) the paired differences, or where `swapped` those of the reference to the method.
@@ -314,7 +314,7 @@ class Block:
 
     @property
     def sections(self) -> tuple[Section, ...]:
-        """All that is said of the block."""
+        """All remarks on the block."""
         about = f"{self.budget} per run, ruleset {self.rules}, protocol {self.protocol}, {self.devices}."
         return (
             Section("headline", self.headline, above=True),

@@ -21,7 +21,7 @@ class Cell:
         why_not: why nothing was measured; empty where something was.
         measured: mean over seeds with its 95 % t interval.
         vs_student: paired difference to the student without distillation.
-        figure: what was published; None where nobody could verify a figure.
+        figure: what was published; None where no figure could be verified.
     """
 
     line: str
@@ -64,7 +64,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A paper's table: `head` and `rows` are texts, `notes` what is to be known, `cells` the numbers behind."""
+    """A paper's table: `head` and `rows` are texts, `notes` go below, `cells` hold the numbers."""
 
     id: str
     title: str

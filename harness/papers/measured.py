@@ -115,7 +115,7 @@ def costs(table: PaperTable, counted: Mapping[str, tuple[float, float]], figures
 
 
 def _title(column: Column, columns: Sequence[Column]) -> str:
-    """What tells a column from the others."""
+    """The title of a column: what distinguishes it from the others."""
     parts = [column.student]
     if len({c.dataset for c in columns}) > 1:
         parts.append(column.dataset)
@@ -133,7 +133,7 @@ def _cell(
     runs: Runs[Setting],
     figures: Mapping[tuple[str, ...], Figure],
 ) -> tuple[Cell, list[Setting]]:
-    """The cell, and the rows behind it."""
+    """The cell, and the rows it is computed from."""
     teacher = line.method == "teacher"
     # The student without distillation and the teacher are the same in every column that has a variant.
     variant = column.variant if column.variant is not None and line.method not in ("none", "teacher") else line.variant
@@ -143,11 +143,11 @@ def _cell(
     ours = line.ours.get(column.variant or "") if isinstance(line.ours, Mapping) else line.ours
     why_not = ""
     if column.split != "val":
-        why_not = "its labels are a server's"
+        why_not = "labels not public"
     elif table.teacher not in NETWORKS or not (teacher or column.student in NETWORKS):
-        why_not = "no such network here"
+        why_not = "network not available"
     elif not teacher and ours is None:
-        why_not = "no such method here"
+        why_not = "method not available"
     if why_not:
         return Cell(**titles, why_not=why_not), []  # type: ignore[arg-type]
     pair = [r for r in runs.settings if r.dataset == column.dataset and _is(r.teacher_network, table.teacher)]
@@ -257,5 +257,5 @@ def _differences(table: PaperTable, row: Setting) -> list[str]:
         if theirs is not None and ours != theirs
     ]
     if share := json.loads(row.dataset_parameters).get("dev_fraction"):
-        found.append(f"{row.experiment} trains on less: a share of {share:g} of train is its dev split.")
+        found.append(f"{row.experiment} trains on less data: {share:g} of train is held out as its dev split.")
     return found

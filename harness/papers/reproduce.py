@@ -1,4 +1,4 @@
-"""What it takes to reproduce a paper's table: an experiment for each of its datasets, and what has come of it."""
+"""Reproducing a paper's table: an experiment for each of its datasets, and the state of each cell."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class Part:
         name: of its file.
         dataset: of its columns.
         results: name of the experiment, and of its folder of results: the tables of one protocol share their runs.
-        data: the experiment file's content; None where the protocol's recipe is not known here.
+        data: the experiment file's content; None where the protocol's recipe is unknown.
     """
 
     name: str
@@ -121,7 +121,7 @@ def _network(name: str) -> dict[str, Any]:
 
 
 def state(cell: Cell, seeds: int) -> str:
-    """What has come of a cell.
+    """The state of a cell.
 
     Args:
         cell: as measured so far.

@@ -57,7 +57,7 @@ def print_table(table: Table, console: "Console | None" = None, directory: str |
 
 
 def print_sheet(one: Sheet, console: "Console | None" = None) -> None:
-    """Print a table with all that is said of it."""
+    """Print a table with all remarks on it."""
     from rich.text import Text
 
     console = console or output()

@@ -41,7 +41,7 @@ def sheets_to_markdown(sheets: Iterable[Sheet], legend: str = "") -> str:
 
     Args:
         sheets: the tables.
-        legend: said below them.
+        legend: a paragraph below them.
     """
     lines = []
     for sheet in sheets:
@@ -69,7 +69,7 @@ def _said(sections: Iterable[Section]) -> list[str]:
 
 
 def sheets_to_latex(sheets: Iterable[Sheet], legend: str = "") -> str:
-    r"""Tables for the package booktabs, each in a `table*` with all that is said of it, and the legend, below."""
+    r"""Tables for the package booktabs, each in a `table*` with its remarks and the legend below."""
 
     def text(value: object) -> str:
         return "".join(_LATEX.get(c, c) for c in str(value))
@@ -119,7 +119,7 @@ def sheets_to_html(sheets: Iterable[Sheet], legend: str = "") -> str:
 
 
 def _notes(sheet: Sheet, legend: str) -> list[str]:
-    """All that is said of a table, one text after the other."""
+    """All remarks on a table, one text after the other."""
     return [*(text for section in sheet.sections for text in section.texts), *filter(None, (legend,))]
 
 
@@ -162,7 +162,7 @@ def _entitled(table: Table) -> list[Sheet]:
 
 
 def to_json(table: Table) -> str:
-    """The fairness report: what is compared with what, and all that is said of it, by pair."""
+    """The fairness report: what is compared with what, and all remarks, by pair."""
     pairs = [
         {"pair": block.pair, "dataset": block.dataset, "ruleset": block.rules, "budget": block.budget}
         | {section.name: section.json for section in block.sections}

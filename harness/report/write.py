@@ -40,7 +40,7 @@ def write_report(
         seeds: the experiment's seeds, as for `quick_table`.
         run_ids: read only these rows (teachers' included); None reads all there are.
         experiment_file: the file the command that repeats a run names; `experiments/<experiment>.yaml` without it.
-        compared: the table and the number of rows behind it, where they are known already.
+        compared: the table and the number of rows behind it, if known.
 
     Returns:
         The files by what they are: "markdown", "csv", "fairness", "png", "svg", "html".

@@ -19,10 +19,10 @@ EXAMPLE = ROOT / "results" / "examples" / "quickstart"
 
 
 def lines_of(directory: Path, experiment: Experiment, ids: list[str] | None = None) -> list[str]:
-    """The Markdown table and its floor, from rows."""
+    """The Markdown table and its single-pixel baseline, from rows."""
     rows = store.read_runs(directory, list(COLUMNS), run_ids=ids)
     table = quick_table(rows, [method.label for method in experiment.methods], experiment.seeds)
-    return [line for line in to_markdown(table).splitlines() if line.startswith(("|", "Floor"))]
+    return [line for line in to_markdown(table).splitlines() if line.startswith(("|", "Single-pixel"))]
 
 
 def test_the_readme_shows_what_the_example_rows_give() -> None:

@@ -98,9 +98,9 @@ def test_nothing_is_filled_in() -> None:
             assert cell.measured is None and cell.vs_student is None and cell.gap is None
             assert cell.texts[0] in (
                 "not run",
-                "no such method here",
-                "no such network here",
-                "its labels are a server's",
+                "method not available",
+                "network not available",
+                "labels not public",
             )
             assert cell.texts[2] == "unverified" or cell.figure is not None
     cells = built("sstkd-table-1", [])
@@ -230,9 +230,9 @@ def test_latex_compiles(tmp_path: Path) -> None:
         (f"{HEADER}\n{LINE.replace(',V,', ',R,')}", r"a\.csv:2: sure: 'R'; allowed are 'V', 'V2', 'C'"),
         (f"{HEADER}\n{LINE.replace('val', 'dev')}", r"split: 'dev'; allowed are"),
         (f"{HEADER}\n{LINE.replace('70.1', '0.701')}", r"mIoU is in percent"),
-        (f"{HEADER}\n{LINE.replace('70.1', 'seventy')}", r"value: 'seventy' is no number"),
+        (f"{HEADER}\n{LINE.replace('70.1', 'seventy')}", r"value: 'seventy' is not a number"),
         (f"{HEADER}\n{LINE.replace('somewhere', ' ')}", r"source: is empty"),
-        (f"{HEADER}\n{LINE}\n{LINE.replace('70.1', '70.2')}", r"a\.csv:3: .* stands in .*a\.csv:2 already"),
+        (f"{HEADER}\n{LINE}\n{LINE.replace('70.1', '70.2')}", r"a\.csv:3: .* is already in .*a\.csv:2"),
     ],
 )
 def test_wrong_figures_are_named(tmp_path: Path, text: str, message: str) -> None:

@@ -15,7 +15,7 @@ from harness.analysis.sheets import Remark
 from harness.analysis.tables import HEADER
 from harness.report.console import print_table
 from harness.report.formats import to_csv, to_html, to_json, to_latex, to_markdown
-from harness.report.page.samples import class_colours, colourise
+from harness.report.page.colours import class_colours, colourise
 from harness.report.plots.curves import Curve, Panel, curve_figure, panel
 from harness.report.plots.style import INK, figure_svg, style
 from harness.results import store

@@ -1,8 +1,8 @@
 """One HTML page of an experiment that needs nothing but itself: no network, pictures, data and script inside.
 
 Every text that comes from a row passes `_e` on its way into the page, or is data that the script writes as text. The
-content policy in its head forbids the browser to load anything and to run any other script, so what slipped through
-could neither act nor reach out.
+content policy in its head forbids the browser to load anything and to run any other script, so text
+that was not escaped could neither run nor load anything.
 """
 
 import base64
@@ -12,20 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.tables import MEASURES, Block, Table
 from harness.report.page import samples as pagesamples
+from harness.report.page.colours import Row, class_colours, class_names, rgb
 from harness.report.page.data import iou_of, page_data
-from harness.report.page.samples import class_colours, class_names, rgb
 from harness.report.page.samples import escaped as _e
 from harness.report.plots.curves import THIN, curve_figure, panel
 from harness.report.plots.style import FAINT, INK, MUTED, figure_svg, style
 
-Row = Mapping[str, Any]
 SCRIPT, STYLE = (Path(__file__).with_name(name).read_text("utf-8") for name in ("page.js", "page.css"))
 
 # Colours of the figure that a dark page cannot show as they are.
@@ -50,8 +48,8 @@ _PAGE = Template("""<!DOCTYPE html>
 $blocks
 <section>
 <h2>Runs</h2>
-<p>Every run behind this page. A click on a run, or on a number in the tables above, tells where it comes from and what
-it takes to repeat it. Rows are in <code>runs/</code> next to this file.</p>
+<p>Every run behind this page. Click a run, or a number in the tables above, to see its provenance and the command that
+repeats it. Rows are in <code>runs/</code> next to this file.</p>
 <div id="runs"><noscript>The list needs scripts; without them: <code>sstkd-bench results list</code> and
 <code>results show</code>.</noscript></div>
 </section>
@@ -88,7 +86,7 @@ def render(
     datasets = sorted({block.dataset for block in table.blocks})
     lead = (
         "How much better does a small segmentation network get when it learns from a large one? "
-        f"{len(methods)} ways to train the same student on {', '.join(datasets)}: same initial weights, data order, "
+        f"{len(methods)} methods to train the same student on {', '.join(datasets)}: same initial weights, data order, "
         "recipe and budget, compared seed by seed with the student without distillation (none) and with plain "
         "distillation (kd)."
     )

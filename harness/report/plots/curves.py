@@ -1,7 +1,7 @@
 """Pictures of rows: learning curves by method, and label maps in colour.
 
 Everything goes through matplotlib's Figure objects and the Agg and SVG writers, so no window, no pyplot and no global
-state. Colours are Okabe and Ito's, told apart by colour-blind readers; line style and marker say the same in grey.
+state. Colours are Okabe and Ito's, which colour-blind readers can distinguish; line style and marker do it in grey.
 """
 
 from collections.abc import Mapping, Sequence
