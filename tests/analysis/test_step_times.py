@@ -40,7 +40,7 @@ class Clock:
 
 
 class Slow(Distiller):
-    """A method whose step takes so many seconds more than the plain student's, by `Clock`."""
+    """A method whose step takes so many seconds more than the baseline's, by `Clock`."""
 
     needs_teacher = False
 
