@@ -347,7 +347,7 @@ class Table:
         >>> import harness
         >>> bench = harness.Bench(harness.load("experiments/quickstart.yaml"), "results/examples")
         >>> (block,) = bench.table().blocks
-        >>> [(line.label, round(100 * line.miou.mean, 2)) for line in block.methods][:2]
+        >>> [(line.label, round(line.miou.mean, 2)) for line in block.methods][:2]
         [('none', 48.29), ('kd', 51.36)]
         >>> bench.table().to_markdown().splitlines()[0]
         '# quickstart'
