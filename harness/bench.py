@@ -18,12 +18,13 @@ from harness.results import paths, step_times, store
 
 if TYPE_CHECKING:
     from harness.analysis.across import Across
-    from harness.analysis.tables import QuickTable
+    from harness.analysis.tables import Table
     from harness.execution.status import Status
     from harness.search.outcome import Outcome
+    from harness.search.tuner import TrialUpdate
 
 OnUpdate = Callable[["Status"], None]
-OnTrial = Callable[[dict[str, Any]], None]
+OnTrial = Callable[["TrialUpdate"], None]
 ACROSS = (
     *("student_parameters", "student_macs", "student_latency_ms", "train_seconds"),
     *("dev_confusion", "dev_boundary_confusion", "class_names"),
@@ -146,7 +147,7 @@ class Bench:
         outcome.write(found, self.directory)
         return found
 
-    def table(self) -> "QuickTable":
+    def table(self) -> "Table":
         """The comparison of the methods, from the finished runs.
 
         Raises:
@@ -154,7 +155,7 @@ class Bench:
         """
         return self._compared()[0]
 
-    def write_report(self, rewrite: bool = True) -> "QuickTable":
+    def write_report(self, rewrite: bool = True) -> "Table":
         """Write the table, the curves and the HTML page into `directory`.
 
         Args:
@@ -181,7 +182,7 @@ class Bench:
         Raises:
             ValueError: there are none yet; and as `runs`.
         """
-        read = store.read_rows(self.directory, list(columns), run_ids=[run.run_id for run in self.runs()], encoded=True)
+        read = store.read_rows(self.directory, list(columns), run_ids=[run.run_id for run in self.runs()])
         if not read.num_rows:
             raise ValueError(f"{self.directory}: no results yet. Run it first: sstkd-bench run {self.file}")
         return read
@@ -208,7 +209,7 @@ class Bench:
 
         return outcome.found(self.experiment, self.directory, self.file)
 
-    def _compared(self) -> "tuple[QuickTable, int]":
+    def _compared(self) -> "tuple[Table, int]":
         """The table, and of how many rows it is."""
         from harness.report.write import table_of
 
@@ -259,13 +260,13 @@ class Bench:
             return
         needed = {run.teacher_run for run in runs if run.method.needs_teacher}
         teachers = self._train_teachers(needed, on_update, retry_failed)
-        from harness.execution.workspace import Home, below, lend
+        from harness.execution.workspace import Workspace, below, copy_teacher
 
         # The curves of a few steps are of no use.
         resources = below(self.experiment.resources, self.directory.name).model_copy(update={"loggers": ()})
-        source, home = Home(self.directory.absolute(), self.experiment.resources), Home(folder, resources)
+        source, home = Workspace(self.directory.absolute(), self.experiment.resources), Workspace(folder, resources)
         for run in teachers:
-            lend(run.run_id, self.directory, source, folder, home)
+            copy_teacher(run.run_id, self.directory, source, folder, home)
         timing = self.experiment.model_copy(update={"resources": resources})
         self._launch([*teachers, *runs], folder, on_update, retry_failed, timing)
 

@@ -6,9 +6,10 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any, TextIO
 
-from harness.analysis.tables import HEADER, QuickTable
+from harness.analysis.tables import HEADER, Table
 from harness.execution.status import Looker, Status, Why
 from harness.experiment.spec import Run
+from harness.training.progress import Progress
 
 EACH_SECONDS = 1.0  # between two reports of one run, at least
 REPORTED = ("step", "steps", "loss", "terms", "dev_miou", "step_ms", "device", "node")
@@ -53,13 +54,13 @@ class Events:
 
     def _report(self, run_id: str, run: Run, status: Status, now: float, eta: Mapping[str, Any]) -> None:
         """A run's progress, if it came further."""
-        step = status.progress.get(run_id, {}).get("step")
+        step = status.progress.get(run_id, Progress()).step
         when, before = self._said.get(run_id, (-math.inf, None))
         if step is not None and step != before and now - when >= EACH_SECONDS:
             self._said[run_id] = (now, step)
             self.write("progress", **_named(run_id, run), **_reported(run_id, status), **eta)
 
-    def table(self, table: QuickTable) -> None:
+    def table(self, table: Table) -> None:
         """The comparison: an event for each pair, with the cells that the terminal would show."""
         for block in table.blocks:
             self.write(
@@ -67,13 +68,8 @@ class Events:
                 pair=block.pair,
                 dataset=block.dataset,
                 columns=HEADER,
-                rows=[line.cells(block.references) for line in block.methods],
-                headline=block.headline,
-                notes=block.notes,
-                caveats=block.caveats,
-                compared=block.compared,
-                findings=[{"unfair": found.unfair, "text": found.text} for found in block.findings],
-                images=block.images,
+                rows=[line.cells for line in block.methods],
+                **{section.name: section.json for section in block.sections},
             )
 
     def done(self, states: Collection[str], interrupted: bool = False) -> None:
@@ -95,8 +91,8 @@ def _named(run_id: str, run: Run) -> dict[str, Any]:
 
 
 def _reported(run_id: str, status: Status) -> dict[str, Any]:
-    progress = status.progress.get(run_id, {})
-    return {"state": status.state[run_id], **{key: progress.get(key) for key in REPORTED}}
+    progress = status.progress.get(run_id, Progress())
+    return {"state": status.state[run_id], **{key: getattr(progress, key) for key in REPORTED}}
 
 
 def _finite(value: Any) -> Any:

@@ -15,8 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from harness.execution.status import ENDED, Changes, Looker, Progress, Status, Why
+from harness.execution.status import ENDED, Changes, Looker, Status, Why
 from harness.experiment.spec import Run
+from harness.training.progress import Progress
 
 LINE_SECONDS = 10.0  # between plain lines of one run, at least
 ANY_LINE_SECONDS = 1.0  # between plain lines of any runs that are still running
@@ -90,16 +91,16 @@ class Display:
         )
 
     def _line(self, run_id: str, run: Run, status: Status, now: float) -> str:
-        p, state = status.progress.get(run_id, {}), status.state[run_id]
+        p, state = status.progress.get(run_id, Progress()), status.state[run_id]
         parts = [f"[{clock(now - self._began)}] {run.pair} {run_name(run)}: {state}"]
-        if "note" in p:
-            parts.append(str(p["note"]))
-        if "step" in p:
-            parts.append(f"step {p['step']}/{p['steps']}")
-        if p.get("loss") is not None:
-            parts.append(f"loss {p['loss']:.3f}")
-        if p.get("dev_miou") is not None:
-            parts.append(f"dev mIoU {100 * p['dev_miou']:.1f}")
+        if p.note is not None:
+            parts.append(p.note)
+        if p.step is not None:
+            parts.append(f"step {p.step}/{p.steps}")
+        if p.loss is not None:
+            parts.append(f"loss {p.loss:.3f}")
+        if p.dev_miou is not None:
+            parts.append(f"dev mIoU {100 * p.dev_miou:.1f}")
         parts.append(f"{_ended(status)}/{len(status.runs)} runs, ETA {clock(status.eta_seconds())}")
         if state == "failed" and (why := self._why(run_id)):
             parts.append(" ".join(why.split())[:MESSAGE_LENGTH])
@@ -161,12 +162,12 @@ def _ended(status: Status) -> int:
 
 
 def _fraction(progress: Progress) -> float:
-    return progress["step"] / progress["steps"] if progress.get("steps") and "step" in progress else 0.0
+    return progress.step / progress.steps if progress.steps and progress.step is not None else 0.0
 
 
 def _overall(status: Status, width: int, elapsed: float) -> Table:
     text = f"{_ended(status)}/{len(status.runs)} runs  {clock(elapsed)} elapsed  ETA {clock(status.eta_seconds())}"
-    done = _ended(status) + sum(_fraction(status.progress.get(run_id, {})) for run_id in status.running)
+    done = _ended(status) + sum(_fraction(status.progress.get(run_id, Progress())) for run_id in status.running)
     bar = [ProgressBar(total=max(1, len(status.runs)), completed=done, width=30)] if width >= 80 else []
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_row(_text(text), *bar)
@@ -192,14 +193,14 @@ COLUMNS: tuple[tuple[str, int, Cell], ...] = (
     ("pair", 70, lambda run, p: _text(run.pair)),
     ("run", 0, lambda run, p: _text("teacher" if run.role == "teacher" else run.label)),
     ("seed", 0, lambda run, p: "" if run.role == "teacher" else str(run.seed)),
-    ("step", 0, lambda run, p: f"{p['step']}/{p['steps']}" if "step" in p else "starting"),
+    ("step", 0, lambda run, p: "starting" if p.step is None else f"{p.step}/{p.steps}"),
     ("", 110, lambda run, p: ProgressBar(total=1.0, completed=_fraction(p), width=BAR)),
-    ("loss", 0, lambda run, p: "" if p.get("loss") is None else f"{p['loss']:.3f}"),
-    ("terms", 120, lambda run, p: _text(" ".join(f"{k} {number(v)}" for k, v in (p.get("terms") or {}).items()))),
-    ("dev mIoU", 50, lambda run, p: "" if p.get("dev_miou") is None else f"{100 * p['dev_miou']:.1f}"),
-    ("s/step", 60, lambda run, p: "" if p.get("step_ms") is None else f"{p['step_ms'] / 1e3:.3f}"),
-    ("device", 90, lambda run, p: device_text(p.get("device"))),
-    ("node", 80, lambda run, p: str(p.get("node") or "")[:NODE]),
+    ("loss", 0, lambda run, p: "" if p.loss is None else f"{p.loss:.3f}"),
+    ("terms", 120, lambda run, p: _text(" ".join(f"{k} {number(v)}" for k, v in (p.terms or {}).items()))),
+    ("dev mIoU", 50, lambda run, p: "" if p.dev_miou is None else f"{100 * p.dev_miou:.1f}"),
+    ("s/step", 60, lambda run, p: "" if p.step_ms is None else f"{p.step_ms / 1e3:.3f}"),
+    ("device", 90, lambda run, p: device_text(p.device)),
+    ("node", 80, lambda run, p: str(p.node or "")[:NODE]),
 )
 LEFT = ("pair", "run", "terms", "node")
 
@@ -217,6 +218,6 @@ def _table(status: Status, shown: Sequence[str], width: int, several_pairs: bool
         justify: Any = "left" if title in LEFT else "right"
         table.add_column(title, justify=justify, no_wrap=title not in LEFT, overflow="ellipsis")
     for run_id in shown:
-        progress = status.progress.get(run_id, {})
+        progress = status.progress.get(run_id, Progress())
         table.add_row(*(cell(status.running[run_id], progress) for _, _, cell in columns))
     return table

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from harness.bench import Bench
     from harness.cli.events import Events
     from harness.search.outcome import Outcome
+    from harness.search.tuner import TrialUpdate
 
 
 def tune(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS, as_json: AsJson = False) -> None:
@@ -55,14 +56,13 @@ def _trials(wanted: "Bench", show: Any) -> Any:
     search = wanted.experiment.search
     count = search.trials if search is not None else 0
 
-    def told(trial: dict[str, Any]) -> None:
+    def told(trial: "TrialUpdate") -> None:
         if isinstance(show, Events):
-            show.write("trial", **trial)
-        elif trial["status"] != "running":
-            score = "" if trial["dev_miou"] is None else f"  dev mIoU {100 * trial['dev_miou']:.2f}"
-            why = f"  {trial['message']}" if trial["message"] else f"  {trial['status']}"
-            name = f"{trial['pair']}  {trial['method']}  trial {trial['trial'] + 1} of {count}"
-            typer.echo(f"{name}{score}  {trial['seconds']:.0f} s{why}")
+            show.write("trial", **vars(trial))
+        elif trial.status != "running":
+            score = "" if trial.dev_miou is None else f"  dev mIoU {100 * trial.dev_miou:.2f}"
+            name = f"{trial.pair}  {trial.method}  trial {trial.trial + 1} of {count}"
+            typer.echo(f"{name}{score}  {trial.seconds:.0f} s  {trial.message or trial.status}")
 
     return told
 
@@ -81,21 +81,12 @@ def _draw(outcomes: "Sequence[Outcome]", wanted: "Bench") -> None:
 def _print(outcomes: "Sequence[Outcome]", wanted: "Bench", show: "Events | None") -> None:
     from harness.report.console import print_columns
     from harness.results.paths import search_folder
-    from harness.search.outcome import FILE, HEADER, said
+    from harness.search.outcome import FILE, HEADER
 
     if show is not None:
         show.write("search", columns=HEADER, rows=[outcome.cells for outcome in outcomes])
         return
     print_columns(list(HEADER), [list(outcome.cells) for outcome in outcomes], right=("mIoU (dev) %", "time"))
-    for outcome in outcomes:
-        if outcome.algorithm == "nsga2" and len(outcome.front) > 1:
-            front = "; ".join(
-                f"{100 * (t.dev_miou or 0):.2f} at {t.step_ms:.0f} ms ({said(t.point)})" for t in outcome.front
-            )
-            typer.echo(f"{', '.join(outcome.study.key)}: no other trial is better and faster than: {front}")
-            typer.echo(
-                "  The final runs take the one of the highest dev mIoU: step time is no part of the comparison's score."
-            )
     folder = search_folder(wanted.directory)
     for what, name in (("trials", "runs"), ("points", FILE), ("picture", "trials.png")):
         typer.echo(f"{what:9}{folder / name}")

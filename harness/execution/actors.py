@@ -1,75 +1,75 @@
-"""The actors and tasks of a launcher: thin, so that the launcher loads no torch; `execution.worker` does the work."""
+"""The actors and tasks of a launcher. Light: the launcher must not load torch, which `execution.worker` does."""
 
 from typing import Any
 
 from harness.execution.connection import this_node
+from harness.execution.imports import quick_imports
 from harness.execution.messages import Group
+from harness.training.progress import Progress
 
-Progress = dict[str, Any]
 
-
-class Board:
-    """Actor: what runs have said since it was asked last, so that the launcher never disturbs a worker."""
+class ProgressActor:
+    """Actor: collects the progress of all runs, so that the launcher asks one process and disturbs no worker."""
 
     def __init__(self) -> None:
-        self._said: dict[str, Progress] = {}
-        self._complaints: dict[str, None] = {}
-        self._seats: dict[str, dict[int, str]] = {}
+        self._progress: dict[str, Progress] = {}
+        self._notes: dict[str, None] = {}
+        self._nodes: dict[str, dict[int, str]] = {}
 
     def post(self, run_id: str, progress: Progress) -> None:
-        """Take a run's word."""
-        self._said.setdefault(run_id, {}).update(progress)
+        """Take a report of a run."""
+        self._progress[run_id] = self._progress.get(run_id, Progress()).updated(progress)
 
     def drain(self) -> dict[str, Progress]:
-        """What was said since the last call, by run_id."""
-        said, self._said = self._said, {}
-        return said
+        """What was reported since the last call, by run_id."""
+        progress, self._progress = self._progress, {}
+        return progress
 
-    def complain(self, text: str) -> None:
-        """Note what a user should hear once, whichever run says it."""
-        self._complaints.setdefault(text, None)
+    def add_note(self, text: str) -> None:
+        """Take a message for the user; the same text of several runs counts once."""
+        self._notes.setdefault(text, None)
 
-    def complaints(self) -> list[str]:
-        """All of them, in the order in which they came."""
-        return list(self._complaints)
+    def notes(self) -> list[str]:
+        """All messages so far, oldest first."""
+        return list(self._notes)
 
-    def sit(self, run_id: str, rank: int, node: str) -> None:
-        """Note where a rank of a worker group is."""
-        self._seats.setdefault(run_id, {})[rank] = node
+    def set_node(self, run_id: str, rank: int, node: str) -> None:
+        """Note on which node a rank of a worker group is."""
+        self._nodes.setdefault(run_id, {})[rank] = node
 
-    def seats(self, run_id: str) -> dict[int, str]:
-        """Where the ranks of a run are, or were the last time."""
-        return self._seats.get(run_id, {})
+    def nodes(self, run_id: str) -> dict[int, str]:
+        """The nodes of a run's ranks in its last attempt."""
+        return self._nodes.get(run_id, {})
 
 
 class Worker:
-    """Actor: one process that keeps imports, dataset and teacher in memory and takes run after run."""
+    """Actor: one process that keeps imports, dataset and teacher in memory and executes one run after another."""
 
-    def __init__(self, experiment: str, resources: str, board: Any) -> None:
-        from harness.execution.worker import Warm
-
-        self._warm = Warm(experiment, resources, board)
+    def __init__(self, directory: str, resources: str, progress: Any) -> None:
+        with quick_imports():
+            from harness.execution.worker import WarmWorker
+        self._worker = WarmWorker(directory, resources, progress)
 
     def node(self) -> str:
-        """Where this process is, once it is there."""
+        """The node of this process; answers once the process has started."""
         return this_node()
 
-    def attach(self, shelf: Any) -> None:
-        """Share what can be shared with the other workers of this machine."""
-        self._warm.attach(shelf)
+    def attach(self, shared: Any) -> None:
+        """Share data and teachers with the other workers of this machine."""
+        self._worker.attach(shared)
 
     def run(self, spec: str, last_try: bool) -> str:
-        """Bring one run to its row: "ok" or "failed". What a machine did wrong is raised unless it is the last try."""
-        return self._warm.run(spec, last_try)
+        """Finish one run: "ok" or "failed". A machine's error is raised, unless this is the last try."""
+        return self._worker.run(spec, last_try)
 
 
-def group_run(group: Group, board: Any) -> str:
+def group_run(group: Group, progress: Any) -> str:
     """Task: one run as a Ray Train worker group: "ok" or "failed".
 
     Raises:
-        Lost: a worker died, or its machine did something wrong.
+        WorkerLost: a worker died, or its machine failed.
         OSError: the disk is full.
     """
-    from harness.execution.worker import run_group
+    from harness.execution.ray_train import run_group
 
-    return run_group(group, board)
+    return run_group(group, progress)

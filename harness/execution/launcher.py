@@ -1,25 +1,26 @@
-"""The list of runs is driven from one queue until every run has a row.
+"""Executes all pending runs from one queue until every run is finished.
 
-Rows are written where a run ends, so nothing of value lives in this process: it can be killed at any moment, and the
-same command goes on where the rows and checkpoints stop.
+Workers write the rows, so this process holds nothing of value: it can be killed at any moment, and the same command
+resumes from the last completed runs and checkpoints.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from harness.execution.actors import Board
+from harness.execution.actors import ProgressActor
 from harness.execution.connection import connected, require_room, this_node
 from harness.execution.groups import Groups
 from harness.execution.messages import Outcome
 from harness.execution.pool import Pool
 from harness.execution.queue import Queue
 from harness.execution.status import Status
-from harness.execution.workspace import Home
+from harness.execution.workspace import Workspace
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 from harness.files import sweep
@@ -33,18 +34,18 @@ FETCHERS = 4
 def run_all(
     runs: Sequence[Run],
     resources: Resources,
-    experiment: Path,
+    directory: Path,
     on_update: Callable[[Status], None],
     retry_failed: bool = False,
 ) -> dict[str, str]:
-    """Bring every run to a row; runs that have one are skipped.
+    """Execute all pending runs; runs that have a row are skipped.
 
     Args:
         runs: all runs of the experiment, teachers included.
         resources: where they run.
-        experiment: the results folder of the experiment; every worker sees it, unless `resources` name a storage.
+        directory: results folder of the experiment; every worker sees it, unless `resources` name a storage.
         on_update: called about twice a second, and whenever a run ended.
-        retry_failed: run failed runs again.
+        retry_failed: execute failed and skipped runs again.
 
     Returns:
         "ok" or "failed" by run_id.
@@ -53,148 +54,171 @@ def run_all(
         ValueError: a teacher's weights are missing, the cluster cannot be reached or is too small.
         OSError: the disk is full, or the storage does not answer.
     """
-    experiment = experiment.absolute()
-    home = Home(experiment, resources)
-    if home.storage is not None and home.storage.entries("runs"):
-        pull(home.storage, experiment, trusting=True)
-    status = Status(runs, _states(runs, experiment, retry_failed))
+    directory = directory.absolute()
+    workspace = Workspace(directory, resources)
+    if workspace.storage is not None and workspace.storage.entries("runs"):
+        pull(workspace.storage, directory, trusting=True)
+    status = Status(runs, _states(runs, directory, retry_failed))
     waiting = [run for run in runs if status.state[run.run_id] == "waiting"]
-    _check_teachers(waiting, status, experiment, home)
-    _tidy(status, experiment, home)
+    _check_teachers(waiting, status, directory, workspace)
+    _tidy(status, directory, workspace)
     if not waiting:
         return status.state
     on_update(status)
     with connected(resources):
         require_room(resources)
         with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
-            _Drive(waiting, resources, experiment, home, status, fetchers).to_the_end(on_update)
+            _Launch(waiting, resources, directory, workspace, status, fetchers).run(on_update)
     return status.state
 
 
-def _states(runs: Sequence[Run], experiment: Path, retry_failed: bool) -> dict[str, str]:
-    rows = store.finished(experiment)
+def _states(runs: Sequence[Run], directory: Path, retry_failed: bool) -> dict[str, str]:
+    rows = store.finished(directory)
     again = ("failed", "skipped") if retry_failed else ()
     return {
         run.run_id: "waiting" if rows.get(run.run_id, "none") in ("none", *again) else rows[run.run_id] for run in runs
     }
 
 
-def _check_teachers(waiting: Sequence[Run], status: Status, experiment: Path, home: Home) -> None:
-    """See that the weights of finished teachers are where the workers look for them."""
+def _check_teachers(waiting: Sequence[Run], status: Status, directory: Path, workspace: Workspace) -> None:
+    """Check that the weights of finished teachers are where the workers look for them."""
     wanted = {run.teacher_run for run in waiting if run.method.needs_teacher} - {None}
     for teacher in sorted(str(run_id) for run_id in wanted if status.state.get(str(run_id)) == "ok"):
-        home.offer(teacher, experiment)
-        weights = paths.weights_path(experiment, teacher)
-        if home.storage is None and not weights.is_file():
+        workspace.offer(teacher, directory)
+        weights = paths.weights_path(directory, teacher)
+        if workspace.storage is None and not weights.is_file():
             raise ValueError(
-                f"{weights}: the teacher's weights are missing, yet its row says ok. Put the file back, or delete "
-                f"{paths.run_path(experiment, teacher)} to train the teacher again."
+                f"{weights}: the teacher's weights are missing, although its row says ok. Restore the file, or delete "
+                f"{paths.run_path(directory, teacher)} to train the teacher again."
             )
 
 
-def _tidy(status: Status, experiment: Path, home: Home) -> None:
-    """Remove what processes left that were killed: half of a file, checkpoints of runs that have their row."""
-    for folder in filter(None, {experiment, home.folder, home.place.folder}):  # one and the same without a storage
+def _tidy(status: Status, directory: Path, workspace: Workspace) -> None:
+    """Remove what killed processes left: partially written files, checkpoints of finished runs."""
+    # Without a storage these are the same folder.
+    for folder in filter(None, {directory, workspace.folder, workspace.place.folder}):
         for name in ("runs", "weights", "per_image"):
             sweep(folder / name)
-    for run_id in home.place.folders("checkpoints"):
+    for run_id in workspace.place.folders("checkpoints"):
         if status.state.get(run_id) == "ok":
-            home.checkpoints(run_id).drop()
+            workspace.checkpoints(run_id).drop()
 
 
-class _Drive:
-    """One drive through the queue."""
+class Executor(Protocol):
+    """Where runs are executed: a `Pool` of actors, or `Groups` of workers."""
+
+    @property
+    def running(self) -> int:
+        """How many runs are being executed."""
+
+    @property
+    def slots(self) -> int:
+        """How many runs can be executed at the same time."""
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes have room."""
+
+    def refresh(self, waiting: int) -> None:
+        """Adapt to the nodes there are now and to the number of pending runs."""
+
+    def assign(self, queue: Queue, tries: Counter[str]) -> Iterator[Run]:
+        """Start as many runs as there is room for; yields them."""
+
+    def wait(self, seconds: float) -> Iterator[Outcome]:
+        """The runs that end within so many seconds; returns as soon as one did."""
+
+
+class _Launch:
+    """One pass through the queue."""
 
     def __init__(
         self,
         waiting: Sequence[Run],
         resources: Resources,
-        experiment: Path,
-        home: Home,
+        directory: Path,
+        workspace: Workspace,
         status: Status,
         fetchers: ThreadPoolExecutor,
     ) -> None:
-        # On the node of this process: a node that is lost must not take along what runs have said.
+        # On the node of this process: progress must not be lost with another node.
         here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
-        self._board = ray.remote(num_cpus=0, max_restarts=-1)(Board).options(scheduling_strategy=here).remote()
+        self._progress = (
+            ray.remote(num_cpus=0, max_restarts=-1)(ProgressActor).options(scheduling_strategy=here).remote()
+        )
         try:
-            ray.get(self._board.drain.remote())
+            ray.get(self._progress.drain.remote())
         except ray.exceptions.RayActorError as error:
             raise ValueError(
-                f"resources.address: {resources.address}: the cluster ends our processes before they start "
+                f"resources.address: {resources.address}: the cluster ends processes before they start "
                 f"({' '.join(str(error).split())[-200:]}). Where it runs without a token, set RAY_AUTH_MODE=disabled."
             ) from None
-        lanes = Pool if resources.workers == 1 else Groups
-        self._lanes: Pool | Groups = lanes(experiment, resources, self._board)
+        kind = Pool if resources.workers == 1 else Groups
+        self._executor: Executor = kind(directory, resources, self._progress)
         self._queue = Queue(waiting, status.state)
-        self._resources, self._experiment, self._home = resources, experiment, home
+        self._resources, self._directory, self._workspace = resources, directory, workspace
         self._status, self._fetchers = status, fetchers
         self._fetched: list[Future[None]] = []
-        self._tries: Counter[str] = Counter()  # failures since the run last came further
-        self._reached: dict[str, int] = {}  # the step of the checkpoint that a run was last taken up from
+        self._tries: Counter[str] = Counter()  # failures since the last progress of the run
+        self._reached: dict[str, int] = {}  # the step from which a run last resumed
 
-    def to_the_end(self, on_update: Callable[[Status], None]) -> None:
-        """Keep every lane busy until no run waits or runs."""
-        status, lanes = self._status, self._lanes
-        while len(self._queue) or lanes.running:
+    def run(self, on_update: Callable[[Status], None]) -> None:
+        """Keep the executor busy until no run is pending or running."""
+        status, executor = self._status, self._executor
+        while len(self._queue) or executor.running:
             for orphan in self._queue.orphans():
                 self._fail_orphan(orphan)
-            lanes.refresh(len(self._queue))
-            status.slots, status.nodes = max(1, lanes.slots), max(1, lanes.nodes)
-            for run in lanes.assign(self._queue, self._tries):
+            executor.refresh(len(self._queue))
+            status.slots, status.nodes = max(1, executor.slots), max(1, executor.nodes)
+            for run in executor.assign(self._queue, self._tries):
                 status.change(run, "running")
-            for outcome in lanes.wait(POLL_SECONDS):
-                self._settle(outcome)
-            self._listen()
+            for outcome in executor.wait(POLL_SECONDS):
+                self._finish(outcome)
+            self._collect()
             on_update(status)
             status.forget()
         for fetched in self._fetched:
             fetched.result()
 
-    def _listen(self) -> None:
-        """Take in what runs have said since."""
+    def _collect(self) -> None:
+        """Take the progress that runs have reported since the last call."""
         try:
-            said, complaints = ray.get([self._board.drain.remote(), self._board.complaints.remote()])
-        except ray.exceptions.RayActorError:  # it starts again; what was said is for the display only
+            progress, notes = ray.get([self._progress.drain.remote(), self._progress.notes.remote()])
+        except ray.exceptions.RayActorError:  # Ray restarts it; its content is for the display only
             return
-        self._status.notes += [text for text in complaints if text not in self._status.notes]
-        for run_id, progress in said.items():
-            began = progress.pop("began", None)
-            if began is not None and began > self._reached.get(run_id, 0):
-                self._reached[run_id] = began
+        self._status.notes += [text for text in notes if text not in self._status.notes]
+        for run_id, report in progress.items():
+            if report.began is not None and report.began > self._reached.get(run_id, 0):
+                self._reached[run_id] = report.began
                 self._tries[run_id] = 0
-            self._status.report(run_id, progress)
+            self._status.report(run_id, report)
 
-    def _settle(self, outcome: Outcome) -> None:
+    def _finish(self, outcome: Outcome) -> None:
         run, status = outcome.run, self._status
         if outcome.status == "lost":
-            if outcome.error is not None and self._home.storage is None:  # the next try could write no row either
-                raise OSError(outcome.error.errno, f"{outcome.error.strerror}: cannot write to {self._experiment}")
-            self._listen()  # whether it came further has been said before the end
+            if outcome.error is not None and self._workspace.storage is None:  # no attempt could write a row
+                raise OSError(outcome.error.errno, f"{outcome.error.strerror}: cannot write to {self._directory}")
+            self._collect()  # whether it made progress was reported before its end
             self._tries[run.run_id] += 1
             tries = self._tries[run.run_id]
             if tries <= self._resources.max_failures:
-                status.notes.append(
-                    f"{run.run_id}: is taken up again, since its worker or machine failed ({outcome.reason})"
-                )
+                status.notes.append(f"{run.run_id}: resumed, since its worker or machine failed ({outcome.reason})")
                 status.change(run, "waiting")
                 self._queue.put_back(run, outcome.node)
                 return
             times = "once" if tries == 1 else f"{tries} times"
-            self._fail(run, f"lost {times} without coming further; the last time: {outcome.reason}")
+            self._fail(run, f"worker died {times} without progress; last: {outcome.reason}")
             return
-        if self._home.storage is not None:
+        if self._workspace.storage is not None:
             name = f"runs/{run.run_id}.parquet"
-            self._fetched.append(self._fetchers.submit(fetch, self._home.storage, self._experiment, name))
+            self._fetched.append(self._fetchers.submit(fetch, self._workspace.storage, self._directory, name))
         status.change(run, outcome.status)
 
     def _fail(self, run: Run, message: str) -> None:
-        """Write the row that no worker could write."""
-        record.write_row(run, self._experiment, {}, "failed", message)
-        self._home.offer(run.run_id, self._experiment)
+        """Write the failed row of a run that no worker could finish."""
+        record.write_row(run, self._directory, {}, "failed", message)
+        self._workspace.offer(run.run_id, self._directory)
         self._status.change(run, "failed")
 
     def _fail_orphan(self, run: Run) -> None:
-        self._fail(
-            run, f"the teacher {run.teacher_run} failed; see its row. After mending it: run again with --retry-failed"
-        )
+        self._fail(run, f"the teacher {run.teacher_run} failed; see its row. Fix the cause, then use --retry-failed")

@@ -1,9 +1,8 @@
-"""Optional live loggers. The record is the row; these are for watching, and what goes wrong in one never ends a run.
+"""Optional live loggers. The result is the row; these are for watching, and an error in one never ends a run.
 
-Each is `make(folder, run)`, which gives a function of a run's progress: reports (step, terms, dev_miou, step_ms), then
-`{"ended": "ok" | "failed" | "lost"}`, upon which it closes. A process makes one after another, and a run that is
-taken up again, here or elsewhere, goes on under the name it had. Files are below `folder`; nothing is sent anywhere
-unless the environment names a server.
+Each is `make(folder, run)`, which returns a function that is called with each report of the run; the last report
+(`ended`) closes it. A process makes one after another, and a run that is resumed, here or elsewhere, continues under
+the same name. Files are below `folder`; nothing is sent over the network unless the environment names a server.
 """
 
 import fcntl
@@ -15,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness.execution.status import Progress
 from harness.experiment.spec import Run
 from harness.files import write_atomic
+from harness.training.progress import Progress
 
 Log = Callable[[Progress], None]
 
@@ -42,14 +41,14 @@ def require(names: Iterable[str]) -> None:
             )
 
 
-def watch(names: Iterable[str], experiment: Path, run: Run, complain: Callable[[str], None]) -> Log:
+def watch(names: Iterable[str], directory: Path, run: Run, warn: Callable[[str], None]) -> Log:
     """All the loggers of a run as one.
 
     Args:
         names: of LOGGERS.
-        experiment: the experiment's results folder; each logger has a folder of its own in it.
+        directory: results folder of the experiment; each logger has a subfolder.
         run: whose progress it is.
-        complain: told once of a logger that fails, which is left out from then on.
+        warn: called once with the message of a logger that fails; it is not used any more.
     """
     logs: dict[str, Log] = {}
 
@@ -58,10 +57,10 @@ def watch(names: Iterable[str], experiment: Path, run: Run, complain: Callable[[
             return action()
         except Exception as error:  # a server that is down, a full disk: no reason to stop the training
             logs.pop(name, None)
-            complain(f"the logger {name} stopped: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            warn(f"the logger {name} stopped: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
     for name in names:
-        log = attempt(name, lambda name=name: LOGGERS[name](experiment / name, run))  # type: ignore[misc]
+        log = attempt(name, lambda name=name: LOGGERS[name](directory / name, run))  # type: ignore[misc]
         if log is not None:
             logs[name] = log
 
@@ -80,8 +79,8 @@ def run_title(run: Run) -> str:
 
 def metrics(progress: Progress) -> dict[str, float]:
     """The numbers of a report: `loss/TERM`, `dev_miou`, `step_ms`."""
-    found = {f"loss/{term}": value for term, value in progress.get("terms", {}).items()}
-    found |= {key: progress[key] for key in ("dev_miou", "step_ms") if progress.get(key) is not None}
+    found = {f"loss/{term}": value for term, value in (progress.terms or {}).items()}
+    found |= {k: v for k, v in (("dev_miou", progress.dev_miou), ("step_ms", progress.step_ms)) if v is not None}
     return found
 
 
@@ -113,18 +112,18 @@ def tensorboard(folder: Path, run: Run) -> Log:
     from torch.utils.tensorboard import SummaryWriter
 
     title = re.sub(r"[/\\\s]", "_", run_title(run))[:NAME_LENGTH]
-    directory = str(folder / f"{title}-{run.run_id}")
+    target = str(folder / f"{title}-{run.run_id}")
     writer: Any = None
 
     def log(progress: Progress) -> None:
         nonlocal writer
-        if "step" in progress:
+        if progress.step is not None:
             if writer is None:  # the steps after a checkpoint come a second time: the first ones are hidden
-                writer = SummaryWriter(directory, purge_step=progress["step"])
+                writer = SummaryWriter(target, purge_step=progress.step)
             for name, value in metrics(progress).items():
-                writer.add_scalar(name, value, progress["step"])
+                writer.add_scalar(name, value, progress.step)
             writer.flush()
-        if "ended" in progress and writer is not None:
+        if progress.ended is not None and writer is not None:
             writer.close()
 
     return log
@@ -150,12 +149,12 @@ def mlflow(folder: Path, run: Run) -> Log:
     client.update_run(ours, status="RUNNING")
 
     def log(progress: Progress) -> None:
-        if "step" in progress:
-            now, step = round(time.time() * 1e3), progress["step"]
+        if progress.step is not None:
+            now, step = round(time.time() * 1e3), progress.step
             found = metrics(progress).items()
             client.log_batch(ours, metrics=[Metric(name, value, now, step) for name, value in found])
-        if progress.get("ended") in MLFLOW_STATUS:
-            client.set_terminated(ours, MLFLOW_STATUS[progress["ended"]])
+        if progress.ended in MLFLOW_STATUS:
+            client.set_terminated(ours, MLFLOW_STATUS[progress.ended])
 
     return log
 
@@ -242,10 +241,10 @@ def wandb(folder: Path, run: Run) -> Log:
     ours.define_metric("*", step_metric="step")
 
     def log(progress: Progress) -> None:
-        if "step" in progress:
-            ours.log({"step": progress["step"], **metrics(progress)})
-        if "ended" in progress:
-            ours.finish(exit_code=1 if progress["ended"] == "failed" else 0)
+        if progress.step is not None:
+            ours.log({"step": progress.step, **metrics(progress)})
+        if progress.ended is not None:
+            ours.finish(exit_code=1 if progress.ended == "failed" else 0)
             package.teardown()  # else W&B's process may still have to write when Ray ends ours, and it with it
 
     return log

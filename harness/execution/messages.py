@@ -1,38 +1,30 @@
-"""What a launcher and a worker group of Ray Train tell each other; plain data."""
+"""What the launcher and the workers tell each other; plain data."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from harness.errors import WorkerLost
 from harness.experiment.spec import Run
 from harness.results import record
 
 
-class Lost(Exception):
-    """A worker of a group died, or its machine did something wrong.
-
-    Attributes:
-        nodes: where that was.
-    """
-
-    def __init__(self, message: str, nodes: tuple[str, ...] = ()) -> None:
-        super().__init__(message, nodes)
-        self.nodes = nodes
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
 @dataclass(frozen=True)
 class Group:
-    """What a worker group has to know; plain data, so that it can be sent."""
+    """What a worker group needs to know.
+
+    Attributes:
+        run: as JSON.
+        directory: results folder of the experiment.
+        resources: as JSON.
+        attempt: distinguishes this attempt from earlier ones of the same run, for Ray Train.
+        barred: ids of nodes on which the run has failed.
+    """
 
     run: str
-    experiment: str
+    directory: str
     resources: str
     attempt: str
-    """Names the try, so that Ray Train does not take it for the one before."""
     barred: tuple[str, ...] = ()
-    """Nodes on which the run failed before."""
 
 
 def not_on_nodes(nodes: Collection[str]) -> dict[str, str] | None:
@@ -42,14 +34,14 @@ def not_on_nodes(nodes: Collection[str]) -> dict[str, str] | None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run left its lane.
+    """How an attempt at a run ended.
 
     Attributes:
         run: which.
-        status: "ok", "failed" (its row says why), or "lost" where there is no row.
-        reason: of a loss.
+        status: "ok", "failed" (its row says why), or "lost" (there is no row).
+        reason: why it was lost.
         node: where it was lost.
-        error: the disk was full: nothing can go on.
+        error: the disk is full, so nothing can continue.
     """
 
     run: Run
@@ -59,12 +51,12 @@ class Outcome:
     error: OSError | None = None
 
 
-def judged(run: Run, error: Exception, node: str | None) -> Outcome:
-    """A run's outcome from what its future raised."""
+def lost(run: Run, error: Exception, node: str | None) -> Outcome:
+    """The outcome of a run whose future raised `error`."""
     cause = getattr(error, "cause", None) or error
     reason = " ".join(str(cause).split())[:300]
     if record.is_disk_full(cause):
         return Outcome(run, "lost", reason, node, cause)
-    if isinstance(cause, Lost) and cause.nodes:
+    if isinstance(cause, WorkerLost) and cause.nodes:
         node = cause.nodes[0]
     return Outcome(run, "lost", reason, node)

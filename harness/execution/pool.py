@@ -1,7 +1,6 @@
-"""Lanes that runs are put on: warm actors, one per run that fits, or worker groups of Ray Train that share the room.
+"""A pool of warm actors, each of which executes one run at a time; one of the two executors of `execution.launcher`.
 
-A lane is only where a run is at the moment: which run is next is `execution.queue`'s, what follows from how it ended is
-`execution.launcher`'s.
+It only knows where runs are: `execution.queue` decides which is next, the launcher what follows from how one ended.
 """
 
 import time
@@ -16,23 +15,23 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.execution.actors import Worker
 from harness.execution.connection import room
-from harness.execution.messages import Outcome, judged, not_on_nodes
+from harness.execution.messages import Outcome, lost, not_on_nodes
 from harness.execution.queue import Key, Queue, key_of
-from harness.execution.sharing import Shelf
+from harness.execution.sharing import SharedObjects
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 
-REFRESH_SECONDS = 2.0  # between looks at which nodes there are
-MOST_FALSE_STARTS = 5  # workers in a row that do not come up at all
-SILENT_SECONDS = 60.0  # that a node which did not answer is left out; Ray has found it lost by then
-BAD_NODE = 3  # failures of a node without a success in between: it gets no more runs while there are others
+REFRESH_SECONDS = 2.0  # between two queries of the nodes
+MOST_FALSE_STARTS = 5  # workers in a row that fail to start
+SILENT_SECONDS = 60.0  # that a node which did not answer is not used; by then Ray knows whether it is lost
+BAD_NODE = 3  # failures in a row after which a node gets no more runs, as long as there are others
 
 
 @dataclass
 class _Actor:
     handle: Any
-    future: Any  # of the run, or of the node's name while it starts; None when it is idle
-    avoids: frozenset[str] = frozenset()  # nodes it must not come up on
+    future: Any  # of the run, or of the node's id while it starts; None when it is idle
+    avoids: frozenset[str] = frozenset()  # nodes it must not start on
     node: str | None = None
     last: Key | None = None
     run: Run | None = None
@@ -42,16 +41,16 @@ class Pool:
     """Warm actors for runs on one worker, as many as fit and are needed.
 
     Args:
-        experiment: results folder.
+        directory: results folder of the experiment.
         resources: of a run.
-        board: where progress goes.
+        progress: handle of the `ProgressActor`.
     """
 
-    def __init__(self, experiment: Path, resources: Resources, board: Any) -> None:
+    def __init__(self, directory: Path, resources: Resources, progress: Any) -> None:
         self._resources = resources
-        self._arguments = (str(experiment), resources.model_dump_json(), board)
+        self._arguments = (str(directory), resources.model_dump_json(), progress)
         self._actors: list[_Actor] = []
-        self._shelves: dict[str, Any] = {}
+        self._shared: dict[str, Any] = {}
         self._false_starts = 0
         self._faults: Counter[str] = Counter()
         self._room: dict[str, int] = {}
@@ -59,12 +58,12 @@ class Pool:
 
     @property
     def running(self) -> int:
-        """How many runs are on lanes."""
+        """How many runs are being executed."""
         return sum(actor.run is not None for actor in self._actors)
 
     @property
     def slots(self) -> int:
-        """How many runs can be on lanes."""
+        """How many runs can be executed at the same time."""
         return min(sum(self._room.values()), self._resources.concurrent or 10**9)
 
     @property
@@ -73,7 +72,7 @@ class Pool:
         return len(self._room)
 
     def refresh(self, waiting: int) -> None:
-        """Make as many actors as there is room and need for; nodes may have come or gone."""
+        """Start as many actors as there is room and need for; nodes may have come or gone."""
         if time.monotonic() - self._looked >= REFRESH_SECONDS:
             self._room, self._looked = room(self._resources), time.monotonic()
             for actor in [a for a in self._actors if a.node is None and a.avoids and not set(self._room) - a.avoids]:
@@ -83,7 +82,7 @@ class Pool:
             self._add()
 
     def assign(self, queue: Queue, tries: Counter[str]) -> Iterator[Run]:
-        """Give idle actors their next run; yields the runs that begin."""
+        """Give idle actors their next run; yields the runs that start."""
         nodes = {actor.node for actor in self._actors if actor.node is not None}
         for actor in self._actors:
             if actor.future is None and actor.node is not None:
@@ -95,7 +94,7 @@ class Pool:
                     yield run
 
     def wait(self, seconds: float) -> Iterator[Outcome]:
-        """What ended within so many seconds; returns as soon as something did."""
+        """The runs that end within so many seconds; returns as soon as one did."""
         futures = {actor.future: actor for actor in self._actors if actor.future is not None}
         if not futures:
             time.sleep(seconds)
@@ -112,23 +111,23 @@ class Pool:
         try:
             answer: str = ray.get(future)
         except ray.exceptions.RayError as error:
-            self._end(actor)  # the process is gone or in doubt: the next run gets a new one
+            self._end(actor)  # the process is dead or in doubt: the next run gets a new one
             if run is None:
-                self._started_in_vain(error)
+                self._failed_to_start(error)
                 return None
-            outcome = judged(run, error, actor.node)
+            outcome = lost(run, error, actor.node)
             if actor.node is not None:
                 self._faults[actor.node] += 1
                 self._add(not_on=actor.node)
             return outcome
         if run is None:
-            self._came_up(actor, answer)
+            self._started(actor, answer)
             return None
         self._faults.pop(str(actor.node), None)
         return Outcome(run, answer)
 
     def _add(self, not_on: str | None = None) -> None:
-        """One more actor; on another node than `not_on`, and on none that only fails, where there is such a node."""
+        """Start an actor; where possible on another node than `not_on`, and on none that has failed repeatedly."""
         busy = Counter(actor.node for actor in self._actors)
         avoid = {node for node, faults in self._faults.items() if faults >= BAD_NODE}
         if not_on is not None and any(fit > busy[node] for node, fit in self._room.items() if node != not_on):
@@ -139,22 +138,22 @@ class Pool:
         handle = kind.options(label_selector=not_on_nodes(avoid)).remote(*self._arguments)
         self._actors.append(_Actor(handle, handle.node.remote(), frozenset(avoid)))
 
-    def _came_up(self, actor: _Actor, node: str) -> None:
+    def _started(self, actor: _Actor, node: str) -> None:
         self._false_starts, actor.node = 0, node
-        if node not in self._shelves:
+        if node not in self._shared:
             here = NodeAffinitySchedulingStrategy(node, soft=False)
-            self._shelves[node] = ray.remote(num_cpus=0)(Shelf).options(scheduling_strategy=here).remote()
-        actor.handle.attach.remote(self._shelves[node])
+            self._shared[node] = ray.remote(num_cpus=0)(SharedObjects).options(scheduling_strategy=here).remote()
+        actor.handle.attach.remote(self._shared[node])
 
     def _end(self, actor: _Actor) -> None:
         self._actors.remove(actor)
         ray.kill(actor.handle)
 
-    def _started_in_vain(self, error: Exception) -> None:
+    def _failed_to_start(self, error: Exception) -> None:
         self._false_starts += 1
         if self._false_starts >= MOST_FALSE_STARTS:
             reason = " ".join(str(getattr(error, "cause", None) or error).split())[:500]
             raise ValueError(
                 f"resources: {self._false_starts} workers in a row did not start: {reason}. Every node needs this "
-                "package, and sees the results folder unless there is resources.storage."
+                "package, and access to the results folder unless resources.storage is set."
             )

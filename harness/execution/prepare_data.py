@@ -1,8 +1,8 @@
-"""`data prepare`: a dataset in files becomes a prepared cache, shard by shard on Ray, resumable at any moment.
+"""`data prepare`: converts a dataset in files to a prepared cache, shard by shard on Ray; resumable at any time.
 
-A shard is whole or absent, its name says what went into it, and a small file beside it holds its part of the index: the
-same command after an interruption, a full disk or a corrected file makes only what is missing. The manifest comes last.
-Until then the folder is no cache, or still the one that it was before: no shard is ever written over.
+A shard is complete or absent. Its name identifies its content, and a small file beside it holds its part of the index:
+after an interruption, a full disk or a corrected file, the same command makes only the missing shards. The manifest is
+written last; until then the folder is not a cache, or is still the previous one, since shards are never overwritten.
 """
 
 import fcntl
@@ -17,24 +17,20 @@ from typing import Any
 import cv2
 import pyarrow as pa
 import ray
-import torch
 
 from harness.datasets import cache, decode
 from harness.datasets.cache import Format, Manifest, Shard
 from harness.datasets.index import examine
 from harness.datasets.source import OFFICIAL, Sample, Source, require_none, tables_sha256
 from harness.datasets.tree import Tree
+from harness.errors import BadFiles
 from harness.execution.connection import connected
 from harness.experiment.resources import Resources
 from harness.files import sweep, write_atomic
 
 PAIRS = 64
-"""Pairs of a shard: half a gigabyte of raw Cityscapes, so that few seconds are lost to an interruption."""
+"""Pairs per shard: half a gigabyte of raw Cityscapes, so that an interruption loses only seconds of work."""
 Progress = Callable[[int, int], None]
-
-
-class _Wrong(Exception):
-    """Files of a shard are wrong; which ones is said elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +59,23 @@ def prepare(
         root: its folder.
         to: the cache's folder; made if it does not exist.
         variant: the dataset's own parameters, as `source.listing` takes them.
-        short_side: pairs are brought down to this many pixels on their shorter side; None leaves them alone.
-        how: `raw` stores pixels, `encoded` the images as they are.
-        on_progress: called with the pairs that are done and the number of all.
+        short_side: larger pairs are resized to this many pixels on their shorter side; None: no pair is resized.
+        how: `raw` stores pixels, `encoded` the image files as they are.
+        on_progress: called with the number of pairs done and the total.
 
     Raises:
         ValueError: files are missing or wrong (the first 20 are named), or `to` is another cache. Nothing is lost.
-        OSError: the disk is full; whole shards are kept.
+        OSError: the disk is full; complete shards are kept.
     """
     tree = Tree(root)
     if cache.is_cache(root):
-        raise ValueError(f"{root} is a prepared cache itself; give the dataset's own folder")
+        raise ValueError(f"{root} is already a prepared cache; give the dataset's own folder")
     _ours(source, to)
     listing = source.listing(tree, **variant)
     require_none(source, root, listing.problems)
     tasks = list(shard_tasks(source, tree, listing.samples, variant, short_side, how))
     if not tasks:
-        raise ValueError(f"{root}: no pairs of {source.name} are there. Layout:\n{source.layout}")
+        raise ValueError(f"{root}: contains no pairs of {source.name}. Layout:\n{source.layout}")
     with _alone(to):
         return _prepare(source, root, to, variant, short_side, how, tasks, on_progress)
 
@@ -121,7 +117,7 @@ def complete(
     how: Format,
     made: Sequence[tuple[Shard, Any]],
 ) -> Manifest:
-    """Make a cache of its shards, each with its lines of the index, and delete those of an earlier one."""
+    """Make a cache from its shards, each with its rows of the index, and delete shards of an earlier cache."""
     manifest = cache.write_manifest(
         to,
         pa.concat_tables(lines for _, lines in made),
@@ -142,27 +138,27 @@ def complete(
 
 
 def _ours(source: Source, to: Path) -> None:
-    """Raise ValueError if the folder is another dataset's cache, or holds anything else."""
+    """Raise ValueError if the folder is another dataset's cache or contains other files."""
     if cache.is_cache(to) and (name := cache.read_manifest(to).name) != source.name:
         raise ValueError(f"{to} is a cache of {name}; choose another folder")
     if to.is_dir() and not cache.is_cache(to):
         others = sorted(e.name for e in to.iterdir() if e.name not in ("shards", cache.INDEX) and e.name[0] != ".")
         if others:
             raise ValueError(
-                f"{to} holds other files ({others[0]}); choose an empty folder, or one that does not exist"
+                f"{to} contains other files ({others[0]}); choose an empty folder, or one that does not exist"
             )
 
 
 @contextmanager
 def _alone(to: Path) -> Iterator[None]:
-    """One process at a time: the lock ends with the process, however that ends."""
+    """One process at a time: the lock ends with the process."""
     (to / "shards").mkdir(parents=True, exist_ok=True)
     with open(to / ".lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"{to}: another `data prepare` is at work there; wait for it, or choose another folder"
+                f"{to}: another `data prepare` is running there; wait for it, or choose another folder"
             ) from None
         sweep(to / "shards", alone=True)
         yield
@@ -171,7 +167,7 @@ def _alone(to: Path) -> Iterator[None]:
 def shard_tasks(
     source: Source, tree: Tree, samples: Any, variant: dict[str, Any], short_side: int | None, how: Format
 ) -> Iterator[Task]:
-    """The shards of a dataset; a plan names everything that its content follows from."""
+    """The shards of a dataset; a plan identifies everything that determines its content."""
     common = f"{cache.VERSION} {source.name} {tables_sha256(source)} {cache.variant_text(variant)} {short_side} {how}"
     for split in OFFICIAL:
         everything = samples.get(split, [])
@@ -188,7 +184,7 @@ def shard_tasks(
 
 
 def _finished(to: Path, task: Task) -> tuple[Shard, Any] | None:
-    """The shard and its lines of the index, if it was made by the same plan and is there in full length."""
+    """The shard and its rows of the index, if it was made by the same plan and is complete."""
     note = _note(to, task.file)
     try:
         kept = json.loads(note.read_text())
@@ -197,19 +193,19 @@ def _finished(to: Path, task: Task) -> tuple[Shard, Any] | None:
         known = (shard.file, shard.plan, shard.rows) == (task.file, task.plan, len(task.samples))
         whole = known and (to / task.file).stat().st_size == shard.bytes
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid):
-        return None  # absent or torn: made anew
+        return None  # absent or partially written: made again
     return (shard, lines) if whole else None
 
 
 def _note(to: Path, file: str) -> Path:
-    """The small file that says what a shard was made of."""
+    """The small file that records what a shard was made of."""
     return (to / file).with_suffix(".json")
 
 
 def _answers(
     waiting: Sequence[Task], source: Source, root: Path, to: Path, short_side: int | None, how: Format
 ) -> Iterator[tuple[Task, Any]]:
-    """Each task with its shard and index lines, or with the list of what is wrong, as they end."""
+    """Each task with its shard and index rows, or with the list of problems, as they end."""
     make = ray.remote(num_cpus=1, max_retries=2)(make_shard)
     known = ray.put(source)
     left = list(waiting)
@@ -227,14 +223,13 @@ def _answers(
             cause = getattr(error, "cause", None)
             if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(cause, OSError):
                 raise
-            what = cause or f"a worker was lost again and again ({' '.join(str(error).split())[:200]})"
-            raise OSError(f"{what}; the whole shards in {to} are kept, the same command goes on") from None
+            what = cause or f"a worker died repeatedly ({' '.join(str(error).split())[:200]})"
+            raise OSError(f"{what}; the complete shards in {to} are kept; re-run the same command to resume") from None
 
 
 def make_shard(source: Source, root: Path, to: Path, task: Task, short_side: int | None, how: Format) -> Any:
-    """Make one shard; the problems, if there are any (then nothing is written)."""
+    """Make one shard; or return the problems (then nothing is written)."""
     cv2.setNumThreads(0)
-    torch.set_num_threads(1)
     tree, entries, problems = Tree(root), [], []
 
     def pairs() -> Iterator[tuple[bytes, Any, Any]]:
@@ -251,11 +246,11 @@ def make_shard(source: Source, root: Path, to: Path, task: Task, short_side: int
             if not problems:
                 yield pair.encoded, small if keeps else None, label
         if problems:
-            raise _Wrong  # what was written so far is thrown away with it
+            raise BadFiles  # discards what was written of the shard
 
     try:
         size, digest = cache.write_shard(to / task.file, pairs(), how)
-    except _Wrong:
+    except BadFiles:
         return problems
     shard = Shard(file=task.file, split=task.split, rows=len(entries), bytes=size, sha256=digest, plan=task.plan)
     lines = cache.index_table(task.split, task.samples, entries)

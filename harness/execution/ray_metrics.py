@@ -1,20 +1,20 @@
-"""A run's progress as gauges of Ray, which every node's metrics agent gives to Prometheus and so to the dashboard."""
+"""A run's progress as Ray gauges, which each node's metrics agent exports to Prometheus and so to the dashboard."""
 
 import math
 
-from harness.execution.status import Progress
 from harness.experiment.spec import Run
+from harness.training.progress import Progress
 
 TAGS = ("experiment", "run_id", "pair", "method", "seed")
-GONE = math.nan  # Ray has no way to take a series back, but its agents leave out those that are not finite
+GONE = math.nan  # Ray cannot remove a series, but its agents skip values that are not finite
 
 
 class Gauges:
     """The gauges of one run, for a process that Ray started; called with each progress.
 
     They are `ray_sstkd_bench_step`, `_loss` (by `term`), `_dev_miou` (in [0, 1]), `_step_seconds`, `_memory_mb` at the
-    port `MetricsExportPort` of the node the process is on, from the next report of Ray's on (ten seconds unless
-    configured otherwise). With `{"ended": ...}` the run's series end; those of a process that died end by themselves.
+    port `MetricsExportPort` of the process's node, after Ray's next report (ten seconds unless configured otherwise).
+    The series end with the run's last report, or when the process dies.
 
     Args:
         run: whose progress it is.
@@ -39,15 +39,14 @@ class Gauges:
         self._shown: dict[str, set[str]] = {name: set() for name in self._gauges}  # terms by gauge
 
     def __call__(self, progress: Progress) -> None:
-        """Show the numbers of a report; end the series with `{"ended": ...}`."""
-        step_ms, device = progress.get("step_ms"), progress.get("device") or {}
-        self._set("step", progress.get("step"))
-        for term, value in (progress.get("terms") or {}).items():
+        """Show the numbers of a report; the last one (`ended`) ends the series."""
+        self._set("step", progress.step)
+        for term, value in (progress.terms or {}).items():
             self._set("loss", value, term)
-        self._set("dev_miou", progress.get("dev_miou"))
-        self._set("step_seconds", None if step_ms is None else step_ms / 1e3)
-        self._set("memory_mb", device.get("memory_mb"))
-        if "ended" in progress:
+        self._set("dev_miou", progress.dev_miou)
+        self._set("step_seconds", None if progress.step_ms is None else progress.step_ms / 1e3)
+        self._set("memory_mb", (progress.device or {}).get("memory_mb"))
+        if progress.ended is not None:
             for name, terms in self._shown.items():
                 for term in sorted(terms):
                     self._set(name, GONE, term)

@@ -1,7 +1,7 @@
-"""What the processes of one machine share through Ray's object store: teachers' weights, and data made in memory.
+"""What the workers of one machine share through Ray's object store: teachers' weights, and data made in memory.
 
-Each machine has one `Shelf` actor, which owns the objects, so that they outlive the worker that made them. Arrays come
-out of the object store without a copy and cannot be written.
+Each machine has one `SharedObjects` actor. It owns the objects, so that they outlive the worker that made them. Arrays
+are read from the object store without a copy and cannot be written.
 """
 
 import pickle
@@ -13,75 +13,75 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-Parcel = tuple[bytes, list[NDArray[np.uint8]]]
+Packed = tuple[bytes, list[NDArray[np.uint8]]]
 
-MAKING_SECONDS = 120.0  # whoever takes longer is taken for dead, and the next one makes it too
+MAKING_SECONDS = 120.0  # a worker that takes longer is assumed dead, and the next one makes the object
 POLL_SECONDS = 0.05
 
 
-class Shelf:
-    """Actor: who makes a thing, and where it is when it is made."""
+class SharedObjects:
+    """Actor: which objects exist, and which are being made."""
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
         self._since: dict[str, float] = {}
 
-    def look(self, key: str) -> tuple[str, list[Any]]:
-        """("here", [reference]), or whether the caller is to "make" it or to "wait"."""
+    def lookup(self, key: str) -> tuple[str, list[Any]]:
+        """("ready", [reference]); else ("make", []) or ("wait", []), which is what the caller should do."""
         if key in self._made:
-            return "here", [self._made[key]]
+            return "ready", [self._made[key]]
         now = time.monotonic()
         if now - self._since.get(key, -MAKING_SECONDS) >= MAKING_SECONDS:
             self._since[key] = now
             return "make", []
         return "wait", []
 
-    def put(self, key: str, parcel: Parcel | None) -> list[Any]:
-        """Keep a copy of what was made, and return [reference]. None: it could not be made, and others may try."""
+    def put(self, key: str, packed_value: Packed | None) -> list[Any]:
+        """Keep a copy of an object, and return [reference]. None: making it failed, and others may try."""
         self._since.pop(key, None)
-        if parcel is None:
+        if packed_value is None:
             return []
-        self._made[key] = ray.put(parcel)
+        self._made[key] = ray.put(packed_value)
         return [self._made[key]]
 
 
-def packed(value: Any) -> Parcel:
-    """A value as its pickle without the arrays, and these as bytes: a shelf need not know what it keeps."""
+def packed(value: Any) -> Packed:
+    """A value as its pickle without the arrays, and the arrays as bytes: the actor needs no class of the value."""
     buffers: list[pickle.PickleBuffer] = []
     frame = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     return frame, [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
 
 
-def unpacked(parcel: Parcel) -> Any:
-    """The value; its arrays are views of the parcel's. Only for what workers of the same command have packed."""
-    frame, buffers = parcel
+def unpacked(packed_value: Packed) -> Any:
+    """The value; its arrays are views. Only for what workers of the same command have packed."""
+    frame, buffers = packed_value
     return pickle.loads(frame, buffers=buffers)
 
 
-def sharer(shelf: Any) -> Callable[[str, Callable[[], Any]], Any]:
-    """`share(key, make)` over a machine's shelf: the first process that asks makes it, the others have a view of that.
+def sharer(shared: Any) -> Callable[[str, Callable[[], Any]], Any]:
+    """`share(key, make)`: the first process of the machine that asks makes the object, the others get a view of it.
 
     Args:
-        shelf: handle of the `Shelf` actor.
+        shared: handle of the `SharedObjects` actor.
     """
 
     def share(key: str, make: Callable[[], Any]) -> Any:
         try:
-            answer, held = ray.get(shelf.look.remote(key))
+            answer, held = ray.get(shared.lookup.remote(key))
             while answer == "wait":
                 time.sleep(POLL_SECONDS)
-                answer, held = ray.get(shelf.look.remote(key))
-            if answer == "here":
+                answer, held = ray.get(shared.lookup.remote(key))
+            if answer == "ready":
                 return unpacked(ray.get(held[0]))
-        except ray.exceptions.RayError:  # the shelf or the object is lost with its process: do without
+        except ray.exceptions.RayError:  # the actor or the object is lost: do without
             return make()
         try:
             value = make()
         except BaseException:
-            shelf.put.remote(key, None)
+            shared.put.remote(key, None)
             raise
         try:
-            held = ray.get(shelf.put.remote(key, packed(value)))
+            held = ray.get(shared.put.remote(key, packed(value)))
             return unpacked(ray.get(held[0]))  # the view, so that this process too holds the memory once
         except ray.exceptions.RayError:  # the object store is full
             return value

@@ -1,20 +1,19 @@
-"""What is going on in an experiment, kept so that a change costs the same however many runs there are."""
+"""The state of an experiment's runs; an update costs the same however many runs there are."""
 
 import statistics
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from harness.experiment.spec import Run
+from harness.training.progress import Progress
 
 Why = Callable[[str], str | None]
-"""Why a run failed, by its run_id; None when it is not known."""
+"""Why a run failed, by its run_id; None if not known."""
 
 
-Progress = dict[str, Any]
 ENDED = ("ok", "failed", "skipped")
-RECENT = 15  # step times of a kind of run that its estimate is the median of
+RECENT = 15  # a kind of run is estimated from the median of so many step times
 
 
 class Status:
@@ -30,11 +29,10 @@ class Status:
         counts: how many runs are in each state.
         running: the runs that run now, by run_id, in the order in which they began.
         ended: the runs that ended in this session, in that order.
-        progress: the last word of runs that run or ran in this session: step, steps, loss, terms, dev_miou, step_ms,
-            pid, node, device (memory_mb and, where known, utilization in percent).
-        slots: runs at the same time.
-        nodes: machines that have slots.
-        notes: things worth telling once.
+        progress: the last report of runs that run or ended in this session.
+        slots: how many runs can be executed at the same time.
+        nodes: how many machines have slots.
+        notes: messages for the user, each to be shown once.
     """
 
     def __init__(self, runs: Sequence[Run], state: Mapping[str, str]) -> None:
@@ -60,7 +58,7 @@ class Status:
                 self._left[kind] += steps
 
     def change(self, run: Run, state: str) -> None:
-        """Note that a run is in another state now."""
+        """Set the state of a run."""
         before = self.state[run.run_id]
         if before == state:
             return
@@ -77,19 +75,19 @@ class Status:
             self.ended.append(run)
 
     def report(self, run_id: str, progress: Progress) -> None:
-        """Take a run's last word."""
-        self.progress.setdefault(run_id, {}).update(progress)
-        if progress.get("step_ms"):
-            self._times.setdefault(self._kind[run_id], deque(maxlen=RECENT)).append(progress["step_ms"])
+        """Take a report of a run."""
+        self.progress[run_id] = self.progress.get(run_id, Progress()).updated(progress)
+        if progress.step_ms:
+            self._times.setdefault(self._kind[run_id], deque(maxlen=RECENT)).append(progress.step_ms)
 
     def forget(self) -> None:
-        """Drop the last words of runs that have ended: everybody has seen them."""
+        """Drop the progress of runs that have ended; call it after each display."""
         for run in self.ended[self._forgotten :]:
             self.progress.pop(run.run_id, None)
         self._forgotten = len(self.ended)
 
     def eta_seconds(self) -> float | None:
-        """Seconds to the end at the measured step times, None before the first is known."""
+        """Estimated seconds until all runs are finished, from measured step times; None before the first is known."""
         known = {kind: statistics.median(times) for kind, times in self._times.items()}
         if not known:
             return None
@@ -101,11 +99,11 @@ class Status:
                 total += steps * ms / 1e3
                 longest = max(longest, self._longest[kind] * ms / 1e3)
         for run_id in self.running:
-            p = self.progress.get(run_id, {})
-            ms = p.get("step_ms") or known.get(self._kind[run_id], typical)
-            own = (self._steps[run_id] - p.get("step", 0)) * ms / 1e3
+            p = self.progress.get(run_id, Progress())
+            ms = p.step_ms or known.get(self._kind[run_id], typical)
+            own = (self._steps[run_id] - (p.step or 0)) * ms / 1e3
             total, longest = total + own, max(longest, own)
-        return max(total / self.slots, longest)  # a single run cannot be shared out
+        return max(total / self.slots, longest)  # a single run cannot be divided
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class Changes:
 
 
 class Looker:
-    """Remembers what it has seen; a look costs as much as there are runs that run or have just ended."""
+    """Finds what has changed since the last look; costs as much as there are runs that run or have just ended."""
 
     def __init__(self) -> None:
         self._notes = 0

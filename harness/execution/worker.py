@@ -1,11 +1,11 @@
-"""What a process of a run does: a warm actor's that takes run after run, or a rank's of a worker group of Ray Train.
+"""What a worker process does: a warm actor executes one run after another, a rank of a group its share of one run.
 
-Both write the row where the run ends. Their last words go to the `Board`, which the launcher empties now and then.
+Both write the row when the run ends. They send progress to the `ProgressActor`, which the launcher reads now and then.
 """
 
-import gc
+import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,175 +14,102 @@ import torch
 
 from harness.execution.connection import this_node
 from harness.execution.loggers import watch
-from harness.execution.messages import Group, Lost, not_on_nodes
+from harness.execution.messages import Group
 from harness.execution.ray_metrics import Gauges
 from harness.execution.sharing import sharer
-from harness.execution.workspace import Home
+from harness.execution.workspace import Workspace
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
-from harness.results import record
 from harness.training.cost import device_use
-from harness.training.execute import MACHINE, Recorded, execute
-from harness.training.runtime import Progress, Runtime
+from harness.training.execute import execute
+from harness.training.progress import Progress
+from harness.training.runtime import Runtime
 
 
-class Telling:
-    """Where a run's progress goes: the board, Ray's gauges, and the loggers that were asked for."""
+class Reporter:
+    """Sends a run's progress on: to the progress actor, Ray's gauges, and the loggers that the experiment names."""
 
-    def __init__(self, run: Run, resources: Resources, folder: Path, board: Any, device: torch.device) -> None:
-        self._run_id, self._board, self._device = run.run_id, board, device
-        self._own = {"pid": os.getpid(), "node": this_node()}
+    def __init__(self, run: Run, resources: Resources, directory: Path, actor: Any, device: torch.device) -> None:
+        self._run_id, self._actor, self._device = run.run_id, actor, device
+        self._pid, self._node = os.getpid(), this_node()
         self._sinks: tuple[Callable[[Progress], None], ...] = (
-            watch(resources.loggers, folder, run, self._complain),
+            watch(resources.loggers, directory, run, self._add_note),
             Gauges(run),
         )
 
     def __call__(self, progress: Progress) -> None:
-        """Pass a word on."""
-        if "step" in progress:
-            progress = {**progress, "device": device_use(self._device)}
-        self._board.post.remote(self._run_id, {**self._own, **progress})
+        """Send one report."""
+        if progress.step is not None:
+            progress = dataclasses.replace(progress, device=device_use(self._device))
+        sent = dataclasses.replace(progress, pid=self._pid, node=self._node)
+        self._actor.post.remote(self._run_id, sent)
         for sink in self._sinks:
             sink(progress)
 
     def close(self, status: str) -> None:
-        """The run has ended, or goes on elsewhere."""
+        """The run has ended in this process."""
         for sink in self._sinks:
-            sink({"ended": status})
+            sink(Progress(ended=status))
 
-    def _complain(self, text: str) -> None:
-        self._board.complain.remote(text)
+    def _add_note(self, text: str) -> None:
+        self._actor.add_note.remote(text)
 
 
-class Warm:
-    """One process that keeps imports, dataset and teacher in memory and takes run after run."""
+class WarmWorker:
+    """One process that keeps imports, dataset and teacher in memory and executes one run after another."""
 
-    def __init__(self, experiment: str, resources: str, board: Any) -> None:
+    def __init__(self, directory: str, resources: str, progress: Any) -> None:
         self._resources = Resources.model_validate_json(resources)
-        self._home = Home(Path(experiment), self._resources)
-        self._board = board
+        self._workspace = Workspace(Path(directory), self._resources)
+        self._progress = progress
         self._share: Any = None
-        # What is imported stays: each run looks for its predecessors' garbage, and must not walk through all of it.
-        gc.collect()
-        gc.freeze()
 
-    def attach(self, shelf: Any) -> None:
-        """Share what can be shared with the other workers of this machine."""
-        self._share = sharer(shelf)
+    def attach(self, shared: Any) -> None:
+        """Share data and teachers with the other workers of this machine."""
+        self._share = sharer(shared)
 
     def run(self, spec: str, last_try: bool) -> str:
-        """Bring one run to its row: "ok" or "failed". What a machine did wrong is raised unless it is the last try."""
+        """Finish one run: "ok" or "failed". A machine's error is raised, unless this is the last try."""
         run = Run.model_validate_json(spec)
-        self._home.fetch(run)
+        self._workspace.fetch(run)
         device = torch.device("cuda" if self._resources.gpus_per_worker > 0 else "cpu")
-        telling = Telling(run, self._resources, self._home.folder, self._board, device)
+        report = Reporter(run, self._resources, self._workspace.folder, self._progress, device)
         runtime = Runtime.local(
-            self._home.checkpoints(run.run_id),
+            self._workspace.checkpoints(run.run_id),
             device=device,
             threads=self._resources.cpus_per_worker,
             loader_workers=self._resources.loader_workers,
-            on_progress=telling,
+            on_progress=report,
             checkpoint_minutes=self._resources.checkpoints.minutes,
             **({} if self._share is None else {"share": self._share}),
         )
-        said = "lost"
+        status = "lost"
         try:
-            said = execute(run, runtime, self._home.folder, self._home.publish, last_try)
+            status = execute(run, runtime, self._workspace.folder, self._workspace.publish, last_try)
         finally:
-            telling.close(said)
-        return said
+            report.close(status)
+        return status
 
 
-def rank_loop(config: dict[str, Any]) -> str:
-    """What each rank of a Ray Train worker group does: "ok"; a failure is raised, to end the others."""
-    group, board = config["group"], config["board"]
+def run_rank(group: Group, progress: Any) -> str:
+    """What each rank of a Ray Train worker group does: "ok"; a failure is raised, to end the other ranks."""
     run, resources = Run.model_validate_json(group.run), Resources.model_validate_json(group.resources)
-    home = Home(Path(group.experiment), resources)
-    home.fetch(run)
+    workspace = Workspace(Path(group.directory), resources)
+    workspace.fetch(run)
     runtime = Runtime.ray_worker(
-        home.checkpoints(run.run_id),
+        workspace.checkpoints(run.run_id),
         threads=resources.cpus_per_worker,
         loader_workers=resources.loader_workers,
         checkpoint_minutes=resources.checkpoints.minutes,
         bucket_mb=resources.bucket_mb,
     )
-    ray.get(board.sit.remote(run.run_id, runtime.rank, this_node()))
+    ray.get(progress.set_node.remote(run.run_id, runtime.rank, this_node()))
     if runtime.rank != 0:
-        return execute(run, runtime, home.folder, home.publish, last_try=False)
-    runtime.on_progress = telling = Telling(run, resources, home.folder, board, runtime.device)
-    said = "lost"
+        return execute(run, runtime, workspace.folder, workspace.publish, last_try=False)
+    runtime.on_progress = report = Reporter(run, resources, workspace.folder, progress, runtime.device)
+    status = "lost"
     try:
-        said = execute(run, runtime, home.folder, home.publish, last_try=False)
+        status = execute(run, runtime, workspace.folder, workspace.publish, last_try=False)
     finally:
-        telling.close(said)
-    return said
-
-
-def run_group(group: Group, board: Any) -> str:
-    """One run as a Ray Train worker group: "ok" or "failed".
-
-    Raises:
-        Lost: a worker died, or its machine did something wrong.
-        OSError: the disk is full.
-    """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    run, resources = Run.model_validate_json(group.run), Resources.model_validate_json(group.resources)
-    home = Home(Path(group.experiment), resources)
-    use_gpu = resources.gpus_per_worker > 0
-    share: dict[str, float] = {"CPU": resources.cpus_per_worker}
-    if use_gpu:
-        share["GPU"] = resources.gpus_per_worker
-    name = f"{run.run_id}-{group.attempt}"
-    trainer = TorchTrainer(
-        rank_loop,
-        train_loop_config={"group": group, "board": board},
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers,
-            use_gpu=use_gpu,
-            resources_per_worker=share,
-            label_selector=not_on_nodes(group.barred),
-        ),
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        # Retries are the launcher's: it knows the other nodes, and a run that wrote a failed row is not tried again.
-        run_config=RunConfig(
-            name=name, storage_path=home.place.below("ray").uri, failure_config=FailureConfig(max_failures=0)
-        ),
-    )
-    try:
-        said: str = trainer.fit().return_value
-    except TrainingFailedError as error:
-        failures = getattr(error, "worker_failures", {})
-        return _judged(run, home, failures, str(error), ray.get(board.seats.remote(run.run_id)))
-    finally:
-        home.place.remove_folder(f"ray/{name}")
-    return said
-
-
-def _judged(run: Run, home: Home, failures: Mapping[int, BaseException], message: str, seats: Mapping[int, str]) -> str:
-    """What the failures of ranks mean for the run.
-
-    Raises:
-        Lost: it can be tried again.
-        OSError: the disk is full.
-    """
-    causes = {rank: getattr(error, "cause", None) or error for rank, error in failures.items()}
-    for cause in causes.values():
-        if isinstance(cause, Recorded):
-            return "failed"
-        if record.is_disk_full(cause):
-            raise cause
-    for rank, cause in causes.items():
-        if not isinstance(cause, MACHINE) and type(cause).__module__ == "builtins":
-            record.write_row(run, home.folder, {}, "failed", f"rank {rank}: {record.failure(cause)}")
-            home.publish(run.run_id)
-            return "failed"
-    said = "; ".join(f"rank {rank}: {_last_line(cause)}" for rank, cause in causes.items())
-    raise Lost(said or " ".join(message.split()), tuple(seats[rank] for rank in causes if rank in seats))
-
-
-def _last_line(error: BaseException) -> str:
-    """Of an error that may carry its whole traceback."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+        report.close(status)
+    return status

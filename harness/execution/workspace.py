@@ -1,7 +1,7 @@
-"""Where a worker keeps an experiment's files: the results folder itself, or a folder of its machine beside a storage.
+"""Where a worker keeps an experiment's files: the results folder itself or, with a storage, a folder of its machine.
 
-With a storage, what a run needs is fetched before it and what it leaves is put there after it, its row last: a row that
-can be seen belongs to a run of which everything is there.
+With a storage, the files that a run needs are fetched before it, and its results are uploaded after it, the row last:
+where there is a row, the run's other files are there too.
 """
 
 import hashlib
@@ -20,44 +20,44 @@ if TYPE_CHECKING:
     from harness.training.checkpoints import Checkpoints
 
 
-class Home:
+class Workspace:
     """An experiment's files, as a worker sees them.
 
     Args:
-        experiment: the results folder of the experiment; without a storage every worker sees it under this path.
+        directory: results folder of the experiment; without a storage every worker sees it under this path.
         resources: name the storage, and how checkpoints are kept.
     """
 
-    def __init__(self, experiment: Path, resources: Resources) -> None:
+    def __init__(self, directory: Path, resources: Resources) -> None:
         self._resources = resources
-        self.storage = None if resources.storage is None else Storage(resources.storage).below(experiment.name)
-        self.folder = experiment
+        self.storage = None if resources.storage is None else Storage(resources.storage).below(directory.name)
+        self.folder = directory
         if self.storage is not None:
             digest = hashlib.sha256(self.storage.uri.encode()).hexdigest()[:12]
-            self.folder = cache_home() / "work" / digest / experiment.name
+            self.folder = cache_home() / "work" / digest / directory.name
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @property
     def place(self) -> Storage:
-        """Where all workers find the experiment's files."""
+        """Where all workers find the experiment's files: the storage, or the folder."""
         return self.storage or Storage(self.folder)
 
     def checkpoints(self, run_id: str) -> "Checkpoints":
-        """Of a run; at the storage if there is one, since another machine may have to go on with it."""
+        """Of a run; in the storage if there is one, since another machine may have to resume the run."""
         from harness.training.checkpoints import Checkpoints  # torch, which the launcher does not need
 
         how = self._resources.checkpoints
         return Checkpoints(self.place.below(checkpoint_directory(Path(), run_id).as_posix()), how.keep, how.background)
 
     def fetch(self, run: Run) -> None:
-        """Bring what the run needs: its teacher's row and weights, as they are at the storage now.
+        """Fetch what the run needs: its teacher's row and weights, as they are in the storage now.
 
         Raises:
             OSError: the storage does not answer, or the disk is full.
         """
         if self.storage is None:
             return
-        paths.run_path(self.folder, run.run_id).unlink(missing_ok=True)  # deleted there since, or it would not run
+        paths.run_path(self.folder, run.run_id).unlink(missing_ok=True)  # deleted there, since the run is pending
         if run.teacher_run is None or not run.method.needs_teacher:
             return
         row, weights = (path(self.folder, run.teacher_run) for path in (paths.run_path, weights_path))
@@ -68,7 +68,7 @@ class Home:
             fetch(self.storage, self.folder, self._name(row))
 
     def publish(self, run_id: str) -> None:
-        """Put a finished run's files to the storage, the row last.
+        """Upload a finished run's files, the row last.
 
         Raises:
             OSError: the storage is full or does not answer.
@@ -80,7 +80,7 @@ class Home:
                 self.storage.write(self._name(path), path.read_bytes())
 
     def offer(self, run_id: str, results: Path) -> None:
-        """Put what another results folder has of a run to the storage, where that has no finished row of it."""
+        """Upload the files of a run from another results folder, unless the storage has a finished row of it."""
         if self.storage is None or self.status(run_id) == "ok":
             return
         for path in (f(results, run_id) for f in (weights_path, per_image_path, paths.run_path)):
@@ -88,7 +88,7 @@ class Home:
                 self.storage.write(path.relative_to(results).as_posix(), path.read_bytes())
 
     def status(self, run_id: str) -> str | None:
-        """Of the run's row where all workers see it; None if there is no row."""
+        """Status in the run's row where all workers see it; None if there is no row."""
         name = f"runs/{run_id}.parquet"
         try:
             return str(store.parse_row(self.place.read(name), f"{self.place.place}/{name}")["status"])
@@ -100,48 +100,48 @@ class Home:
 
 
 def below(resources: Resources, name: str) -> Resources:
-    """The resources of runs in a folder of an experiment: in a storage their files are below the experiment's, too."""
+    """Resources for runs in a subfolder of an experiment: in a storage their files are in such a subfolder, too."""
     if resources.storage is None:
         return resources
     return resources.model_copy(update={"storage": Storage(resources.storage).below(name).uri})
 
 
-def lend(run_id: str, directory: Path, source: Home, folder: Path, home: Home) -> None:
-    """Put a teacher's row and weights where runs in a folder of the experiment look for them.
+def copy_teacher(run_id: str, directory: Path, source: Workspace, folder: Path, target: Workspace) -> None:
+    """Copy a teacher's row and weights to where the runs in a subfolder of the experiment look for them.
 
     Args:
         run_id: the teacher's.
         directory: the experiment's results folder.
-        source: the experiment's home.
+        source: the experiment's workspace.
         folder: below `directory`.
-        home: the folder's.
+        target: the folder's workspace.
 
     Raises:
-        ValueError: it has not been trained, or could not be.
-        OSError: the storage does not answer or has no weights of it, or the disk is full.
+        ValueError: it has not been trained, or its training failed.
+        OSError: the storage does not answer or lacks the weights, or the disk is full.
     """
     path = paths.run_path(directory, run_id)
     if not path.is_file():
-        raise ValueError(f"{path}: the teacher's row is missing; it is trained before them")
+        raise ValueError(f"{path}: the teacher's row is missing; train the teacher first")
     row = store.read_row(path)
     if row["status"] != "ok":
         raise ValueError(
-            f"{path}: the teacher {row['status']}: {row['message']}. After mending it delete this row; the same "
+            f"{path}: the teacher {row['status']}: {row['message']}. Fix the cause, then delete this row; the same "
             "command trains the teacher again"
         )
     content, name = path.read_bytes(), path.relative_to(directory).as_posix()
-    if home.storage is None:
+    if target.storage is None:
         if paths.run_path(folder, run_id).is_file() and paths.run_path(folder, run_id).read_bytes() == content:
             return
-    elif home.status(run_id) == "ok" and home.storage.read(name) == content:
+    elif target.status(run_id) == "ok" and target.storage.read(name) == content:
         return
     weights = weights_path(directory, run_id)
-    for each in (weights, path):  # the row last: who sees it finds the weights
+    for each in (weights, path):  # the row last: whoever sees it finds the weights
         name = each.relative_to(directory).as_posix()
-        # With a storage the weights are where they were trained, or only there.
+        # With a storage the weights are where they were trained, or only in the storage.
         data = each.read_bytes() if each.is_file() or source.storage is None else source.storage.read(name)
-        if home.storage is not None:
-            home.storage.write(name, data)
+        if target.storage is not None:
+            target.storage.write(name, data)
         else:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / name, data)

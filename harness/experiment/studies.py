@@ -1,11 +1,11 @@
 """A search as studies: one per pair and method, and the runs that are its trials."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.experiment.plan import pointed, student_run, teacher_run
 from harness.experiment.rules import Key
-from harness.experiment.search_settings import Change, Trial
+from harness.experiment.search_settings import Trial
 from harness.experiment.space import Space, point_of, space_of
 from harness.experiment.spec import Experiment, Run
 
@@ -15,9 +15,9 @@ class Study:
     """The search of one method on one pair.
 
     Attributes:
-        template: a trial's run but for its point and its number.
-        label: the method's in the experiment; a trial's own label has its point.
-        space: what is searched.
+        template: the run of a trial, without its point and its number.
+        label: the method's label in the experiment; a trial's own label contains its point.
+        space: the hyper-parameters that are searched.
     """
 
     template: Run
@@ -31,7 +31,7 @@ class Study:
 
 
 def studies_of(experiment: Experiment) -> list[Study]:
-    """What is searched, pair by pair, the methods in the file's order.
+    """All studies, pair by pair, with the methods in the file's order.
 
     Raises:
         ValueError: the experiment has no search.
@@ -42,7 +42,7 @@ def studies_of(experiment: Experiment) -> list[Study]:
             "search: there is nothing to tune: the ruleset is published. Write protocol: {ruleset: tuned} and "
             "search: {trials: 16, lr: [0.0005, 0.02]}"
         )
-    # Checkpoints come with evaluations, where an algorithm may take a trial over; they are no part of its identity.
+    # Checkpoints come with evaluations, where an algorithm may pause a trial; they are no part of its identity.
     train = experiment.train.model_copy(
         update={"steps": search.steps or experiment.train.steps, "checkpoint_every": None}
     )
@@ -56,17 +56,14 @@ def studies_of(experiment: Experiment) -> list[Study]:
     return found
 
 
-def trial_run(
-    study: Study, number: int, algorithm: str, values: Mapping[str, float], changes: Sequence[Change] = ()
-) -> Run:
+def trial_run(study: Study, number: int, algorithm: str, values: Mapping[str, float]) -> Run:
     """The run of one trial.
 
     Args:
-        study: what it is a trial of.
-        number: its own, from 0.
-        algorithm: who proposed it.
+        study: that the trial belongs to.
+        number: of the trial, from 0.
+        algorithm: that proposed it.
         values: of every dimension.
-        changes: of population-based training.
     """
-    trial = Trial(method=study.label, number=number, algorithm=algorithm, changes=tuple(changes))
+    trial = Trial(method=study.label, number=number, algorithm=algorithm)
     return pointed(study.template, point_of(study.space, values)).model_copy(update={"trial": trial})

@@ -1,8 +1,8 @@
-"""Many finished rows in few files: a million files of one row each are slow to list, open and copy.
+"""Many finished rows in few files: thousands of files of one row each are slow to list, open and copy.
 
-`<experiment>/packs/*.parquet` hold rows of students that are ok, in the order of their run_ids; they are final. The
-rows of teachers, which runs look for by name, and of runs without a result, which later ones may replace, stay single
-files. A file goes only after its row was read back from the pack.
+`<experiment>/packs/*.parquet` hold rows of students that are ok, in the order of their run_ids; they are final. Rows
+of teachers, which runs look for by name, and of failed or skipped runs, which may be replaced, stay single files. A
+file is removed only after its row was read back from the pack.
 """
 
 import contextlib
@@ -15,24 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.files import sweep
 from harness.results import paths, store
 
-GROUP_ROWS = 2**17
-GROUP_BYTES = 64 * 2**20
-"""A row group, the unit that is read at once, ends with either."""
+GROUP_ROWS = 2_000
+"""Rows of a row group, the unit that is held in memory and read at once."""
 WRITING: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 """How a pack is written."""
-_AT_ONCE = 500  # single files that are read together
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What `pack` did: rows that are in a pack now and were not, and their bytes before and after."""
+    """The rows that `pack` moved into a pack, and their bytes before and after."""
 
     rows: int
     before: int
@@ -40,17 +37,17 @@ class Packed:
 
 
 def pack(directory: str | Path) -> Packed:
-    """Put the finished rows of students that are single files into one more pack.
+    """Move the finished rows of students from single files into a new pack.
 
-    Runs may be under way meanwhile. Interrupted, it loses nothing: the next call goes on.
+    Runs may be executing meanwhile. If it is interrupted, nothing is lost; the next call resumes.
 
     Args:
         directory: the experiment's, `<results>/<experiment>`.
 
     Raises:
-        FileNotFoundError: there are no rows.
+        FileNotFoundError: no results yet.
         ValueError: a corrupt file, or a single row and a packed one of the same run that differ; names the files.
-        OSError: the disk is full or cannot be written, or the pack did not read back; no row has gone.
+        OSError: the disk is full or cannot be written, or the pack could not be read back; no row is removed.
     """
     base = Path(directory)
     if not base.is_dir():
@@ -62,13 +59,13 @@ def pack(directory: str | Path) -> Packed:
 def _pack(base: Path) -> Packed:
     light = store.read_rows(base, ["run_id", "status", "role"])
     if not light.num_rows:
-        raise FileNotFoundError(f"{base}: there are no rows (expected {base / 'runs'}/*.parquet)")
+        raise FileNotFoundError(f"{base}: no results yet (expected {base / 'runs'}/*.parquet)")
     wanted = pc.and_(pc.equal(light["status"], "ok"), pc.equal(light["role"], "student"))
     ids = [run_id for run_id in light["run_id"].filter(wanted).to_pylist() if paths.run_path(base, run_id).is_file()]
     known = set(_known(base, ids))
     new = [run_id for run_id in ids if run_id not in known]
-    for some in _lots([run_id for run_id in ids if run_id in known]):
-        _same(base, _single(base, some), store.read_rows(base, store.SCHEMA.names, run_ids=some))
+    for single in _groups(base, [run_id for run_id in ids if run_id in known]):
+        _same(base, single, store.read_rows(base, store.SCHEMA.names, run_ids=single["run_id"].to_pylist()))
     before = sum(paths.run_path(base, run_id).stat().st_size for run_id in new)
     after = _write(base, new) if new else 0
     for run_id in ids:
@@ -77,12 +74,12 @@ def _pack(base: Path) -> Packed:
 
 
 def unpack(directory: str | Path) -> int:
-    """Make every packed row a single file again, and remove the packs; how many rows it was.
+    """Make every packed row a single file again and remove the packs; returns the number of rows.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: the folder does not exist.
         ValueError: a corrupt file, or a single row and a packed one of the same run that differ; names the files.
-        OSError: the disk is full or cannot be written. Packs whose rows are not all single files are still there.
+        OSError: the disk is full or cannot be written. Packs are removed only when all their rows are single files.
     """
     base = Path(directory)
     if not base.is_dir():
@@ -112,7 +109,7 @@ def _unpack(base: Path) -> int:
 
 @contextlib.contextmanager
 def _alone(base: Path) -> Iterator[None]:
-    """Wait until no other process packs or unpacks rows of this folder: each would put the same rows into a pack."""
+    """Wait until no other process packs or unpacks this folder: both would pack the same rows."""
     with open(base / ".packing.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         sweep(base / "packs", alone=True)
@@ -120,26 +117,21 @@ def _alone(base: Path) -> Iterator[None]:
 
 
 def _known(base: Path, ids: Sequence[str]) -> list[str]:
-    """Those of the run_ids that a pack has."""
+    """The run_ids that are already packed."""
     have: set[str] = set()
     for path in store.pack_paths(base):
         have |= set(pq.read_table(path, columns=["run_id"])["run_id"].to_pylist())
     return [run_id for run_id in ids if run_id in have]
 
 
-def _single(base: Path, ids: Sequence[str]) -> Any:
-    """The rows of single files, whole: what `read_rows` would give if there were no packs."""
-    return store.read_files([str(paths.run_path(base, run_id)) for run_id in ids])
-
-
 def _same(base: Path, single: Any, packed: Any) -> None:
-    """Refuse single rows that are not what the packs have of the same runs."""
+    """Refuse single rows that differ from the packed rows of the same runs."""
     if single.equals(packed):
         return
     for mine, other in zip(single.to_pylist(), packed.to_pylist(), strict=True):
         if differing := [name for name in mine if repr(mine[name]) != repr(other[name])]:
             raise ValueError(
-                f"{paths.run_path(base, mine['run_id'])} and the row in {base / 'packs'} are of one run and differ in "
+                f"{paths.run_path(base, mine['run_id'])} and the row in {base / 'packs'} are of one run but differ in "
                 f"{', '.join(differing)}. Move one away: the file, or the packs"
             )
 
@@ -169,26 +161,16 @@ def _read_back(path: Path, base: Path, ids: Sequence[str]) -> None:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         groups = (file.read_row_group(i) for i in range(file.num_row_groups))
         for group, expected in zip(groups, _groups(base, ids), strict=True):
-            # By text: numbers that are none (a loss that diverged) are equal there.
+            # Compared as text, where nan (a diverged loss) equals itself.
             if not group.equals(expected) and str(group.to_pylist()) != str(expected.to_pylist()):
-                raise OSError(f"{path}: the pack did not read back as it was written; nothing was removed")
+                raise OSError(f"{path}: the pack did not read back as written; no row was removed")
 
 
 def _groups(base: Path, ids: Sequence[str]) -> Iterator[Any]:
-    """The rows as tables that become one row group each."""
-    held: list[Any] = []
-    for some in _lots(ids):
-        held.append(_single(base, some))
-        if sum(t.num_rows for t in held) >= GROUP_ROWS - _AT_ONCE or sum(t.nbytes for t in held) >= GROUP_BYTES:
-            yield pa.concat_tables(held).combine_chunks()
-            held = []
-    if held:
-        yield pa.concat_tables(held).combine_chunks()
-
-
-def _lots(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), _AT_ONCE):
-        yield ids[start : start + _AT_ONCE]
+    """The rows of single files as tables of `GROUP_ROWS`."""
+    for start in range(0, len(ids), GROUP_ROWS):
+        files = [str(paths.run_path(base, run_id)) for run_id in ids[start : start + GROUP_ROWS]]
+        yield store.read_files(files).combine_chunks()
 
 
 _remove: Callable[[Path], None] = os.unlink

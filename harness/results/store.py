@@ -1,13 +1,12 @@
 """One finished run is one Arrow row in one Parquet file: write it once, read many.
 
 `<results>/<experiment>/runs/<run_id>.parquet` holds exactly one row of `SCHEMA`. Every function here takes the
-experiment's directory, `<results>/<experiment>`. A file appears whole or not at all: it is written under a name that
-starts with a dot, synced, and renamed; readers skip names that start with a dot. Rows that `results.packs` has put
-together, `<results>/<experiment>/packs/*.parquet`, are read beside them.
+experiment's directory, `<results>/<experiment>`. Files are written atomically: under a name that starts with a dot,
+synced, then renamed; readers skip names that start with a dot. Packed rows (`results.packs`),
+`<results>/<experiment>/packs/*.parquet`, are read as well.
 """
 
 import contextlib
-import functools
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -35,18 +34,15 @@ __all__ = [
     "read_rows",
     "read_run",
     "run_path",
-    "write_atomic",
     "write_file",
     "write_run",
 ]
 
-_TRIES = 3  # to open files that are being packed while they are read
-TEXTS = tuple(field.name for field in SCHEMA if pa.types.is_string(field.type) and field.name != "run_id")
-"""Text columns whose values repeat from row to row."""
+_TRIES = 3  # files may be packed while they are read
 
 
 def pack_paths(directory: str | Path) -> list[Path]:
-    """The files that hold many rows, whole ones only."""
+    """The complete files of packed rows."""
     return [Path(path) for path in _files(Path(directory) / "packs", None)]
 
 
@@ -98,7 +94,6 @@ def read_rows(
     columns: Collection[str] | None = None,
     status: str | Collection[str] | None = None,
     run_ids: Collection[str] | None = None,
-    encoded: bool = False,
 ) -> Any:
     """Read the rows of an experiment, in the order of their run_ids.
 
@@ -106,8 +101,7 @@ def read_rows(
         directory: the experiment's directory; one that does not exist has no rows.
         columns: names to read; None reads all but `HEAVY`.
         status: one of `STATUSES`, or several; None reads all.
-        run_ids: read only these (ids without a row are passed over); None reads all.
-        encoded: columns of `TEXTS` come as dictionary arrays, each with one dictionary: a fraction of the memory.
+        run_ids: read only these (ids without a row are ignored); None reads all.
 
     Returns:
         A `pyarrow.Table` with the columns in the order asked for; columns an older file lacks are null.
@@ -128,30 +122,26 @@ def read_rows(
     if unknown := [s for s in wanted if s not in STATUSES]:
         raise ValueError(f"unknown status {unknown}; there are: {', '.join(STATUSES)}")
     for attempt in range(1, _TRIES + 1):
-        # Single files first: what is packed after they are listed is found in its pack.
+        # Single files are listed first: a row that is packed afterwards is found in its pack.
         files = _files(Path(directory) / "runs", run_ids)
         try:
-            table = _union(directory, files, list(dict.fromkeys([*names, "run_id", "status"])), run_ids, encoded)
+            table = _union(directory, files, list(dict.fromkeys([*names, "run_id", "status"])), run_ids)
             break
         except FileNotFoundError:
             if attempt == _TRIES:
                 raise
     if status is not None:
         table = table.filter(pc.is_in(table["status"], value_set=pa.array(wanted, pa.string())))
-    table = table.select(names)
-    return table.unify_dictionaries() if encoded else table
+    return table.select(names)
 
 
-def _union(
-    directory: str | Path, files: list[str], names: list[str], run_ids: Collection[str] | None, encoded: bool
-) -> Any:
-    """The single rows and the packed ones, each once."""
-    schema = _encoded_schema() if encoded else SCHEMA
-    loose = read_files(files, names).cast(pa.schema([schema.field(name) for name in names]))
-    many = _packed(directory, names, run_ids, encoded)
+def _union(directory: str | Path, files: list[str], names: list[str], run_ids: Collection[str] | None) -> Any:
+    """Single and packed rows together, each run once."""
+    loose = read_files(files, names)
+    many = _packed(directory, names, run_ids)
     if not many.num_rows:
         return loose
-    # A row of both is being packed, or its packing was interrupted; only ok rows, which are final, are packed.
+    # A row may be in both while it is being packed, or after an interruption. Packed rows are final.
     twice = pc.is_in(loose["run_id"], value_set=many["run_id"].combine_chunks())
     loose = loose.filter(pc.invert(twice))
     files_of_many = len(pack_paths(directory))
@@ -175,11 +165,11 @@ def packed(directory: str | Path, run_id: str) -> bool:
 
 
 def read_files(files: list[str], columns: list[str] | None = None) -> Any:
-    """The rows of single files as a table, in their order; all columns of `SCHEMA`, or these.
+    """The rows of single files as a table, in the files' order; all columns of `SCHEMA`, or these.
 
     Raises:
         ValueError: a corrupt file (named, with what to do).
-        FileNotFoundError: one is not there.
+        FileNotFoundError: a file does not exist.
     """
     names = SCHEMA.names if columns is None else columns
     if not files:
@@ -188,17 +178,16 @@ def read_files(files: list[str], columns: list[str] | None = None) -> Any:
         return _dataset(files).to_table(columns=names)
 
 
-def _packed(directory: str | Path, names: list[str], run_ids: Collection[str] | None, encoded: bool = False) -> Any:
+def _packed(directory: str | Path, names: list[str], run_ids: Collection[str] | None) -> Any:
     """The rows in packs."""
     import pyarrow.dataset as ds
 
-    schema = _encoded_schema() if encoded else SCHEMA
     files = [str(path) for path in pack_paths(directory)]
     if not files:
-        return schema.empty_table().select(names)
+        return SCHEMA.empty_table().select(names)
     condition = None if run_ids is None else ds.field("run_id").isin(list(run_ids))
-    with _named_corruption(files, "a readable pack", "Bring it back from a copy, or delete it and run its runs again"):
-        return _dataset(files, encoded).to_table(columns=names, filter=condition)
+    with _named_corruption(files, "a readable pack", "Restore it from a copy, or delete it and run its runs again"):
+        return _dataset(files).to_table(columns=names, filter=condition)
 
 
 def find_run(directory: str | Path, start: str) -> str:
@@ -227,7 +216,7 @@ def finished(directory: str | Path) -> dict[str, str]:
 
 
 def read_row(path: str | Path) -> dict[str, Any]:
-    """Read one file whole: every column of `SCHEMA`, maps as dicts, columns an older file lacks as None.
+    """Read one file: every column of `SCHEMA`, maps as dicts, columns an older file lacks as None.
 
     Raises:
         ValueError: a corrupt file (named, with what to do).
@@ -237,7 +226,7 @@ def read_row(path: str | Path) -> dict[str, Any]:
 
 
 def read_run(directory: str | Path, run_id: str) -> dict[str, Any]:
-    """Read the row of a run whole, from its own file or from a pack, as `read_row` gives it.
+    """Read all columns of a run's row, from its own file or from a pack, as `read_row` gives it.
 
     Raises:
         ValueError: a corrupt file (named, with what to do).
@@ -255,7 +244,7 @@ def parse_row(content: bytes, where: str) -> dict[str, Any]:
         where: its name, for the message.
 
     Raises:
-        ValueError: this is no readable row.
+        ValueError: the content is not a readable row.
     """
     try:
         return _only_row(_format().make_fragment(pa.BufferReader(content)).to_table(schema=SCHEMA))
@@ -286,7 +275,7 @@ def _status(path: Path) -> str | None:
     try:
         status: str = pq.read_table(path, columns=["status"])["status"][0].as_py()
     except (pa.ArrowInvalid, IndexError):
-        return None  # A torn file is no result: the row at hand may take its place.
+        return None  # a corrupt file is no result and may be replaced
     return status
 
 
@@ -314,22 +303,15 @@ def _readable(file: str) -> bool:
     return True
 
 
-def _dataset(files: list[str], encoded: bool = False) -> Any:
+def _dataset(files: list[str]) -> Any:
     import pyarrow.dataset as ds
 
-    return ds.dataset(files, schema=_encoded_schema() if encoded else SCHEMA, format=_format(encoded))
+    return ds.dataset(files, schema=SCHEMA, format=_format())
 
 
-@functools.cache
-def _encoded_schema() -> Any:
-    kind = pa.dictionary(pa.int32(), pa.string())
-    return pa.schema([field.with_type(kind) if field.name in TEXTS else field for field in SCHEMA])
-
-
-def _format(encoded: bool = False) -> Any:
+def _format() -> Any:
     import pyarrow.dataset as ds
 
     # Checksums turn a flipped bit into an error instead of another number.
     scan = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-    texts = ds.ParquetReadOptions(dictionary_columns=TEXTS if encoded else ())
-    return ds.ParquetFileFormat(read_options=texts, default_fragment_scan_options=scan)
+    return ds.ParquetFileFormat(default_fragment_scan_options=scan)

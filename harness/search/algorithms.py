@@ -1,7 +1,7 @@
-"""The algorithms of the ruleset `searched`, as Ray Tune's schedulers and Optuna's samplers, made to go on from rows.
+"""The algorithms of the ruleset `searched`: Ray Tune's schedulers and Optuna's TPE sampler, resumable from rows.
 
-An interrupted search is taken up from the rows of its trials and not from Tune's own state, which is pickle and does
-not hold the schedulers: what a scheduler or a sampler had learnt is told to it again.
+An interrupted search resumes from the rows of its trials, not from Tune's own state, which is a pickle and lacks the
+schedulers: earlier results are fed to the scheduler or the sampler again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,29 +9,27 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler, PopulationBasedTraining
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from harness.experiment.search_settings import Search
 from harness.experiment.space import Dimension, Space
 from harness.search.outcome import Outcome
-from harness.search.trial import WORST_MS
 from harness.seeds import derive
 
 METRIC, TIME = "dev_miou", "step"
 REDUCTION = 3
-FACTORS = (0.8, 1.2)  # by which population-based training changes a value
 SEEDS = 2**32
 
 Curves = Mapping[int, Sequence[Mapping[str, Any]]]
-"""The curve of every trial with a row, by its number."""
+"""The learning curve of every finished trial, by its number."""
 
 
 class Asha(ASHAScheduler):  # type: ignore[misc]
-    """ASHA that can be told of trials of an earlier session."""
+    """ASHA that can be given the curves of an earlier session."""
 
     def recall(self, curves: Curves) -> None:
-        """Fill the rungs with what trials reached."""
+        """Fill the rungs with the scores of earlier trials."""
         for number, curve in curves.items():
             trial = SimpleNamespace(trial_id=f"earlier {number}")
             for point in curve:
@@ -39,22 +37,21 @@ class Asha(ASHAScheduler):  # type: ignore[misc]
 
 
 class Proposing(OptunaSearch):  # type: ignore[misc]
-    """Optuna in Tune; what it knows is in the rows, so Tune's own copy, a pickle of it, is left empty."""
+    """Optuna in Tune; its state follows from the rows, so the pickle of it that Tune keeps is left empty."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Leave the file that Tune asks for."""
+        """Write the empty file that Tune expects."""
         Path(checkpoint_path).touch()
 
 
-def scheduler(search: Search, space: Space, steps: int, eval_every: int | None, curves: Curves) -> Any:
-    """Who may end trials before their last step, or change them.
+def scheduler(search: Search, steps: int, eval_every: int | None, curves: Curves) -> Any:
+    """The scheduler, which may end trials early.
 
     Args:
         search: names the algorithm.
-        space: of the study.
         steps: of a trial.
         eval_every: steps between evaluations.
-        curves: of the trials that have rows.
+        curves: of the finished trials.
     """
     by_metric: dict[str, Any] = {"time_attr": TIME, "metric": METRIC, "mode": "max"}
     reduction = search.reduction or REDUCTION
@@ -64,32 +61,11 @@ def scheduler(search: Search, space: Space, steps: int, eval_every: int | None, 
         return asha
     if search.algorithm == "hyperband":
         return HyperBandScheduler(**by_metric, max_t=steps, reduction_factor=reduction)
-    if search.algorithm == "pbt":
-        return PopulationBasedTraining(
-            **by_metric,
-            perturbation_interval=search.perturb_every or eval_every or 1,
-            # Values are only multiplied and never drawn anew: a term that is off cannot come on in the middle.
-            hyperparam_mutations={"each": {"values": {each.name: float for each in space}}},
-            resample_probability=0.0,
-            perturbation_factors=FACTORS,
-            custom_explore_fn=_inside(space),
-            log_config=False,
-        )
     return FIFOScheduler()
 
 
-def _inside(space: Space) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Moves the values of a changed trial back into their ranges."""
-
-    def moved(config: dict[str, Any]) -> dict[str, Any]:
-        values = {each.name: each.inside(config["each"]["values"][each.name]) for each in space}
-        return {**config, "each": {**config["each"], "values": values}}
-
-    return moved
-
-
 def require_optuna() -> None:
-    """See that Optuna is there.
+    """Check that Optuna is installed.
 
     Raises:
         ValueError: it is not installed.
@@ -97,7 +73,7 @@ def require_optuna() -> None:
     try:
         import optuna  # noqa: F401
     except ImportError:
-        raise ValueError("search.algorithm: tpe and nsga2 need Optuna: pip install 'sstkd-bench[search]'") from None
+        raise ValueError("search.algorithm: tpe needs Optuna: pip install 'sstkd-bench[search]'") from None
 
 
 def proposals(
@@ -106,35 +82,30 @@ def proposals(
     waiting: Mapping[int, Mapping[str, float] | None],
     begin: Callable[[int, dict[str, float]], dict[str, Any]],
 ) -> Any:
-    """Optuna as a searcher of Tune, with a space whose terms may be off and then have no options.
+    """Optuna's TPE as a searcher of Tune; a term that is off has no further options.
 
     Args:
-        outcome: the trials that have rows; they are told to the sampler.
-        search: names the sampler.
-        waiting: the trials to come by number, with the values of those that were begun before.
-        begin: called with a number and values; gives the configuration of that trial.
+        outcome: with the finished trials, which the sampler learns from.
+        search: with the seed and the number of trials.
+        waiting: the trials to come by number, with the values of those that an earlier session began.
+        begin: called with a number and values; returns the configuration of that trial.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, known = outcome.study.space, [trial for trial in outcome.trials if trial.status != "skipped"]
-    several = search.algorithm == "nsga2"
-    # The stream moves on with the trials: after an interruption the first draws are not made once more.
+    # The seed depends on the number of trials so far: after an interruption the first draws are not repeated.
     begun = len(outcome.trials) + sum(values is not None for values in waiting.values())
     seed = derive(search.seed, str(search.algorithm), *outcome.study.key, begun) % SEEDS
     storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(
-        study_name="search", storage=storage, directions=["maximize", "minimize"] if several else ["maximize"]
-    )
+    study = optuna.create_study(study_name="search", storage=storage, direction="maximize")
     for trial in known:
-        ok = trial.status == "ok"
-        objectives = [trial.dev_miou if ok else 0.0, (trial.step_ms or WORST_MS) if ok else WORST_MS]
         params, kinds = _params(space, trial.values), _distributions(space)
         study.add_trial(
             optuna.trial.create_trial(
                 params=params,
                 distributions={name: kinds[name] for name in params},
-                values=objectives if several else objectives[:1],
+                value=trial.dev_miou if trial.status == "ok" else 0.0,
             )
         )
     numbers = sorted(waiting, key=lambda number: (waiting[number] is None, number))
@@ -146,23 +117,9 @@ def proposals(
     def ask(trial: Any) -> dict[str, Any]:
         return begin(numbers.pop(0), _suggested(space, trial))
 
-    return Proposing(
-        ask,
-        metric=[METRIC, "step_ms"] if several else METRIC,
-        mode=["max", "min"] if several else "max",
-        sampler=_sampler(search, seed),
-        study_name="search",
-        storage=storage,
-    )
-
-
-def _sampler(search: Search, seed: int) -> Any:
-    import optuna
-
-    if search.algorithm == "nsga2":
-        return optuna.samplers.NSGAIISampler(population_size=max(2, min(50, search.trials // 3)), seed=seed)
     # A third of the trials is drawn at random, so that a short search learns too.
-    return optuna.samplers.TPESampler(n_startup_trials=max(1, min(10, search.trials // 3)), seed=seed)
+    sampler = optuna.samplers.TPESampler(n_startup_trials=max(1, min(10, search.trials // 3)), seed=seed)
+    return Proposing(ask, metric=METRIC, mode="max", sampler=sampler, study_name="search", storage=storage)
 
 
 def _switch(dimension: Dimension) -> str:
@@ -170,12 +127,12 @@ def _switch(dimension: Dimension) -> str:
 
 
 def _ordered(space: Space) -> list[Dimension]:
-    """What others hang on first."""
+    """Dimensions that others depend on first."""
     return sorted(space, key=lambda each: each.needs is not None)
 
 
 def _suggested(space: Space, trial: Any) -> dict[str, float]:
-    """Values from an Optuna trial; none where a dimension is without effect."""
+    """Values from an Optuna trial; a dimension without effect has none."""
     values: dict[str, float] = {}
     for each in _ordered(space):
         if each.needs is not None and not values.get(each.needs, 1.0):
@@ -188,7 +145,7 @@ def _suggested(space: Space, trial: Any) -> dict[str, float]:
 
 
 def _params(space: Space, values: Mapping[str, float]) -> dict[str, Any]:
-    """What `_suggested` would have asked for to get these values."""
+    """The Optuna parameters for which `_suggested` gives these values."""
     params: dict[str, Any] = {}
     for each in _ordered(space):
         if each.needs is not None and not values.get(each.needs, 1.0):

@@ -1,4 +1,4 @@
-"""What a search has come to: from the rows of its trials to the best point of every method on every pair."""
+"""The outcome of a search: from the rows of its trials to the best point of every method on every pair."""
 
 import hashlib
 import io
@@ -26,16 +26,16 @@ HEADER = ("pair", "method", "mIoU (dev) %", "best point", "trials", "time")
 
 
 @dataclass(frozen=True)
-class Tried:
-    """One trial.
+class TrialResult:
+    """One finished trial.
 
     Attributes:
-        run_id, number, status, message: of its row.
+        run_id, number, status, message: from its row.
         values: of every dimension of the space.
-        point: those that matter.
+        point: the values that have an effect.
         dev_miou: in [0, 1], of its last evaluation; None if there was none.
-        step_ms: median time of a training step; None if it is not known.
-        seconds: of training and evaluation; of a failed one since it began.
+        step_ms: median time of a training step; None if unknown.
+        seconds: of training and evaluation; of a failed trial the whole time.
     """
 
     run_id: str
@@ -55,26 +55,26 @@ class Outcome:
 
     Attributes:
         study: what was searched.
-        trials: those with a row, by number.
-        wanted: how many there are to be.
-        minutes: worker minutes after which it ends before that.
-        algorithm: who proposed them.
+        trials: the finished ones, by number.
+        wanted: the number of trials asked for.
+        minutes: worker minutes after which the search ends even with fewer trials.
+        algorithm: that proposed the trials.
     """
 
     study: Study
-    trials: tuple[Tried, ...]
+    trials: tuple[TrialResult, ...]
     wanted: int
     minutes: float | None
     algorithm: str
 
     @property
     def seconds(self) -> float:
-        """Of all trials together, those that were ended early and failed ones included."""
+        """Total over all trials, including those ended early and failed ones."""
         return sum(trial.seconds for trial in self.trials)
 
     @property
     def complete(self) -> bool:
-        """Whether every trial has a row, or the time is up."""
+        """Whether every trial is finished, or the time is up."""
         return len(self.trials) >= self.wanted or (self.minutes is not None and self.seconds >= 60 * self.minutes)
 
     def count(self, status: str) -> int:
@@ -82,39 +82,28 @@ class Outcome:
         return sum(trial.status == status for trial in self.trials)
 
     @property
-    def best(self) -> Tried | None:
-        """The finished trial of the highest dev mIoU, of several equal ones the first; None if none has finished."""
+    def best(self) -> TrialResult | None:
+        """The successful trial with the highest dev mIoU, the first of equals; None if there is none."""
         finished = [trial for trial in self.trials if trial.status == "ok"]
         return max(finished, key=lambda trial: trial.dev_miou or 0.0, default=None)  # max takes the first of equals
 
     @property
-    def tied(self) -> tuple[Tried, ...]:
-        """The other finished trials of the same dev mIoU."""
+    def tied(self) -> tuple[TrialResult, ...]:
+        """The other successful trials with the same dev mIoU."""
         best = self.best
         same = (t for t in self.trials if best is not None and t.status == "ok" and t.dev_miou == best.dev_miou)
         return tuple(t for t in same if t is not best)
 
     @property
-    def front(self) -> tuple[Tried, ...]:
-        """The finished trials that no other one beats in dev mIoU and step time both, the fastest first."""
-        known = [t for t in self.trials if t.status == "ok" and t.dev_miou is not None and t.step_ms is not None]
-        known.sort(key=lambda t: (t.step_ms, -(t.dev_miou or 0.0), t.number))
-        found: list[Tried] = []
-        for trial in known:
-            if not found or (trial.dev_miou or 0.0) > (found[-1].dev_miou or 0.0):
-                found.append(trial)
-        return tuple(found)
-
-    @property
     def source(self) -> Source:
-        """What a final run's row says of the search."""
+        """What the row of a final run records about the search."""
         text = " ".join(sorted(trial.run_id for trial in self.trials))
         digest = hashlib.sha256(text.encode()).hexdigest()
         return Source(trials=len(self.trials), seconds=self.seconds, sha256=digest)
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The texts of `HEADER`'s columns."""
+        """The cells of a table line, one per column of `HEADER`."""
         best = self.best
         counts = (("ok", "ok"), ("skipped", "ended early"), ("failed", "failed"))
         trials = f"{len(self.trials)} of {self.wanted}: " if len(self.trials) < self.wanted else ""
@@ -133,10 +122,10 @@ def said(point: Mapping[str, float]) -> str:
 
 
 def outcomes(experiment: Experiment, directory: Path) -> list[Outcome]:
-    """What the rows below `directory`, the experiment's results folder, say of its search, study by study.
+    """The search's outcome from the rows below `directory`, the experiment's results folder, study by study.
 
     Raises:
-        ValueError: the experiment has no search, the folder has another one, or a corrupt row.
+        ValueError: the experiment has no search, the folder holds a different one, or a row is corrupt.
     """
     studies, search = studies_of(experiment), experiment.search
     assert search is not None
@@ -151,7 +140,7 @@ def outcomes(experiment: Experiment, directory: Path) -> list[Outcome]:
     return [
         Outcome(
             study,
-            tuple(sorted((_tried(study, row) for row in by_key.get(study.key, [])), key=lambda t: t.number)),
+            tuple(sorted((_trial_result(study, row) for row in by_key.get(study.key, [])), key=lambda t: t.number)),
             search.trials,
             search.minutes,
             proposer(experiment),
@@ -160,16 +149,18 @@ def outcomes(experiment: Experiment, directory: Path) -> list[Outcome]:
     ]
 
 
-def _tried(study: Study, row: Mapping[str, Any]) -> Tried:
+def _trial_result(study: Study, row: Mapping[str, Any]) -> TrialResult:
     lr = json.loads(row["recipe"])["optimizer"]["lr"]
     values = values_in(study.space, json.loads(row["method_parameters"]), lr)
     same = ("run_id", "status", "message", "dev_miou", "step_ms")
     point = point_of(study.space, values)
-    return Tried(**{key: row[key] for key in same}, number=row["trial"], values=values, point=point, seconds=spent(row))
+    return TrialResult(
+        **{key: row[key] for key in same}, number=row["trial"], values=values, point=point, seconds=spent(row)
+    )
 
 
 def spent(columns: Mapping[str, Any]) -> float:
-    """Seconds of training and evaluation; where these are not known, since the beginning."""
+    """Seconds of training and evaluation; the wall time where these are unknown."""
     if columns.get("train_seconds") is None:
         return float(columns.get("wall_seconds") or 0.0)
     return float(columns["train_seconds"] + (columns["eval_seconds"] or 0.0))
@@ -193,13 +184,13 @@ def found(experiment: Experiment, directory: Path, file: str) -> dict[Key, Found
         best = outcome.best
         if not outcome.complete:
             problems.append(
-                f"{search_folder(directory)}: {name}: {len(outcome.trials)} of {outcome.wanted} trials have a row. "
+                f"{search_folder(directory)}: {name}: {len(outcome.trials)} of {outcome.wanted} trials are finished. "
                 f"Finish the search: sstkd-bench tune {file}"
             )
         elif best is None:
             problems.append(
-                f"{search_folder(directory)}: {name}: none of its {len(outcome.trials)} trials finished "
-                f"({outcome.trials[0].message}). After mending it delete their rows and run: sstkd-bench tune {file}"
+                f"{search_folder(directory)}: {name}: none of its {len(outcome.trials)} trials was successful "
+                f"({outcome.trials[0].message}). Fix the cause, then delete their rows and run: sstkd-bench tune {file}"
             )
         else:
             points[outcome.study.key] = Found(best.point, outcome.source)
@@ -221,21 +212,19 @@ def write(results: Sequence[Outcome], directory: Path) -> Path:
     return path
 
 
-_FRONT = pa.struct([("run_id", pa.string()), ("dev_miou", pa.float64()), ("step_ms", pa.float64())])
 _SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("pair", "method", "ruleset", "algorithm")),
         *((name, pa.int64()) for name in ("wanted", "ok", "ended_early", "failed")),
         ("seconds", pa.float64()),
         ("trials_sha256", pa.string()),
-        # Of the best trial; null where none has finished.
+        # Of the best trial; null where none was successful.
         ("run_id", pa.string()),
         ("trial", pa.int64()),
         ("point", pa.string()),  # JSON: value by hyper-parameter, the learning rate as `optimizer.lr`
         ("dev_miou", pa.float64()),
         ("step_ms", pa.float64()),
         ("tied", pa.list_(pa.string())),  # run_ids of other trials with the same dev_miou
-        ("front", pa.list_(_FRONT)),  # trials that none beats in dev_miou and step_ms both
     ]
 )
 
@@ -254,7 +243,6 @@ def _line(outcome: Outcome) -> dict[str, Any]:
         "seconds": source.seconds,
         "trials_sha256": source.sha256,
         "tied": [trial.run_id for trial in outcome.tied],
-        "front": [{"run_id": t.run_id, "dev_miou": t.dev_miou, "step_ms": t.step_ms} for t in outcome.front],
     }
     if best is not None:
         line |= {"run_id": best.run_id, "trial": best.number, "point": json.dumps(best.point)}

@@ -1,7 +1,7 @@
-"""The points of a search that are drawn before its first trial, and the file that says which search a folder is of.
+"""The points of a search that are drawn before its first trial, and the file that identifies a folder's search.
 
-All methods share the coordinates of the unit cube: trial 3 of every method has the same learning rate, and methods with
-spaces of the same size are tried at the same places of them.
+All methods share their coordinates in the unit cube: trial 3 of every method has the same learning rate, and methods
+with equally many hyper-parameters are tried at the same places.
 """
 
 import io
@@ -25,16 +25,16 @@ from harness.experiment.studies import Study, trial_run
 from harness.files import write_atomic
 
 MOST = 64
-"""Coordinates that are drawn, however many a space needs: the same ones for every method, whatever others there are."""
-LEARNING = ("tpe", "nsga2")
-"""Algorithms whose points follow from earlier trials."""
+"""Coordinates drawn for every point, however many a space needs, so that every method gets the same ones."""
+LEARNING = "tpe"
+"""The algorithm whose points follow from earlier trials."""
 FILE = "points.parquet"
 
 Values = dict[str, float]
 
 
 def proposer(experiment: Experiment) -> str:
-    """Who proposes the trials: `sobol`, or the algorithm of the ruleset `searched`."""
+    """What proposes the trials: `sobol`, or the algorithm of the ruleset `searched`."""
     assert experiment.search is not None
     return experiment.search.algorithm or SOBOL
 
@@ -43,7 +43,7 @@ def unit_points(seed: int, count: int, algorithm: str) -> NDArray[np.float64]:
     """Points of the unit cube, (count, MOST): scrambled Sobol for `sobol`, else independent uniform numbers."""
     if algorithm != SOBOL:
         return seeds.numpy_stream(seed, "random points").random((count, MOST))
-    # A power of two is drawn, as the sequence's balance wants it, and the first ones of it are taken.
+    # The sequence is balanced for powers of two: so many are drawn, and the first `count` are used.
     drawn = qmc.Sobol(MOST, scramble=True, rng=seeds.derive(seed, "sobol points")).random_base2(
         (count - 1).bit_length()
     )
@@ -51,7 +51,7 @@ def unit_points(seed: int, count: int, algorithm: str) -> NDArray[np.float64]:
 
 
 def drawn(experiment: Experiment, studies: Sequence[Study]) -> list[list[Values]]:
-    """For each study the values of its trials; none where the algorithm finds them on the way.
+    """For each study the values of its trials; none where the algorithm finds them during the search.
 
     Raises:
         ValueError: a method has more to search than `MOST`.
@@ -64,14 +64,14 @@ def drawn(experiment: Experiment, studies: Sequence[Study]) -> list[list[Values]
                 f"methods: {study.label}: {len(study.space)} hyper-parameters to search; at most {MOST}. Fix some by "
                 "giving their values"
             )
-    if algorithm in LEARNING:
+    if algorithm == LEARNING:
         return [[] for _ in studies]
     unit = unit_points(search.seed, search.trials, algorithm)
     return [[values_at(study.space, list(row)) for row in unit] for study in studies]
 
 
 def keep(folder: Path, experiment: Experiment, studies: Sequence[Study], values: Sequence[Sequence[Values]]) -> None:
-    """Write down which search this is and its points, or see that the folder's search is this one.
+    """Write the definition of the search and its points, or check that the folder holds this very search.
 
     Args:
         folder: of the search.
@@ -80,7 +80,7 @@ def keep(folder: Path, experiment: Experiment, studies: Sequence[Study], values:
         values: as `drawn` gives them.
 
     Raises:
-        ValueError: the folder has another search, or the file cannot be read.
+        ValueError: the folder holds a different search, or the file cannot be read.
         OSError: the disk is full or cannot be written.
     """
     path, algorithm = folder / FILE, proposer(experiment)
@@ -106,8 +106,8 @@ def keep(folder: Path, experiment: Experiment, studies: Sequence[Study], values:
         require_same(folder, experiment, studies)
         if not pq.read_table(path).equals(table):
             raise ValueError(
-                f"{path}: the points of this search are not those drawn here, perhaps by another version of SciPy. Go "
-                f"on where it was begun, or remove {folder} to search anew."
+                f"{path}: its points differ from those drawn here, perhaps because of another version of SciPy. Resume "
+                f"the search where it was begun, or remove {folder} to search anew."
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,10 +120,10 @@ _COLUMNS = ("pair", "method", "trial", "run_id", "values")
 
 
 def require_same(folder: Path, experiment: Experiment, studies: Sequence[Study]) -> None:
-    """See that the folder's search, if it has one, is that of the experiment.
+    """Check that the folder's search, if it has one, is that of the experiment.
 
     Raises:
-        ValueError: it is another one, or the file that says so cannot be read.
+        ValueError: it is a different one, or the file cannot be read.
     """
     path = folder / FILE
     if not path.is_file():
@@ -141,13 +141,13 @@ def require_same(folder: Path, experiment: Experiment, studies: Sequence[Study])
     if changed:
         more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ValueError(
-            f"{path}: the search in this folder is another one ({'; '.join(changed[:3])}{more}). Give the experiment "
+            f"{path}: this folder holds a different search ({'; '.join(changed[:3])}{more}). Give the experiment "
             f"another name, or remove {folder} to search anew."
         )
 
 
 def _definition(experiment: Experiment, studies: Sequence[Study]) -> dict[str, Any]:
-    """All that the trials follow from, as plain data."""
+    """Everything that determines the trials, as plain data."""
     assert experiment.search is not None
     return {
         "protocol_version": PROTOCOL_VERSION,

@@ -1,7 +1,7 @@
-"""The search: Ray Tune runs the trials, the rows of the trials are the record.
+"""The search: Ray Tune runs the trials, their rows are the record.
 
-Nothing of value lives in this process or in Tune's own folder, which is scratch: whatever ends the search, the same
-command takes it up from the rows, from the checkpoints of the trials that had begun, and from the points drawn before.
+This process and Tune's own folder hold nothing that is needed later: whatever ends the search, re-running the same
+command resumes it from the rows, the checkpoints of the trials that had begun, and the points drawn before.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.execution.connection import connected, require_room, room, this_node
-from harness.execution.sharing import Shelf
-from harness.execution.workspace import Home, below, lend
+from harness.execution.sharing import SharedObjects
+from harness.execution.workspace import Workspace, below, copy_teacher
 from harness.experiment.search_settings import Search
 from harness.experiment.space import values_in
 from harness.experiment.spec import Experiment, Run
@@ -35,67 +36,85 @@ from harness.search.trial import Context, asked, forget, remember, run_trial
 
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the rows are the record
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command; the same command goes on
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command; re-running it resumes the search
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a method's package may be found by a relative path
 }
 SCRATCH = "tune"  # Tune's own folder below the search's
-KEPT = 4  # states of a trial that others may go on from
-
-Told = dict[str, Any]
-"""What happened: pair, method, trial, status ("running" at its begin), dev_miou, seconds, message."""
 
 
-def search(experiment: Experiment, directory: Path, tell: Callable[[Told], None]) -> None:
-    """Bring every trial to a row; trials that have one are not run again. The teachers are trained before.
+@dataclass(frozen=True)
+class TrialUpdate:
+    """A trial has begun or ended.
+
+    Attributes:
+        pair, method: of the study.
+        trial: its number.
+        status: "running" at the beginning, then that of its row.
+        dev_miou: in [0, 1]; None if there is none.
+        seconds: of training and evaluation.
+        message: of its row.
+    """
+
+    pair: str
+    method: str
+    trial: int
+    status: str
+    dev_miou: float | None
+    seconds: float
+    message: str
+
+
+def search(experiment: Experiment, directory: Path, on_update: Callable[[TrialUpdate], None]) -> None:
+    """Run all trials that are not finished yet. The teachers have been trained before.
 
     Args:
         experiment: with a search.
         directory: its results folder, absolute.
-        tell: called when a trial begins and when it has ended.
+        on_update: called when a trial begins and when it has ended.
 
     Raises:
-        ValueError: another search is in the folder, Optuna or a teacher is missing, the cluster cannot be reached or is
-            too small.
+        ValueError: the folder holds a different search, Optuna or a teacher is missing, the cluster cannot be reached
+            or is too small.
         OSError: the disk is full, or the storage does not answer.
     """
     assert experiment.search is not None
     studies = studies_of(experiment)
-    if proposer(experiment) in LEARNING:
+    if proposer(experiment) == LEARNING:
         algorithms.require_optuna()
     values = points.drawn(experiment, studies)
     folder = search_folder(directory)
     points.keep(folder, experiment, studies, values)
     # Of a trial: one worker.
     resources = below(experiment.resources, directory.name).model_copy(update={"workers": 1})
-    home = Home(folder, resources)
+    home = Workspace(folder, resources)
     if home.storage is not None and home.storage.entries("runs"):
         pull(home.storage, folder)
     if all(outcome.complete for outcome in best.outcomes(experiment, directory)):
         return
     for run_id in sorted({str(s.template.teacher_run) for s in studies if s.template.method.needs_teacher}):
-        lend(run_id, directory, Home(directory, experiment.resources), folder, home)
+        copy_teacher(run_id, directory, Workspace(directory, experiment.resources), folder, home)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with connected(resources):
         require_room(resources)
         here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
-        shelf = ray.remote(num_cpus=0)(Shelf).options(scheduling_strategy=here).remote()
+        shelf = ray.remote(num_cpus=0)(SharedObjects).options(scheduling_strategy=here).remote()
         context = Context(folder, resources, tuple(studies), proposer(experiment), shelf, this_node())
         for places in (
             [range(len(studies))] if experiment.search.algorithm is None else [[i] for i in range(len(studies))]
         ):
             outcomes = best.outcomes(experiment, directory)
             if not all(outcomes[place].complete for place in places):
-                _Session(context, home, experiment, outcomes, tell).run(places, values)
+                _Session(context, home, experiment, outcomes, on_update).run(places, values)
     home.place.remove_folder(SCRATCH)
 
 
 class _TimeIsUp(tune.Stopper):  # type: ignore[misc]
-    """Ends a study when its trials have taken so many worker minutes.
+    """Ends a study when its trials have used up the worker minutes.
 
     Args:
-        minutes: None: never.
-        before: seconds of the trials that had rows.
+        minutes: None for no limit.
+        before: seconds of the trials of earlier sessions.
     """
 
     def __init__(self, minutes: float | None, before: float) -> None:
@@ -107,23 +126,23 @@ class _TimeIsUp(tune.Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
-        """Whether it is up."""
+        """Whether the time is up."""
         return self._left is not None and sum(self._seconds.values()) >= self._left
 
 
 class _Session(tune.Callback):  # type: ignore[misc]
-    """One run of Tune over studies that have trials to do; as Tune's callback it writes the rows that no worker can."""
+    """One run of Tune over unfinished studies; as Tune's callback it writes the rows that no worker can write."""
 
     def __init__(
         self,
         context: Context,
-        home: Home,
+        home: Workspace,
         experiment: Experiment,
         outcomes: Sequence[Outcome],
-        tell: Callable[[Told], None],
+        on_update: Callable[[TrialUpdate], None],
     ) -> None:
         assert experiment.search is not None
-        self._context, self._home, self._tell = context, home, tell
+        self._context, self._home, self._on_update = context, home, on_update
         self._search: Search = experiment.search
         self._eval_every = experiment.train.eval_every
         self._outcomes = outcomes
@@ -134,15 +153,15 @@ class _Session(tune.Callback):  # type: ignore[misc]
         self._stdout = sys.stdout
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: the copy of everything that Tune writes is never read."""
+        """Nothing: the pickle that Tune writes is never read."""
         return {}
 
     def run(self, places: Sequence[int], values: Sequence[Sequence[points.Values]]) -> None:
-        """Bring the trials of some studies to their rows.
+        """Run the unfinished trials of some studies.
 
         Args:
             places: of the studies, in the context.
-            values: by study and number, where they were drawn before.
+            values: by study and number, where they were drawn before the search.
         """
         waiting = [
             (number, place)
@@ -156,13 +175,10 @@ class _Session(tune.Callback):  # type: ignore[misc]
         self._stopper = _TimeIsUp(self._search.minutes, sum(self._outcomes[place].seconds for place in places))
         if self._stopper.stop_all():
             return
-        if self._context.algorithm in LEARNING:
+        if self._context.algorithm == LEARNING:
             searcher, count, space = self._proposals(places[0], [number for number, _ in waiting]), len(waiting), {}
         else:
-            each = [
-                {"study": place, "number": number, "values": self._values(place, number, values[place][number])}
-                for number, place in waiting
-            ]
+            each = [{"study": place, "number": number, "values": values[place][number]} for number, place in waiting]
             searcher, count, space = None, 1, {"each": tune.grid_search(each)}
         curves = self._curves(places[0]) if self._search.algorithm == "asha" else {}
         self._fit(
@@ -170,9 +186,7 @@ class _Session(tune.Callback):  # type: ignore[misc]
             tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=count,
-                scheduler=algorithms.scheduler(
-                    self._search, first.space, first.template.train.steps, self._eval_every, curves
-                ),
+                scheduler=algorithms.scheduler(self._search, first.template.train.steps, self._eval_every, curves),
                 max_concurrent_trials=self._slots(),
                 reuse_actors=True,
                 trial_name_creator=lambda t: "{study}-{number}".format(**t.config["each"]),
@@ -193,7 +207,6 @@ class _Session(tune.Callback):  # type: ignore[misc]
                 name=f"{int(time.time())}-{os.getpid()}",
                 storage_path=str(Path(scratch.uri).absolute()) if scratch.folder is not None else scratch.uri,
                 failure_config=tune.FailureConfig(max_failures=resources.max_failures),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT),
                 stop=self._stopper,
                 callbacks=[self],
                 verbose=0,
@@ -204,12 +217,6 @@ class _Session(tune.Callback):  # type: ignore[misc]
 
     def _slots(self) -> int:
         return min(sum(room(self._context.resources).values()), self._context.resources.concurrent or 10**9)
-
-    def _values(self, place: int, number: int, drawn: points.Values) -> points.Values:
-        """Of a trial, as it was when the search was interrupted."""
-        study = self._context.studies[place]
-        run = asked(self._home, study.key, number)
-        return drawn if run is None else values_in(study.space, run.method.parameters, run.train.optimizer.lr)
 
     def _proposals(self, place: int, numbers: Sequence[int]) -> Any:
         study = self._context.studies[place]
@@ -233,11 +240,11 @@ class _Session(tune.Callback):  # type: ignore[misc]
     # What Tune calls.
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A trial begins, or goes on."""
+        """A trial begins or resumes."""
         if trial.trial_id not in self._open:
             self._open[trial.trial_id] = trial
             self._began[trial.trial_id] = time.monotonic()
-            self._told(trial, "running", None, 0.0, "")
+            self._update(trial, "running", None, 0.0, "")
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
         """A trial has evaluated."""
@@ -248,18 +255,16 @@ class _Session(tune.Callback):  # type: ignore[misc]
         self._settle(trial)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A trial's worker was lost, or its machine failed, more often than `max_failures`."""
+        """A trial's worker or machine failed more often than `max_failures`."""
         self._settle(trial)
 
     def _settle(self, trial: Any) -> None:
-        """See that a trial that has ended has a row, here too."""
+        """Make sure that a trial that has ended has a row in the results folder."""
         if self._open.pop(trial.trial_id, None) is None:
             return
         study, number = self._study(trial), self._number(trial)
         folder, home = self._context.folder, self._home
-        run = asked(home, study.key, number) or trial_run(
-            study, number, self._context.algorithm, trial.config["each"]["values"]
-        )
+        run = trial_run(study, number, self._context.algorithm, trial.config["each"]["values"])
         if home.status(run.run_id) is None:
             self._write_row(run, trial)
             home.offer(run.run_id, folder)
@@ -268,10 +273,10 @@ class _Session(tune.Callback):  # type: ignore[misc]
         home.checkpoints(run.run_id).drop()
         forget(home, study.key, number)
         row = store.read_run(folder, run.run_id)
-        self._told(trial, row["status"], row["dev_miou"], spent(row), row["message"])
+        self._update(trial, row["status"], row["dev_miou"], spent(row), row["message"])
 
     def _write_row(self, run: Run, trial: Any) -> None:
-        """The row of a trial that was ended before its last step, by whom it was, or whose worker was lost."""
+        """The row of a trial that was ended early, or that lost its worker."""
         last, steps = self._last.get(trial.trial_id, {}), run.train.steps
         curve = list(last.get("curve", ()))
         columns: dict[str, Any] = {"wall_seconds": time.monotonic() - self._began[trial.trial_id], "curve": curve}
@@ -294,19 +299,17 @@ class _Session(tune.Callback):  # type: ignore[misc]
     def _number(self, trial: Any) -> int:
         return int(str(trial).split("-")[1])
 
-    def _told(self, trial: Any, status: str, dev_miou: float | None, seconds: float, message: str) -> None:
+    def _update(self, trial: Any, status: str, dev_miou: float | None, seconds: float, message: str) -> None:
         pair, method = self._study(trial).key
-        told = {"pair": pair, "method": method, "trial": self._number(trial), "status": status}
         with contextlib.redirect_stdout(self._stdout):
-            self._tell({**told, "dev_miou": dev_miou, "seconds": seconds, "message": message})
+            self._on_update(TrialUpdate(pair, method, self._number(trial), status, dev_miou, seconds, message))
 
 
 def _reason(trial: Any) -> str:
-    """What Tune wrote down of a trial's last failure, in a sentence."""
+    """A trial's last failure as Tune recorded it, in one sentence."""
     try:
         text = Path(trial.error_file).read_text().rpartition("Failure # ")[2].partition("\n")[2]
     except (OSError, TypeError):  # it wrote nothing
-        return "nothing is known of why"
+        return "the reason is unknown"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = lines[-1:] if "Traceback" in text else lines
-    return " ".join(told)[:300]
+    return " ".join(lines[-1:] if "Traceback" in text else lines)[:300]

@@ -19,9 +19,8 @@ from harness.experiment.recipe import Optimizer
 from harness.testing.case import Case, require, total
 from harness.testing.made_up import IGNORE, MAIN, net
 from harness.testing.steps import STEPS, one_step
-from harness.training.checkpoints import Checkpoints
 from harness.training.optimizers import Optimizers
-from harness.training.runtime import Runtime
+from harness.training.ranks import Ranks
 from harness.training.step import KDStep
 
 WORLD = 2
@@ -98,7 +97,7 @@ def work(folder: str, rank: int) -> None:
         cases = pickle.loads((Path(folder) / "cases.pkl").read_bytes())
         dist.init_process_group("gloo", meeting, timedelta(seconds=SILENCE_SECONDS), rank=rank, world_size=WORLD)
         for number, case in enumerate(cases):
-            state = _train(case, Path(folder), rank)
+            state = _train(case, rank)
             path = Path(folder) / f"{number}-{rank}.tmp"
             torch.save(state, path)
             path.rename(path.with_suffix(".pt"))
@@ -110,12 +109,12 @@ def work(folder: str, rank: int) -> None:
     dist.destroy_process_group()
 
 
-def _train(case: Case, folder: Path, rank: int) -> dict[str, torch.Tensor]:
+def _train(case: Case, rank: int) -> dict[str, torch.Tensor]:
     student, teacher = net(MAIN.student, 1), net(MAIN.teacher, 2).eval().requires_grad_(False)
     distiller = case.build()
-    runtime = Runtime(Checkpoints(folder), torch.device("cpu"), rank=rank, workers=WORLD)
+    ranks = Ranks(torch.device("cpu"), rank, WORLD)
     module = KDStep(student, distiller, IGNORE)
-    step = runtime.wrap(module, sync_batchnorm=True, equal_buffers=module.equal_buffers())
+    step = ranks.wrap(module, sync_batchnorm=True, equal_buffers=module.equal_buffers())
     optimizers = Optimizers(Optimizer(name="adamw", lr=1e-3), step, distiller)
     for number in range(STEPS):
         total(one_step(step, teacher, number, rank)).backward()  # type: ignore[no-untyped-call]
@@ -124,7 +123,7 @@ def _train(case: Case, folder: Path, rank: int) -> dict[str, torch.Tensor]:
 
 
 def _unsynchronised(step: nn.Module) -> set[str]:
-    """Running statistics of layers other than torch's batch normalisation, which `Runtime.wrap` has synchronised."""
+    """Running statistics of layers other than torch's batch normalisation, which `Ranks.wrap` has synchronised."""
     return {
         f"{prefix}.{name}"
         for prefix, module in step.named_modules()

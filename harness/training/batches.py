@@ -1,17 +1,22 @@
-"""Batches of a rank: the sampler of steps, and the normalisation of images."""
+"""The batches of a rank: for training, by step; for evaluation, each sample once."""
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from harness import seeds
 from harness.datasets.augment import augment
-from harness.datasets.base import DataInfo, Split
+from harness.datasets.base import DataInfo, Image, Label, Split
+from harness.experiment.recipe import Train
 from harness.experiment.spec import Run
+from harness.training.normalize import normalised_images
+from harness.training.ranks import Ranks
+from harness.training.runtime import Runtime
 
 
 class Batch(NamedTuple):
@@ -21,7 +26,77 @@ class Batch(NamedTuple):
     label: Tensor
 
 
-class Steps(Dataset[tuple[Tensor, Tensor]]):
+def training_batches(
+    split: Split, info: DataInfo, run: Run, runtime: Runtime, start: int, stop: int
+) -> Iterator[Batch]:
+    """This rank's batches of steps start..stop-1, on the device.
+
+    Raises:
+        ValueError: images of different sizes without a crop.
+    """
+    if run.train.augment.crop_hw is None and run.train.batch_size > 1 and not getattr(split, "one_size", True):
+        raise ValueError(f"train.augment.crop_hw: images of {info.name} differ in size; give a crop, e.g. [512, 512]")
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        _Steps(split, info, run, runtime.rank, runtime.workers),
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=runtime.loader_workers,
+        worker_init_fn=_one_thread,
+        pin_memory=runtime.device.type == "cuda",
+    )
+    layout = torch.channels_last if run.train.channels_last else torch.contiguous_format
+    for image, label in loader:
+        yield to_batch(image, label, info, runtime.device, layout)
+
+
+def evaluation_batches(
+    split: Split, info: DataInfo, ranks: Ranks, batch_size: int, indices: Sequence[int] = ()
+) -> Iterator[Batch]:
+    """Batches of this rank's share of a split (or of `indices`): each sample once, images of one size together."""
+    waiting: list[tuple[Image, Label]] = []
+    for index in indices or range(ranks.rank, len(split), ranks.workers):
+        image, label = split[index]
+        if waiting and (len(waiting) == batch_size or waiting[0][0].shape != image.shape):
+            yield _stacked(waiting, info, ranks)
+            waiting = []
+        waiting.append((image, label))
+    if waiting:
+        yield _stacked(waiting, info, ranks)
+
+
+def to_batch(
+    image: Tensor,
+    label: Tensor,
+    info: DataInfo,
+    device: torch.device,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Batch:
+    """Move uint8 images (N, H, W, 3) and labels (N, H, W) to the device and normalise the images there."""
+    label = label.to(device, non_blocking=True).long()
+    return Batch(normalised_images(image.to(device, non_blocking=True), info, layout), label)
+
+
+def accumulation_steps(recipe: Train, workers: int) -> int:
+    """Micro-batches of each worker in a step.
+
+    Raises:
+        ValueError: the global batch does not divide among workers and micro-batches.
+    """
+    pieces = recipe.accumulate * workers
+    if recipe.batch_size % pieces:
+        raise ValueError(
+            f"train.batch_size: {recipe.batch_size} does not divide into {workers} workers x "
+            f"{recipe.accumulate} accumulation steps; give a multiple of {pieces}"
+        )
+    return recipe.accumulate
+
+
+def _stacked(samples: list[tuple[Image, Label]], info: DataInfo, ranks: Ranks) -> Batch:
+    images, labels = (torch.from_numpy(np.stack(parts)) for parts in zip(*samples, strict=True))
+    return to_batch(images, labels, info, ranks.device)
+
+
+class _Steps(Dataset[tuple[Tensor, Tensor]]):
     """Item `i` is this rank's whole uint8 batch of step `i`, the same whichever process loads it."""
 
     def __init__(self, split: Split, info: DataInfo, run: Run, rank: int, workers: int) -> None:
@@ -61,32 +136,7 @@ class Steps(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
 
 
-def one_thread(worker: int) -> None:
-    """A loader worker uses one thread: workers share the cores."""
+def _one_thread(worker: int) -> None:
+    """A loader process uses one thread: the workers share the cores."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-
-
-def normalised(x: Tensor, info: DataInfo) -> Tensor:
-    """RGB values (N, 3, H, W) in 0..255 as networks see them."""
-    mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (info.mean, info.std))
-    x = (x - mean) / std
-    return x.flip(1) if info.bgr else x
-
-
-def looked_up(image: Tensor, info: DataInfo, layout: torch.memory_format) -> Tensor:
-    """The same bits for uint8 images (N, H, W, 3) on a CPU: a byte has 256 values, which are normalised once."""
-    table = normalised(torch.arange(256.0).view(1, 1, 1, 256).expand(1, 3, 1, 256), info)[0, :, 0].numpy()
-    pixels = image.numpy()
-    count, height, width, _ = pixels.shape
-    flat = pixels.reshape(count * height, width, 3)
-    if info.bgr:
-        flat = cv2.cvtColor(flat, cv2.COLOR_RGB2BGR)
-    if layout == torch.channels_last:
-        values = cv2.LUT(flat, np.ascontiguousarray(table.T)[:, None, :])
-        return torch.from_numpy(values.reshape(count, height, width, 3)).permute(0, 3, 1, 2)
-    out = np.empty((count, 3, height, width), np.float32)
-    for i, image_i in enumerate(pixels if not info.bgr else flat.reshape(pixels.shape)):
-        for c, plane in enumerate(cv2.split(image_i)):
-            out[i, c] = cv2.LUT(plane, table[c])
-    return torch.from_numpy(out)

@@ -1,4 +1,4 @@
-"""The parts of a run, built from its spec: data, networks, teacher, method. Data and teacher are kept between runs."""
+"""Builds data, networks, teacher and method of a run from its spec. Data and teacher stay in memory between runs."""
 
 import functools
 import importlib
@@ -24,10 +24,10 @@ from harness.models import SegNet, build, inputs, load_into, load_state
 from harness.results import paths, store
 from harness.results.paths import weights_path
 from harness.taps import Pair
-from harness.training.cost import multiply_adds, parameters
+from harness.training.cost import macs, parameters
 
 Share = Callable[[str, Callable[[], Any]], Any]
-"""`share(key, make)` is `make()`, or the equal that another process of this machine has made before."""
+"""`share(key, make)` is `make()`, or an equal object that another process of this machine has made."""
 Arrays = dict[str, tuple[NDArray[Any], torch.dtype, tuple[int, ...]]]
 
 
@@ -40,8 +40,8 @@ def load_data(data: Dataset, share: Share = _made) -> Data:
 
     Args:
         data: which.
-        share: `Runtime.share`: a dataset that is made in memory is made once per machine. One in files is not passed
-            round: its prepared cache is mapped into memory, where all processes see the same pages anyway.
+        share: `Runtime.share`: a generated dataset is made once per machine. A dataset in files is not shared: its
+            prepared cache is mapped into memory, so all processes use the same pages anyway.
     """
     return _load_data(data.name, data.root, json.dumps(data.parameters, sort_keys=True), share)
 
@@ -56,7 +56,7 @@ def _load_data(name: str, root: str | None, parameters: str, share: Share) -> Da
 
 
 def for_inputs(data: Data, normalize: str, encoder: str) -> Data:
-    """The dataset with the mean and deviation that a network of this encoder gets its images by."""
+    """The dataset with the mean and standard deviation by which images are normalised for this encoder."""
     if normalize == "dataset":
         return data
     if normalize == "bgr-mean":
@@ -68,7 +68,7 @@ def for_inputs(data: Data, normalize: str, encoder: str) -> Data:
 
 
 def converted(image: Tensor, seen: DataInfo, wanted: DataInfo) -> Tensor:
-    """Images (N, 3, H, W) normalised as `seen` says, normalised as `wanted` says; the same tensor if that is equal."""
+    """Images (N, 3, H, W) normalised as `seen`, renormalised as `wanted`; the same tensor if these are equal."""
     if (seen.mean, seen.std) == (wanted.mean, wanted.std):
         return image
     assert not seen.bgr and not wanted.bgr
@@ -93,7 +93,7 @@ def build_network(run: Run, info: DataInfo) -> SegNet:
 
 
 def network_cost(network: Network, num_classes: int, height: int, width: int) -> tuple[int, int]:
-    """Trainable parameters, and multiply-adds of one image; once per process, since weights do not matter.
+    """Trainable parameters, and MACs of one image; computed once per process, since weights do not matter.
 
     Raises:
         ValueError: it cannot be built.
@@ -106,33 +106,33 @@ def network_cost(network: Network, num_classes: int, height: int, width: int) ->
 def _network_cost(network: str, num_classes: int, height: int, width: int) -> tuple[int, int]:
     built = build(Network.model_validate_json(network), num_classes, 0)
     # Only shapes are counted: on the meta device nothing is computed or held.
-    return parameters(built), multiply_adds(built.to("meta"), torch.zeros(1, 3, height, width, device="meta"))
+    return parameters(built), macs(built.to("meta"), torch.zeros(1, 3, height, width, device="meta"))
 
 
-def teacher_weights(run: Run, experiment: Path) -> tuple[Path, str]:
+def teacher_weights(run: Run, directory: Path) -> tuple[Path, str]:
     """File and expected SHA-256 of the run's teacher.
 
     Raises:
         ValueError: the teacher's own run is missing or failed.
     """
     assert run.teacher_run is not None
-    path = paths.run_path(experiment, run.teacher_run)
+    path = paths.run_path(directory, run.teacher_run)
     if not path.is_file():
-        raise ValueError(f"the teacher's row {path} is missing: the teacher {run.teacher_run} was not trained yet")
+        raise ValueError(f"the teacher's row {path} is missing: the teacher {run.teacher_run} has not been trained")
     row = store.read_row(path)
     if row["status"] != "ok":
         raise ValueError(f"the teacher {run.teacher_run} {row['status']}: {row['message']}")
-    return weights_path(experiment, run.teacher_run), row["weights_sha256"]
+    return weights_path(directory, run.teacher_run), row["weights_sha256"]
 
 
-def build_teacher(run: Run, info: DataInfo, experiment: Path, device: torch.device, share: Share = _made) -> SegNet:
-    """The frozen teacher in eval mode, loaded once per process; its weights are read once per machine.
+def build_teacher(run: Run, info: DataInfo, directory: Path, device: torch.device, share: Share = _made) -> SegNet:
+    """The frozen teacher in eval mode; loaded once per process, its weights are read once per machine.
 
     Raises:
         ValueError: its weights are missing or are not the ones its row names.
     """
     assert run.teacher is not None
-    path, digest = teacher_weights(run, experiment)
+    path, digest = teacher_weights(run, directory)
     return _load_teacher(run.teacher.model_dump_json(), info.num_classes, path, digest, device, share)
 
 
@@ -143,13 +143,13 @@ def _load_teacher(
     spec = Teacher.model_validate_json(network).model_copy(update={"encoder_weights": None})
     teacher = build(spec, num_classes, seed=0)
     state = _tensors(share(f"weights {digest}", lambda: _arrays(load_state(path, digest))))
-    # Assigned and not copied: on a CPU all processes of a machine then have the same memory for them.
+    # Assigned, not copied: on a CPU all processes of a machine share this memory.
     load_into(teacher, state, str(path), assign=True)
     return teacher.eval().requires_grad_(False).to(device)
 
 
 def _arrays(state: dict[str, Tensor]) -> Arrays:
-    """Tensors as bytes that processes can share without a copy; numpy does not know every type of torch's."""
+    """Tensors as bytes that processes share without a copy; numpy lacks some of torch's types."""
     return {
         name: (value.contiguous().flatten().view(torch.uint8).numpy(), value.dtype, tuple(value.shape))
         for name, value in state.items()
@@ -158,13 +158,13 @@ def _arrays(state: dict[str, Tensor]) -> Arrays:
 
 def _tensors(arrays: Arrays) -> dict[str, Tensor]:
     with warnings.catch_warnings():
-        # Memory that is shared cannot be written; nobody writes a teacher, see `guard.teacher_untouched`.
+        # Shared memory is read-only; nothing writes a teacher, see `guards.teacher_untouched`.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return {name: torch.from_numpy(values).view(kind).view(shape) for name, (values, kind, shape) in arrays.items()}
 
 
 def build_method(method: Method, pair: Pair, seed: int) -> Distiller:
-    """The distiller, or the sum of several; what each draws at construction comes from a stream of its own.
+    """The distiller, or the sum of several; each is initialised from a random stream of its own.
 
     Raises:
         ValueError: the method does not apply to this pair, or a hyper-parameter is out of range.
@@ -190,5 +190,5 @@ def _imported(entry: Entry) -> type[Distiller]:
     module, _, name = entry.target.partition(":")
     kind = getattr(importlib.import_module(module), name)
     if not (isinstance(kind, type) and issubclass(kind, Distiller)):
-        raise ValueError(f"{entry.target} is no subclass of harness.distillers.Distiller")
+        raise ValueError(f"{entry.target} is not a subclass of harness.distillers.Distiller")
     return kind

@@ -1,4 +1,4 @@
-"""What there is to choose from: every method's terms, hyper-parameters, extra parameters and cost on one pair."""
+"""Describes every method on one pair: terms, hyper-parameters, extra parameters and cost."""
 
 import inspect
 import sys
@@ -32,13 +32,13 @@ class Facts:
     Attributes:
         name: in METHODS.
         paper: citation.
-        caveat: what must be known of the default values; empty if nothing.
-        hyperparameters: "name=default", with "[low, high]" where the method declares a range to tune in.
-        reason: why it does not apply to the pair; None when it does.
+        caveat: of the default values; empty if there is none.
+        hyperparameters: "name=default", with "[low, high]" if the method declares a search range.
+        reason: why it does not apply to the pair; None if it does.
         terms: names of the loss terms at the defaults.
-        extra_parameters: trained beside the student and gone afterwards.
-        buffers_mb: MiB of what it keeps besides, such as queues; they are in every checkpoint.
-        relative_step: seconds of a training step over those of the plain student's; None where not measured.
+        extra_parameters: trained with the student and discarded afterwards.
+        buffers_mb: MiB of its buffers, such as queues; they are part of every checkpoint.
+        relative_step: time of a training step relative to the student without distillation; None if not measured.
     """
 
     name: str
@@ -56,11 +56,11 @@ def network(text: str) -> Network:
     """`ARCHITECTURE/ENCODER` as a network.
 
     Raises:
-        ValueError: it is written otherwise.
+        ValueError: it has another form.
     """
     architecture, slash, encoder = text.partition("/")
     if not (architecture and slash and encoder):
-        raise ValueError(f"{text!r} is no network; write it as ARCHITECTURE/ENCODER, such as unet/tu-resnet18d")
+        raise ValueError(f"{text!r} is not a network; write ARCHITECTURE/ENCODER, such as unet/tu-resnet18d")
     return Network(architecture=architecture, encoder=encoder)
 
 
@@ -80,21 +80,21 @@ def networks(pair: str) -> tuple[Network, Network]:
 
 
 def describe(teacher: Network, student: Network, num_classes: int, side: int, measure: bool) -> Iterator[Facts]:
-    """Every method on a pair of randomly initialised networks, the plain student first; on one thread from here on.
+    """Every method on a pair of randomly initialised networks, `none` first; sets torch to one thread.
 
     Args:
         teacher: of the pair; its encoder weights are not loaded.
-        student: likewise.
+        student: of the pair, likewise.
         num_classes: K.
-        side: of the square images, (2, 3, side, side), that terms and times are taken from.
-        measure: also time a few steps of each.
+        side: of the square images, (2, 3, side, side).
+        measure: also time a few steps of each method.
 
     Raises:
         ValueError: a network cannot be built.
     """
     torch.set_num_threads(1)
     if side < 32:
-        raise ValueError(f"images are at least 32 pixels wide; given {side}")
+        raise ValueError(f"side: at least 32 pixels; given {side}")
     theirs, ours = (build(n.model_copy(update={"encoder_weights": None}), num_classes, 0) for n in (teacher, student))
     theirs.eval().requires_grad_(False)
     pair = Pair(ours.info(), theirs.info(), num_classes)
@@ -125,7 +125,7 @@ def describe(teacher: Network, student: Network, num_classes: int, side: int, me
 
 
 def explain(name: str) -> str:
-    """A method's own documentation: equation, paper, deviations, and what its parameters mean.
+    """The documentation of a method: equation, paper, deviations, parameters.
 
     Raises:
         ValueError: there is no such method.

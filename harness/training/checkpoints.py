@@ -1,7 +1,7 @@
-"""A run's resumable states: written whole, in the background if wanted, checked when read, the last few kept.
+"""A run's checkpoints: written atomically, optionally in the background, verified when read; the last few are kept.
 
-A file is the bytes of `torch.save`, then a mark and the SHA-256 of those bytes: a torn or damaged one is told from a
-whole one before anything of it is used. Read with weights_only=True, so that it cannot execute code.
+A file is the bytes of `torch.save`, a mark, and the SHA-256 of those bytes: a partially written or corrupt file is
+detected before it is used. It is read with weights_only=True, so that it cannot execute code.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ _TAIL = len(MARK) + hashlib.sha256().digest_size
 
 
 class Checkpoints:
-    """The checkpoints of one run in a folder of their own.
+    """The checkpoints of one run, in a folder of their own.
 
     Args:
         place: the folder, or its storage; None keeps nothing.
-        keep: how many stay.
-        background: write in a thread of its own, from a copy in main memory, while the training goes on.
+        keep: how many are kept.
+        background: write in another thread, from a copy in main memory, while the training continues.
 
     Example:
         >>> Checkpoints(None).load(lambda state: None)
@@ -41,10 +41,10 @@ class Checkpoints:
         self._pending: Future[None] | None = None
 
     def save(self, step: int, state: State) -> None:
-        """Write the state after `step` steps; at most one is being written at a time.
+        """Write the state after `step` steps; at most one write is running at a time.
 
         Raises:
-            OSError: the storage is full or cannot be written, now or, in the background, the time before.
+            OSError: the storage is full or cannot be written; in the background, the previous write failed.
         """
         if self._storage is None:
             return
@@ -55,42 +55,42 @@ class Checkpoints:
         self._pending = self._thread.submit(self._write, step, _copied(state))
 
     def wait(self) -> None:
-        """Return when nothing is being written any more.
+        """Wait until the current write is done.
 
         Raises:
-            OSError: what was being written could not be.
+            OSError: it failed.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def steps(self) -> list[int]:
-        """The steps there are checkpoints of, newest first."""
+        """The steps that have checkpoints, newest first."""
         if self._storage is None:
             return []
         names = (entry.name.removeprefix("step-").removesuffix(".pt") for entry in self._storage.entries())
         return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
-    def load(self, refuse: Callable[[State], str | None], tell: Callable[[str], None] = lambda text: None) -> Any:
-        """The newest state that is whole and not refused; None if there is none. The others are removed.
+    def load(self, refuse: Callable[[State], str | None], note: Callable[[str], None] = lambda text: None) -> Any:
+        """The newest state that is valid and not refused; None if there is none. Newer ones are removed.
 
         Args:
-            refuse: says what is wrong with a state, or None.
-            tell: takes a sentence about each that was not taken up.
+            refuse: returns what is wrong with a state, or None.
+            note: called with a sentence about each checkpoint that is not used.
         """
         found: State | None = None
         for step in self.steps():
             try:
                 found = self.read(step)
                 problem = refuse(found)
-            except FileNotFoundError:  # another process that had this run went on and put it away
+            except FileNotFoundError:  # another process that executes this run has removed it
                 continue
             except ValueError as error:
                 problem = str(error)
             if problem is None:
                 break
             found = None
-            tell(f"{self._name(step)} {problem}")
+            note(f"{self._name(step)} {problem}")
             self._storage.remove(_file(step))  # type: ignore[union-attr]
         if self._storage is not None and self._storage.folder is not None:
             sweep(self._storage.folder)
@@ -107,10 +107,10 @@ class Checkpoints:
         content = self._storage.read(_file(step))
         body, tail = content[:-_TAIL], content[-_TAIL:]
         if tail != MARK + hashlib.sha256(body).digest():
-            raise ValueError("is damaged or half-written")
+            raise ValueError("is corrupt or partially written")
         try:
             state: State = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-        except Exception as error:  # whole, and yet nothing that torch reads
+        except Exception as error:  # complete, but torch cannot read it
             raise ValueError(f"cannot be read ({type(error).__name__}: {error})") from None
         return state
 
@@ -122,7 +122,7 @@ class Checkpoints:
 
     def _write(self, step: int, state: State) -> None:
         assert self._storage is not None
-        # Serialised in memory: a full disk is then an OSError, and not an error of the format's own.
+        # Serialised in memory first: then a full disk is an OSError, not an error of the format.
         buffer = io.BytesIO()
         torch.save(state, buffer)
         buffer.write(MARK + hashlib.sha256(buffer.getbuffer()).digest())
@@ -140,7 +140,7 @@ def _file(step: int) -> str:
 
 
 def _copied(value: Any) -> Any:
-    """Plain data with every tensor copied into main memory."""
+    """Plain data with every tensor copied to main memory."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

@@ -17,11 +17,12 @@ from harness.metrics import miou
 from harness.models import SegNet, state_sha256
 from harness.results.paths import per_image_path
 from harness.results.per_image import write_per_image
+from harness.training.batches import evaluation_batches
 from harness.training.build import network_cost
 from harness.training.cost import StepClock, device_name, latency_ms, parameters
 from harness.training.evaluate import Counted, predict
 from harness.training.log import Log
-from harness.training.runtime import Runtime
+from harness.training.ranks import Ranks
 
 SAMPLE_IMAGES = 4
 
@@ -71,39 +72,39 @@ def measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counted
     }
 
 
-def kept(student: SegNet, data: Data, run: Run, runtime: Runtime, val: Counted, experiment: Path) -> dict[str, Any]:
+def kept(student: SegNet, data: Data, run: Run, runtime: Ranks, val: Counted, directory: Path) -> dict[str, Any]:
     """What somebody may want to know later: predictions, the matrices of single val images, the network's latency."""
     whole = run.role == "teacher" and data.info.shareable
-    return _images(run, data, val, experiment) | {
+    return _images(run, data, val, directory) | {
         "samples": _samples(student, data, run, runtime, whole),
         "student_latency_ms": _latency(student, data, run, runtime),
     }
 
 
-def _latency(student: SegNet, data: Data, run: Run, runtime: Runtime) -> float | None:
+def _latency(student: SegNet, data: Data, run: Run, runtime: Ranks) -> float | None:
     """Milliseconds to predict one dev image as it is evaluated, with one scale and no flip."""
     if not len(data.dev):
         return None
-    (batch,) = runtime.evaluation(data.dev, data.info, 1, [0])
+    (batch,) = evaluation_batches(data.dev, data.info, runtime, 1, [0])
     how = run.train.evaluation.model_copy(update={"scales": (1.0,), "flip": False})
     return latency_ms(lambda: predict(student, batch.image, how), batch.image.device)
 
 
-def _images(run: Run, data: Data, val: Counted, experiment: Path) -> dict[str, Any]:
+def _images(run: Run, data: Data, val: Counted, directory: Path) -> dict[str, Any]:
     """The matrices of single val images into their file, if the run keeps them; the column that names its content."""
     if val.images is None:
         return {}
-    path, images, info = per_image_path(experiment, run.run_id), len(data.val), data.info
+    path, images, info = per_image_path(directory, run.run_id), len(data.val), data.info
     digest = write_per_image(path, val.images, images, run.run_id, info.num_classes, info.content_hash)
     return {"per_image_sha256": digest}
 
 
-def _samples(student: SegNet, data: Data, run: Run, runtime: Runtime, with_images: bool) -> list[dict[str, Any]]:
+def _samples(student: SegNet, data: Data, run: Run, runtime: Ranks, with_images: bool) -> list[dict[str, Any]]:
     """Predictions on the first dev images as PNG; images and labels too where they are wanted (once per teacher)."""
     samples = []
     for index in range(min(SAMPLE_IMAGES, len(data.dev))):
         image, label = data.dev[index]
-        (batch,) = runtime.evaluation(data.dev, data.info, 1, [index])
+        (batch,) = evaluation_batches(data.dev, data.info, runtime, 1, [index])
         prediction = predict(student, batch.image, run.train.evaluation)[0].byte().cpu().numpy()
         samples.append(
             {

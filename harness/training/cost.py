@@ -1,4 +1,4 @@
-"""What a run costs: time per step, peak memory, parameters, multiply-adds."""
+"""What a run costs: time per step, peak memory, parameters, MACs."""
 
 import ctypes
 import gc
@@ -23,11 +23,11 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 class StepClock:
-    """Milliseconds of each training step: `with clock: step()`. On CUDA by events, which never stall the device.
+    """Milliseconds of each training step: `with clock: step()`. On CUDA by events, so that nothing waits.
 
     Args:
         device: where the step runs.
-        history: milliseconds of the steps before an interruption.
+        history: milliseconds of the steps before the run was resumed.
     """
 
     def __init__(self, device: torch.device, history: Iterable[float] = ()) -> None:
@@ -35,7 +35,7 @@ class StepClock:
         self._ms = list(history)
         self._pending: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._began = 0.0
-        self._fresh = 0  # steps since this process began: the first ones allocate, tune and compile
+        self._fresh = 0  # steps of this process; the first ones allocate, tune and compile
         self._warm: list[float] = []
 
     def __enter__(self) -> None:
@@ -66,13 +66,13 @@ class StepClock:
         return self._ms
 
     def percentile(self, q: float) -> float | None:
-        """The q-th percentile in ms; of the warm-up steps if there were no others; None before any step."""
+        """The q-th percentile in ms; of the warm-up steps if there are no others; None before any step."""
         values = self.history() or self._warm
         return float(np.percentile(values, q)) if values else None
 
 
 def device_name(device: torch.device) -> str:
-    """What computes: a GPU's name, or e.g. "CPU AMD EPYC (family 26 model 2)". Kinds of either differ in rounding, too.
+    """A GPU's name, or e.g. "CPU AMD EPYC (family 26 model 2)". Different models also round differently.
 
     Virtual machines often hide the name of a CPU, but not its family and model.
     """
@@ -92,9 +92,9 @@ def latency_ms(predict: Callable[[], object], device: torch.device, seconds: flo
     """Median milliseconds of a call after warm-up.
 
     Args:
-        predict: what is timed.
-        device: on which it computes.
-        seconds: no further call begins after these; of a slow network few calls are timed, or only the first ones.
+        predict: the call to time.
+        device: of the computation.
+        seconds: no call begins later than this; of a slow network only the first calls are timed.
     """
     clock, began = StepClock(device), time.perf_counter()
     for i in range(WARM_UP_STEPS + LATENCY_CALLS):
@@ -113,8 +113,8 @@ def parameters(module: nn.Module) -> int:
 
 
 @torch.no_grad()
-def multiply_adds(network: nn.Module, image: Tensor) -> int:
-    """Multiply-adds of convolutions and matrix products of one forward pass on `image` (1, 3, H, W), in eval mode."""
+def macs(network: nn.Module, image: Tensor) -> int:
+    """MACs of the convolutions and matrix products of a forward pass on `image` (1, 3, H, W) in eval mode."""
     training = network.training
     network.eval()
     with FlopCounterMode(display=False) as counter:
@@ -124,16 +124,16 @@ def multiply_adds(network: nn.Module, image: Tensor) -> int:
 
 
 class PeakMemory:
-    """Peak memory in MiB since it was made: allocated on a CUDA device, else resident in the process.
+    """Peak memory in MiB since construction: allocated on a CUDA device, else resident in the process.
 
-    The resident figure holds the interpreter and its libraries. The kernel's high-water mark is reset first, and what
-    earlier runs of a warm worker freed is handed back, so that a run is not charged for its predecessors.
+    Resident memory includes the interpreter and its libraries. The kernel's high-water mark is reset first, and memory
+    freed by earlier runs of the process is returned, so that they do not count.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._resettable = False
-        gc.collect()  # what earlier runs left in reference cycles
+        gc.collect()  # reference cycles of earlier runs
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             return
@@ -141,7 +141,7 @@ class PeakMemory:
             ctypes.CDLL(None).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")
             self._resettable = True
-        except (OSError, AttributeError):  # not Linux, or not glibc: the figure is then the process's maximum
+        except (OSError, AttributeError):  # not Linux or not glibc: then it is the maximum of the process
             self._resettable = False
 
     def mb(self) -> float:
@@ -152,13 +152,13 @@ class PeakMemory:
 
 
 class _Busy:
-    """How much of one CPU this process used since it was last asked, in percent; above 100 with several threads."""
+    """CPU time of this process since the last call in percent of one CPU; above 100 with several threads."""
 
     def __init__(self) -> None:
         self._before: tuple[float, float] | None = None
 
     def percent(self) -> float | None:
-        """None when asked for the first time."""
+        """None at the first call."""
         now, used = time.monotonic(), time.process_time()
         before, self._before = self._before, (now, used)
         if before is None or now <= before[0]:
@@ -170,12 +170,12 @@ _busy = _Busy()
 
 
 def device_use(device: torch.device) -> dict[str, float | None]:
-    """What this process takes of the device now, for a display.
+    """What this process uses of the device now, for a display.
 
     Returns:
-        `memory_mb`: MiB allocated on a CUDA device, else resident in the process. `utilization`: percent; of the whole
-        CUDA device where NVIDIA's library tells (package nvidia-ml-py), of one CPU since the last call otherwise (the
-        threads of the process, not its loader workers); None when it is not known.
+        `memory_mb`: MiB allocated on a CUDA device, else resident in the process. `utilization`: percent of the
+        whole CUDA device (needs the package nvidia-ml-py), else of one CPU since the last call (without loader
+        workers); None if not known.
     """
     if device.type == "cuda":
         return {"memory_mb": torch.cuda.memory_allocated(device) / 2**20, "utilization": _cuda_percent(device)}
@@ -185,12 +185,12 @@ def device_use(device: torch.device) -> dict[str, float | None]:
 def _cuda_percent(device: torch.device) -> float | None:
     try:
         return float(torch.cuda.utilization(device))
-    except Exception:  # no library, no driver, or a slice of a device, of which none is kept: each has its own error
+    except Exception:  # no library, no driver, or a part of a device: each raises its own error
         return None
 
 
 def _resident_mb(field: str) -> float | None:
-    """A field of /proc/self/status in MiB; None where there is no such file."""
+    """A field of /proc/self/status in MiB; None if there is no such file."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

@@ -1,9 +1,8 @@
-"""What a run will cost: a few real steps of each method, timed on this machine."""
+"""Estimates what a run will cost, from a few real steps of each method on this machine."""
 
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,13 +18,14 @@ from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 from harness.models import SegNet, build
 from harness.taps import Pair, View
+from harness.training.batches import training_batches
 from harness.training.build import build_method, for_inputs, load_data
 from harness.training.cost import device_name
 from harness.training.runtime import Runtime
 
 WARM_UP, TIMED = 1, 3
 IMAGES_TIMED = 2
-"""As few as batch normalisation of a pooled map can do with."""
+"""The fewest with which batch normalisation of a pooled map works."""
 _CLASSES = {
     "ade20k": len(ADE20K),
     "camvid": len(CAMVID),
@@ -38,8 +38,8 @@ _CLASSES = {
 def step_seconds(runs: Sequence[Run], resources: Resources) -> dict[tuple[str, str, str], float]:
     """Median seconds of a training step on one worker, by (pair, role, method label).
 
-    The teacher has random weights here: time does not depend on them. Building every method also tells whether it
-    applies to its pair.
+    The teacher has random weights: time does not depend on them. Building every method also checks that it applies to
+    its pair.
 
     Raises:
         ValueError: a network cannot be built or a method does not apply.
@@ -57,14 +57,14 @@ def step_seconds(runs: Sequence[Run], resources: Resources) -> dict[tuple[str, s
 
 
 def calibrated(runs: Sequence[Run], resources: Resources) -> tuple[dict[tuple[str, str, str], float], str]:
-    """Seconds of a step of each method at a recipe's crop and batch, without its data.
+    """Seconds per step of each method at the recipe's crop and batch, without the data.
 
-    One step of `IMAGES_TIMED` random images is timed after another one, and scaled to the batch: on a CPU a whole batch
-    of a large network takes minutes.
+    After one warm-up step, a step of `IMAGES_TIMED` random images is timed and scaled to the batch: on a CPU a whole
+    batch of a large network takes minutes.
 
     Args:
         runs: of an experiment with a crop.
-        resources: `gpus_per_worker` and `cpus_per_worker` say on what.
+        resources: `gpus_per_worker` and `cpus_per_worker` name the device.
 
     Returns:
         By (pair, role, method label); and the device's name.
@@ -80,25 +80,25 @@ def calibrated(runs: Sequence[Run], resources: Resources) -> tuple[dict[tuple[st
         if key in found:
             continue
         if run.train.augment.crop_hw is None:
-            raise ValueError("train.augment.crop_hw: a cost without data needs the size of the crops")
+            raise ValueError("train.augment.crop_hw: an estimate without data needs the crop size")
         classes = classes_of(run.data.name)
         image = torch.randn(IMAGES_TIMED, 3, *run.train.augment.crop_hw, device=device)
         label = torch.randint(classes, (IMAGES_TIMED, *run.train.augment.crop_hw), device=device)
-        student, teacher, distiller = _parts(run, classes, device)
+        student, teacher, distiller = _built(run, classes, device)
         seconds, _ = step_seconds_of(student, teacher, distiller, [(image, label)] * 2, 255)
         found[key] = seconds * run.train.batch_size / IMAGES_TIMED
     return found, device_name(device)
 
 
 def classes_of(dataset: str) -> int:
-    """How many classes a dataset has, without reading it.
+    """Number of classes of a dataset, without reading it.
 
     Raises:
-        ValueError: its files say so.
+        ValueError: only its files say it.
     """
     if dataset not in _CLASSES:
         known = ", ".join(_CLASSES)
-        raise ValueError(f"{dataset}: how many classes it has is in its files; without data there are costs of {known}")
+        raise ValueError(f"{dataset}: the number of classes is in its files; costs without data are known for {known}")
     return _CLASSES[dataset]
 
 
@@ -106,7 +106,7 @@ def require_buildable(runs: Sequence[Run]) -> None:
     """Build every student's method on its pair, before hours are spent on a teacher.
 
     Raises:
-        ValueError: networks or methods that cannot be built, a line each.
+        ValueError: the networks and methods that cannot be built, one per line.
     """
     pairs: dict[str, Pair] = {}
     problems: dict[tuple[str, str], str] = {}
@@ -131,16 +131,16 @@ def require_buildable(runs: Sequence[Run]) -> None:
 def _time(run: Run, resources: Resources) -> float:
     data = for_inputs(load_data(run.data), run.train.normalize, run.network.encoder)
     device = torch.device("cuda" if resources.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
-    runtime = Runtime.local(Path(), device=device, threads=resources.cpus_per_worker)
-    student, teacher, distiller = _parts(run, data.info.num_classes, device, data.info.ignore_index)
-    batches = runtime.batches(data.train, data.info, run, 0, WARM_UP + TIMED)
+    runtime = Runtime.local(device=device, threads=resources.cpus_per_worker)
+    student, teacher, distiller = _built(run, data.info.num_classes, device, data.info.ignore_index)
+    batches = training_batches(data.train, data.info, run, runtime, 0, WARM_UP + TIMED)
     return step_seconds_of(student, teacher, distiller, batches, data.info.ignore_index)[0]
 
 
-def _parts(
+def _built(
     run: Run, classes: int, device: torch.device, ignore_index: int = 255
 ) -> tuple[SegNet, SegNet | None, Distiller]:
-    """Student, teacher where the method needs one, and method, with random weights: time does not depend on them."""
+    """Student, teacher if the method needs one, and method, with random weights: time does not depend on them."""
     student = build(run.network.model_copy(update={"encoder_weights": None}), classes, run.seed).to(device)
     teacher: SegNet | None = None
     if run.method.needs_teacher and run.teacher is not None:

@@ -17,8 +17,9 @@ from harness.datasets import Data
 from harness.experiment.recipe import Evaluation
 from harness.experiment.spec import Run
 from harness.taps import Taps
+from harness.training.batches import evaluation_batches
 from harness.training.confusion import Confusion, argmax, confusion_matrix
-from harness.training.runtime import Runtime
+from harness.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Counted:
     images: NDArray[np.int64] | None = None
 
 
-def evaluate(network: nn.Module, data: Data, split: str, run: Run, runtime: Runtime, final: bool = False) -> Counted:
+def evaluate(network: nn.Module, data: Data, split: str, run: Run, runtime: Ranks, final: bool = False) -> Counted:
     """Count the network's classes over a whole split, each sample once whatever the number of ranks.
 
     Args:
@@ -59,7 +60,7 @@ def evaluate(network: nn.Module, data: Data, split: str, run: Run, runtime: Runt
     distance = how.boundary if final else None
     one_by_one = final and how.per_image and split == "val"
     indices, images = iter(own), [torch.zeros(0, 3, dtype=torch.int64, device=device)]
-    for image, label in runtime.evaluation(samples, info, run.train.eval_batch_size, own):
+    for image, label in evaluation_batches(samples, info, runtime, run.train.eval_batch_size, own):
         prediction = predict(network, image, how)
         if one_by_one:
             for said, true in zip(prediction, label, strict=True):

@@ -1,4 +1,4 @@
-"""Run one run to its row, wherever this process stands: the common end of every way to launch."""
+"""Train one run and write its row: the common last step of every way to launch."""
 
 import time
 from collections.abc import Callable
@@ -6,65 +6,59 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness.errors import MACHINE_ERRORS, RunFailed
 from harness.experiment.spec import Run
 from harness.results import record
 from harness.training.loop import train
 from harness.training.runtime import Runtime
 
-MACHINE = (RuntimeError, OSError, MemoryError)
-"""What another machine, or the same one later, may do better; anything else would happen again."""
-
-
-class Recorded(Exception):
-    """The run failed and its row says why; raised in a worker group only, so that the other ranks end too."""
-
 
 def execute(
     run: Run,
     runtime: Runtime,
-    experiment: Path,
+    directory: Path,
     publish: Callable[[str], None] = lambda run_id: None,
     last_try: bool = True,
 ) -> str:
-    """Train and write the row (rank 0). A run that cannot be finished gets a row that says why.
+    """Train and write the row (rank 0). The row of a run that fails says why.
 
     Args:
         run: what to train.
         runtime: where.
-        experiment: the experiment's results folder.
+        directory: results folder of the experiment.
         publish: called with the run_id when the row is written, before the checkpoints are removed.
-        last_try: otherwise what a machine did wrong is raised and not recorded.
+        last_try: otherwise a machine's error (MACHINE_ERRORS) is raised and not recorded.
 
     Returns:
         "ok" or "failed".
 
     Raises:
         OSError: the disk is full or read-only, so that no row can be written.
-        RuntimeError, OSError, MemoryError: what went wrong, when this is not the last try.
-        Recorded: a worker group's run failed.
+        RuntimeError, OSError, MemoryError: the error, when this is not the last try.
+        RunFailed: the run of a worker group failed and has its row; ends the other ranks too.
     """
     started = datetime.now(UTC)
     place: dict[str, Any] = {"workers": runtime.workers, "threads": runtime.threads}
     began = time.perf_counter()
     try:
-        result = train(run, runtime, experiment)
-    except Exception as error:  # whatever stops a run belongs into its row
-        machine = isinstance(error, MACHINE)
+        result = train(run, runtime, directory)
+    except Exception as error:  # the row records every cause
+        machine = isinstance(error, MACHINE_ERRORS)
         if record.is_disk_full(error) or (machine and not last_try) or runtime.rank != 0:
             raise
         place["wall_seconds"] = time.perf_counter() - began
-        if not record.write_row(run, experiment, place, "failed", record.failure(error), started):
-            return "ok"  # another process finished this very run meanwhile; its row stands
+        if not record.write_row(run, directory, place, "failed", record.failure(error), started):
+            return "ok"  # another process has finished the same run meanwhile; its row is kept
         publish(run.run_id)
         if not machine:
-            # Whoever mends the fault starts anew: half a run with the fault is not half a run without it.
+            # After a fix the run starts from step 0: its first half had the fault.
             runtime.checkpoints.drop()
         if runtime.workers > 1:
-            raise Recorded(str(error)) from None
+            raise RunFailed(str(error)) from None
         return "failed"
     if result is not None:
         columns = {**result.columns, **place, "weights_sha256": result.weights_sha256}
-        record.write_row(run, experiment, columns, started_at=started)
+        record.write_row(run, directory, columns, started_at=started)
         publish(run.run_id)
         runtime.checkpoints.drop()
     return "ok"

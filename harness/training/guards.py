@@ -1,39 +1,39 @@
-"""Loud errors for what quietly spoils a comparison: NaN losses, idle terms and parameters, a teacher in train mode."""
+"""Errors for what would silently spoil a comparison: NaN losses, unused terms or parameters, a changing teacher."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from harness.training.runtime import Runtime
+from harness.training.ranks import Ranks
 
 
-class Guard:
-    """Watches one run's terms. On CUDA the values stay on the device between calls of `check`, so it never stalls."""
+class FiniteTerms:
+    """Checks that loss terms are finite. On CUDA the values stay on the device until `check`, so that nothing waits."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
         self._bad_since: dict[str, Tensor] = {}
 
     def watch(self, terms: Mapping[str, Tensor], step: int) -> None:
-        """Note the first step at which each term was not finite; on a CPU raise at once."""
+        """Record the first step at which each term is not finite; on a CPU raise at once."""
         for name, value in terms.items():
             now = torch.where(torch.isfinite(value), torch.inf, float(step))
             before = self._bad_since.get(name)
             self._bad_since[name] = now if before is None else torch.minimum(before, now)
-        if self._runtime.device.type == "cpu":
+        if self._ranks.device.type == "cpu":
             self.check()
 
     def check(self) -> None:
-        """Raise if a term was not finite on any rank.
+        """Raise if a term is not finite on any rank.
 
         Raises:
-            FloatingPointError: names the terms that were the first to fail, and the step.
+            FloatingPointError: names the first terms that are not finite, and the step.
         """
         names = sorted(self._bad_since)
         if not names:
             return
-        first = self._runtime.minimum(torch.stack([self._bad_since[name] for name in names]))
+        first = self._ranks.minimum(torch.stack([self._bad_since[name] for name in names]))
         step = float(first.min())
         if step == float("inf"):
             return
@@ -45,18 +45,20 @@ class Guard:
 
 
 def connected(terms: Mapping[str, Tensor], method: str, distils: bool) -> None:
-    """At the first step: a distiller gives scalar terms, and each has a gradient.
+    """At the first step: a distiller returns scalar terms, and each has a gradient.
 
     Raises:
-        ValueError: no terms, a term that is no scalar, or one that no parameter can change.
+        ValueError: no terms, a term that is not a scalar, or one without a gradient.
     """
     if distils and len(terms) == 1:
-        raise ValueError(f"method {method}: gives no loss terms; every weight is 0. Use `none` for the plain student.")
+        raise ValueError(
+            f"method {method}: returns no loss terms, since every weight is 0. Use `none` for the baseline."
+        )
     for name, value in terms.items():
         if value.ndim != 0:
             raise ValueError(f"method {method}: term {name} has shape {tuple(value.shape)}; a term is a scalar")
         if not value.requires_grad:
-            raise ValueError(f"method {method}: term {name} has no gradient: nothing that is trained can change it")
+            raise ValueError(f"method {method}: term {name} has no gradient: no trainable parameter affects it")
 
 
 def all_used(step: nn.Module) -> None:
@@ -69,7 +71,7 @@ def all_used(step: nn.Module) -> None:
     if idle:
         raise ValueError(
             f"{len(idle)} trainable parameters get no gradient (first: {', '.join(idle[:3])}). "
-            "A module is built that the loss never reaches: remove it or use its output."
+            "Their module does not affect the loss: remove it or use its output."
         )
 
 
@@ -81,13 +83,13 @@ def all_contributed(total: Mapping[str, float], steps: int) -> None:
         steps: how many there were.
 
     Raises:
-        ValueError: names the terms that never contributed.
+        ValueError: names these terms.
     """
     silent = [name for name, value in total.items() if value == 0.0]
     if steps and silent:
         raise ValueError(
-            f"loss term {', '.join(silent)} was 0 in all {steps} steps: it is configured and never contributed. "
-            "Set its weight to 0 or correct its parameters."
+            f"loss term {', '.join(silent)} was 0 in all {steps} steps: it is configured but never contributes. "
+            "Set its weight to 0 or change its parameters."
         )
 
 

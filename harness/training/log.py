@@ -1,4 +1,4 @@
-"""What a run logs on its way: loss terms, learning curves, times."""
+"""What a run logs while it trains: loss terms, learning curves, times."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,14 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.training.runtime import Runtime
+from harness.training.progress import Progress
+from harness.training.ranks import Ranks
 
 Terms = dict[str, Tensor]
 
 
 @dataclass
 class Log:
-    """What has been seen so far.
+    """What has been logged so far.
 
     Attributes:
         curve: dev mIoU by step.
@@ -21,7 +22,7 @@ class Log:
         total: sum of |term| since step 0 on this rank, on the device.
         since: sum of each term since the last entry of `losses` on this rank, on the device.
         count: steps in `since`.
-        workers: how many shared the run, and from which step on; an entry for each change.
+        workers: number of workers and the step from which it holds; an entry for each change.
     """
 
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -36,31 +37,33 @@ class Log:
     workers: list[dict[str, int]] = field(default_factory=list)
 
     def add(self, terms: Terms) -> None:
-        """Take the terms of one step."""
+        """Add the terms of one step."""
         for name, value in terms.items():
             self.since[name] = self.since.get(name, 0) + value.double()
             self.total[name] = self.total.get(name, 0) + value.double().abs()
         self.count += 1
 
-    def write_losses(self, runtime: Runtime, step: int, lr: float) -> None:
+    def write_losses(self, ranks: Ranks, step: int, lr: float) -> None:
         """An entry of `losses`: means over the ranks and over the steps since the last one."""
         names = sorted(self.since)
-        means = runtime.sum(torch.stack([self.since[name] for name in names])) / (self.count * runtime.workers)
+        means = ranks.sum(torch.stack([self.since[name] for name in names])) / (self.count * ranks.workers)
         self.losses.append({"step": step, "lr": lr, "terms": dict(zip(names, means.tolist(), strict=True))})
         self.since, self.count = {}, 0
 
-    def now(self) -> dict[str, Any]:
-        """What a progress line shows."""
+    def progress(self, step: int, steps: int, step_ms: float | None) -> Progress:
+        """The report after `step` of `steps` steps, with the latest losses and dev mIoU."""
         terms = self.losses[-1]["terms"] if self.losses else {}
         dev_miou = self.curve[-1]["dev_miou"] if self.curve else None
-        return {"loss": sum(terms.values()), "terms": terms, "dev_miou": dev_miou}
+        return Progress(
+            step=step, steps=steps, loss=sum(terms.values()), terms=terms, dev_miou=dev_miou, step_ms=step_ms
+        )
 
     def so_far(self) -> dict[str, Any]:
-        """What the row of a run would say that ends here."""
+        """Columns of the row if the run ended now."""
         return {"curve": [*self.curve], "train_seconds": self.train_seconds, "eval_seconds": self.eval_seconds}
 
     def started(self, step: int, workers: int) -> None:
-        """Note how many workers share the run from `step` on."""
+        """Note the number of workers from `step` on."""
         if not self.workers or self.workers[-1]["workers"] != workers:
             self.workers = [entry for entry in self.workers if entry["step"] < step]
             self.workers.append({"step": step, "workers": workers})

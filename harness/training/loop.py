@@ -1,4 +1,4 @@
-"""One run from its first step to its result. No branch on the method, no Ray: the loop is read top to bottom.
+"""One run from its first step to its result. It has no branch on the method and no Ray; read it top to bottom.
 
 `train` is the same function in a plain process, in a warm Ray actor and in the ranks of a Ray Train worker group.
 """
@@ -18,6 +18,7 @@ from harness.models import SegNet, save_state
 from harness.results.paths import weights_path
 from harness.taps import Pair
 from harness.training import guards, resume
+from harness.training.batches import accumulation_steps, training_batches
 from harness.training.build import (
     build_method,
     build_network,
@@ -32,6 +33,7 @@ from harness.training.cost import PeakMemory
 from harness.training.evaluate import evaluate
 from harness.training.log import Terms
 from harness.training.optimizers import Optimizers, lr_factor
+from harness.training.progress import Progress
 from harness.training.runtime import Runtime
 from harness.training.step import KDStep
 
@@ -40,23 +42,33 @@ PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass
 class RunResult:
-    """What a finished run knows: measured columns of its row, in the units that `harness.results.store` names."""
+    """The result of a finished run: measured columns of its row, in the units of `harness.results.schema`."""
 
     columns: dict[str, Any]
     weights_sha256: str | None
 
 
-def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
+def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
     """Train (or, for a given teacher checkpoint, only evaluate) one network; ranks above 0 return None.
 
     Args:
         run: what to train.
         runtime: where.
-        experiment: the experiment's results folder; the teacher's weights are read from it, the run's written to it.
+        directory: results folder of the experiment; the teacher's weights are read from it, the run's written to it.
 
     Raises:
-        ValueError: something in the run does not fit (teacher, method, data, sizes), with the remedy.
+        ValueError: teacher, method, data or sizes do not fit together; says how to fix it.
         FloatingPointError: a loss term is not finite; names it.
+
+    Example:
+        >>> import tempfile, harness
+        >>> short = ["train.steps=2", "train.eval_every=2", "pairs.0.teacher.steps=2", "data.parameters.train=16"]
+        >>> experiment = harness.load("experiments/quickstart.yaml", short)
+        >>> bench = harness.Bench(experiment, tempfile.mkdtemp())
+        >>> teacher = bench.pending()[0]
+        >>> result = harness.train(teacher, harness.Runtime.local(), bench.directory)
+        >>> 0 < result.columns["val_miou"] < 1
+        True
     """
     runtime.enter()
     began, memory = time.perf_counter(), PeakMemory(runtime.device)
@@ -65,11 +77,11 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
         raise ValueError("train.precision: fp16 needs a GPU; use fp32 or bf16 on a CPU")
     data = for_inputs(load_data(run.data, runtime.share), recipe.normalize, run.network.encoder)
     student = build_network(run, data.info)
-    teacher = build_teacher(run, data.info, experiment, device, runtime.share) if run.method.needs_teacher else None
+    teacher = build_teacher(run, data.info, directory, device, runtime.share) if run.method.needs_teacher else None
     infos = student.info(), (teacher or student).info()
     distiller = build_method(run.method, Pair(*infos, data.info.num_classes, data.info.ignore_index), run.seed)
     facts = run_facts(run, student, distiller, data, device)
-    facts["teacher_sha256"] = teacher_weights(run, experiment)[1] if teacher is not None else None
+    facts["teacher_sha256"] = teacher_weights(run, directory)[1] if teacher is not None else None
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     for network in (student, teacher):
         if network is not None:
@@ -82,31 +94,31 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
         recipe.batch_size,
     )
     step = runtime.wrap(module, recipe.sync_batchnorm, module.equal_buffers())
-    seen_by_teacher = _compiled(teacher, recipe.compile) if teacher is not None else None
-    wanted_by_teacher = for_inputs(data, recipe.normalize, run.teacher.encoder).info if run.teacher else data.info
+    teacher_module = _compiled(teacher, recipe.compile) if teacher is not None else None
+    teacher_info = for_inputs(data, recipe.normalize, run.teacher.encoder).info if run.teacher else data.info
     optimizers = Optimizers(recipe.optimizer, step, distiller)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     steps = 0 if run.checkpoint is not None else recipe.steps
-    accumulate = runtime.accumulate(recipe)
+    accumulate = accumulation_steps(recipe, runtime.workers)
     trained = resume.Trained(student, distiller, optimizers, scaler)
     first, log, clock = resume.resume(runtime, run, data.info.content_hash, trained)
-    runtime.on_progress({"began": first})
+    runtime.on_progress(Progress(began=first))
     timer = resume.SaveTimer(runtime, runtime.checkpoint_minutes, first, time.monotonic)
     autocast = torch.autocast(device.type, PRECISION.get(recipe.precision), enabled=recipe.precision in PRECISION)
-    watcher = guards.Guard(runtime)
+    finite = guards.FiniteTerms(runtime)
     guards.teacher_untouched(teacher)
     tick = waited = time.perf_counter()
 
-    for i, batch in enumerate(runtime.batches(data.train, data.info, run, first, steps), start=first):
+    for i, batch in enumerate(training_batches(data.train, data.info, run, runtime, first, steps), start=first):
         log.data_ms.append((time.perf_counter() - waited) * 1e3)
-        # Every stream starts anew from (seed, name, step, rank): nothing has to be remembered to resume.
+        # Random streams are derived from (seed, name, step, rank), so resuming needs no saved state of them.
         torch.manual_seed(seeds.derive(run.seed, "network noise", i, runtime.rank))
         stream = torch.Generator().manual_seed(seeds.derive(run.seed, "distiller noise", i, runtime.rank))
         factor = lr_factor(recipe.schedule, i, steps)
         optimizers.schedule(factor)
         with clock:
             valid = runtime.sum((batch.label != data.info.ignore_index).sum().float()).clamp(min=1)
-            # DDP averages over ranks and the micro-batches are averaged below; the task's sum must undo both.
+            # DDP averages over ranks, and micro-batches are averaged below; the task's sum must undo both.
             valid = valid / (runtime.workers * accumulate)
             sums: Terms = {}
             for piece, (image, label) in enumerate(
@@ -115,8 +127,8 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
                 with runtime.unsynced(step, last=piece == accumulate - 1):
                     with autocast:
                         with torch.no_grad():
-                            shown = converted(image, data.info, wanted_by_teacher)
-                            taught = seen_by_teacher(shown).detach() if seen_by_teacher is not None else None
+                            shown = converted(image, data.info, teacher_info)
+                            taught = teacher_module(shown).detach() if teacher_module is not None else None
                         terms: Terms = step(image, label, taught, valid, i / steps, stream)
                     if i == first:
                         guards.connected(terms, run.method.label, teacher is not None)
@@ -130,7 +142,7 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
                 scaler.unscale_(optimizers.main)
                 nn.utils.clip_grad_norm_(student.parameters(), recipe.clip_norm)
             optimizers.step(scaler)
-            watcher.watch(sums, i)
+            finite.watch(sums, i)
         done = i + 1
         evaluates = done == steps or (recipe.eval_every is not None and done % recipe.eval_every == 0)
         saves = evaluates if recipe.checkpoint_every is None else (done == steps or done % recipe.checkpoint_every == 0)
@@ -138,7 +150,7 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
         logs = evaluates or done % max(1, steps // 50) == 0
         log.add(sums)
         if logs or saves:
-            watcher.check()
+            finite.check()
         if logs:
             log.write_losses(runtime, done, recipe.optimizer.lr * factor)
         log.train_seconds += time.perf_counter() - tick
@@ -151,7 +163,7 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
             guards.teacher_untouched(teacher)
             resume.save(runtime, run, data.info.content_hash, done, trained, log, clock)
         if logs or saves:
-            runtime.on_progress({"step": done, "steps": steps, **log.now(), "step_ms": clock.percentile(50)})
+            runtime.on_progress(log.progress(done, steps, clock.percentile(50)))
         if evaluates and done < steps:
             runtime.on_evaluation({"step": done, "step_ms": clock.percentile(50), **log.so_far()})
         tick = waited = time.perf_counter()
@@ -166,10 +178,10 @@ def train(run: Run, runtime: Runtime, experiment: Path) -> RunResult | None:
         log.curve.append({"step": steps, "dev_miou": miou(counted["dev"].confusion, run.protocol.absent_policy)})
     facts |= measured(run, log, clock, counted)
     if run.trial is None:
-        facts |= kept(student, data, run, runtime, counted["val"], experiment)
+        facts |= kept(student, data, run, runtime, counted["val"], directory)
     facts |= {"wall_seconds": time.perf_counter() - began, "peak_memory_mb": memory.mb()}
     runtime.checkpoints.wait()
-    digest = save_state(student.state_dict(), weights_path(experiment, run.run_id)) if run.trial is None else None
+    digest = save_state(student.state_dict(), weights_path(directory, run.run_id)) if run.trial is None else None
     return RunResult(facts, digest)
 
 

@@ -1,4 +1,4 @@
-"""Predictions of a finished run as the label maps that the test servers take."""
+"""Writes predictions of a finished run as label maps in the format of the test servers."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -22,16 +22,16 @@ from harness.files import write_atomic
 from harness.models import build, load_into, load_state
 from harness.results import store
 from harness.results.paths import weights_path
+from harness.training.batches import to_batch
 from harness.training.build import for_inputs, load_data
 from harness.training.evaluate import predict
-from harness.training.runtime import Runtime
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Server:
-    """How a test server wants a label map: its values, its palette if it has one, the file's place below the folder."""
+    """Format of a test server: values of a label map, whether it has a palette, and a file's path below the folder."""
 
     values: NDArray[np.uint8]
     place: Callable[[str], str]
@@ -49,9 +49,9 @@ def _flat(name: str) -> str:
 
 
 SERVERS = {
-    # Label ids, not train ids; files are found by the image's name whatever their folder.
+    # Label ids, not train ids; the server finds files by the image's name in any folder.
     "cityscapes": Server(_table(list(TRAIN_ID_TO_ID)), _flat),
-    # Palette images in the folders of the archive that the server takes, for training on more than VOC's own train.
+    # Palette images in the folders of the server's archive, for training on more than VOC's own train split.
     "voc2012": Server(
         _table(list(range(21))), lambda name: f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png", palette=True
     ),
@@ -63,7 +63,7 @@ PLAIN = Server(np.arange(256, dtype=np.uint8), lambda name: f"{name}.png")
 
 
 def write_predictions(
-    experiment: Path,
+    directory: Path,
     run_id: str,
     split: str,
     to: Path,
@@ -73,36 +73,35 @@ def write_predictions(
     """Run a trained network over a split and write one PNG per image; the number of images.
 
     Args:
-        experiment: an experiment's results folder.
+        directory: results folder of an experiment.
         run_id: a finished run in it, or the beginning of its run_id.
         split: "val", "dev", "train", or "test": images without labels.
         to: folder of the PNGs.
-        root: the dataset's folder where it is not (any more) where the run found it.
-        on_progress: called with the images that are done and the number of all.
+        root: the dataset's folder, if it is not where the run found it.
+        on_progress: called with the number of images done and the total.
 
     Raises:
         ValueError: no such run, it did not finish, its weights are missing, or the split has no images.
     """
-    row = _row(experiment, run_id)
+    row = _row(directory, run_id)
     run = Run.model_validate_json(row["spec"])
     place = str(root.absolute()) if root is not None else run.data.root
     data = load_data(run.data.model_copy(update={"root": place}))
     if data.info.content_hash != row["data_hash"] and split != "test":
         raise ValueError(
-            f"{place}: this is not the data of the run (content {data.info.content_hash[:12]}..., the row "
-            f"says {str(row['data_hash'])[:12]}...); give the run's own with --root"
+            f"{place}: these are not the data of the run (content {data.info.content_hash[:12]}..., the row "
+            f"says {str(row['data_hash'])[:12]}...); give their folder with --root"
         )
     sees = for_inputs(data, run.train.normalize, run.network.encoder)
     network = build(run.network.model_copy(update={"encoder_weights": None}), data.info.num_classes, 0)
-    path = weights_path(experiment, row["run_id"])
+    path = weights_path(directory, row["run_id"])
     load_into(network, load_state(path, row["weights_sha256"]), str(path))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    runtime = Runtime.local(Path(), device=device, threads=torch.get_num_threads())
     server = SERVERS.get(data.info.name, PLAIN)
     total, images = _images(data, run, split, None if place is None else Path(place))
     network.eval().to(device)
     for done, (name, image, size_hw) in enumerate(images, start=1):
-        classes = _classes(network, image, sees, run, runtime)
+        classes = _classes(network, image, sees, run, device)
         if classes.shape != size_hw:
             classes = cv2.resize(classes, size_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         _write(to / server.place(name), server, classes, data)
@@ -110,17 +109,17 @@ def write_predictions(
     return total
 
 
-def _row(experiment: Path, run_id: str) -> dict[str, Any]:
-    row = store.read_run(experiment, store.find_run(experiment, run_id))
+def _row(directory: Path, run_id: str) -> dict[str, Any]:
+    row = store.read_run(directory, store.find_run(directory, run_id))
     if row["status"] != "ok":
-        raise ValueError(f"{row['run_id']} {row['status']}: {row['message']}; a finished run is needed")
+        raise ValueError(f"{row['run_id']} {row['status']}: {row['message']}; choose a finished run")
     return row
 
 
 def _images(
     data: Data, run: Run, split: str, root: Path | None
 ) -> tuple[int, Iterator[tuple[str, Pixels, tuple[int, int]]]]:
-    """The number of images, and each one's name, pixels as the network is to see them, and size when published."""
+    """The number of images; and each one's name, pixels for the network, and published size."""
     if split == "test":
         return _unlabelled(data, run, root)
     pairs = getattr(data, split)
@@ -140,7 +139,7 @@ def _unlabelled(data: Data, run: Run, root: Path | None) -> tuple[int, Iterator[
     samples = source.unlabelled(tree)
     if not samples:
         raise ValueError(
-            f"{root}: no test images of {data.info.name} are there. Give another folder of it with --root. "
+            f"{root}: contains no test images of {data.info.name}. Give another folder with --root. "
             f"Layout:\n{source.layout}"
         )
 
@@ -155,10 +154,10 @@ def _unlabelled(data: Data, run: Run, root: Path | None) -> tuple[int, Iterator[
 
 
 @torch.no_grad()
-def _classes(network: nn.Module, image: Pixels, sees: Data, run: Run, runtime: Runtime) -> Pixels:
+def _classes(network: nn.Module, image: Pixels, sees: Data, run: Run, device: torch.device) -> Pixels:
     """(H, W) uint8 class indices of one image."""
     pixels = torch.from_numpy(image[None].copy())  # the image may be a read-only view
-    batch = runtime.batch(pixels, pixels[..., 0], sees.info, torch.contiguous_format)
+    batch = to_batch(pixels, pixels[..., 0], sees.info, device)
     classes: Pixels = predict(network, batch.image, run.train.evaluation)[0].byte().cpu().numpy()
     return classes
 

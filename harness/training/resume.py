@@ -1,7 +1,7 @@
-"""What a run remembers while it runs, and how all of it goes into a checkpoint and comes back.
+"""The state of a run, how it is saved to a checkpoint, and how the run resumes from it.
 
-Random streams need no place here: every one starts anew from (seed, name, step, rank), so the step is all there is to
-remember of them, and of the position in the data.
+Random streams are not saved: each one is derived from (seed, name, step, rank), so the step is enough. It also gives
+the position in the data.
 """
 
 from collections.abc import Callable
@@ -14,15 +14,18 @@ from torch import Tensor
 from harness.distillers import Distiller
 from harness.experiment.spec import Run
 from harness.models import SegNet
+from harness.training.checkpoints import State
 from harness.training.cost import StepClock
 from harness.training.log import Log
 from harness.training.optimizers import Optimizers
+from harness.training.progress import Progress
+from harness.training.ranks import Ranks
 from harness.training.runtime import Runtime
 
 
 @dataclass
 class Trained:
-    """What changes from step to step, apart from the log."""
+    """What changes in a step, apart from the log."""
 
     student: SegNet
     distiller: Distiller
@@ -39,7 +42,7 @@ class Trained:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave."""
+        """Load what `state` returned."""
         self.student.load_state_dict(state["student"])
         self.distiller.load_state_dict(state["distiller"])
         self.optimizers.load_state_dict(state["optimizers"])
@@ -58,8 +61,8 @@ def save(runtime: Runtime, run: Run, data_hash: str, step: int, trained: Trained
 
 
 def resume(runtime: Runtime, run: Run, data_hash: str, trained: Trained) -> tuple[int, Log, StepClock]:
-    """Take up the run's checkpoint if there is one: the next step, what was logged, and the clock."""
-    state = runtime.load(run.run_id, data_hash)
+    """Resume from the run's checkpoint if there is one: the next step, the log, and the clock."""
+    state = _loaded(runtime, run.run_id, data_hash)
     if state is None:
         log = Log()
         log.started(0, runtime.workers)
@@ -75,8 +78,24 @@ def resume(runtime: Runtime, run: Run, data_hash: str, trained: Trained) -> tupl
     return int(state["step"]), log, StepClock(runtime.device, state["step_ms"])
 
 
-def _share(ranks: Tensor, runtime: Runtime) -> Tensor:
-    """This rank's row of sums (ranks, terms); with another number of ranks than then all of them are rank 0's."""
+def _loaded(runtime: Runtime, run_id: str, data_hash: str) -> State | None:
+    """The run's checkpoint; None if none can be read that is of this run and data: the run starts from step 0."""
+
+    def refuse(state: State) -> str | None:
+        if state["run_id"] != run_id:
+            return "is of another run"
+        return None if state["data_hash"] == data_hash else "is of other data: files have changed"
+
+    def note(text: str) -> None:
+        runtime.on_progress(Progress(note=f"{text}; resuming from an earlier one, or from step 0"))
+
+    state: State | None = runtime.checkpoints.load(refuse, note) if runtime.rank == 0 else None
+    (step,) = runtime.agreed([state["step"] if state is not None else -1])
+    return runtime.checkpoints.read(int(step)) if runtime.rank != 0 and step >= 0 else state
+
+
+def _share(ranks: Tensor, runtime: Ranks) -> Tensor:
+    """This rank's row of sums (ranks, terms); if the number of ranks has changed, rank 0 takes all of them."""
     if len(ranks) == runtime.workers:
         return ranks[runtime.rank]
     whole = ranks.sum(0) * (runtime.workers / len(ranks))
@@ -84,19 +103,19 @@ def _share(ranks: Tensor, runtime: Runtime) -> Tensor:
 
 
 class SaveTimer:
-    """When a checkpoint is due by the clock. All ranks ask, rank 0's clock decides.
+    """When a checkpoint is due by the clock. All ranks call it, rank 0's clock decides.
 
-    The ranks agree only when one may be due, since every agreement makes them wait for each other: the next step to ask
-    at follows from the time a step took so far.
+    Agreeing makes the ranks wait for each other, so they do it only when a checkpoint may be due: the next step at
+    which they agree is estimated from the time per step so far.
 
     Args:
-        runtime: where the run runs.
+        runtime: of the run.
         minutes: between checkpoints; None: never.
-        step: the first one of this session.
-        clock: seconds, rising.
+        step: the first one of this process.
+        clock: monotonic, in seconds.
     """
 
-    FIRST = 10  # steps until the time of a step is known a little
+    FIRST = 10  # steps until the time per step is roughly known
 
     def __init__(self, runtime: Runtime, minutes: float | None, step: int, clock: Callable[[], float]) -> None:
         self._runtime, self._clock = runtime, clock

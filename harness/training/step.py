@@ -52,10 +52,13 @@ class KDStep(nn.Module):
             own["auxiliary"] = self.auxiliary_weight * self._cross_entropy(scores, label) / valid
         terms: Terms = self.distiller(View(taps, teacher, label, progress, stream, self.global_images))
         if self.distiller.needs_teacher and not terms:
-            raise ValueError("the method gives no loss terms; every weight is 0. Use `none` for the plain student.")
+            raise ValueError(
+                "the method returns no loss terms, since every weight is 0. "
+                "Use `none` for the student without distillation (baseline)."
+            )
         for name in ("task", "auxiliary"):
             if name in terms:
-                raise ValueError(f"a distiller's term is called {name!r}, a supervised loss; give it another name")
+                raise ValueError(f"a distiller's term is called {name!r}, which is a supervised loss; rename it")
         return {**own, **terms}
 
     def equal_buffers(self) -> list[str]:

@@ -176,13 +176,13 @@ class Networks:
     teacher_sees: DataInfo
 
 
-def networks(experiment: Path, run_id: str) -> Networks:
+def networks(directory: Path, run_id: str) -> Networks:
     """The student of a finished run with a teacher, out of an experiment's results folder.
 
     Raises:
         ValueError: no such run, it did not finish or has no teacher, or weights that are missing or others.
     """
-    row = store.read_run(experiment, store.find_run(experiment, run_id))
+    row = store.read_run(directory, store.find_run(directory, run_id))
     run = Run.model_validate_json(row["spec"])
     if row["status"] != "ok" or run.teacher is None or run.role != "student":
         what = f"{row['status']} {run.role} of {run.method.label}"
@@ -190,9 +190,9 @@ def networks(experiment: Path, run_id: str) -> Networks:
     data = load_data(run.data)
     sees, taught = (for_inputs(data, run.train.normalize, n.encoder).info for n in (run.network, run.teacher))
     student = build(run.network.model_copy(update={"encoder_weights": None}), sees.num_classes, 0)
-    path = weights_path(experiment, row["run_id"])
+    path = weights_path(directory, row["run_id"])
     load_into(student, load_state(path, row["weights_sha256"]), str(path))
-    teacher = build_teacher(run, sees, experiment, torch.device("cpu"))
+    teacher = build_teacher(run, sees, directory, torch.device("cpu"))
     return Networks(run, student.eval().requires_grad_(False), teacher, sees, taught)
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from harness.cli.app import app
 from harness.distillers import Distiller
-from harness.execution.workspace import Home, lend
+from harness.execution.workspace import Workspace, copy_teacher
 from harness.experiment import rules
 from harness.experiment.load import load
 from harness.experiment.plan import plan, timing_runs
@@ -40,7 +40,7 @@ class Clock:
 
 
 class Slow(Distiller):
-    """A method whose step takes so many seconds more than the plain student's, by `Clock`."""
+    """A method whose step takes so many seconds more than the baseline's, by `Clock`."""
 
     needs_teacher = False
 
@@ -95,12 +95,12 @@ def test_a_longer_plain_student_beside_equal_steps(tmp_path: Path) -> None:
 
 def test_a_budget_that_ends_in_the_warm_up_is_an_error(tmp_path: Path) -> None:
     made = experiment(tmp_path, budget={"unit": "seconds", "seconds": 0.3})
-    with pytest.raises(ValueError, match=r"kd on tiny has 1 steps of 200 ms, which end in the warm-up"):
+    with pytest.raises(ValueError, match=r"kd on tiny has 1 steps of 200 ms, all within the warm-up"):
         plan(made, times=given(none=100.0, kd=200.0))
 
 
 def test_runs_wait_for_step_times(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no step has been timed yet"):
+    with pytest.raises(ValueError, match="these have not been measured yet"):
         plan(experiment(tmp_path, budget={"unit": "seconds"}))
 
 
@@ -154,7 +154,7 @@ def test_a_method_that_cannot_be_timed_is_named(tmp_path: Path) -> None:
             run.method.name, run.seed, status, run_id=run.run_id, message="" if status == "ok" else "no room"
         )
         store.write_run(times_folder(tmp_path), row)
-    with pytest.raises(ValueError, match=r"timing kd on tiny failed: no room\. After mending it delete this row"):
+    with pytest.raises(ValueError, match=r"timing kd on tiny failed: no room\. Fix the cause, then delete this row"):
         step_times.times(made, tmp_path, "e.yaml")
 
 
@@ -218,16 +218,16 @@ def test_a_teacher_is_lent_to_a_folder_below(tmp_path: Path, stored: bool) -> No
     directory = tmp_path / "results" / "tiny"
     resources = Resources(storage=str(tmp_path / "bucket")) if stored else Resources()
     store.write_run(directory, make_row(role="teacher", run_id="teacher"))
-    source, folder = Home(directory, resources), times_folder(directory)
-    target = Home(folder, Resources(storage=str(tmp_path / "bucket" / "tiny")) if stored else resources)
+    source, folder = Workspace(directory, resources), times_folder(directory)
+    target = Workspace(folder, Resources(storage=str(tmp_path / "bucket" / "tiny")) if stored else resources)
     if stored:
         source.place.write("weights/teacher.safetensors", b"weights")
     else:
         weights_path(directory, "teacher").parent.mkdir(parents=True)
         weights_path(directory, "teacher").write_bytes(b"weights")
     for _ in range(2):
-        lend("teacher", directory, source, folder, target)
+        copy_teacher("teacher", directory, source, folder, target)
         assert target.place.read("weights/teacher.safetensors") == b"weights"
         assert target.status("teacher") == "ok"
     with pytest.raises(ValueError, match="the teacher's row is missing"):
-        lend("other", directory, source, folder, target)
+        copy_teacher("other", directory, source, folder, target)

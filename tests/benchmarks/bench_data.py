@@ -18,7 +18,7 @@ from PIL import Image
 from harness import seeds
 from harness.datasets import filedata
 from harness.datasets.augment import augment
-from harness.training.runtime import Runtime
+from harness.training.batches import to_batch
 from tests.support.caches import prepared
 from tests.support.toydata import TOY, write_street
 
@@ -93,15 +93,12 @@ def albumentations(files, crop_hw, reads):
 
 def shipped(data, crop_hw):
     """What a training run does, cut down to one pair."""
-    runtime = Runtime.local(None, device=torch.device("cpu"))
     count = iter(range(10**9))
 
     def one(i):
         rng = seeds.numpy_stream(0, "augment", next(count), 0)
         image, label = augment(*data.train[i], rng, crop_hw=crop_hw, scale=(0.5, 2.0), fill=data.info.mean)
-        batch = runtime.batch(
-            torch.from_numpy(image)[None], torch.from_numpy(label)[None], data.info, torch.contiguous_format
-        )
+        batch = to_batch(torch.from_numpy(image)[None], torch.from_numpy(label)[None], data.info, torch.device("cpu"))
         return batch.image[0], batch.label[0]
 
     return one

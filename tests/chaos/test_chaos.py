@@ -27,6 +27,7 @@ from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 from harness.results import paths
 from harness.training.execute import execute
+from harness.training.progress import Progress
 from harness.training.runtime import Runtime
 from tests.support import cluster, tiny
 
@@ -83,11 +84,16 @@ class Targets:
         """The next experiment begins: its runs have the same run_ids, and are at their first step again."""
         self.at.clear()
 
-    def hit(self, status: Status) -> tuple[str, dict[str, Any]] | None:
+    def hit(self, status: Status) -> tuple[str, Progress] | None:
         for run_id, progress in list(status.progress.items()):  # another thread may be changing it
             target = self.at.setdefault(run_id, self.dice.randint(1, self.ahead))
-            if status.state[run_id] == "running" and target <= progress.get("step", 0) < progress["steps"]:
-                self.at[run_id] = progress["step"] + self.dice.randint(2, self.ahead)
+            if (
+                status.state[run_id] == "running"
+                and progress.step is not None
+                and progress.steps is not None
+                and target <= progress.step < progress.steps
+            ):
+                self.at[run_id] = progress.step + self.dice.randint(2, self.ahead)
                 self.count += 1
                 return run_id, progress
         return None
@@ -99,11 +105,11 @@ def test_killed_workers(kills: int, dice: random.Random, undisturbed: dict[str, 
 
     def kill(status: Status) -> None:
         if targets.count < kills and (hit := targets.hit(status)):
-            if hit[1]["pid"] in dead:
+            if hit[1].pid in dead:
                 targets.count -= 1
                 return
-            dead.add(hit[1]["pid"])
-            os.kill(hit[1]["pid"], signal.SIGKILL)
+            dead.add(hit[1].pid)
+            os.kill(hit[1].pid, signal.SIGKILL)
 
     for number in range(kills):
         experiment = tmp_path / str(number)
@@ -147,7 +153,7 @@ def test_lost_nodes(kills: int, dice: random.Random, undisturbed: dict[str, Any]
                 assert time.monotonic() < deadline, latest[-1].notes
                 time.sleep(0.05)
                 if targets.count < kills and latest and (hit := targets.hit(latest[-1])):
-                    lost = [node for node in made.worker_nodes if node.node_id == hit[1]["node"]]
+                    lost = [node for node in made.worker_nodes if node.node_id == hit[1].node]
                     if not lost:  # what was said before its node was lost
                         targets.count -= 1
                         continue
@@ -250,8 +256,8 @@ def test_half_written_checkpoints(kills: int, dice: random.Random, undisturbed: 
         for _ in range(2):
             last = dice.randint(4, 22)
 
-            def die(progress: dict[str, Any], last: int = last) -> None:
-                if progress.get("step", 0) >= last:
+            def die(progress: Progress, last: int = last) -> None:
+                if (progress.step or 0) >= last:
                     raise Died
 
             with pytest.raises(Died):

@@ -50,8 +50,8 @@ def test_an_experiment_that_loses_a_node_has_the_rows_of_one_process(tmp_path: P
             if lost is not None or not latest or latest[-1].counts["ok"] < 5:
                 continue
             for run_id, progress in list(latest[-1].progress.items()):
-                node = next((n for n in made.worker_nodes if n.node_id == progress.get("node")), None)
-                if lost is None and node and run_id in latest[-1].running and 2 <= progress.get("step", 0) < 8:
+                node = next((n for n in made.worker_nodes if n.node_id == progress.node), None)
+                if lost is None and node and run_id in latest[-1].running and 2 <= (progress.step or 0) < 8:
                     lost = node
                     made.remove_node(node, allow_graceful=False)
     assert lost is not None

@@ -12,6 +12,7 @@ from harness.cli import events
 from harness.cli.events import Events
 from harness.execution.status import Status
 from harness.results.schema import SCHEMA, checked
+from harness.training.progress import Progress
 from tests.support.rows import make_experiment
 from tests.support.tiny import plan
 
@@ -59,12 +60,14 @@ def test_a_run_from_start_to_end(status, now):
             {"event": "note", "text": 'a note with "quotes"\n'},
             {"event": "start", **about, "elapsed_seconds": 5.0, "eta_seconds": None},
         ]
-        status.report(teacher.run_id, {**STEP, "device": {"memory_mb": 100.0, "utilization": NAN}, "node": "n"})
+        status.report(
+            teacher.run_id, Progress(**{**STEP, "device": {"memory_mb": 100.0, "utilization": NAN}, "node": "n"})
+        )
         show(status)
         show(status)
         reported = {"state": "running", **STEP, "device": {"memory_mb": 100.0, "utilization": None}, "node": "n"}
         assert read(stream) == [{"event": "progress", **about, **reported, "elapsed_seconds": 5.0, "eta_seconds": 12.0}]
-        status.report(teacher.run_id, {"step": 4})
+        status.report(teacher.run_id, Progress(step=4))
         show(status)
         assert read(stream) == []  # too soon after the last one
         now[0] += 1
@@ -77,7 +80,7 @@ def test_a_run_from_start_to_end(status, now):
         assert ok["event"] == "end" and ok["state"] == "ok" and ok["step"] == 4 and ok["message"] is None
         assert failed["state"] == "failed" and failed["message"] == "out of memory" and failed["step"] is None
         status.change(kd, "running")
-        status.report(kd.run_id, dict(STEP))
+        status.report(kd.run_id, Progress(**STEP))
         status.change(kd, "ok")
         show(status)
         assert [(event["event"], event["run_id"]) for event in read(stream)] == [
@@ -89,7 +92,7 @@ def test_a_run_from_start_to_end(status, now):
 def test_numbers_that_json_does_not_have_are_null(status, now):
     stream, run = io.StringIO(), status.runs[0]
     status.change(run, "running")
-    status.report(run.run_id, {**STEP, "loss": NAN, "terms": {"task": INF, "kd": -INF}, "dev_miou": None})
+    status.report(run.run_id, Progress(**{**STEP, "loss": NAN, "terms": {"task": INF, "kd": -INF}, "dev_miou": None}))
     Events(stream)(status)
     progress = read(stream)[-1]
     assert progress["loss"] is None and progress["terms"] == {"task": None, "kd": None}
@@ -118,4 +121,4 @@ def test_the_table(now):
     (event,) = read(stream)
     (block,) = table.blocks
     assert event["event"] == "table" and event["columns"] == list(HEADER) and event["headline"] == block.headline
-    assert event["rows"] == [list(line.cells(block.references)) for line in block.methods]
+    assert event["rows"] == [list(line.cells) for line in block.methods]

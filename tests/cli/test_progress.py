@@ -6,6 +6,7 @@ from rich.console import Console
 from harness.cli import progress
 from harness.cli.progress import Display
 from harness.execution.status import Looker, Status
+from harness.training.progress import Progress
 from tests.support.tiny import plan
 
 STEP = {"step": 3, "steps": 6, "loss": 1.23456, "dev_miou": 0.5, "step_ms": 1000.0}
@@ -51,7 +52,7 @@ def test_without_a_terminal_there_is_a_line_per_event_and_one_now_and_then(statu
         now[0] += 5
         show(status)
         assert lines(console) == ["[0:05] tiny teacher: running  0/3 runs, ETA ?"]
-        status.report(teacher.run_id, dict(STEP))
+        status.report(teacher.run_id, Progress(**STEP))
         show(status)
         now[0] += 9.9
         show(status)
@@ -64,7 +65,7 @@ def test_without_a_terminal_there_is_a_line_per_event_and_one_now_and_then(statu
         status.change(teacher, "ok")
         status.change(none, "failed")
         status.change(sstkd, "running")
-        status.report(sstkd.run_id, {"note": "starts again"})
+        status.report(sstkd.run_id, Progress(note="starts again"))
         show(status)
         assert lines(console) == [
             "[0:15] tiny teacher: ok  step 3/6  loss 1.235  dev mIoU 50.0  2/3 runs, ETA 0:06",
@@ -119,7 +120,7 @@ def test_notes_and_ends_are_told_once(status, now, terminal):
             status.notes.append(note)
             show(status)
         status.change(teacher, "running")
-        status.report(teacher.run_id, dict(STEP))
+        status.report(teacher.run_id, Progress(**STEP))
         status.change(teacher, "ok")
         show(status)
         status.forget()
@@ -141,7 +142,7 @@ def test_a_terminal_without_a_cursor_gets_lines(status, now, monkeypatch):
 def test_the_live_screen_is_gone_at_the_end(status, now):
     console = shown(terminal=True)
     status.change(status.runs[2], "running")
-    status.report(status.runs[2].run_id, dict(STEP))
+    status.report(status.runs[2].run_id, Progress(**STEP))
     with Display(console) as show:
         show(status)
         assert any("sstkd(stages=[stage1])" in line and "3/6" in line for line in lines(console))
@@ -154,7 +155,7 @@ def test_what_is_new(status):
     assert [run_id for run_id, _ in looker.look(status).begun] == [teacher.run_id]
     status.change(teacher, "failed")
     status.change(none, "running")
-    status.report(none.run_id, {"step": 1})
+    status.report(none.run_id, Progress(step=1))
     status.change(none, "ok")
     changes = looker.look(status)
     assert changes.begun == [(none.run_id, none)], "it began and ended unseen"
@@ -182,7 +183,7 @@ class Unwalked(list):
 def test_an_update_does_not_depend_on_how_many_runs_wait(status, terminal):
     """It looks at runs that run or have just changed; nothing walks through the others."""
     status.change(status.runs[0], "running")
-    status.report(status.runs[0].run_id, dict(STEP))
+    status.report(status.runs[0].run_id, Progress(**STEP))
     with Display(shown(terminal)) as show:
         show(status)
         status.runs = Unwalked(status.runs)
@@ -203,7 +204,7 @@ def test_the_time_left_is_that_of_the_longest_run_when_few_are_left(tmp_path):
     status.slots = 2
     for run in runs:
         status.change(run, "running")
-        status.report(run.run_id, {"step": 40, "step_ms": 1000.0})
+        status.report(run.run_id, Progress(step=40, step_ms=1000.0))
     assert status.eta_seconds() == (60 + 60 + 60) / 2
     for run in runs[:-1]:
         status.change(run, "ok")

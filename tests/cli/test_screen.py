@@ -6,6 +6,7 @@ from rich.console import Console
 
 from harness.cli.progress import clock, device_text, number, run_name, screen
 from harness.execution.status import Status
+from harness.training.progress import Progress
 from tests.support.tiny import TINY, plan
 
 
@@ -75,7 +76,7 @@ def experiment(folder, pairs=1, running=4):
         terms = {"task": 1.25, "structural": 0.5, "statistical": 0.25, "response": 12.5}
         device, node = {"memory_mb": 2048.0, "utilization": 50.0}, f"{i:02}" + "ab" * 27
         numbers = {"step": 100 + i, "steps": 1000, "loss": 14.5, "dev_miou": 0.401, "step_ms": 123.4}
-        status.report(run.run_id, {**numbers, "terms": terms, "device": device, "node": node})
+        status.report(run.run_id, Progress(**{**numbers, "terms": terms, "device": device, "node": node}))
     return status
 
 
@@ -132,7 +133,7 @@ def test_a_run_that_has_said_nothing_yet(tmp_path):
     assert len(shot(status, 80, 24)) == 2
     status.change(run, "running")
     assert "starting" in shot(status, 80, 24)[-1]
-    status.report(run.run_id, {"note": "starts again"})
+    status.report(run.run_id, Progress(note="starts again"))
     assert "starting" in shot(status, 80, 24)[-1]
-    status.report(run.run_id, {"step": 1, "steps": 1000, "loss": float("nan"), "terms": {"task": float("nan")}})
+    status.report(run.run_id, Progress(step=1, steps=1000, loss=float("nan"), terms={"task": float("nan")}))
     assert "nan" in shot(status, 80, 24)[-1]

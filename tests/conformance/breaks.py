@@ -11,7 +11,7 @@ JUDGE = "OwnOptimizer(tuple(self.judge.parameters()), 0.001, (0.9, 0.99))"
 
 # By what is broken: the property that fails, what its message says, and (old, new) pieces of the source.
 BREAKS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
-    "a stranger": ("contract", "no subclass", [("class Sound(Distiller)", "class Sound(nn.Module)")]),
+    "a stranger": ("contract", "not a subclass", [("class Sound(Distiller)", "class Sound(nn.Module)")]),
     "depth 2": (
         "contract",
         "inherit from Distiller alone",

@@ -13,6 +13,7 @@ from harness.datasets.landcover import COVER, INSTALL, PICTURE
 from harness.datasets.source import IGNORE
 from harness.experiment.method import dataset_entry
 from harness.experiment.spec import Dataset, Run
+from harness.training.batches import training_batches
 from harness.training.build import load_data
 from harness.training.runtime import Runtime
 from tests.support import tiny, trees
@@ -156,7 +157,7 @@ def test_batches_do_not_depend_on_loader_workers_or_on_where_a_run_goes_on(made,
     run = run.model_copy(update={"train": run.train.model_copy(update={"augment": augment})})
 
     def batches(workers, first):
-        return list(Runtime.local(tmp_path, loader_workers=workers).batches(data.train, data.info, run, first, 6))
+        return list(training_batches(data.train, data.info, run, Runtime.local(loader_workers=workers), first, 6))
 
     want = batches(0, 0)
     for workers, first in ((2, 0), (1, 4)):

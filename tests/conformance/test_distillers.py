@@ -255,7 +255,7 @@ def test_a_method_from_outside_the_project(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(tmp_path)
     built = build_method(Method(name="outside_method:Half", parameters={"sizes": [2, 3]}), MAIN, 0)
     assert (built.weight, built.sizes, built.classes) == (0.5, (2, 3), CLASSES)
-    with pytest.raises(ValueError, match="outside_method:Stranger is no subclass of"):
+    with pytest.raises(ValueError, match="outside_method:Stranger is not a subclass of"):
         build_method(Method(name="outside_method:Stranger"), MAIN, 0)
 
 

@@ -7,6 +7,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 
 from harness.execution import loggers
 from harness.execution.loggers import LOGGERS, metrics, parameters, require, watch
-from harness.execution.status import Progress
 from harness.experiment.spec import Run
+from harness.training.progress import Progress
 from tests.support import tiny
 from tests.support.patience import PATIENCE
 
@@ -24,15 +25,8 @@ NAN = float("nan")
 
 def report(step: int, **changes: Any) -> Progress:
     terms = {"task": 4.0 / step, "kd": 2.0 / step}
-    return {
-        "step": step,
-        "steps": 6,
-        "loss": 6.0 / step,
-        "terms": terms,
-        "dev_miou": step / 10,
-        "step_ms": 7.0,
-        **changes,
-    }
+    common = Progress(step=step, steps=6, loss=6.0 / step, terms=terms, dev_miou=step / 10, step_ms=7.0)
+    return replace(common, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +44,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_numbers_of_a_report() -> None:
     assert metrics(report(2, dev_miou=None)) == {"loss/task": 2.0, "loss/kd": 1.0, "step_ms": 7.0}
-    assert metrics({"step": 1}) == {}
+    assert metrics(Progress(step=1)) == {}
 
 
 def test_a_run_as_flat_parameters(runs: list[Run]) -> None:
@@ -82,7 +76,7 @@ def test_a_logger_that_fails_is_told_once_and_left_out(
 
     def later(folder: Path, run: Run) -> Callable[[Progress], None]:
         def log(progress: Progress) -> None:
-            if "step" in progress:
+            if progress.step is not None:
                 raise ConnectionError("the server\nis down")
 
         return log
@@ -93,7 +87,7 @@ def test_a_logger_that_fails_is_told_once_and_left_out(
     monkeypatch.setattr(loggers, "LOGGERS", {"tensorboard": later, "mlflow": never, "wandb": good})
     told: list[str] = []
     log = watch(("tensorboard", "mlflow", "wandb"), tmp_path, runs[1], told.append)
-    for progress in ({"note": "begins"}, report(1), report(2), {"ended": "ok"}):
+    for progress in (Progress(note="begins"), report(1), report(2), Progress(ended="ok")):
         log(progress)
     assert told == [
         "the logger mlflow stopped: OSError: [Errno 28] No space left on device",
@@ -116,7 +110,7 @@ def test_tensorboard_hides_the_steps_that_a_resumed_run_repeats(runs: list[Run],
         log = LOGGERS["tensorboard"](tmp_path, runs[2])
         for step in steps:
             log(report(step))
-        log({"ended": "ok"})
+        log(Progress(ended="ok"))
     (folder,) = tmp_path.iterdir()
     assert [step for tag, step, _ in scalars(folder) if tag == "loss/kd"] == [2, 3, 6]
 
@@ -127,18 +121,18 @@ def test_a_long_label_is_no_long_folder(tmp_path: Path) -> None:
     run = run.model_copy(update={"pair": "p" * 100})
     log = LOGGERS["tensorboard"](tmp_path / "tb", run)
     log(report(1))
-    log({"ended": "failed"})
+    log(Progress(ended="failed"))
     (folder,) = (tmp_path / "tb").iterdir()
     assert len(folder.name) < 200 and folder.name.endswith(run.run_id)
 
 
 def log_run(name: str, folder: Path, run: Run, steps: tuple[int, ...], ended: str | None) -> None:
     log = LOGGERS[name](folder, run)
-    log({"note": "no step yet"})
+    log(Progress(note="no step yet"))
     for step in steps:
         log(report(step, dev_miou=None if step == 1 else step / 10))
     if ended:
-        log({"ended": ended})
+        log(Progress(ended=ended))
 
 
 def elsewhere(name: str, folder: Path, run: Run, steps: tuple[int, ...], ended: str | None = "ok") -> Any:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from harness.execution import pool as lanes
-from harness.execution.messages import Lost, judged, not_on_nodes
+from harness.errors import WorkerLost
+from harness.execution import pool as module
+from harness.execution.messages import lost, not_on_nodes
 from harness.execution.pool import Pool
 from harness.experiment.resources import Resources
 from tests.support import tiny
@@ -17,8 +18,8 @@ from tests.support import tiny
 def pool(monkeypatch: pytest.MonkeyPatch) -> Pool:
     """A pool on nodes a and b, one worker each, whose actors are names; `room` can be changed."""
     made = Pool(Path("results"), Resources(), board=None)
-    monkeypatch.setattr(lanes, "room", lambda resources: dict(made.there))
-    monkeypatch.setattr(lanes.ray, "kill", lambda handle: made.killed.append(handle))
+    monkeypatch.setattr(module, "room", lambda resources: dict(made.there))
+    monkeypatch.setattr(module.ray, "kill", lambda handle: made.killed.append(handle))
 
     class Kind:
         def options(self, label_selector: Any) -> "Kind":
@@ -35,7 +36,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Pool:
         def remote(self) -> str:
             return f"future {self.number}"
 
-    monkeypatch.setattr(lanes.ray, "remote", lambda **options: lambda worker: Kind())
+    monkeypatch.setattr(module.ray, "remote", lambda **options: lambda worker: Kind())
     made.there, made.killed, made.selectors = {"a": 1, "b": 1}, [], []
     return made
 
@@ -75,7 +76,7 @@ def test_a_replacement_that_can_come_up_nowhere_any_more_is_made_anew(pool: Pool
 
 def test_a_node_that_only_fails_is_left_out_while_there_are_others(pool: Pool) -> None:
     look(pool, 1)
-    pool._faults = Counter({"a": lanes.BAD_NODE})
+    pool._faults = Counter({"a": module.BAD_NODE})
     pool._add()
     assert pool.selectors[-1] == not_on_nodes({"a"})
     pool.there = {"a": 1}
@@ -87,7 +88,7 @@ def test_a_node_that_only_fails_is_left_out_while_there_are_others(pool: Pool) -
 def test_what_was_raised_says_where_and_whether_it_is_the_disk(tmp_path: Path) -> None:
     run = tiny.plan(tmp_path)[1]
     full = OSError(28, "No space left on device")
-    assert judged(run, full, "a").error is full
-    assert judged(run, OSError("the network is down"), "a").error is None
-    lost = judged(run, Lost("rank 1: gone", ("b", "c")), None)
-    assert (lost.status, lost.node, lost.reason) == ("lost", "b", "rank 1: gone")
+    assert lost(run, full, "a").error is full
+    assert lost(run, OSError("the network is down"), "a").error is None
+    outcome = lost(run, WorkerLost("rank 1: gone", ("b", "c")), None)
+    assert (outcome.status, outcome.node, outcome.reason) == ("lost", "b", "rank 1: gone")

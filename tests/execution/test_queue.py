@@ -11,11 +11,12 @@ import pytest
 from harness.execution.launcher import run_all
 from harness.execution.queue import Queue, key_of
 from harness.execution.status import Status
-from harness.execution.workspace import Home
+from harness.execution.workspace import Workspace
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 from harness.results import paths, store
 from harness.training.log import Log
+from harness.training.progress import Progress
 from harness.training.resume import SaveTimer
 from harness.training.runtime import Runtime
 from tests.support import tiny
@@ -161,11 +162,11 @@ def test_the_estimate_is_what_is_left_at_the_measured_times(tmp_path: Path) -> N
     teacher, none, kd = runs[:3]
     status.change(teacher, "ok")
     status.change(none, "running")
-    status.report(none.run_id, {"step": 2, "step_ms": 500.0})
+    status.report(none.run_id, Progress(step=2, step_ms=500.0))
     # 4 steps of this run, 6 of the other `none`; `kd` is not known yet and taken for alike: 12 more.
     assert status.eta_seconds() == pytest.approx((4 + 6 + 12) * 0.5)
     status.change(kd, "running")
-    status.report(kd.run_id, {"step": 6, "step_ms": 1000.0})
+    status.report(kd.run_id, Progress(step=6, step_ms=1000.0))
     assert status.eta_seconds() == pytest.approx((4 + 6) * 0.5 + 6 * 1.0)
     status.slots = 4
     assert status.eta_seconds() == pytest.approx(6.0)  # one run cannot be shared out
@@ -178,7 +179,7 @@ def test_last_words_of_ended_runs_are_forgotten(tmp_path: Path) -> None:
     runs = plan(tmp_path)
     status = status_of(runs)
     for run in runs[:2]:
-        status.report(run.run_id, {"step": 1, "step_ms": 1.0})
+        status.report(run.run_id, Progress(step=1, step_ms=1.0))
     status.change(runs[0], "ok")
     status.forget()
     assert set(status.progress) == {runs[1].run_id}
@@ -226,17 +227,17 @@ def test_workers_are_noted_where_their_number_changes() -> None:
 
 
 @pytest.fixture
-def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Home, Home, Path]:
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Workspace, Workspace, Path]:
     """The same experiment as two machines see it, and the storage."""
     resources = Resources(storage=str(tmp_path / "storage"))
     made = []
     for machine in ("one", "two"):
         monkeypatch.setenv("SSTKD_BENCH_CACHE", str(tmp_path / machine))
-        made.append(Home(Path("/somewhere/results/tiny"), resources))
+        made.append(Workspace(Path("/somewhere/results/tiny"), resources))
     return made[0], made[1], tmp_path / "storage" / "tiny"
 
 
-def test_what_one_machine_publishes_another_fetches(homes: tuple[Home, Home, Path], tmp_path: Path) -> None:
+def test_what_one_machine_publishes_another_fetches(homes: tuple[Workspace, Workspace, Path], tmp_path: Path) -> None:
     one, two, storage = homes
     teacher, _, kd = tiny.plan(tmp_path)
     with pytest.raises(FileNotFoundError, match=teacher.run_id):
@@ -255,7 +256,7 @@ def test_what_one_machine_publishes_another_fetches(homes: tuple[Home, Home, Pat
     assert two.status(teacher.run_id) == "ok" and two.status(kd.run_id) is None
 
 
-def test_an_own_row_from_before_is_not_in_the_way(homes: tuple[Home, Home, Path], tmp_path: Path) -> None:
+def test_an_own_row_from_before_is_not_in_the_way(homes: tuple[Workspace, Workspace, Path], tmp_path: Path) -> None:
     """Its row at the storage was deleted so that it runs again."""
     one, _, _ = homes
     none = tiny.plan(tmp_path)[1]
@@ -265,7 +266,7 @@ def test_an_own_row_from_before_is_not_in_the_way(homes: tuple[Home, Home, Path]
 
 
 def test_without_a_storage_the_results_folder_is_all_there_is(tmp_path: Path) -> None:
-    home = Home(tmp_path, Resources())
+    home = Workspace(tmp_path, Resources())
     home.fetch(tiny.plan(tmp_path)[2])
     home.publish("0123")
     home.offer("0123", tmp_path)
@@ -288,7 +289,7 @@ def test_what_a_killed_writer_left_is_swept_and_what_another_still_writes_is_not
     monkeypatch.setenv("SSTKD_BENCH_CACHE", str(tmp_path / "cache"))
     experiment = tmp_path / "results" / "tiny"
     resources = Resources(storage=str(tmp_path / "storage") if with_storage else None)
-    home, runs = Home(experiment, resources), tiny.plan(tmp_path)
+    home, runs = Workspace(experiment, resources), tiny.plan(tmp_path)
     for run in runs:
         store.write_run(experiment, {**make_row("none", 0), "run_id": run.run_id})
     bases = {experiment, home.folder, Path(home.place.place)}

@@ -9,8 +9,9 @@ import torch
 
 from harness.datasets import DATASETS
 from harness.models.inputs import CAFFE_MEAN, IMAGENET, input_statistics
+from harness.training.batches import evaluation_batches, to_batch
 from harness.training.build import converted, for_inputs
-from harness.training.runtime import Runtime
+from harness.training.ranks import Ranks
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def data():
 
 def shown(data):
     """The first val image as a network gets it, (3, H, W)."""
-    (batch,) = Runtime.local(None, device=torch.device("cpu")).evaluation(data.val, data.info, 1)
+    (batch,) = evaluation_batches(data.val, data.info, Ranks(torch.device("cpu")), 1)
     return batch.image[0]
 
 
@@ -67,7 +68,7 @@ def test_the_papers_statistics_are_the_same_for_both_networks(data):
 def test_the_table_on_a_cpu_gives_the_bits_of_the_formula(data, how, layout):
     info = for_inputs(data, how, "resnet18").info
     image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 9, 70, 3), dtype=np.uint8))
-    got = Runtime.local(None, device=torch.device("cpu")).batch(image, image[..., 0], info, layout)
+    got = to_batch(image, image[..., 0], info, torch.device("cpu"), layout)
     x = image.permute(0, 3, 1, 2).float()
     x = (x - torch.tensor(info.mean).view(1, 3, 1, 1)) / torch.tensor(info.std).view(1, 3, 1, 1)
     want = x.flip(1) if how == "bgr-mean" else x

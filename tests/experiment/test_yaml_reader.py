@@ -118,8 +118,8 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("a: 1\nb: 2\na: 3\n", 3, "a: this key stands twice (first on line 1). Delete one"),
-        ("a:\n  b: {c: 1, c: 2}\n", 2, "a.b.c: this key stands twice"),
+        ("a: 1\nb: 2\na: 3\n", 3, "a: duplicate key (first on line 1). Delete one"),
+        ("a:\n  b: {c: 1, c: 2}\n", 2, "a.b.c: duplicate key"),
         ("a: [1\n", 2, "not valid YAML"),
         ("a: 1\n\tb: 2\n", 2, "Indent with spaces"),
         ("a: 1\n---\na: 2\n", 2, "another document"),
@@ -130,8 +130,6 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
         ("a: 1\nb: !!python/object/apply:os.system [id]\n", 2, "tags are not read"),
         ("b: !!bool maybe\n", 1, "tags are not read"),
         ("b: !include other.yaml\n", 1, "tags are not read"),
-        ("a: 1\nb: " + "[" * 5000 + "]" * 5000, 2, "nested deeper than 32"),
-        ("b: " + "{a: " * 40 + "1" + "}" * 40, 1, "nested deeper than 32"),
         ("a: 1\n3: x\n", 2, "the key '3' is not text"),
         ("~: x\n", 1, "the key '~' is not text"),
         ("a: 1\n[a, b]: x\n", 2, "a key is a plain word"),
@@ -141,13 +139,10 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
         ("b: +.INF\n", 1, "b: +.INF is not a finite number"),
         ("b: .NaN\n", 1, "b: .NaN is not a finite number"),
         ("b: 1e999\n", 1, "b: 1e999 is not a finite number"),
-        ("b: " + "9" * 5000, 1, "too many digits"),
         ("a: 1\nb: x\ay\n", 2, r"'\x07'"),
-        ('a: "\\ud800"\n', 1, "surrogate"),
-        ('"\\udfff": 1\n', 1, "surrogate"),
         (b"a: 1\nb: \xff\n", 2, "not UTF-8 text"),
     ],
-    ids=range(28),
+    ids=range(23),
 )
 def test_a_mistake_is_named_with_its_line(tmp_path, text, line, words):
     with pytest.raises(ValueError) as error:
@@ -212,9 +207,8 @@ def test_set_changes_one_key(assignment, expected, path):
         ("l.x.y=1", "'x' is not an index"),
         ("a.b=1", "a is the plain value 1"),
         ("a=[", "not valid YAML"),
-        ("a={b: 1, b: 2}", "this key stands twice"),
+        ("a={b: 1, b: 2}", "duplicate key"),
         ("a=.nan", "not a finite number"),
-        ("a=" + "[" * 5000, "nested deeper"),
         ("a=&x [*x]", "anchors"),
     ],
 )

@@ -4,6 +4,7 @@ import re
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,25 @@ import pytest
 import ray
 
 from harness.execution.ray_metrics import Gauges
-from harness.execution.status import Progress
 from harness.experiment.spec import Run
+from harness.training.progress import Progress
 from tests.support import cluster, tiny
 
 pytestmark = [pytest.mark.ray, *cluster.QUIET]
 
-REPORT: Progress = {
-    "step": 3,
-    "steps": 6,
-    "loss": 1.75,
-    "terms": {"task": 1.25, "kd": 0.5},
-    "dev_miou": 0.25,
-    "step_ms": 80.0,
-    "device": {"memory_mb": 512.0, "utilization": None},
-}
+REPORT = Progress(
+    step=3,
+    steps=6,
+    loss=1.75,
+    terms={"task": 1.25, "kd": 0.5},
+    dev_miou=0.25,
+    step_ms=80.0,
+    device={"memory_mb": 512.0, "utilization": None},
+)
 
 
 def process() -> Any:
-    """What a warm worker does: one run's gauges after another's."""
+    """What a warm worker does: the gauges of one run after another."""
 
     class Process:  # here, so that it is sent whole: the worker does not find this file
         def __init__(self) -> None:
@@ -90,8 +91,8 @@ def test_a_run_is_seen_while_it_runs_and_no_longer(address: str, tmp_path: Path)
     def tell(run: Run, progress: Progress) -> None:
         ray.get(worker.tell.remote(run.model_dump_json(), progress))
 
-    tell(none, {"note": "no step yet"})
-    tell(none, {**REPORT, "dev_miou": None, "terms": {"task": float("inf")}})
+    tell(none, Progress(note="no step yet"))
+    tell(none, replace(REPORT, dev_miou=None, terms={"task": float("inf")}))
     tell(kd, REPORT)
     values = {name: value for name, (value, _) in wait(address, kd, 6).items()}
     assert values == {
@@ -106,8 +107,8 @@ def test_a_run_is_seen_while_it_runs_and_no_longer(address: str, tmp_path: Path)
     wanted = {"experiment": "tiny", "pair": "tiny", "method": kd.method.label, "seed": "0", "run_id": kd.run_id}
     assert wanted.items() <= tags.items()
     assert wait(address, none, 3).keys() == {f"sstkd_bench_{name}" for name in ("step", "step_seconds", "memory_mb")}
-    tell(kd, {"ended": "ok"})
+    tell(kd, Progress(ended="ok"))
     wait(address, kd, 0)  # though its process lives on, with the gauges of other runs
     assert len(scraped(address, none)) == 3
-    tell(kd, {**REPORT, "step": 5})  # taken up again
+    tell(kd, replace(REPORT, step=5))  # resumed
     assert wait(address, kd, 6)["sstkd_bench_step"][0] == 5

@@ -40,9 +40,9 @@ def test_a_killed_group_goes_on_with_the_same_bits(tmp_path: Path) -> None:
 
     def kill_once(status: Status) -> None:
         for progress in status.progress.values():
-            if not killed and 9 <= progress.get("step", 0) < 36:
-                killed.append(progress["pid"])
-                os.kill(progress["pid"], signal.SIGKILL)
+            if not killed and 9 <= (progress.step or 0) < 36:
+                killed.append(progress.pid)
+                os.kill(progress.pid, signal.SIGKILL)
 
     assert run_all([run], resources, tmp_path / "killed", kill_once) == {run.run_id: "ok"}
     assert killed

@@ -33,9 +33,9 @@ def test_a_killed_experiment_in_a_bucket(tmp_path: Path, monkeypatch: pytest.Mon
 
     def kill_once(status: Status) -> None:
         for run_id, progress in status.progress.items():
-            if not killed and status.state[run_id] == "running" and 5 <= progress.get("step", 0) < 16:
-                killed.append(progress["pid"])
-                os.kill(progress["pid"], signal.SIGKILL)
+            if not killed and status.state[run_id] == "running" and 5 <= (progress.step or 0) < 16:
+                killed.append(progress.pid)
+                os.kill(progress.pid, signal.SIGKILL)
 
     with s3.server() as uri:
         resources = Resources(storage=uri, checkpoints=Checkpointing(keep=2, background=True))

@@ -133,7 +133,7 @@ def test_a_worker_that_is_killed_again_and_again_is_an_error_that_says_so(tmp_pa
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(module, "make_shard", killed)
-    with pytest.raises(OSError, match=r"a worker was lost again and again .*the same command goes on"):
+    with pytest.raises(OSError, match=r"a worker died repeatedly .*re-run the same command to resume"):
         prepare(TOY, write(tmp_path / "toy"), tmp_path / "cache", {})
 
 
@@ -160,18 +160,18 @@ def test_an_older_cache_stands_until_the_new_one_is_whole(tmp_path):
 
 def test_one_at_a_time(tmp_path):
     root, to = write(tmp_path / "toy"), tmp_path / "cache"
-    with module._alone(to), pytest.raises(ValueError, match="another `data prepare` is at work there"):
+    with module._alone(to), pytest.raises(ValueError, match="another `data prepare` is running there"):
         prepare(TOY, root, to, {})
     prepare(TOY, root, to, {})
 
 
 def test_other_folders_are_left_alone(tmp_path):
     root = write(tmp_path / "toy")
-    with pytest.raises(ValueError, match="holds other files"):
+    with pytest.raises(ValueError, match="contains other files"):
         prepare(TOY, root, root, {})
     to = tmp_path / "cache"
     prepare(TOY, root, to, {})
-    with pytest.raises(ValueError, match="is a prepared cache itself"):
+    with pytest.raises(ValueError, match="is already a prepared cache"):
         prepare(TOY, to, tmp_path / "again", {})
     with pytest.raises(ValueError, match="is a cache of toy"):
         prepare(replace(TOY, name="other"), root, to, {})

@@ -59,9 +59,9 @@ def test_a_killed_worker_costs_nothing(in_process: tuple[list[Run], dict[str, di
 
     def kill_once(status: Status) -> None:
         for run_id, progress in status.progress.items():
-            if not killed and status.state[run_id] == "running" and 2 <= progress.get("step", 0) < 6:
-                os.kill(progress["pid"], signal.SIGKILL)
-                killed.append(progress["pid"])
+            if not killed and status.state[run_id] == "running" and 2 <= (progress.step or 0) < 6:
+                os.kill(progress.pid, signal.SIGKILL)
+                killed.append(progress.pid)
 
     slow = [run for run in runs if run.role == "teacher" or run.method.name in ("none", "sstkd")]
     for _ in range(3):  # a run of six steps may end before it is seen: try again from nothing

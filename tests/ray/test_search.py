@@ -17,7 +17,7 @@ from harness.experiment.studies import Study, studies_of, trial_run
 from harness.results import paths, store
 from harness.search import outcome as best
 from harness.search import points
-from harness.search.tuner import Told, search
+from harness.search.tuner import TrialUpdate, search
 from tests.support import cluster, tiny
 from tests.support.searches import TUNED, experiment, searched
 
@@ -68,12 +68,12 @@ def test_tuned_trials_are_those_of_one_process_and_none_hangs(tmp_path: Path) ->
         trained(folder, of)
     for run in drawn_runs(of):
         assert tiny.in_process(run, here) == "ok"
-    told: list[Told] = []
+    told: list[TrialUpdate] = []
     search(of, there, told.append)
     folder = paths.search_folder(there)
     assert measured(folder) == measured(here)
     assert len(rows(folder)) == 2 * trials
-    began = [each["status"] for each in told].index("ok")
+    began = [each.status for each in told].index("ok")
     assert began == min(CPUS, 2 * trials), "all CPUs were at work before the first trial ended"
     for row in rows(folder).values():
         assert row["val_miou"] is None and row["val_confusion"] is None and row["weights_sha256"] is None
@@ -92,7 +92,7 @@ def test_a_trial_that_fails_is_a_row_and_is_spent(tmp_path: Path) -> None:
     (outcome,) = best.outcomes(of, tmp_path / "tiny")
     assert (outcome.count("failed"), outcome.best, outcome.complete) == (2, None, True)
     assert outcome.seconds > 0 and "not finite" in outcome.trials[0].message
-    with pytest.raises(ValueError, match="none of its 2 trials finished"):
+    with pytest.raises(ValueError, match="none of its 2 trials was successful"):
         best.found(of, tmp_path / "tiny", "F")
 
 
@@ -114,30 +114,7 @@ def test_asha_ends_trials_and_counts_what_they_took(tmp_path: Path) -> None:
     assert source.trials == 6 and source.seconds == pytest.approx(sum(t.seconds for t in outcome.trials))
 
 
-def test_pbt_goes_on_with_other_trials_weights(tmp_path: Path) -> None:
-    of = searched(tmp_path, "pbt", "train.eval_every=4", "train.steps=40", methods=["none"])
-    directory = tmp_path / "tiny"
-    search(of, directory, lambda told: None)
-    (outcome,) = best.outcomes(of, directory)
-    assert (len(outcome.trials), outcome.count("ok")) == (4, 4) and outcome.best is not None
-    start = points.drawn(of, studies_of(of))[0]
-    changed = 0
-    for row in rows(paths.search_folder(directory)).values():
-        run = Run.model_validate_json(row["spec"])
-        assert run.run_id == row["run_id"] and run.trial is not None
-        lr = run.train.optimizer.lr
-        if not run.trial.changes:
-            assert lr == start[run.trial.number][LR]
-        else:
-            changed += 1
-            before = run.trial.changes[-1].values[LR]
-            assert any(lr == pytest.approx(min(max(before * f, 0.001), 0.01), rel=1e-5) for f in (0.8, 1.2))
-        assert [point["step"] for point in row["curve"]] == list(range(4, 41, 4))
-    assert changed, "two trials at least ran side by side, and the worse one of them gave up its own weights"
-    assert not list((directory / "search" / "asked").glob("*.json"))
-
-
-@pytest.mark.parametrize("algorithm", ["tpe", "nsga2", "hyperband"])
+@pytest.mark.parametrize("algorithm", ["tpe", "hyperband"])
 def test_every_algorithm_ends_with_a_best_point(tmp_path: Path, algorithm: str) -> None:
     """TPE in two halves: the second one learns of the first from its rows."""
     pytest.importorskip("optuna")
@@ -146,7 +123,7 @@ def test_every_algorithm_ends_with_a_best_point(tmp_path: Path, algorithm: str) 
     (outcome,) = best.outcomes(of, tmp_path / "tiny")
     assert [trial.number for trial in outcome.trials] == [0, 1, 2, 3] and outcome.best is not None
     assert len({trial.values[LR] for trial in outcome.trials}) == 4
-    assert algorithm == "hyperband" or (outcome.front and outcome.count("ok") == 4)
+    assert algorithm == "hyperband" or outcome.count("ok") == 4
     if algorithm != "tpe":
         return
     folder = paths.search_folder(tmp_path / "tiny")

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from harness.execution import sharing as module
-from harness.execution.sharing import Shelf, packed, sharer, unpacked
+from harness.execution.sharing import SharedObjects, packed, sharer, unpacked
 from tests.support import cluster
 
 pytestmark = [pytest.mark.ray, *cluster.QUIET]
@@ -43,7 +43,7 @@ class Asker:
 
 @pytest.fixture
 def shelf(one_ray: None) -> Any:
-    return ray.remote(num_cpus=0)(Shelf).remote()
+    return ray.remote(num_cpus=0)(SharedObjects).remote()
 
 
 def asker(shelf: Any) -> Any:
@@ -83,10 +83,10 @@ def test_without_its_shelf_a_worker_makes_it_itself(shelf: Any, tmp_path: Path) 
 def test_a_maker_that_does_not_come_back_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    shelf = Shelf()
-    assert [shelf.look("x")[0], shelf.look("x")[0]] == ["make", "wait"]
+    shelf = SharedObjects()
+    assert [shelf.lookup("x")[0], shelf.lookup("x")[0]] == ["make", "wait"]
     now[0] = module.MAKING_SECONDS
-    assert [shelf.look("x")[0], shelf.look("x")[0], shelf.look("y")[0]] == ["make", "wait", "make"]
+    assert [shelf.lookup("x")[0], shelf.lookup("x")[0], shelf.lookup("y")[0]] == ["make", "wait", "make"]
 
 
 def test_packing_gives_the_value_and_keeps_arrays_apart() -> None:

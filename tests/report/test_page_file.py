@@ -95,7 +95,7 @@ def test_the_page_knows_every_run_and_each_value_once(report, rows):
     assert cwd["label"] == "cwd" and {s: data["rows"][i][2] for s, i in cwd["runs"].items()} == {"0": 0, "1": 1}
 
 
-def test_masks_say_where_a_prediction_is_wrong_and_where_the_plain_one_is():
+def test_masks_say_where_a_prediction_is_wrong_and_where_the_baseline_is():
     truth, plain, guess = (png(np.array(a)) for a in ([[0, 1], [2, 255]], [[0, 0], [2, 0]], [[1, 1], [2, 0]]))
     wrong = np.asarray(Image.open(io.BytesIO(samples._errors(guess, truth, 255))).convert("RGB"))
     assert wrong.tolist() == [[list(samples.WRONG), list(samples.RIGHT)],
@@ -127,7 +127,7 @@ def test_the_report_is_written_whole_and_loads_nothing(report):
     assert not {"link", "iframe", "object"} & set(page.tags) and page.tags.count("script") == 2
     assert len(page.ids) == len(set(page.ids))
     assert "url(http" not in text and "@import" not in text
-    # 3 samples x (image, label, 5 predictions, 5 masks of errors, 3 against the plain student)
+    # 3 samples x (image, label, 5 predictions, 5 masks of errors, 3 against the baseline)
     assert page.tags.count("img") == 45
     words = " ".join(page.words)
     for expected in ("failed (1 of 3)", "loss term 'cwd' is nan", *CLASSES):

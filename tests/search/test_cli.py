@@ -68,7 +68,11 @@ def test_a_method_without_a_finished_trial_is_exit_code_1(tmp_path):
         ({}, ["tune"], "nothing to tune: the ruleset is published"),
         ({}, ["run", "--from-search"], "its ruleset is published. Leave the option out"),
         (TUNED, ["run"], "First: sstkd-bench tune FILE; then: sstkd-bench run FILE --from-search"),
-        (TUNED, ["run", "--from-search"], "tiny, none: 0 of 4 trials have a row. Finish the search: sstkd-bench tune"),
+        (
+            TUNED,
+            ["run", "--from-search"],
+            "tiny, none: 0 of 4 trials are finished. Finish the search: sstkd-bench tune",
+        ),
     ],
 )
 def test_mistakes_are_answered(tmp_path, changes, arguments, message):

@@ -15,7 +15,7 @@ from torch import nn
 from harness.datasets.base import Data, DataInfo
 from harness.experiment.recipe import Evaluation, Train
 from harness.training.evaluate import Counted, evaluate
-from harness.training.runtime import Runtime
+from harness.training.ranks import Ranks
 
 CLASSES = 5
 
@@ -80,10 +80,10 @@ def data(dev, val):
     return Data(info, dev, dev, val)
 
 
-def counted(network, splits, name="val", final=True, batch=4, runtime=None, **options) -> Counted:
+def counted(network, splits, name="val", final=True, batch=4, ranks=None, **options) -> Counted:
     """The evaluation of a network over a split by one process."""
     run = SimpleNamespace(train=Train(steps=1, batch_size=1, eval_batch_size=batch, evaluation=Evaluation(**options)))
-    return evaluate(network, splits, name, run, runtime or Runtime(Path(), torch.device("cpu")), final=final)
+    return evaluate(network, splits, name, run, ranks or Ranks(torch.device("cpu")), final=final)
 
 
 SHARED = {1: 1, 2: 1, 3: 2, 5: 3}  # samples of a split, and the largest batch they are shown in
@@ -112,14 +112,14 @@ def work(folder: str, rank: int, world: int) -> None:
     """One rank."""
     meeting = f"file://{folder}/rendezvous"
     dist.init_process_group("gloo", meeting, timedelta(seconds=60), rank=rank, world_size=world)
-    runtime = Runtime(Path(folder), torch.device("cpu"), rank=rank, workers=world)
+    ranks = Ranks(torch.device("cpu"), rank, world)
     for samples, batch in SHARED.items():
         splits = data(split(samples, seed=1), split(samples, ((12, 17), (12, 17), (9, 20))))
-        got = counted(Pixelwise(), splits, batch=batch, runtime=runtime, boundary=1, per_image=True)
+        got = counted(Pixelwise(), splits, batch=batch, ranks=ranks, boundary=1, per_image=True)
         assert (got.images is None) == (rank > 0)
         if rank == 0:
             np.savez(Path(folder) / f"{samples}.npz", **vars(got))
-        dev = counted(Pixelwise(), splits, "dev", final=False, runtime=runtime, boundary=1, per_image=True)
+        dev = counted(Pixelwise(), splits, "dev", final=False, ranks=ranks, boundary=1, per_image=True)
         assert dev.boundary is None and dev.images is None
     dist.barrier()
     dist.destroy_process_group()

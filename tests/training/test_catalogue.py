@@ -73,7 +73,7 @@ def test_one_method_is_explained_by_its_own_words():
         (["cdw"], "unknown method 'cdw'. Did you mean 'cwd'?"),
         (["math:sin"], "math: 'math' has no Python source file"),
         (["--pair", "unet"], "write TEACHER:STUDENT"),
-        (["--pair", "unet:unet/resnet18"], "'unet' is no network; write it as ARCHITECTURE/ENCODER"),
+        (["--pair", "unet:unet/resnet18"], "'unet' is not a network; write ARCHITECTURE/ENCODER"),
         (["--pair", "unett/resnet18:unet/resnet18"], "unknown architecture 'unett'. Did you mean 'unet'?"),
         (["--pair", "none.yaml"], "none.yaml"),
         (["--side", "8"], "at least 32 pixels"),

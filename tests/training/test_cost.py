@@ -16,7 +16,7 @@ from harness.experiment.plan import WARM_UP_STEPS
 from harness.models import build
 from harness.training import build as parts
 from harness.training import cost, estimate
-from harness.training.cost import PeakMemory, StepClock, device_use, multiply_adds, parameters
+from harness.training.cost import PeakMemory, StepClock, device_use, macs, parameters
 
 ROOT = Path(__file__).parent.parent.parent
 CPU = torch.device("cpu")
@@ -100,15 +100,15 @@ def test_gpu_steps_are_timed_by_events_read_later(monkeypatch: pytest.MonkeyPatc
         (nn.ReLU(), (1, 3, 10, 12), 0),
     ],
 )
-def test_multiply_adds_in_closed_form(layer: nn.Module, shape: tuple[int, ...], expected: int) -> None:
-    assert multiply_adds(layer, torch.zeros(shape)) == expected
+def test_macs_in_closed_form(layer: nn.Module, shape: tuple[int, ...], expected: int) -> None:
+    assert macs(layer, torch.zeros(shape)) == expected
 
 
-def test_multiply_adds_leaves_mode_statistics_and_gradients_alone() -> None:
+def test_macs_leaves_mode_statistics_and_gradients_alone() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     for training in (True, False):
         model.train(training)
-        multiply_adds(model, torch.ones(1, 3, 2, 2))
+        macs(model, torch.ones(1, 3, 2, 2))
         assert [module.training for module in model.modules()] == [training] * 3
     assert model[1].num_batches_tracked == 0 and torch.equal(model[1].running_mean, torch.zeros(4))
 
@@ -218,7 +218,7 @@ def test_networks_are_counted_without_computing_anything() -> None:
         built = build(network, 5, 0)
         assert parts.network_cost(network, 5, 64, 96) == (
             cost.parameters(built),
-            cost.multiply_adds(built, torch.zeros(1, 3, 64, 96)),
+            cost.macs(built, torch.zeros(1, 3, 64, 96)),
         )
 
 

@@ -1,7 +1,6 @@
 """How a network is run over a split: the whole image, windows, scales, mirror images; and in which mode."""
 
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +12,9 @@ from torch import nn
 from harness.experiment.recipe import Evaluation
 from harness.experiment.spec import Network
 from harness.models import build
+from harness.training.batches import evaluation_batches
 from harness.training.evaluate import class_scores, predict, window_starts
-from harness.training.runtime import Runtime
+from harness.training.ranks import Ranks
 from tests.support.segmenters import CLASSES, Constant, Pixelwise, Placed, counted, data, split
 
 MODES = {
@@ -232,9 +232,9 @@ def test_the_default_is_bit_identical_to_the_whole_image_at_once(segnet, hw, cha
     splits = data([], split(5, (hw,)))
     got = counted(segnet, splits)
     segnet.eval()
-    runtime, want = Runtime(Path(), torch.device("cpu")), np.zeros((CLASSES, CLASSES), np.int64)
+    ranks, want = Ranks(torch.device("cpu")), np.zeros((CLASSES, CLASSES), np.int64)
     with torch.no_grad():
-        for x, label in runtime.evaluation(splits.val, splits.info, 4):
+        for x, label in evaluation_batches(splits.val, splits.info, ranks, 4):
             prediction = segnet(x).full.argmax(dim=1)
             assert torch.equal(predict(segnet, x, Evaluation()).long(), prediction)
             assert torch.equal(class_scores(segnet, x, Evaluation()), segnet(x).full)

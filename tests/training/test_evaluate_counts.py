@@ -1,6 +1,5 @@
 """What an evaluation counts: every pixel, those near class boundaries, image by image, by one rank and by two."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +10,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from harness.experiment.recipe import Train
 from harness.metrics import class_iou, miou
 from harness.training.evaluate import boundary_band, evaluate
-from harness.training.runtime import Runtime
+from harness.training.ranks import Ranks
 from tests.support import segmenters
 from tests.support.segmenters import CLASSES, Pixelwise, counted, data, split
 
@@ -141,4 +140,4 @@ def test_a_label_out_of_range_is_named():
     bad = [(np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 7, np.uint8))]
     run = SimpleNamespace(train=Train(steps=1, batch_size=1))
     with pytest.raises(ValueError, match=r"label holds 7: allowed are 0\.\.4 or ignore_index=255"):
-        evaluate(Pixelwise(), data([], bad), "val", run, Runtime(Path(), torch.device("cpu")))
+        evaluate(Pixelwise(), data([], bad), "val", run, Ranks(torch.device("cpu")))

@@ -1,16 +1,14 @@
 """The loud errors: each fires on its fault, names it, and is silent without it."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
 from harness.training import guards
-from harness.training.runtime import Runtime
+from harness.training.ranks import Ranks
 
 
-class Ranks(Runtime):
+class TwoRanks(Ranks):
     """Rank 0 of two; `other` is what the second rank brings to every minimum."""
 
     other: float = float("inf")
@@ -19,8 +17,8 @@ class Ranks(Runtime):
         return values.clamp(max=self.other)
 
 
-def local(tmp_path: Path, device: str = "cpu") -> Runtime:
-    return Runtime(tmp_path, torch.device(device))
+def local(device: str = "cpu") -> Ranks:
+    return Ranks(torch.device(device))
 
 
 def terms(**named: float) -> dict[str, torch.Tensor]:
@@ -28,17 +26,17 @@ def terms(**named: float) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_a_value_that_is_not_finite_stops_a_cpu_run_at_once(tmp_path: Path, bad: float) -> None:
-    watch = guards.Guard(local(tmp_path))
+def test_a_value_that_is_not_finite_stops_a_cpu_run_at_once(bad: float) -> None:
+    watch = guards.FiniteTerms(local())
     for step in range(3):
         watch.watch(terms(task=1.0, cwd=0.0, kd=-1e30), step)
     with pytest.raises(FloatingPointError, match="loss term cwd is not finite at step 3"):
         watch.watch(terms(task=1.0, cwd=bad, kd=1.0), 3)
 
 
-def test_all_terms_that_failed_first_are_named_and_no_later_ones(tmp_path: Path) -> None:
+def test_all_terms_that_failed_first_are_named_and_no_later_ones() -> None:
     # A device that is not the CPU: values wait for `check`, as on CUDA.
-    watch = guards.Guard(local(tmp_path, "meta"))
+    watch = guards.FiniteTerms(local("meta"))
     nan = float("nan")
     watch.watch(terms(task=1.0, cwd=1.0, kd=1.0), 16_000_001)
     watch.watch(terms(task=1.0, cwd=nan, kd=nan), 16_000_002)
@@ -47,18 +45,18 @@ def test_all_terms_that_failed_first_are_named_and_no_later_ones(tmp_path: Path)
         watch.check()
 
 
-def test_nothing_watched_and_finite_values_pass(tmp_path: Path) -> None:
-    watch = guards.Guard(local(tmp_path, "meta"))
+def test_nothing_watched_and_finite_values_pass() -> None:
+    watch = guards.FiniteTerms(local("meta"))
     watch.check()
     watch.watch(terms(task=1.0), 0)
     watch.check()
 
 
-def test_another_rank_s_failure_stops_this_one(tmp_path: Path) -> None:
-    runtime = Ranks(tmp_path, torch.device("cpu"), workers=2)
-    watch = guards.Guard(runtime)
+def test_another_rank_s_failure_stops_this_one() -> None:
+    ranks = TwoRanks(torch.device("cpu"), workers=2)
+    watch = guards.FiniteTerms(ranks)
     watch.watch(terms(task=1.0), 4)
-    runtime.other = 5.0
+    ranks.other = 5.0
     with pytest.raises(FloatingPointError, match="task is not finite at step 5"):
         watch.watch(terms(task=1.0), 5)
 
@@ -68,7 +66,7 @@ def test_a_distiller_must_give_connected_scalar_terms() -> None:
     task = weight.sum()
     guards.connected({"task": task, "kd": weight.prod()}, "kd", distils=True)
     guards.connected({"task": task}, "none", distils=False)
-    with pytest.raises(ValueError, match="method kd: gives no loss terms"):
+    with pytest.raises(ValueError, match="method kd: returns no loss terms"):
         guards.connected({"task": task}, "kd", distils=True)
     with pytest.raises(ValueError, match=r"method kd: term kd has shape \(2,\)"):
         guards.connected({"task": task, "kd": weight * 2}, "kd", distils=True)

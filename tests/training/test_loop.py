@@ -15,9 +15,11 @@ from harness.distillers import METHODS, Distiller
 from harness.experiment.recipe import Schedule
 from harness.experiment.spec import Run
 from harness.results import paths, store
+from harness.training.batches import accumulation_steps, training_batches
 from harness.training.execute import execute
 from harness.training.loop import train
 from harness.training.optimizers import lr_factor
+from harness.training.progress import Progress
 from harness.training.runtime import Runtime
 from tests.support import tiny
 
@@ -135,10 +137,10 @@ def test_an_unreadable_checkpoint_is_not_the_end(
     folder = paths.checkpoint_directory(tmp_path, run.run_id)
     folder.mkdir(parents=True)
     (folder / "step-000000002.pt").write_bytes(b"half a checkpoi")
-    said: list[dict[str, Any]] = []
+    said: list[Progress] = []
     execute(run, local(tmp_path, run, on_progress=said.append), tmp_path)
     row = store.read_row(paths.run_path(tmp_path, run.run_id))
-    assert "step-000000002.pt is damaged or half-written" in said[0]["note"]
+    assert "step-000000002.pt is corrupt or partially written" in str(said[0].note)
     assert row["dev_confusion"] == undisturbed("none")["dev_confusion"]
 
 
@@ -160,10 +162,10 @@ def test_a_checkpoint_of_other_data_is_not_taken_up(
     data = module.load_data(run.data)
     changed = replace(data, info=replace(data.info, content_hash="0" * 64))
     monkeypatch.setattr(module, "load_data", lambda spec, share: changed)
-    said: list[dict[str, Any]] = []
+    said: list[Progress] = []
     execute(run, local(tmp_path, run, on_progress=said.append), tmp_path)
     row = store.read_row(paths.run_path(tmp_path, run.run_id))
-    assert "is of other data" in said[0]["note"]
+    assert "is of other data" in str(said[0].note)
     assert row["resumed"] == 0 and row["data_hash"] == "0" * 64
     assert row["dev_confusion"] == undisturbed("none")["dev_confusion"]
 
@@ -227,7 +229,7 @@ class Idle(Distiller):
         ("silent", "loss term x was 0 in all 6 steps"),
         ("detached", "term x has no gradient"),
         ("vector", "term x has shape (4,); a term is a scalar"),
-        ("nothing", "gives no loss terms"),
+        ("nothing", "returns no loss terms"),
     ],
 )
 def test_faulty_methods_are_loud(
@@ -274,7 +276,7 @@ def test_a_changed_teacher_file_is_refused(taught: tuple[Path, list[Run]], tmp_p
 
 def test_a_missing_teacher_row_says_so(taught: tuple[Path, list[Run]], tmp_path: Path) -> None:
     row = finish(tmp_path, by_method(taught[1], "kd"))
-    assert row["status"] == "failed" and "was not trained yet" in row["message"]
+    assert row["status"] == "failed" and "has not been trained" in row["message"]
 
 
 def test_a_given_teacher_is_evaluated_and_not_trained(taught: tuple[Path, list[Run]], tmp_path: Path) -> None:
@@ -375,7 +377,7 @@ def test_loader_processes_do_not_change_the_samples(taught: tuple[Path, list[Run
 
     data = load_data(run.data)
     batches = [
-        list(local(tmp_path, run, loader_workers=workers).batches(data.train, data.info, run, 1, 5))
+        list(training_batches(data.train, data.info, run, local(tmp_path, run, loader_workers=workers), 1, 5))
         for workers in (0, 2)
     ]
     for here, there in zip(*batches, strict=True):
@@ -387,12 +389,12 @@ def test_ranks_share_the_global_batch(taught: tuple[Path, list[Run]], tmp_path: 
     from harness.training.build import load_data
 
     data = load_data(run.data)
-    (whole,) = local(tmp_path, run).batches(data.train, data.info, run, 0, 1)
+    (whole,) = training_batches(data.train, data.info, run, local(tmp_path, run), 0, 1)
     for rank in range(2):
-        (part,) = local(tmp_path, run, rank=rank, workers=2).batches(data.train, data.info, run, 0, 1)
+        (part,) = training_batches(data.train, data.info, run, local(tmp_path, run, rank=rank, workers=2), 0, 1)
         assert torch.equal(part.image, whole.image[rank::2]) and torch.equal(part.label, whole.label[rank::2])
     with pytest.raises(ValueError, match="does not divide into 3 workers"):
-        local(tmp_path, run, workers=3).accumulate(run.train)
+        accumulation_steps(run.train, 3)
 
 
 def test_a_sum_over_images_means_the_global_batch_however_it_is_divided(tmp_path: Path) -> None:

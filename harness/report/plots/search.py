@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from harness.experiment.space import LR, Dimension
 from harness.report.plots.style import FAINT, INK, MUTED
-from harness.search.outcome import Outcome, Tried
+from harness.search.outcome import Outcome, TrialResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,7 +98,7 @@ def _parallel(figure: "Figure", axes: "Axes", outcome: Outcome) -> None:
     axes.set_title(f"{outcome.study.label} ({outcome.study.template.pair}): {told}", fontsize=10, color=INK, loc="left")
 
 
-def _height(dimension: Dimension, trial: Tried) -> float:
+def _height(dimension: Dimension, trial: TrialResult) -> float:
     """Where a trial's line crosses the axis of a dimension; nan where that has no effect."""
     value = trial.point.get(dimension.name)
     if value is None:
@@ -127,8 +127,8 @@ def _bars(axes: "Axes", outcome: Outcome) -> None:
     axes.barh(places, [found.get(name, (0.0, 0))[0] for name in names], height=0.55, color="#0072b2")
     for place, name in zip(places, names, strict=True):
         width, count = found.get(name, (0.0, 0))
-        told = f"n={count}" if count else "not known"
-        axes.annotate(told, (width, place), (4, 0), textcoords="offset points", va="center", fontsize=8, color=MUTED)
+        text = f"n={count}" if count else "unknown"
+        axes.annotate(text, (width, place), (4, 0), textcoords="offset points", va="center", fontsize=8, color=MUTED)
     axes.set_yticks(places, ["lr" if name == LR else name for name in names])
     axes.set_xlim(0, 1.12)
     axes.set_ylim(-0.6 - max(0, 3 - len(names)) / 2, len(names) - 0.4 + max(0, 3 - len(names)) / 2)

@@ -1,1 +1,0 @@
-"""What runs say while they run, kept in a small process of its own that loads nothing heavy."""

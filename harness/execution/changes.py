@@ -1,1 +1,0 @@
-"""What is new in a status that is looked at again and again."""

@@ -1,0 +1,93 @@
+"""One run as a worker group of Ray Train. Loads no model code itself, which only the ranks need."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from harness.errors import MACHINE_ERRORS, RunFailed, WorkerLost
+from harness.execution.imports import quick_imports
+from harness.execution.messages import Group, not_on_nodes
+from harness.execution.workspace import Workspace
+from harness.experiment.resources import Resources
+from harness.experiment.spec import Run
+from harness.results import record
+
+
+def run_group(group: Group, progress: Any) -> str:
+    """One run as a Ray Train worker group: "ok" or "failed".
+
+    Raises:
+        WorkerLost: a worker died, or its machine failed.
+        OSError: the disk is full.
+    """
+    run, resources = Run.model_validate_json(group.run), Resources.model_validate_json(group.resources)
+    workspace = Workspace(Path(group.directory), resources)
+    use_gpu = resources.gpus_per_worker > 0
+    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if use_gpu:
+        per_worker["GPU"] = resources.gpus_per_worker
+    name = f"{run.run_id}-{group.attempt}"
+    trainer = TorchTrainer(
+        rank_loop,
+        train_loop_config={"group": group, "progress": progress},
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=use_gpu,
+            resources_per_worker=per_worker,
+            label_selector=not_on_nodes(group.barred),
+        ),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        # The launcher retries: it knows the other nodes, and does not repeat a run that has a failed row.
+        run_config=RunConfig(
+            name=name, storage_path=workspace.place.below("ray").uri, failure_config=FailureConfig(max_failures=0)
+        ),
+    )
+    try:
+        status: str = trainer.fit().return_value
+    except TrainingFailedError as error:
+        failures = getattr(error, "worker_failures", {})
+        return _failed(run, workspace, failures, str(error), ray.get(progress.nodes.remote(run.run_id)))
+    finally:
+        workspace.place.remove_folder(f"ray/{name}")
+    return status
+
+
+def rank_loop(config: dict[str, Any]) -> str:
+    """What each rank does: "ok"; a failure is raised, to end the other ranks."""
+    with quick_imports():
+        from harness.execution.worker import run_rank
+    return run_rank(config["group"], config["progress"])
+
+
+def _failed(
+    run: Run, workspace: Workspace, failures: Mapping[int, BaseException], message: str, nodes: Mapping[int, str]
+) -> str:
+    """What the failures of ranks mean for the run.
+
+    Raises:
+        WorkerLost: it can be tried again.
+        OSError: the disk is full.
+    """
+    causes = {rank: getattr(error, "cause", None) or error for rank, error in failures.items()}
+    for cause in causes.values():
+        if isinstance(cause, RunFailed):
+            return "failed"
+        if record.is_disk_full(cause):
+            raise cause
+    for rank, cause in causes.items():
+        if not isinstance(cause, MACHINE_ERRORS) and type(cause).__module__ == "builtins":
+            record.write_row(run, workspace.folder, {}, "failed", f"rank {rank}: {record.failure(cause)}")
+            workspace.publish(run.run_id)
+            return "failed"
+    reason = "; ".join(f"rank {rank}: {_last_line(cause)}" for rank, cause in causes.items())
+    raise WorkerLost(reason or " ".join(message.split()), tuple(nodes[rank] for rank in causes if rank in nodes))
+
+
+def _last_line(error: BaseException) -> str:
+    """Of an error's text, which may be a whole traceback."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
