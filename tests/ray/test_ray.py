@@ -145,7 +145,7 @@ def test_the_command_can_be_ended_and_repeated(
         said, _ = process.communicate(timeout=cluster.PATIENCE)
         assert process.returncode == (-9 if end == signal.SIGKILL else 130), said
         if end != signal.SIGKILL:
-            assert "the same command continues" in said and "Traceback" not in said
+            assert "re-run the same command to resume" in said and "Traceback" not in said
     again = subprocess.run(command, capture_output=True, text=True, timeout=cluster.PATIENCE, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     assert rows(experiment) == undisturbed
