@@ -278,7 +278,7 @@ def test_without_a_storage_the_results_folder_is_all_there_is(tmp_path: Path) ->
 def test_a_teacher_whose_weights_are_gone_is_an_error_before_anything_starts(tmp_path: Path) -> None:
     runs = tiny.plan(tmp_path)
     store.write_run(tmp_path, {**make_row("none", 0), "run_id": runs[0].run_id})
-    with pytest.raises(ValueError, match=r"the teacher's weights are missing, although its row says ok\. Restore the file"):
+    with pytest.raises(ValueError, match=r"the teacher's weights are missing, although its row says ok\. Restore"):
         run_all(runs, Resources(address="127.0.0.1:1"), tmp_path, lambda status: None)
 
 

@@ -269,7 +269,7 @@ def test_a_slurm_script_on_two_nodes(short: Path, tmp_path: Path) -> None:
         said = process.communicate(timeout=60)[0]
     finally:
         process.kill()
-    assert process.returncode == 130 and "the same command continues" in said, said
+    assert process.returncode == 130 and "re-run the same command to resume" in said, said
     assert not (folder / "token").exists()
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"sstkd-bench-{job}" not in left

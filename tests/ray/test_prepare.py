@@ -101,7 +101,7 @@ def test_a_full_disk_is_said_and_whole_shards_are_kept(tmp_path, monkeypatch):
         return real(source, root, to, task, short_side, how)
 
     monkeypatch.setattr(module, "make_shard", full)
-    with pytest.raises(OSError, match=r"No space left on device.*whole shards in .* are kept"):
+    with pytest.raises(OSError, match=r"No space left on device.*complete shards in .* are kept"):
         prepare(TOY, root, to, {})
     assert not cache.is_cache(to)
     kept = shards(to)
@@ -204,7 +204,7 @@ def test_the_command_interrupted_and_called_again(tmp_path):
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=120)[1]
     # On a fast machine it may have been done already.
-    assert (process.returncode == 130 and "the same command continues" in said) or process.returncode == 0
+    assert (process.returncode == 130 and "re-run the same command to resume" in said) or process.returncode == 0
     kept = shards(tmp_path / "to")
     done = call(*command[3:])
     assert f"{COUNT + 3} pairs" in done.stdout and "raw" in done.stdout

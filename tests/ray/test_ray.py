@@ -119,7 +119,7 @@ def command(tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_command_can_be_ended_and_repeated(command: list[str], tmp_path: Path, end: signal.Signals) -> None:
-    """End it in the middle of a run; the same command continues and gives the rows of an undisturbed one."""
+    """End it in the middle of a run; the same command resumes and gives the rows of an undisturbed one."""
     experiment = tmp_path / "results" / "tiny"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
@@ -130,7 +130,7 @@ def test_the_command_can_be_ended_and_repeated(command: list[str], tmp_path: Pat
     said, _ = process.communicate(timeout=60)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 130, signal.SIGKILL: -9}[end], said
     if end != signal.SIGKILL:
-        assert "the same command continues" in said and "Traceback" not in said
+        assert "re-run the same command to resume" in said and "Traceback" not in said
     again = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     runs = tiny.plan(tmp_path, "train.steps=40", "train.eval_every=20", "train.checkpoint_every=5")

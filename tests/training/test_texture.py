@@ -152,7 +152,7 @@ def test_what_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     image, file = photograph(tmp_path / "a.png"), tmp_path / "file"
     file.write_text("kept")
     for to in (file, file / "below"):
-        assert f"--to {to}: {file} is a file; name a folder" in refused(tmp_path, image, "--to", to)
+        assert f"--to {to}: {file} is a file; give a folder" in refused(tmp_path, image, "--to", to)
     assert file.read_text() == "kept"
 
     def denied(path: Path, content: bytes) -> int:
