@@ -2,18 +2,31 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+TWO := --numprocesses 2 --dist worksteal
 
-.PHONY: quickstart test lint docs clean help
+.PHONY: quickstart quick test rest soak lint docs clean help
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 quickstart: $(VENV)/.installed  ## train 4 distillers x 3 seeds on this machine's CPUs and print the table
 	@$(BIN)/sstkd-bench run experiments/quickstart.yaml
 
-test: $(VENV)/.installed-dev  ## install the dev extra and landcover's files, run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not ray and not chaos' --numprocesses 2 --dist loadfile
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'ray or chaos'
+quick: $(VENV)/.installed-dev  ## the tests that need no torch (1 minute)
+	$(PYTEST) --quick -m 'not slow' $(TWO)
+
+test: $(VENV)/.installed-dev  ## install the dev extra and landcover's files, run the tests (8 minutes on 2 cores)
+	$(PYTEST) -m 'not (ray or chaos or slow)' $(TWO)
+	$(PYTEST) -m smoke
+
+rest: $(VENV)/.installed-dev  ## what .ci/run adds to `make test`: large networks, all of Ray, two kills of each kind
+	$(PYTEST) -m 'slow and not (ray or chaos)' $(TWO)
+	$(PYTEST) -m '(ray or chaos) and not smoke'
+
+soak: $(VENV)/.installed-dev  ## ten kills of each kind, and the benchmarks (an hour)
+	$(PYTEST) -m chaos --kills 10
+	$(PYTEST) tests/benchmarks
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from harness.results import paths, step_times, store
 
 if TYPE_CHECKING:
     from harness.analysis.across import Across
-    from harness.analysis.tables import QuickTable
+    from harness.analysis.tables import Table
     from harness.execution.status import Status
     from harness.search.outcome import Outcome
     from harness.search.tuner import TrialUpdate
@@ -147,7 +147,7 @@ class Bench:
         outcome.write(found, self.directory)
         return found
 
-    def table(self) -> "QuickTable":
+    def table(self) -> "Table":
         """The comparison of the methods, from the finished runs.
 
         Raises:
@@ -155,7 +155,7 @@ class Bench:
         """
         return self._compared()[0]
 
-    def write_report(self, rewrite: bool = True) -> "QuickTable":
+    def write_report(self, rewrite: bool = True) -> "Table":
         """Write the table, the curves and the HTML page into `directory`.
 
         Args:
@@ -209,7 +209,7 @@ class Bench:
 
         return outcome.found(self.experiment, self.directory, self.file)
 
-    def _compared(self) -> "tuple[QuickTable, int]":
+    def _compared(self) -> "tuple[Table, int]":
         """The table, and of how many rows it is."""
         from harness.report.write import table_of
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their digests."""
+"""Atomic writes, the cache folder, and checksums of files."""
 
 import hashlib
 import os
@@ -6,14 +6,14 @@ import time
 import uuid
 from pathlib import Path
 
-ABANDONED_SECONDS = 600  # a hidden file that is older was left by a process that was killed while it wrote
+ABANDONED_SECONDS = 600  # an older temporary file was left by a killed process
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
-    """Put a file in place whole or not at all, and on the disk before it returns.
+    """Write a file atomically; it is on disk when this returns.
 
     Raises:
-        OSError: the disk is full or cannot be written; what was there before is unchanged, nothing is left behind.
+        OSError: the disk is full or cannot be written; an existing file is unchanged, no temporary file remains.
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
@@ -36,23 +36,23 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
 
 
 def sweep(folder: Path, alone: bool = False) -> None:
-    """Remove what processes that were killed while they wrote have left in a folder, if there is such a folder.
+    """Remove the temporary files that killed processes left in a folder; the folder need not exist.
 
     Args:
-        folder: only its own files.
-        alone: nobody else writes there now. Otherwise young files stay, which another process, here or on another
-            machine, may still be writing.
+        folder: only files directly in it.
+        alone: no other process writes there now. Otherwise recent files stay, which another process, here or on
+            another machine, may still be writing.
     """
     for path in folder.glob(".*.tmp"):
         try:
             if alone or time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                 path.unlink()
-        except FileNotFoundError:  # in place by now, or swept by another process
+        except FileNotFoundError:  # renamed by now, or removed by another process
             continue
 
 
 def cache_home() -> Path:
-    """Where what can be made again is kept: $SSTKD_BENCH_CACHE, or the user's cache folder."""
+    """The folder for caches, which can be rebuilt: $SSTKD_BENCH_CACHE, or below the user's cache folder."""
     if own := os.environ.get("SSTKD_BENCH_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sstkd-bench"

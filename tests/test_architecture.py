@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MAX_LINES, MAX_FUNCTION_LINES = 400, 130
+MAX_LINES, MAX_FUNCTION_LINES = 400, 115  # without the docstring; the training loop is one page
 
 WORDS = "harness harness.errors harness.files harness.metrics harness.seeds harness.taps"  # what everybody may import
 # A package's modules may import each other; beyond that: modules of the project, and other packages.
@@ -44,6 +44,11 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     "harness.cluster": ("harness.experiment harness.results", "ray yaml"),
     "harness.testing": ("harness.experiment harness.models harness.distillers harness.training", "torch numpy"),
+    "harness.bench": (
+        "harness.experiment harness.results harness.training harness.execution harness.search harness.analysis "
+        "harness.report",
+        "",
+    ),
     "harness.cli": (
         "harness.experiment harness.results harness.analysis harness.report harness.execution.status harness.training.progress",
         "typer rich",
@@ -51,7 +56,10 @@ RULES: dict[str, tuple[str, str]] = {
 }
 # Functions that may import what their package may not, because it is slow or missing on some machines.
 FREE: dict[str, dict[str, set[str]]] = {
-    "harness.cli.showtexture": {"": {"numpy", "sstkd", "harness.training.texture"}},
+    # A table can print itself; what it prints is the report's.
+    "harness.analysis.tables": {
+        f"Table.to_{form}": {"harness.report.formats"} for form in ("markdown", "latex", "html", "csv")
+    },
     "harness.training.runtime": {"Runtime.ray_worker": {"ray"}},
     "harness.execution.loggers": {
         "wandb": {"wandb"},
@@ -61,8 +69,7 @@ FREE: dict[str, dict[str, set[str]]] = {
 }
 HEAVY = {"torch", "torchvision", "ray", "timm", "matplotlib"}
 LIGHT = ("experiment", "results", "analysis", "papers", "cluster", "cli", "report")  # import without them, file by file
-# Drawing and images; imported by functions only.
-DRAWING = ("harness.report.plots", "harness.cli.showtexture")
+DRAWING = "harness.report.plots"  # imported by functions only
 
 
 def modules() -> dict[str, Path]:
@@ -223,12 +230,16 @@ def test_light_packages_import_without_heavy_libraries() -> None:
     assert done.stdout.split() == []
 
 
+def docstring(function: ast.AST) -> list[str]:
+    """Its lines."""
+    text = ast.get_docstring(function, clean=False)
+    return [] if text is None else text.splitlines()
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_a_file_can_be_read_in_one_sitting(module: str) -> None:
     source = MODULES[module].read_text()
     assert len(source.splitlines()) <= MAX_LINES
     functions = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    long = [
-        f"{f.name}: {f.end_lineno - f.lineno + 1}" for f in functions if f.end_lineno - f.lineno >= MAX_FUNCTION_LINES
-    ]
-    assert long == []
+    lines = {f.name: f.end_lineno - f.lineno + 1 - len(docstring(f)) for f in functions}
+    assert {name: count for name, count in lines.items() if count > MAX_FUNCTION_LINES} == {}

@@ -30,11 +30,8 @@ def tell(status):
     for run in status.ended:
         if run.run_id not in finished:
             finished.add(run.run_id)
-            print(
-                run.pair,
-                "teacher" if run.role == "teacher" else f"{run.label} seed {run.seed}",
-                status.state[run.run_id],
-            )
+            who = "teacher" if run.role == "teacher" else f"{run.label} seed {run.seed}"
+            print(run.pair, who, status.state[run.run_id])
 
 
 states = bench.run(on_update=tell)

@@ -1,7 +1,7 @@
-"""Methods over many pairs and datasets: what each gains where, its rank, and what a reader may conclude.
+"""Methods over many pairs and datasets: what each gains where, its rank, and what may be concluded.
 
 Tasks are the pairs of one or several experiments. Within a task everything is `analysis.comparison`'s; across tasks
-only whole cells count, and a method that failed on a task is behind every other there.
+only methods with all their runs count, and a method that failed on a task is last there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,16 +21,16 @@ from harness.analysis.ranking import (
     profile_area,
 )
 from harness.analysis.stats import Interval, mean_interval
-from harness.analysis.tables import BOOTSTRAP_SEED, CONFIDENCE, Block, Comparison, MethodRow, QuickTable
+from harness.analysis.tables import BOOTSTRAP_SEED, CONFIDENCE, Block, Comparison, MethodRow, Table, mean_text
 from harness.metrics import class_iou
 
 WITHIN = 5.0
-"""Percent points from the best of a task up to which the performance profile is integrated."""
+"""Percentage points from the best of a task up to which the performance profile is integrated."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A pair on a dataset; `name` tells it from the others."""
+    """A pair on a dataset, with a name of its own."""
 
     name: str
     block: Block
@@ -43,11 +43,11 @@ class Standing:
     Attributes:
         label: the method.
         rank: its mean rank, 1 is best.
-        gain: mean over tasks of its mean difference to the plain student, percent points, with the t interval over
-            tasks; None for the plain student, or where it failed on a task.
-        better: the chance that one of its runs beats one of the plain student's; None for the plain student.
-        area: mean height of its performance profile up to `WITHIN` points from the best.
-        wins, losses: on how many tasks its difference to the plain student is beyond noise, above or below 0.
+        gain: mean over tasks of its mean difference to the baseline, in percentage points, with the t interval over
+            tasks; None for the baseline, or where it failed on a task.
+        better: the probability that one of its runs beats one of the baseline's; None for the baseline.
+        area: mean height of its performance profile up to `WITHIN` percentage points from the best.
+        wins, losses: on how many tasks its difference to the baseline is significant, above or below 0.
     """
 
     label: str
@@ -65,7 +65,7 @@ class Across:
 
     Attributes:
         tasks: in the order of the experiments.
-        methods: every label, the plain student first.
+        methods: every label, the baseline (student without distillation) first.
         ranked: standings by rank, of the methods that were run on every task.
         unranked: why other methods have no rank, by label.
         friedman: p-value of "all ranked methods are equally good"; None for fewer than three, or one task.
@@ -82,56 +82,51 @@ class Across:
     groups: tuple[tuple[str, ...], ...]
 
     def cell(self, method: str, task: Task) -> str:
-        """The difference to the plain student, with its interval; the plain student's own mIoU; or what is missing."""
+        """The difference to the baseline, with its interval; the baseline's own mIoU; or what is missing."""
         x = task.block.line(method)
         if x is None or x.miou is None:
             return "not run" if x is None else x.absences
         more = f"; {x.absences}" if x.absences else ""
-        if x is task.block.plain:
-            half = "" if x.miou.half is None else f" ± {x.miou.half:.2f}"
-            return f"{x.miou.mean:.2f}{half} (n={x.miou.n}){more}"
+        if x is task.block.baseline:
+            return mean_text(x.miou) + more
         c: Comparison | None = x.vs_none
         return ("no pair" if c is None else f"{c.text} (n={c.difference.n})") + more
 
     @property
     def pick(self) -> str:
-        """What a reader may conclude, with how sure it is."""
+        """What may be concluded, and how sure it is."""
         if not self.ranked:
-            return "Nothing can be picked: no method but the plain student was run on all tasks."
+            return "Nothing can be concluded: no method but the baseline was run on all tasks."
         first = self.ranked[0]
         count = len(self.tasks)
         where = f"over {count} {'task' if count == 1 else 'tasks'}"
         if self.critical is None:
-            return f"Nothing can be picked from one task; {first.label} has the highest mIoU on it."
+            return f"Nothing can be concluded from one task; {first.label} has the highest mIoU on it."
         near = {name for group in self.groups if first.label in group for name in group}
         gain = ""
         if first.gain is not None and first.gain.low is not None and first.gain.high is not None:
-            gain = (
-                f", {first.gain.mean:+.2f} points [{first.gain.low:+.2f}, {first.gain.high:+.2f}] to the plain student"
-            )
+            g = first.gain
+            gain = f", {g.mean:+.2f} percentage points [{g.low:+.2f}, {g.high:+.2f}] to the baseline"
         tied = [s.label for s in self.ranked if s.rank == first.rank]
         who = f"{first.label} has" if len(tied) == 1 else f"{' and '.join(tied)} share"
         text = f"{who} the best mean rank {where}: {first.rank:.2f} of {len(self.ranked)}"
         text += gain if len(tied) == 1 else ""
         if first.label == self.tasks[0].block.references["none"]:
-            text += ". No method is ahead of the plain student"
+            text += ". No method is ahead of the baseline"
         rest = sorted(near - set(tied))
         if not rest:
-            return f"{text}. That is set apart from all others (critical difference {self.critical:.2f})."
-        return (
-            f"{text}. That is no more than a hint: the ranks do not tell it from {', '.join(rest)} "
-            f"(critical difference {self.critical:.2f})."
-        )
+            return f"{text}. It is significantly ahead of all others (critical difference {self.critical:.2f})."
+        return f"{text}. It is not significantly ahead of {', '.join(rest)} (critical difference {self.critical:.2f})."
 
 
-def across(tables: Sequence[QuickTable]) -> Across:
+def across(tables: Sequence[Table]) -> Across:
     """Bring the tables of one or several experiments together.
 
     Args:
         tables: at least one, all of one protocol version.
 
     Raises:
-        ValueError: no table, tables of several protocol versions or rulesets, or a task without a plain student.
+        ValueError: no table, tables of several protocol versions or rulesets, or a task without a baseline.
     """
     if not tables:
         raise ValueError("nothing to compare: name at least one experiment")
@@ -144,8 +139,8 @@ def across(tables: Sequence[QuickTable]) -> Across:
             raise ValueError(f"experiments of several {what} are not compared: {', '.join(sorted(found))}")
     tasks = _tasks(tables)
     for task in tasks:
-        if task.block.plain is None or task.block.plain.miou is None:
-            raise ValueError(f"{task.name}: the plain student has no result, so there are no gains")
+        if task.block.baseline is None or task.block.baseline.miou is None:
+            raise ValueError(f"{task.name}: the student without distillation has no result, so there are no gains")
     methods = tuple(dict.fromkeys(x.label for task in tasks for x in task.block.methods))
     ranked, unranked = _rankable(tasks, methods)
     standings = _standings(ranked, tasks)
@@ -164,21 +159,20 @@ def across(tables: Sequence[QuickTable]) -> Across:
     )
 
 
-def _tasks(tables: Sequence[QuickTable]) -> tuple[Task, ...]:
+def _tasks(tables: Sequence[Table]) -> tuple[Task, ...]:
     names: dict[str, int] = {}
     found = [(table, block) for table in tables for block in table.blocks]
     for _, block in found:
-        key = f"{block.pair} on {block.dataset}"
-        names[key] = names.get(key, 0) + 1
+        names[block.where] = names.get(block.where, 0) + 1
     out = []
     for table, block in found:
-        name = f"{block.pair} on {block.dataset}"
+        name = block.where
         out.append(Task(name if names[name] == 1 else f"{name} ({table.experiment})", block))
     return tuple(out)
 
 
 def _run_values(line: MethodRow | None) -> list[float] | None:
-    """The values of a method's runs on a task, `LOST` for each that failed; None if it was not run, or not wholly."""
+    """The values of a method's runs on a task, `LOST` for each that failed; None unless all were run."""
     if line is None or line.missing or line.skipped:
         return None
     return [*line.values.values(), *[LOST] * line.failed] or None
@@ -189,12 +183,12 @@ def _value(task: Task, label: str) -> float:
 
 
 def _rankable(tasks: Sequence[Task], methods: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The methods that were run, whole, on every task; and why the others are left out."""
+    """The methods with all their runs on every task; and why the others are left out."""
     ranked, left = [], {}
     for name in methods:
         missing = [task.name for task in tasks if _run_values(task.block.line(name)) is None]
         if missing:
-            left[name] = f"not run, or not wholly, on {', '.join(missing)}"
+            left[name] = f"not run, or not completely, on {', '.join(missing)}"
         else:
             ranked.append(name)
     return ranked, left
@@ -208,26 +202,26 @@ def _standings(ranked: Sequence[str], tasks: Sequence[Task]) -> tuple[Standing, 
     out = []
     for i, name in enumerate(ranked):
         lines = [line for task in tasks if (line := task.block.line(name)) is not None]
-        plain = [task.block.plain for task in tasks]
+        baselines = [task.block.baseline for task in tasks]
         gain = better = None
-        if any(line is not p for line, p in zip(lines, plain, strict=True)):
+        if any(line is not p for line, p in zip(lines, baselines, strict=True)):
             deltas = [x.vs_none.difference.mean for x in lines if x.vs_none is not None and not x.failed]
             gain = mean_interval(deltas, CONFIDENCE) if len(deltas) == len(tasks) else None
             better = probability_of_improvement(
                 [_run_values(x) or [] for x in lines],
-                [_run_values(p) or [] for p in plain],
+                [_run_values(p) or [] for p in baselines],
                 np.random.default_rng(BOOTSTRAP_SEED),
                 CONFIDENCE,
             )
-        beyond = [x.vs_none.difference.mean for x in lines if x.vs_none is not None and x.vs_none.beyond_noise]
+        found = [x.vs_none.difference.mean for x in lines if x.vs_none is not None and x.vs_none.significant]
         area = profile_area(behind[:, i], WITHIN)
-        wins = sum(mean > 0 for mean in beyond)
-        out.append(Standing(name, float(ranks[i]), gain, better, area, wins, len(beyond) - wins))
+        wins = sum(mean > 0 for mean in found)
+        out.append(Standing(name, float(ranks[i]), gain, better, area, wins, len(found) - wins))
     return tuple(sorted(out, key=lambda s: (s.rank, s.label)))
 
 
 def profile_gaps(found: Across) -> dict[str, Any]:
-    """By ranked method how far it stays behind the best of every task, percent points: (tasks,)."""
+    """By ranked method how far it is behind the best of every task, in percentage points: (tasks,)."""
     names = [s.label for s in found.ranked]
     table = np.array([[_value(task, name) for name in names] for task in found.tasks])
     return dict(zip(names, gaps(table).T, strict=True)) if names else {}
@@ -235,7 +229,7 @@ def profile_gaps(found: Across) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Cost:
-    """A method on a task: what its student costs and what its training took, beside its mIoU in percent points."""
+    """A method on a task: what its student costs and what its training took, beside its mIoU in percent."""
 
     label: str
     task: str
@@ -252,8 +246,8 @@ def costs(found: Across, rows: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
     Args:
         found: the comparison.
         rows: by run_id, with student_parameters, student_macs, train_seconds and student_latency_ms. Seconds are the
-            median over the method's runs that have them, latency over those of all methods on the task: what trained
-            a student does not change the time that it takes.
+            median over the method's runs that have them, latency over those of all methods on the task: the
+            method does not change the time that inference takes.
     """
     out = []
     for task in found.tasks:
@@ -287,7 +281,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def class_gains(task: Task, rows: Mapping[str, Mapping[str, Any]], column: str) -> dict[str, list[float]] | None:
-    """By method the mean over paired seeds of its IoU of each class less the plain student's, percent points.
+    """By method the mean over paired seeds of its IoU of each class less the baseline's, in percentage points.
 
     Args:
         task: which.
@@ -298,15 +292,15 @@ def class_gains(task: Task, rows: Mapping[str, Mapping[str, Any]], column: str) 
         (K,) a method; nan for a class that a side has neither in labels nor predictions. None where the column was not
         kept.
     """
-    plain = task.block.plain
-    if plain is None or any(rows[run][column] is None for run in plain.run_ids.values()):
+    baseline = task.block.baseline
+    if baseline is None or any(rows[run][column] is None for run in baseline.run_ids.values()):
         return None
     out = {}
     for x in task.block.methods:
-        seeds = sorted(x.run_ids.keys() & plain.run_ids.keys())
-        if x is plain or not seeds:
+        seeds = sorted(x.run_ids.keys() & baseline.run_ids.keys())
+        if x is baseline or not seeds:
             continue
-        pairs = [(rows[x.run_ids[s]][column], rows[plain.run_ids[s]][column]) for s in seeds]
+        pairs = [(rows[x.run_ids[s]][column], rows[baseline.run_ids[s]][column]) for s in seeds]
         out[x.label] = (100 * np.mean([_iou(a) - _iou(b) for a, b in pairs], axis=0)).tolist()
     return out
 

@@ -1,8 +1,7 @@
-"""From rows to a comparison: which rows may be compared, which line each belongs to, and the statistics of each line.
+"""From rows to a comparison: which line each row belongs to, and the statistics of each line.
 
-Rows that must not be compared (another protocol, data, recipe, budget, teacher or initial student) are an error that
-names them: a table of them would look like a result. Where every method has the best point of a search, the learning
-rate is part of that point and may differ between methods.
+Rows that must not be compared are an error (`harness.analysis.comparable`). Where every method has the best point of a
+search, the learning rate is part of that point and may differ between methods.
 """
 
 import json
@@ -14,43 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis import fairness
-from harness.analysis.arrays import BySeed, Runs, codes, split
-from harness.analysis.comparable import SHARED, grouped, refuse_mixture, refuse_pair, refuse_starts
-from harness.analysis.stats import Interval, holm, mean_interval, paired_intervals, shared_seeds
-from harness.analysis.tables import (
-    BOOTSTRAP_SEED,
-    CONFIDENCE,
-    Block,
-    Comparison,
-    MethodRow,
-    QuickTable,
-    Teacher,
-    references,
-)
+from harness.analysis.arrays import BySeed, Runs, split
+from harness.analysis.comparable import Setting, refuse_experiments, refuse_mixture, refuse_pair, refuse_starts
+from harness.analysis.labels import REFERENCES, Label, ordered, references
+from harness.analysis.stats import holm, mean_interval, paired_difference, paired_differences, shared_seeds
+from harness.analysis.tables import CONFIDENCE, Block, Comparison, MethodRow, Table, Teacher
 
-_SETTING = (
-    *("experiment", "status", "role", "method", "method_parameters", "steps", "pair", "protocol_version"),
-    *("teacher_run_id", "floor_dev_miou", "device", "caveat", *SHARED, "search_trials", "search_seconds"),
-    *("search_sha256", "budget_step_ms", "control"),
-)
 _OWN = ("seed", "message", "dev_miou", "best_dev_miou", "step_ms", "peak_memory_mb")
-COLUMNS = tuple(dict.fromkeys(("run_id", *_SETTING, *_OWN, "student_init_sha256", "trial", "worker_history")))
-"""The columns `quick_table` needs."""
+_SHARED = tuple(name for name in Setting.columns() if name != "elastic_workers")
+COLUMNS = ("run_id", *_SHARED, *_OWN, "student_init_sha256", "trial", "worker_history")
+"""The columns of rows that `quick_table` needs."""
 
 
-def quick_table(rows: Any, methods: Sequence[str] = (), seeds: Sequence[int] | None = None) -> QuickTable:
+def quick_table(rows: Any, methods: Sequence[str] = (), seeds: Sequence[int] | None = None) -> Table:
     """Compare the methods of an experiment.
 
     Args:
         rows: `pyarrow.Table` with at least `COLUMNS`, of one experiment.
-        methods: what the experiment lists, in its order: names or `label`s. Those without rows print "not run"; those
+        methods: what the experiment lists, in its order: names or labels. Those without rows are "not run"; those that
             only the rows have come last. "none" and "kd" always come first, listed or not.
         seeds: the seeds every method should have; None takes all seeds any student row of the pair has.
 
     Raises:
         ValueError: no student rows, several experiments, rows that must not be compared, or two ok rows for one cell.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     rows = rows.select(list(COLUMNS))
@@ -58,118 +44,149 @@ def quick_table(rows: Any, methods: Sequence[str] = (), seeds: Sequence[int] | N
     if pc.any(trials).as_py():
         trial = rows.filter(trials)["run_id"][0]
         raise ValueError(f"{trial} is a trial of a search and no result; the results are in the folder above it")
-    # Micro-batches of another size have other batch statistics: no fixed number of workers, no fair comparison.
-    rows = rows.append_column("elastic workers", pc.is_valid(rows["worker_history"]))
-    starts = codes(rows["student_init_sha256"])
-    rows = rows.append_column("start", pa.array(np.zeros(rows.num_rows, np.int32) if starts is None else starts[0]))
-    runs = split(rows, [*_SETTING, "elastic workers"], [*_OWN, "start"])
-    records = list(runs.settings)
-    students = [r for r in records if r["role"] == "student"]
+    rows = rows.append_column("elastic_workers", pc.is_valid(rows["worker_history"]))
+    runs = split(rows, Setting, _OWN)
+    students = [s for s in runs.settings if s.role == "student"]
     if not students:
         raise ValueError(f"no student rows to compare ({rows.num_rows} rows given); run the experiment first")
-    refuse_mixture(records, "experiment", "")
-    for record in records:
-        record["protocol"] = ".".join(record["protocol_version"].split(".")[:2])
-        if record["status"] != "ok":
-            record["elastic workers"] = None
-    refuse_mixture(records, "protocol", "")
-    teachers = [_whole(r, runs, place) for r in records if r["role"] == "teacher" for place in runs.places([r])]
+    refuse_experiments(runs.settings)
+    teachers = [(s.pair, _teacher(s, runs, place)) for s in runs.settings if s.role == "teacher" for place in s.places]
+    listed = [Label.read(name) for name in methods]
     blocks = []
-    for pair in sorted({r["pair"] for r in students}):
-        mine = [r for r in students if r["pair"] == pair]
+    for pair in sorted({s.pair for s in students}):
+        mine = [s for s in students if s.pair == pair]
         refuse_pair(mine, f"pair {pair!r}: ")
-        refuse_starts(rows, runs, mine, pair)
-        blocks.append(_block(pair, mine, runs, teachers, methods, seeds))
-    return QuickTable(records[0]["experiment"], records[0]["protocol"], tuple(blocks))
-
-
-def _whole(setting: dict[str, Any], runs: Runs, place: int) -> dict[str, Any]:
-    """A row with its own values, too."""
-    return {**setting, **{name: values[place] for name, values in runs.own.items()}}
+        refuse_starts(rows, pair)
+        block = _block(pair, mine, runs, listed, seeds)
+        block = replace(block, teacher=_teacher_of(pair, mine, teachers))
+        blocks.append(replace(block, **fairness.of_block(block)))
+    return Table(students[0].experiment, students[0].protocol, tuple(blocks))
 
 
 def _block(
-    pair: str,
-    rows: list[dict[str, Any]],
-    runs: Runs,
-    teachers: list[dict[str, Any]],
-    methods: Sequence[str],
-    seeds: Sequence[int] | None,
+    pair: str, rows: list[Setting], runs: Runs[Setting], listed: Sequence[Label], seeds: Sequence[int] | None
 ) -> Block:
-    groups = grouped(rows, methods)
+    """The block but for its teacher and what is found of it."""
+    groups = _grouped(rows, listed)
     for name, group in groups.items():
-        refuse_mixture(group, "search_sha256", f"pair {pair!r}, {name}: ")
+        refuse_mixture("search_sha256", {s.run_id: s.search_sha256 for s in group}, f"pair {pair!r}, {name}: ")
     expected = np.array(sorted(runs.seeds(rows) if seeds is None else set(seeds)), dtype=np.int64)
-    lines = [_line(name, group, runs, expected) for name, group in groups.items()]
+    lines = {name: _line(name, group, runs, expected) for name, group in groups.items()}
     named = references(groups)
-    values = {line.label: line.values for line in lines}
-    failed = {name: _ended(group, runs, "failed") - values[name].keys() for name, group in groups.items()}
-    compared, count = _compare(values, failed, named)
-    first = next((r for r in rows if r["control"] is None), rows[0])
-    floors = [r["floor_dev_miou"] for r in rows if r["floor_dev_miou"] is not None]
-    block = Block(
+    failed = {name: _ended(group, runs, "failed") - lines[name].values.keys() for name, group in groups.items()}
+    compared, count = _compare({name: line.values for name, line in lines.items()}, failed, named)
+    first = next((s for s in rows if s.control is None), rows[0])
+    floors = [s.floor_dev_miou for s in rows if s.floor_dev_miou is not None]
+    return Block(
         pair=pair,
-        dataset=first["dataset"],
-        ruleset=first["ruleset"],
+        dataset=first.dataset,
+        protocol=first.protocol,
+        ruleset=first.ruleset,
         trials=_trials(rows),
-        budget_amount=first["budget_amount"],
-        budget_unit=first["budget_unit"],
-        devices=", ".join(sorted({r["device"] for r in rows})),
+        budget_amount=first.budget_amount,
+        budget_unit=first.budget_unit,
+        devices=", ".join(sorted({s.device for s in rows})),
         floor=100 * floors[0] if floors else None,
-        teacher=_teacher(pair, rows, teachers),
-        references=named,
+        teacher=Teacher(),
         methods=tuple(
-            replace(x, vs_none=compared.get((x.label, "none")), vs_kd=compared.get((x.label, "kd"))) for x in lines
+            replace(
+                line,
+                reference=name.method if named.get(name.method) == name else "",
+                vs_none=compared.get((name, "none")),
+                vs_kd=compared.get((name, "kd")),
+            )
+            for name, line in lines.items()
         ),
         comparisons=count,
         notes=_notes(rows, runs),
         caveats=(
             *(text for name, group in groups.items() if (text := _searched(name, group))),
             *(text for name, group in groups.items() if (text := _timed(name, group))),
-            *sorted({f"{r['method']}: {r['caveat']}" for r in rows if r["caveat"]}),
+            *sorted({f"{s.method}: {s.caveat}" for s in rows if s.caveat}),
         ),
     )
-    return replace(block, **fairness.of_block(block))
 
 
-def _notes(rows: list[dict[str, Any]], runs: Runs) -> tuple[str, ...]:
+def _grouped(rows: Sequence[Setting], listed: Sequence[Label]) -> dict[Label, list[Setting]]:
+    """Rows by the label they are shown under, in the order of the lines."""
+    variants: dict[Label, list[Setting]] = {}
+    controls: dict[Label, list[Setting]] = {}
+    for row in rows:
+        if row.control is not None:
+            controls.setdefault(Label(row.method, control=row.control), []).append(row)
+            continue
+        items = tuple(f"{k}={_compact(v)}" for k, v in sorted(json.loads(row.method_parameters).items()))
+        variants.setdefault(Label(row.method, items), []).append(row)
+    groups: dict[Label, list[Setting]] = {label: [] for label in listed}
+    by_name = sorted(variants, key=lambda label: (label.method, label.parameters))
+    chosen = {variant: _listed(variant, listed) for variant in by_name}
+    shown = list(chosen.values())
+    for variant in by_name:
+        name = chosen[variant]
+        if name is None or shown.count(name) > 1:
+            # One name for several parameter sets cannot tell them apart: the parameters in which they differ do.
+            others = [set(other.parameters) for other in by_name if other.method == variant.method]
+            own = (item for item in variant.parameters if not all(item in other for other in others))
+            if name is not None:
+                groups.pop(name, None)
+            name = Label(variant.method, tuple(own))
+        groups[name] = variants[variant]
+    groups |= controls
+    present = {label.method for label in groups if label.control is None}
+    groups |= {Label(name): [] for name in REFERENCES if name not in present}
+    return {label: groups[label] for label in ordered(groups, listed)}
+
+
+def _listed(variant: Label, listed: Sequence[Label]) -> Label | None:
+    """The most specific listed label whose parameters (a label names only some) are among the variant's."""
+    known = set(variant.parameters)
+    fits = [x for x in listed if x.control is None and x.method == variant.method and set(x.parameters) <= known]
+    return max(fits, key=lambda label: (len(label.parameters), str(label)), default=None)
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":")).replace('"', "")
+
+
+def _notes(rows: Sequence[Setting], runs: Runs[Setting]) -> tuple[str, ...]:
     """Why runs have no result, by method and seed."""
-    own = runs.own
-    bad = [(r["method"], own["seed"][p], r["status"], own["message"][p])
-           for r in rows if r["status"] != "ok" for p in runs.places([r])]  # fmt: skip
+    seeds, messages = runs.own["seed"], runs.own["message"]
+    bad = [(s.method, seeds[place], s.status, messages[place])
+           for s in rows if s.status != "ok" for place in s.places]  # fmt: skip
     return tuple(f"{method}, seed {seed}: {status}: {message}" for method, seed, status, message in sorted(bad))
 
 
-def _trials(rows: list[dict[str, Any]]) -> str:
-    """How many trials stand behind each method: "16", or "12-16"; nothing without a search."""
-    counts = sorted({r["search_trials"] for r in rows if r["search_trials"] is not None})
+def _trials(rows: Sequence[Setting]) -> str:
+    """How many trials each method had: "16", or "12-16"; nothing without a search."""
+    counts = sorted({s.search_trials for s in rows if s.search_trials is not None})
     return "-".join(map(str, dict.fromkeys((*counts[:1], *counts[-1:]))))
 
 
-def _searched(name: str, rows: list[dict[str, Any]]) -> str | None:
-    """What stands behind a method's point; None without a search."""
-    row = next((r for r in rows if r["search_trials"] is not None), None)
+def _searched(name: Label, rows: Sequence[Setting]) -> str | None:
+    """The search that found a method's point; None without one."""
+    row = next((s for s in rows if s.search_trials is not None), None)
     if row is None:
         return None
-    lr = json.loads(row["recipe"])["optimizer"]["lr"]
-    return f"{name}: learning rate {lr:g}; best of {row['search_trials']} trials, {row['search_seconds']:.0f} s"
+    lr = json.loads(row.recipe)["optimizer"]["lr"]
+    return f"{name}: learning rate {lr:g}; best of {row.search_trials} trials, {row.search_seconds:.0f} s"
 
 
-def _timed(name: str, rows: list[dict[str, Any]]) -> str | None:
+def _timed(name: Label, rows: Sequence[Setting]) -> str | None:
     """How many steps a method has, where that follows from a time; None elsewhere."""
-    row = next((r for r in rows if r["budget_step_ms"] is not None), None)
+    row = next((s for s in rows if s.budget_step_ms is not None), None)
     if row is None:
         return None
-    return f"{name}: {row['steps']} steps; one was found to take {row['budget_step_ms']:.3g} ms"
+    return f"{name}: {row.steps} steps, from a measured {row.budget_step_ms:.3g} ms per step"
 
 
-def _ended(rows: list[dict[str, Any]], runs: Runs, status: str) -> set[int]:
+def _ended(rows: Sequence[Setting], runs: Runs[Setting], status: str) -> set[int]:
     """The seeds of runs with this status."""
-    return runs.seeds([r for r in rows if r["status"] == status])
+    return runs.seeds([s for s in rows if s.status == status])
 
 
-def _line(name: str, rows: list[dict[str, Any]], runs: Runs, expected: NDArray[np.int64]) -> MethodRow:
-    places = runs.places([r for r in rows if r["status"] == "ok"])
+def _line(name: Label, rows: Sequence[Setting], runs: Runs[Setting], expected: NDArray[np.int64]) -> MethodRow:
+    ok = [s for s in rows if s.status == "ok"]
+    places = runs.places(ok)
     own = {column: runs.own[column][places] for column in ("run_id", *_OWN) if column != "message"}
     if (twice := np.flatnonzero(own["seed"][1:] == own["seed"][:-1])).size:
         i = twice[0]
@@ -181,76 +198,66 @@ def _line(name: str, rows: list[dict[str, Any]], runs: Runs, expected: NDArray[n
     runs_by_seed = BySeed(seeds, own["run_id"])
     failed, skipped = (_ended(rows, runs, status) - runs_by_seed.keys() for status in ("failed", "skipped"))
     others = failed | skipped
-    missing = np.setdiff1d(expected, [*seeds, *others] if others else seeds, assume_unique=True).size
+    missing = np.setdiff1d(expected, [*seeds, *others]).size
     steps, peaks, best = (x[~np.isnan(x)] for x in (own["step_ms"], own["peak_memory_mb"], own["best_dev_miou"]))
-    first = next((r for r in rows if r["status"] == "ok"), {"steps": None})
     return MethodRow(
-        label=name,
+        name=name,
         run_ids=runs_by_seed,
         failed=len(failed),
         skipped=len(skipped - failed),
         missing=missing,
         expected=missing + len(seeds) + len(others),
         values=BySeed(seeds, values),
-        steps=first["steps"],
+        steps=ok[0].steps if ok else None,
         miou=mean_interval(values, CONFIDENCE) if seeds.size else None,
         best_miou=mean_interval(100 * best, CONFIDENCE) if best.size else None,
         step_s=float(np.median(steps / 1000)) if steps.size else None,
         peak_mb=float(peaks.max()) if peaks.size else None,
-        search_trials=next((r["search_trials"] for r in rows if r["search_trials"] is not None), None),
-        search_seconds=next((r["search_seconds"] for r in rows if r["search_seconds"] is not None), None),
+        search_trials=next((s.search_trials for s in rows if s.search_trials is not None), None),
+        search_seconds=next((s.search_seconds for s in rows if s.search_seconds is not None), None),
     )
 
 
 def _compare(
-    values: Mapping[str, Mapping[int, float]],
-    failed: Mapping[str, set[int]],
-    references: Mapping[str, str | None],
-) -> tuple[dict[tuple[str, str], Comparison], int]:
+    values: Mapping[Label, Mapping[int, float]], failed: Mapping[Label, set[int]], named: Mapping[str, Label]
+) -> tuple[dict[tuple[Label, str], Comparison], int]:
     """Every method against each reference; kd against none and none against kd are one comparison, seen twice."""
-    once: dict[tuple[str, str], Comparison] = {}
-    for reference in references.values():
+    once: dict[tuple[Label, Label], Comparison] = {}
+    for reference in (named[name] for name in REFERENCES if name in named):
         for name in values:
-            if reference is None or name == reference or (reference, name) in once:
+            if name == reference or (reference, name) in once or not shared_seeds(values[name], values[reference]):
                 continue
-            if not shared_seeds(values[name], values[reference]):
-                continue
-            # A stream of its own for each comparison: adding a method leaves the others' intervals as they were.
-            rng = np.random.default_rng(BOOTSTRAP_SEED)
             once[name, reference] = Comparison(
-                *paired_intervals(values[name], values[reference], rng, CONFIDENCE),
+                paired_difference(values[name], values[reference], CONFIDENCE),
                 lost=sum(seed in values[reference] for seed in failed[name]),
                 won=sum(seed in values[name] for seed in failed[reference]),
+                deltas=paired_differences(values[name], values[reference]),
             )
-    tested = [key for key, c in once.items() if c.difference.p_value is not None]
-    corrected = holm([p for key in tested if (p := once[key].difference.p_value) is not None])
-    for key, p in zip(tested, corrected, strict=True):
+    tested = {key: c.difference.p_value for key, c in once.items() if c.difference.p_value is not None}
+    for key, p in zip(tested, holm(list(tested.values())), strict=True):
         once[key] = replace(once[key], p_holm=p)
-    out: dict[tuple[str, str], Comparison] = {}
-    for role, reference in references.items():
+    out: dict[tuple[Label, str], Comparison] = {}
+    for role, reference in named.items():
         for name in values:
             if (name, reference) in once:
-                out[name, role] = once[name, str(reference)]
+                out[name, role] = once[name, reference]
             elif (reference, name) in once:
-                out[name, role] = _reversed(once[str(reference), name])
+                out[name, role] = once[reference, name].reversed
     return out, len(tested)
 
 
-def _reversed(c: Comparison) -> Comparison:
-    b = c.bootstrap
-    low, high = (None if b.high is None else -b.high), (None if b.low is None else -b.low)
-    return Comparison(c.difference.reversed, Interval(-b.mean, low, high, b.n), c.p_holm, c.won, c.lost)
+def _teacher(setting: Setting, runs: Runs[Setting], place: int) -> Teacher:
+    """A teacher's row."""
+    own = {name: values[place] for name, values in runs.own.items()}
+    miou = 100 * own["dev_miou"] if setting.status == "ok" else None
+    return Teacher(own["run_id"], setting.status, own["message"], miou, setting.steps)
 
 
-def _teacher(pair: str, rows: list[dict[str, Any]], teachers: list[dict[str, Any]]) -> Teacher:
-    wanted = {r["teacher_run_id"] for r in rows} - {None}
-    sha256 = next((r["teacher_sha256"] for r in rows if r["teacher_sha256"] is not None), None)
-    row = next((t for t in teachers if t["run_id"] in wanted), None)
-    if row is None and not wanted and sha256 is None:  # No student got as far as its teacher.
-        row = next((t for t in teachers if t["pair"] == pair), None)
-    if row is None:
-        return Teacher(sha256=sha256)
-    ok = row["status"] == "ok"
-    return Teacher(
-        row["run_id"], row["status"], row["message"], 100 * row["dev_miou"] if ok else None, row["steps"], sha256
-    )
+def _teacher_of(pair: str, rows: Sequence[Setting], teachers: Sequence[tuple[str, Teacher]]) -> Teacher:
+    """The teacher of a pair's students, out of those of all pairs."""
+    wanted = {s.teacher_run_id for s in rows} - {None}
+    sha256 = next((s.teacher_sha256 for s in rows if s.teacher_sha256 is not None), None)
+    found = next((teacher for _, teacher in teachers if teacher.run_id in wanted), None)
+    if found is None and not wanted and sha256 is None:  # No student got as far as its teacher.
+        found = next((teacher for of, teacher in teachers if of == pair), None)
+    return replace(found or Teacher(), sha256=sha256)

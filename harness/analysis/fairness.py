@@ -1,23 +1,24 @@
 """What a comparison compares, and what makes it unfair: from the experiment before it runs, from its table afterwards.
 
-Rows that must not be compared at all (another recipe, budget, teacher, data, protocol) never get here:
-`harness.analysis.comparison` refuses them. What is said here weakens a comparison, or has to be known to read it.
+Rows that must not be compared at all (another recipe, budget, teacher, data, protocol) are refused by
+`harness.analysis.comparable`. The findings here weaken a comparison, or have to be known to read it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.analysis.labels import REFERENCES, Label, references
 from harness.analysis.power import phrase
-from harness.analysis.tables import REFERENCES, Block, Finding, references
+from harness.analysis.sheets import Remark
+from harness.analysis.tables import Block
 from harness.experiment import rules
-from harness.experiment.recipe import control_label
 
 if TYPE_CHECKING:
     from harness.experiment.spec import Experiment
 
 FEWEST_SEEDS = 3
-UNEQUAL_TIME = 1.1  # seconds beyond those of the plain student
+UNEQUAL_TIME = 1.1  # times the seconds of the baseline
 _SHARED = "Equal for all: recipe, budget, data and its order, teacher, and the student's initial weights of each seed."
 
 
@@ -26,17 +27,19 @@ class Side:
     """One method of a comparison.
 
     Attributes:
-        label: its line's name.
+        label: of its line.
         runs: how many results it has, or will have.
+        reference: "none" or "kd" where it is one of `REFERENCES`; else empty.
         failed, missing: how many of its runs failed, or are not there.
         trials, search_s: of its search, and the seconds they took; None without one, or where they were not measured.
         step_s: seconds of a training step; None where they were not measured.
         seconds: of all training steps; None where they were not measured.
-        miou: mean dev mIoU in percent points; None without a result.
+        miou: mean dev mIoU in percent; None without a result.
     """
 
-    label: str
+    label: Label
     runs: int
+    reference: str = ""
     failed: int = 0
     missing: int = 0
     trials: int | None = None
@@ -50,8 +53,9 @@ def of_block(block: Block) -> dict[str, Any]:
     """The fields `compared` and `findings` of a block that is otherwise complete."""
     sides = [
         Side(
-            label=x.label,
+            label=x.name,
             runs=len(x.run_ids),
+            reference=x.reference,
             failed=x.failed,
             missing=x.missing,
             trials=x.search_trials,
@@ -61,32 +65,30 @@ def of_block(block: Block) -> dict[str, Any]:
             miou=None if x.miou is None else x.miou.mean,
         )
         for x in block.methods
-        if x.missing < x.expected  # a control that nobody asked for is no line with missing runs
+        if x.missing < x.expected  # a reference that the experiment lacks has no missing runs
     ]
     seeds = max((x.expected for x in block.methods), default=0)
-    absent = [x.label for x in block.methods if x.missing == x.expected and x.label not in REFERENCES]
+    absent = [x.label for x in block.methods if x.missing == x.expected and not x.reference]
     findings = judged(
         sides,
         seeds,
         block.ruleset,
+        block.budget_unit,
         teacher_miou=block.teacher.miou,
         floor=block.floor,
         devices=tuple(block.devices.split(", ")),
-        references=block.references,
-        unit=block.budget_unit,
     )
     if absent:
-        findings.insert(0, Finding(True, f"not run: {', '.join(absent)}"))
+        findings.insert(0, Remark(f"not run: {', '.join(absent)}", "unfair"))
     if power := phrase(block):
-        findings.append(Finding(False, power))
-    where = f"{block.pair} on {block.dataset}"
-    compared = sentence([x.label for x in block.methods], seeds, where, block.comparisons)
+        findings.append(Remark(power, "note"))
+    compared = sentence([x.label for x in block.methods], seeds, block.where, block.comparisons)
     return {"compared": compared, "findings": tuple(findings)}
 
 
 def of_experiment(
     experiment: "Experiment", step_seconds: Mapping[tuple[str, str, str], float] | None = None
-) -> dict[str, tuple[str, list[Finding]]]:
+) -> dict[str, tuple[str, list[Remark]]]:
     """What will be compared, and what is unfair about it already, by pair.
 
     Args:
@@ -94,30 +96,25 @@ def of_experiment(
         step_seconds: by (pair, role, method label), as `harness.training.estimate.step_seconds` measures them.
     """
     search, out = experiment.search, {}
-    labels = rules.labels(experiment)
+    labels = [Label.read(text) for text in rules.labels(experiment)]
+    named = references(labels)
     for pair in experiment.pairs:
         sides = [
             Side(
                 label=label,
                 runs=len(experiment.seeds),
+                reference=label.method if label == named.get(label.method) else "",
                 trials=None if search is None else search.trials,
-                step_s=(step_seconds or {}).get((pair.name, "student", label)),
+                step_s=(step_seconds or {}).get((pair.name, "student", str(label))),
             )
             for label in labels
         ]
-        named = references(labels)
-        findings = judged(
-            sides,
-            len(experiment.seeds),
-            experiment.protocol.ruleset,
-            references=named,
-            unit=experiment.budget.unit,
-        )
-        comparisons = sum(label != ref for ref in named.values() if ref for label in labels)
+        findings = judged(sides, len(experiment.seeds), experiment.protocol.ruleset, experiment.budget.unit)
+        comparisons = sum(label != reference for reference in named.values() for label in labels)
         # kd against none and none against kd are one comparison.
-        comparisons -= all(named.values())
-        text = sentence(labels, len(experiment.seeds), f"{pair.name} on {experiment.data.name}", comparisons)
-        out[pair.name] = (text, findings)
+        comparisons -= len(named) == len(REFERENCES)
+        where = f"{pair.name} on {experiment.data.name}"
+        out[pair.name] = (sentence(list(map(str, labels)), len(experiment.seeds), where, comparisons), findings)
     return out
 
 
@@ -125,7 +122,7 @@ def sentence(labels: list[str], seeds: int, where: str, comparisons: int) -> str
     """What is compared with what, in one phrase."""
     named = ", ".join(labels)
     return (
-        f"{where}: {named}, each against {' and '.join(REFERENCES)}, paired over {seeds} "
+        f"Compared on {where}: {named}, each against {' and '.join(REFERENCES)}, paired over {seeds} "
         f"{'seed' if seeds == 1 else 'seeds'}; {comparisons} {'comparison' if comparisons == 1 else 'comparisons'}, "
         f"corrected together. {_SHARED}"
     )
@@ -135,62 +132,78 @@ def judged(
     sides: list[Side],
     seeds: int,
     ruleset: str,
-    references: Mapping[str, str | None],
     unit: str,
     teacher_miou: float | None = None,
     floor: float | None = None,
     devices: tuple[str, ...] = (),
-) -> list[Finding]:
+) -> list[Remark]:
     """What makes a comparison unfair, then what else must be known of it.
 
     Args:
         sides: its methods.
         seeds: how many runs each should have.
         ruleset: of the protocol.
-        references: the label that stands for each of `REFERENCES`; None where it is missing.
         unit: of the budget, "steps" or "seconds".
-        teacher_miou: dev mIoU in percent points.
-        floor: mIoU of the best look-up from a single pixel, in percent points.
+        teacher_miou: dev mIoU in percent.
+        floor: mIoU of the single-pixel baseline, in percent.
         devices: on which the runs ran.
     """
-    plain = next((s for s in sides if s.label == references["none"]), None)
+    baseline = next((s for s in sides if s.reference == "none"), None)
     unfair = [*_seeds(sides, seeds), *_trials(sides, ruleset)]
-    for name, label in references.items():
-        if label is None or all(s.label != label for s in sides):
-            unfair.append(f"the control {name} is missing: {_WHY[name]}")
-    if plain is not None and plain.miou is not None:
-        if floor is not None and plain.miou <= floor:
-            unfair.append(
-                f"the plain student ({plain.miou:.2f}) is no better than the floor ({floor:.2f}): it has learned "
-                "nothing that a gain could be measured against"
-            )
-        if teacher_miou is not None and teacher_miou <= plain.miou:
-            unfair.append(
-                f"the teacher ({teacher_miou:.2f}) is no better than the plain student ({plain.miou:.2f}): what it has "
-                "to teach is in doubt"
-            )
-    if unit == "seconds" and plain is not None and (off := _unequal(sides, plain)):
-        unfair.append(
-            f"the seconds are not equal; those of training in units of {plain.label}'s: {off}. The workers were busier "
-            "at one time than at another: delete step_times and time again with nothing else on them"
-        )
+    present = {s.reference for s in sides}
+    unfair += [f"the control {name} is missing: {_WHY[name]}" for name in REFERENCES if name not in present]
     notes = _notes(ruleset, devices)
-    if plain is not None and (longer := _ratios({s.label: s.search_s for s in sides}, plain)):
-        notes.append(f"equal trials are not equal compute; seconds of the search in units of {plain.label}'s: {longer}")
+    if baseline is not None:
+        unfair += _levels(baseline, teacher_miou, floor)
+        more_unfair, more_notes = _times(sides, baseline, unit)
+        unfair, notes = unfair + more_unfair, notes + more_notes
+    return [*(Remark(text, "unfair") for text in unfair), *(Remark(text, "note") for text in notes)]
+
+
+def _levels(baseline: Side, teacher_miou: float | None, floor: float | None) -> list[str]:
+    """Whether there is anything to be learned, and anybody to learn it from."""
+    found: list[str] = []
+    if baseline.miou is None:
+        return found
+    if floor is not None and baseline.miou <= floor:
+        found.append(
+            f"the student without distillation ({baseline.miou:.2f}) is no better than the single-pixel baseline "
+            f"({floor:.2f}): it has learned nothing that a gain could be measured against"
+        )
+    if teacher_miou is not None and teacher_miou <= baseline.miou:
+        found.append(
+            f"the teacher ({teacher_miou:.2f}) is no better than the student without distillation "
+            f"({baseline.miou:.2f}): it may have nothing to teach"
+        )
+    return found
+
+
+def _times(sides: list[Side], baseline: Side, unit: str) -> tuple[list[str], list[str]]:
+    """What is unfair, and what else is to be known, of the time that methods took."""
+    unfair, notes, times = [], [], f"relative to {baseline.label}"
+    if unit == "seconds" and (off := _unequal(sides, baseline)):
+        unfair.append(
+            f"training times are not equal; {times}: {off}. The load on the workers differed between timing and "
+            "training: delete step_times and time again while nothing else runs on them"
+        )
+    if longer := _ratios({s.label: s.search_s for s in sides}, baseline):
+        notes.append(f"equal trials are not equal compute; seconds of the search {times}: {longer}")
     elif unit == "seconds" and any(s.trials for s in sides):
-        notes.append("the budget of seconds is for the final runs; trials are equal in number and in steps")
-    if unit == "steps" and plain is not None and (slow := _ratios({s.label: s.step_s for s in sides}, plain)):
-        text = f"equal steps are not equal compute; seconds per step in units of {plain.label}'s: {slow}"
-        if any(s.label == control_label(plain.label, "equal seconds") and s.runs for s in sides):
-            notes.append(f"{text}. The plain student that trained as long as the slowest is in the table")
+        notes.append("the budget of seconds holds for the final runs; trials are equal in number and in steps")
+    if unit == "steps" and (slow := _ratios({s.label: s.step_s for s in sides}, baseline)):
+        text = f"equal steps are not equal compute; seconds per step {times}: {slow}"
+        if any(s.label == Label(baseline.label.method, control="equal seconds") and s.runs for s in sides):
+            notes.append(f"{text}. The table has a student without distillation that trained as long as the slowest")
         else:
-            unfair.append(f"{text}, and no plain student was trained for as long (budget: {{longer: true}})")
-    return [*(Finding(True, text) for text in unfair), *(Finding(False, text) for text in notes)]
+            unfair.append(
+                f"{text}, and no student without distillation was trained for as long (budget: {{longer: true}})"
+            )
+    return unfair, notes
 
 
 _WHY = {
-    "none": "without the plain student no gain can be stated",
-    "kd": "a gain over the plain student may be that of any distillation",
+    "none": "without the student without distillation no gain can be stated",
+    "kd": "a gain over the student without distillation may be that of any distillation",
 }
 
 
@@ -203,11 +216,11 @@ def _seeds(sides: list[Side], seeds: int) -> list[str]:
     for side in sides:
         if side.failed:
             found.append(
-                f"{side.label}: {side.failed} of {seeds} runs failed; they are no number but a loss, and {side.label} "
-                "can have no gain beyond noise"
+                f"{side.label}: {side.failed} of {seeds} runs failed; they count as lost, so no gain of "
+                f"{side.label} is significant"
             )
         if side.missing:
-            found.append(f"{side.label}: {side.missing} of {seeds} runs are not there; its mean is over fewer seeds")
+            found.append(f"{side.label}: {side.missing} of {seeds} runs are missing; its mean is over fewer seeds")
     return found
 
 
@@ -219,16 +232,20 @@ def _trials(sides: list[Side], ruleset: str) -> list[str]:
     return [f"unequal search: {counts[many]} trials for {many}, {counts[few]} for {few}"]
 
 
-def _ratios(seconds: Mapping[str, float | None], plain: Side) -> str:
-    """What took longer than the plain student, by how much."""
-    unit = seconds[plain.label]
+def _ratios(seconds: Mapping[Label, float | None], baseline: Side) -> str:
+    """What took longer than the baseline, by how much."""
+    unit = seconds[baseline.label]
     ratios = {label: each / unit for label, each in seconds.items() if each and unit}
     return ", ".join(f"{label} {ratio:.2f}" for label, ratio in ratios.items() if ratio > UNEQUAL_TIME)
 
 
-def _unequal(sides: list[Side], plain: Side) -> str:
-    control = control_label(plain.label, "equal steps")  # it is to take less
-    ratios = {s.label: s.seconds / plain.seconds for s in sides if s.seconds and plain.seconds and s.label != control}
+def _unequal(sides: list[Side], baseline: Side) -> str:
+    """What took another time than the baseline; but for the control that is to take less."""
+    ratios = {
+        s.label: s.seconds / baseline.seconds
+        for s in sides
+        if s.seconds and baseline.seconds and s.label.control != "equal steps"
+    }
     return ", ".join(
         f"{label} {ratio:.2f}" for label, ratio in ratios.items() if not 1 / UNEQUAL_TIME <= ratio <= UNEQUAL_TIME
     )
@@ -237,12 +254,12 @@ def _unequal(sides: list[Side], plain: Side) -> str:
 def _notes(ruleset: str, devices: tuple[str, ...]) -> list[str]:
     notes = []
     if ruleset == "published":
-        notes.append("nothing is tuned here: every method has its authors' values, which were made for other data")
+        notes.append(
+            "nothing is tuned: every method has its authors' hyper-parameters, which were chosen for other data"
+        )
     if ruleset == "searched":
-        notes.append("exploratory: methods were searched by an algorithm, each with what it spent")
+        notes.append("exploratory: hyper-parameters were searched by an algorithm, each method with its own effort")
     if len(devices) > 1:
         kinds = ", ".join(devices)
-        notes.append(
-            f"runs on different devices ({kinds}): their seconds are not comparable, and they round differently"
-        )
+        notes.append(f"runs on different devices ({kinds}): times are not comparable, and rounding differs")
     return notes

@@ -1,4 +1,4 @@
-"""How much the differences of a comparison hang on the images of val, where matrices of single images were kept."""
+"""How much the differences of a comparison depend on the images of val, where matrices per image were kept."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.stats import image_bootstrap
-from harness.analysis.tables import BOOTSTRAP_SEED, CONFIDENCE, Block, MethodRow, QuickTable
+from harness.analysis.tables import BOOTSTRAP_SEED, CONFIDENCE, Block, MethodRow, Table
 from harness.metrics import hits_and_unions
 from harness.results.paths import per_image_path
 from harness.results.per_image import read_per_image
@@ -18,8 +18,8 @@ COLUMNS = ("run_id", "per_image_sha256", "absent_policy")
 """Of rows, that `with_images` needs."""
 
 
-def with_images(table: QuickTable, directory: str | Path, rows: Any) -> QuickTable:
-    """The table with `images` filled in: of every method with the plain student, over the seeds that both have.
+def with_images(table: Table, directory: str | Path, rows: Any) -> Table:
+    """The table with `images` filled in: of every method with the baseline, over the seeds that both have.
 
     Args:
         table: a comparison.
@@ -39,28 +39,28 @@ def with_images(table: QuickTable, directory: str | Path, rows: Any) -> QuickTab
 
 
 def _of_block(block: Block, directory: Path, known: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    plain = block.plain
-    if plain is None:
+    baseline = block.baseline
+    if baseline is None:
         return ()
     counted: dict[str, NDArray[np.float64]] = {}
-    texts = [_of_line(line, plain, directory, known, counted) for line in block.methods if line is not plain]
+    texts = [_of_line(line, baseline, directory, known, counted) for line in block.methods if line is not baseline]
     return tuple(text for text in texts if text)
 
 
 def _of_line(
     line: MethodRow,
-    plain: MethodRow,
+    baseline: MethodRow,
     directory: Path,
     known: Mapping[str, Mapping[str, Any]],
     counted: dict[str, NDArray[np.float64]],
 ) -> str:
-    pairs = [(line.run_ids[s], plain.run_ids[s]) for s in sorted(line.run_ids.keys() & plain.run_ids.keys())]
+    pairs = [(line.run_ids[s], baseline.run_ids[s]) for s in sorted(line.run_ids.keys() & baseline.run_ids.keys())]
     pairs = [pair for pair in pairs if all(run in known for run in pair)]
     if not pairs:
         return ""
     runs = [run for pair in pairs for run in pair]
     if absent := [run for run in runs if not per_image_path(directory, run).is_file()]:
-        return f"{line.label}: matrices of single images are not here ({per_image_path(directory, absent[0])})"
+        return f"{line.label}: per-image matrices are missing ({per_image_path(directory, absent[0])})"
     for run in runs:
         if run not in counted:
             matrices = read_per_image(per_image_path(directory, run), known[run]["per_image_sha256"])

@@ -1,10 +1,10 @@
-"""What a number of seeds can show: the smallest difference to the plain student that it finds most of the time."""
+"""Statistical power: the smallest difference to the baseline that a number of seeds finds with 80 % probability."""
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.analysis.stats import Interval, detectable_difference, paired_differences, shared_seeds, spread_interval
+from harness.analysis.stats import Interval, detectable_difference, deviation_interval, paired_differences, shared_seeds
 from harness.analysis.tables import CONFIDENCE, Block
 
 POWER = 0.8
@@ -13,21 +13,21 @@ MOST_SEEDS = 200
 
 @dataclass(frozen=True)
 class Shown:
-    """What seeds show of one method's difference to the plain student, in percent points.
+    """What seeds show of one method's difference to the student without distillation, in percentage points.
 
     Attributes:
         label: the method's line.
         n: pairs of runs so far.
         difference: their mean difference.
-        spread: standard deviation of the differences over seeds, with its interval.
-        smallest: by number of seeds, the smallest difference that is found with a chance of `POWER`.
-        seeds: how many it takes to find the difference measured so far; None beyond `MOST_SEEDS`, or where it is 0.
+        deviation: standard deviation of the differences over seeds, with its 95 % interval.
+        smallest: by number of seeds, the smallest difference that is found with probability `POWER`.
+        seeds: how many it takes to find the difference measured so far; None above `MOST_SEEDS`, or where it is 0.
     """
 
     label: str
     n: int
     difference: float
-    spread: Interval
+    deviation: Interval
     smallest: dict[int, float]
     seeds: int | None
 
@@ -45,32 +45,34 @@ def shown(block: Block, numbers: Sequence[int]) -> list[Shown]:
     Raises:
         ValueError: a number below 2.
     """
-    plain = block.plain
-    if plain is None:
+    baseline = block.baseline
+    if baseline is None:
         return []
     level = (1 - CONFIDENCE) / max(1, block.comparisons)
     found = []
     for line in block.methods:
-        if line is plain or shared_seeds(line.values, plain.values) < 2:
+        if line is baseline or shared_seeds(line.values, baseline.values) < 2:
             continue
-        deltas = paired_differences(line.values, plain.values)
-        spread = spread_interval(deltas)
-        if spread.mean <= 0:
+        deltas = paired_differences(line.values, baseline.values)
+        deviation = deviation_interval(deltas)
+        if deviation.mean <= 0:
             continue  # equal runs: the seeds changed nothing
-        smallest = {n: detectable_difference(spread.mean, n, level, POWER) for n in numbers}
+        smallest = {n: detectable_difference(deviation.mean, n, level, POWER) for n in numbers}
         mean = float(deltas.mean())
-        found.append(Shown(line.label, len(deltas), mean, spread, smallest, _needed(abs(mean), spread.mean, level)))
+        found.append(
+            Shown(line.label, len(deltas), mean, deviation, smallest, _needed(abs(mean), deviation.mean, level))
+        )
     return found
 
 
-def _needed(difference: float, spread: float, level: float) -> int | None:
+def _needed(difference: float, deviation: float, level: float) -> int | None:
     """The fewest seeds that find a difference; found by halving, since more seeds always find smaller ones."""
     low, high = 2, MOST_SEEDS
-    if difference <= 0 or detectable_difference(spread, high, level, POWER) > difference:
+    if difference <= 0 or detectable_difference(deviation, high, level, POWER) > difference:
         return None
     while low < high:
         middle = (low + high) // 2
-        if detectable_difference(spread, middle, level, POWER) <= difference:
+        if detectable_difference(deviation, middle, level, POWER) <= difference:
             high = middle
         else:
             low = middle + 1
@@ -86,6 +88,7 @@ def phrase(block: Block) -> str | None:
     if not found:
         return None
     return (
-        f"{n} seeds find a difference to {block.references['none']} of {statistics.median(found):.1f} points or more "
-        f"in {100 * POWER:.0f} % of the cases (median over methods, from their spread so far)"
+        f"{n} seeds detect a difference of {statistics.median(found):.1f} percentage points to "
+        f"{block.references['none']} with {100 * POWER:.0f} % power (median over methods, from the standard deviations "
+        "so far)"
     )

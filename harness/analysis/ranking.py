@@ -1,7 +1,7 @@
 """Which method is better over many pairs and datasets: ranks, chances of improvement, profiles of what is lost.
 
 A cell is one method on one task (a teacher/student pair on a dataset). Higher values are better, in any unit. A cell
-whose training diverged or failed is -inf: it loses against every number and is never left out.
+whose training diverged or failed is -inf: it loses to every number and is never left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ def mean_ranks(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def friedman(values: ArrayLike) -> float:
-    """p-value of "all methods are equally good" (M. Friedman, 1937), the test that comes before single differences.
+    """p-value of "all methods are equally good" (M. Friedman, 1937), the test that comes before pairwise comparisons.
 
     Args:
         values: (N, k) as in `mean_ranks`, k >= 3.
@@ -99,7 +99,7 @@ def probability_of_improvement(
     confidence: float = 0.95,
     resamples: int = 2_000,
 ) -> Interval:
-    """The chance that a run of `a` beats one of `b` on a task drawn at random; a tie counts half.
+    """The probability that a run of `a` beats one of `b` on a task drawn at random; a tie counts half.
 
     Mean over tasks of the Mann-Whitney statistic, with a percentile bootstrap interval that draws runs within each task
     (R. Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice, NeurIPS 2021).
@@ -112,7 +112,7 @@ def probability_of_improvement(
         resamples: number of resamples, >= 1.
 
     Returns:
-        A chance in [0, 1], its interval (none where every task has one run of each), and the number of tasks.
+        A probability, its interval (none where every task has one run of each), and the number of tasks.
 
     Raises:
         ValueError: no task, different numbers of tasks, a task without runs, nan or +inf.
@@ -151,7 +151,7 @@ def interquartile_mean(values: ArrayLike) -> float:
 
 
 def gaps(values: ArrayLike) -> NDArray[np.float64]:
-    """How far every cell stays behind the best method of its task; inf for a lost one.
+    """How far every cell is behind the best method of its task; inf for a lost one.
 
     Of -log(cost) they are the logarithms of E. Dolan and J. More's performance ratios (2002); of mIoU they are points.
 

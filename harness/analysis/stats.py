@@ -1,14 +1,14 @@
-"""Is a difference beyond noise? Intervals over seeds, paired differences, and the correction for many comparisons.
+"""Is a difference significant? Intervals over seeds, paired differences, and the correction for many comparisons.
 
-Values are plain numbers in any unit; results keep that unit. Paired t is the interval that decides: with three to five
-seeds it covers what it claims if the differences are roughly normal. The percentile bootstrap stands beside it and is
-too narrow for so few seeds, which is why it never decides anything.
+Values are plain numbers in any unit; results keep that unit. The paired t interval decides: with three to five seeds it
+has its nominal coverage if the differences are roughly normal. The percentile bootstrap interval is too narrow for so
+few seeds, so it decides nothing.
 """
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,11 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from harness.analysis.arrays import BySeed
 from harness.metrics import Absent
 
-# Below this relative spread the differences are equal up to rounding, and a t statistic would only measure rounding.
+# Differences with a smaller relative deviation are equal up to rounding; a t statistic would only measure rounding.
 _EQUAL = 1e-12
-MANY = 100
-"""Values from which on `bootstrap_interval` needs no resamples."""
 _AT_ONCE = 500  # resamples of images whose weights are in memory together
+_DRAWN_AT_ONCE = 2**16  # values that `bootstrap_interval` has in memory together
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Interval:
         mean: mean of the values, in their unit.
         low: lower end, or None for fewer than two values.
         high: upper end, or None for fewer than two values.
-        n: how many values stand behind it.
+        n: the number of values.
     """
 
     mean: float
@@ -44,6 +43,13 @@ class Interval:
         """Half the interval's width (the t interval is symmetric), or None."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
+    @property
+    def reversed(self) -> Self:
+        """The same of the negated values: a comparison seen from its other side, b - a."""
+        low = None if self.high is None else -self.high
+        high = None if self.low is None else -self.low
+        return replace(self, mean=-self.mean, low=low, high=high)
+
 
 @dataclass(frozen=True)
 class Difference(Interval):
@@ -54,13 +60,6 @@ class Difference(Interval):
     """
 
     p_value: float | None = None
-
-    @property
-    def reversed(self) -> "Difference":
-        """The same comparison seen from the other side, b - a."""
-        low = None if self.high is None else -self.high
-        high = None if self.low is None else -self.low
-        return Difference(-self.mean, low, high, self.n, self.p_value)
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -121,7 +120,7 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence
 
     Returns:
         `low`, `high` and `p_value` are None for one pair. They are None too when all differences are the same number
-        other than zero: no spread at all means that the seeds changed nothing, which is no evidence.
+        other than zero: without any variance the seeds changed nothing, which is no evidence.
 
     Raises:
         ValueError: no seed in common, a non-finite value, or a confidence outside (0, 1).
@@ -129,26 +128,18 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence
     return _difference(*_paired(a, b), confidence)
 
 
-def paired_intervals(
-    a: Mapping[int, float], b: Mapping[int, float], rng: np.random.Generator, confidence: float = 0.95
-) -> tuple[Difference, Interval]:
-    """`paired_difference` and the `bootstrap_interval` of the same differences; arguments and errors are theirs."""
-    x, y = _paired(a, b)
-    return _difference(x, y, confidence), bootstrap_interval(x - y, rng, confidence)
-
-
 def _difference(x: NDArray[np.float64], y: NDArray[np.float64], confidence: float) -> Difference:
     from scipy import special
 
     d = _checked(x - y, confidence)
     mean, n = float(d.mean()), int(d.size)
-    spread = float(d.std(ddof=1)) if n > 1 else 0.0
+    deviation = float(d.std(ddof=1)) if n > 1 else 0.0
     scale = float(max(np.abs(x).max(), np.abs(y).max()))
     if n > 1 and not d.any():
         return Difference(0.0, 0.0, 0.0, n, 1.0)
-    if n < 2 or spread <= _EQUAL * scale:
+    if n < 2 or deviation <= _EQUAL * scale:
         return Difference(mean, None, None, n, None)
-    error = spread / float(np.sqrt(n))
+    error = deviation / float(np.sqrt(n))
     half = _t_quantile(confidence, n) * error
     p_value = 2.0 * float(special.stdtr(n - 1, -abs(mean) / error))
     return Difference(mean, mean - half, mean + half, n, p_value)
@@ -159,15 +150,13 @@ def bootstrap_interval(
 ) -> Interval:
     """Mean of the values with its percentile bootstrap interval.
 
-    For a paired bootstrap pass the differences (`paired_differences`). From `MANY` values on nothing is drawn: the
-    quantiles of the resampled mean follow from its cumulants (Cornish and Fisher, Moments and Cumulants in the
-    Specification of Distributions, 1938), nearer to those of endless resamples than 10,000 come.
+    For a paired bootstrap pass the differences (`paired_differences`).
 
     Args:
         values: (n,) finite numbers, n >= 1; n < 2 has no interval.
         rng: the stream the resamples are drawn from; the same stream gives the same interval.
         confidence: in (0, 1).
-        resamples: number of resamples, >= 1; memory is resamples * n indices.
+        resamples: number of resamples, >= 1.
 
     Raises:
         ValueError: no values, a non-finite value, a confidence outside (0, 1), fewer than one resample.
@@ -177,32 +166,13 @@ def bootstrap_interval(
     mean = float(x.mean())
     if x.size < 2:
         return Interval(mean, None, None, 1)
-    if x.size >= MANY:
-        low, high = _mean_quantiles(x, [(1 - confidence) / 2, (1 + confidence) / 2])
-        return Interval(mean, low, high, x.size)
-    means = x[rng.integers(x.size, size=(resamples, x.size))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    rows = max(1, _DRAWN_AT_ONCE // x.size)
+    means = [
+        x[rng.integers(x.size, size=(min(rows, resamples - start), x.size))].mean(axis=1)
+        for start in range(0, resamples, rows)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(mean, float(low), float(high), x.size)
-
-
-def _mean_quantiles(x: NDArray[np.float64], levels: Sequence[float]) -> list[float]:
-    """Quantiles of the mean of as many values drawn from `x`, to the second order in 1 / sqrt(n)."""
-    from scipy import special
-
-    n, mean = x.size, float(x.mean())
-    d = x - mean
-    spread = float(np.sqrt((d**2).mean()))
-    if spread <= _EQUAL * float(np.abs(x).max()):
-        return [mean] * len(levels)
-    # Of the mean of n values: skewness / sqrt(n), excess kurtosis / n.
-    skew = float((d * d * d).mean()) / spread**3 / float(np.sqrt(n))
-    excess = (float((d * d * d * d).mean()) / spread**4 - 3) / n
-    out = []
-    for level in levels:
-        z = float(special.ndtri(level))
-        bent = z + skew * (z**2 - 1) / 6 + excess * (z**3 - 3 * z) / 24 - skew**2 * (2 * z**3 - 5 * z) / 36
-        out.append(mean + spread / float(np.sqrt(n)) * bent)
-    return out
 
 
 def image_bootstrap(
@@ -216,8 +186,8 @@ def image_bootstrap(
     """mIoU of `a` less that of `b`, with its percentile bootstrap interval over the images of the split.
 
     Every resample draws images, the same ones for both sides and all runs, adds up what was counted on them and takes
-    the mIoU of the sums. It says how much the difference hangs on these images; how much on the seeds, the interval of
-    `paired_difference` says.
+    the mIoU of the sums. It shows how much the difference depends on these images; the interval of
+    `paired_difference` shows how much it depends on the seeds.
 
     Args:
         a: (S, N, 2, K) of S runs on N images: `harness.metrics.hits_and_unions` of each.
@@ -270,11 +240,11 @@ def _weighted_miou(counts: NDArray[np.float64], weights: NDArray[np.float64], ab
     return np.asarray(iou.sum(axis=2) / (classes if absent == "zero" else np.maximum(seen.sum(axis=2), 1)))
 
 
-def detectable_difference(spread: float, n: int, level: float = 0.05, power: float = 0.8) -> float:
-    """The smallest true difference that a paired t-test over `n` seeds finds with a chance of `power`.
+def detectable_difference(deviation: float, n: int, level: float = 0.05, power: float = 0.8) -> float:
+    """The smallest true difference that a paired t-test over `n` seeds finds with probability `power`.
 
     Args:
-        spread: standard deviation of the paired differences between seeds, > 0; the result has its unit.
+        deviation: standard deviation of the paired differences between seeds, > 0; the result has its unit.
         n: planned number of seeds, >= 2.
         level: of the two-sided test; divide it by the number of comparisons for the first step of Holm's correction.
         power: in (level, 1).
@@ -282,12 +252,12 @@ def detectable_difference(spread: float, n: int, level: float = 0.05, power: flo
     Raises:
         ValueError: a number outside of these ranges.
     """
-    if not (np.isfinite(spread) and spread > 0) or n < 2 or not 0 < level < power < 1:
+    if not (np.isfinite(deviation) and deviation > 0) or n < 2 or not 0 < level < power < 1:
         raise ValueError(
-            f"spread > 0, n >= 2 and 0 < level < power < 1 are needed; given: spread={spread}, n={n}, level={level}, "
-            f"power={power}"
+            f"deviation > 0, n >= 2 and 0 < level < power < 1 are needed; given: deviation={deviation}, n={n}, "
+            f"level={level}, power={power}"
         )
-    return _shift(n, level, power) * spread / float(np.sqrt(n))
+    return _shift(n, level, power) * deviation / float(np.sqrt(n))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -310,11 +280,11 @@ def _shift(n: int, level: float, power: float) -> float:
     return float(optimize.brentq(missing, 1e-9, 3 * critical + 10))
 
 
-def spread_interval(differences: ArrayLike, confidence: float = 0.95) -> Interval:
+def deviation_interval(differences: ArrayLike, confidence: float = 0.95) -> Interval:
     """Standard deviation of paired differences with its chi-square interval: how well so few seeds know it.
 
     Args:
-        differences: (n,) finite numbers, roughly normal; n < 2 has no spread.
+        differences: (n,) finite numbers, roughly normal; n < 2 has no standard deviation.
         confidence: in (0, 1).
 
     Raises:
@@ -324,13 +294,13 @@ def spread_interval(differences: ArrayLike, confidence: float = 0.95) -> Interva
 
     x = _checked(differences, confidence)
     if x.size < 2:
-        raise ValueError(f"a spread needs at least two values; given: {x.tolist()}")
-    spread, freedom = float(x.std(ddof=1)), x.size - 1
+        raise ValueError(f"a standard deviation needs at least two values; given: {x.tolist()}")
+    deviation, freedom = float(x.std(ddof=1)), x.size - 1
     low, high = (
-        spread * float(np.sqrt(freedom / (2 * special.gammaincinv(freedom / 2, q))))
+        deviation * float(np.sqrt(freedom / (2 * special.gammaincinv(freedom / 2, q))))
         for q in ((1 + confidence) / 2, (1 - confidence) / 2)
     )
-    return Interval(spread, low, high, x.size)
+    return Interval(deviation, low, high, x.size)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

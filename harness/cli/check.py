@@ -118,10 +118,10 @@ def _print_power(block: "Block", numbers: Sequence[int], planned: int) -> bool:
 
     lines = []
     for x in power.shown(block, numbers):
-        spread = f"{x.spread.mean:.2f} [{x.spread.low:.2f}, {x.spread.high:.2f}]"
+        deviation = f"{x.deviation.mean:.2f} [{x.deviation.low:.2f}, {x.deviation.high:.2f}]"
         needed = f"more than {power.MOST_SEEDS}" if x.seeds is None else str(x.seeds)
         smallest = [f"{x.smallest[n]:.2f}" for n in numbers]
-        lines.append([x.label, str(x.n), f"{x.difference:+.2f}", spread, *smallest, needed])
+        lines.append([x.label, str(x.n), f"{x.difference:+.2f}", deviation, *smallest, needed])
     if not lines:
         return False
     named = [f"{n} seeds" + (" (planned)" if n == planned else "") for n in numbers]

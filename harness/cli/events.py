@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any, TextIO
 
-from harness.analysis.tables import HEADER, QuickTable
+from harness.analysis.tables import HEADER, Table
 from harness.execution.status import Looker, Status, Why
 from harness.experiment.spec import Run
 from harness.training.progress import Progress
@@ -60,7 +60,7 @@ class Events:
             self._said[run_id] = (now, step)
             self.write("progress", **_named(run_id, run), **_reported(run_id, status), **eta)
 
-    def table(self, table: QuickTable) -> None:
+    def table(self, table: Table) -> None:
         """The comparison: an event for each pair, with the cells that the terminal would show."""
         for block in table.blocks:
             self.write(
@@ -68,13 +68,8 @@ class Events:
                 pair=block.pair,
                 dataset=block.dataset,
                 columns=HEADER,
-                rows=[line.cells(block.references) for line in block.methods],
-                headline=block.headline,
-                notes=block.notes,
-                caveats=block.caveats,
-                compared=block.compared,
-                findings=[{"unfair": found.unfair, "text": found.text} for found in block.findings],
-                images=block.images,
+                rows=[line.cells for line in block.methods],
+                **{section.name: section.json for section in block.sections},
             )
 
     def done(self, states: Collection[str], interrupted: bool = False) -> None:

@@ -192,24 +192,24 @@ def _cost(experiment: "Experiment", measure: bool) -> str:
 
 def state_page(results: Path) -> str:
     """The state of every table, as Markdown; errors as `show`."""
-    from harness.papers.cells import Grid
+    from harness.analysis.sheets import sheet
     from harness.papers.published import published_folder, read_published
     from harness.papers.tables import PAPERS
-    from harness.report.formats import grids_to_markdown
+    from harness.report.formats import sheets_to_markdown
 
     figures = read_published(published_folder(results))
-    grids = []
+    sheets = []
     for table in (each for tables in PAPERS.values() for each in tables if each.columns):
         with _folder(None) as folder:
             known, unknown = _experiments(table, folder)
-        rows = tuple(tuple(line) for line in _states(table, known, figures, results))
+        rows = _states(table, known, figures, results)
         notes = [f"Published under: {table.protocol}."]
         notes += [f"{_cost(each.experiment, False).partition(';')[0]}." for each in known]
         notes += [f"{name}: {_UNKNOWN}." for name in unknown]
         if known:
             notes.append(f"sstkd-bench reproduce {table.id}")
-        grids.append(Grid(table.id, table.title, HEAD, rows, tuple(notes)))
-    return _ABOUT + grids_to_markdown(grids)
+        sheets.append(sheet(table.id, table.title, HEAD, rows, notes))
+    return _ABOUT + sheets_to_markdown(sheets)
 
 
 _ABOUT = """# Reproduction

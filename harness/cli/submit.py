@@ -117,7 +117,7 @@ def _stop(address: str, name: str) -> None:
 def _submit(address: str, job: "Job", directory: Path) -> int:
     """Start or find the job, follow it, fetch its rows, print the table; returns the exit code."""
     from harness.bench import Bench
-    from harness.cluster.job import bring_home, exit_code, follow, start, with_digests
+    from harness.cluster.job import exit_code, fetch_rows, follow, start, with_digests
     from harness.experiment import rules
     from harness.report.console import print_table
     from harness.report.write import table_of, write_report
@@ -139,7 +139,7 @@ def _submit(address: str, job: "Job", directory: Path) -> int:
     if code == 2:
         return code  # a usage error, which the log names: nothing was run
     try:
-        pulled = bring_home(client, job, directory)
+        pulled = fetch_rows(client, job, directory)
     except ValueError as error:
         if not code:
             raise

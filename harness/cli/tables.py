@@ -1,17 +1,17 @@
 """The command `sstkd-bench tables`: an experiment's own table, or a paper's, in several formats."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli.common import DEFAULT_RESULTS, Results, Set, answering, bench, load
 
 if TYPE_CHECKING:
-    from harness.analysis.tables import QuickTable
+    from harness.analysis.tables import Table
     from harness.papers.cells import Grid
     from harness.papers.published import Figure
     from harness.papers.tables import PaperTable
@@ -99,6 +99,7 @@ def print_paper(
     from harness.papers.measured import COLUMNS, build, prepared
     from harness.papers.published import published_folder, read_published
     from harness.papers.tables import PAPERS
+    from harness.report.console import print_sheet
     from harness.report.formats import FORMATS
     from harness.results import store
 
@@ -107,9 +108,10 @@ def print_paper(
     runs = prepared(rows)
     grids = [build(t, runs, figures) if t.columns else _costs(t, figures) for t in PAPERS[paper]]
     if form is None:
-        _print(grids)
+        for grid in grids:
+            print_sheet(grid.long)
     else:
-        sys.stdout.write(FORMATS[form](grids))
+        sys.stdout.write(FORMATS[form]([grid.sheet for grid in grids], ""))
 
 
 def _costs(table: "PaperTable", figures: "Sequence[Figure]") -> "Grid":
@@ -125,27 +127,6 @@ def _costs(table: "PaperTable", figures: "Sequence[Figure]") -> "Grid":
         own, macs = network_cost(network, 19, 512, 1024)
         counted[name] = (own / 1e6, macs / 1e9)
     return costs(table, counted, figures)
-
-
-def _print(grids: "Sequence[Grid]") -> None:
-    """On the terminal: a line per cell, since a paper's tables are wider than one."""
-    from rich.text import Text
-
-    from harness.papers.cells import PARTS
-    from harness.report.console import output, print_columns
-
-    console = output()
-    for grid in grids:
-        console.print(Text(f"\n{grid.title} ({grid.id})", style="bold"))
-        columns = list(dict.fromkeys(cell.column for cell in grid.cells))
-        if grid.head[1:] != tuple(f"{column}: {part}" for column in columns for part in PARTS):
-            print_columns(list(grid.head), [list(row) for row in grid.rows], right=grid.head[1:])
-        else:
-            head = ["method", *(["student"] if len(columns) > 1 else []), *PARTS]
-            lines = [[c.line, *([c.column] if len(columns) > 1 else []), *c.texts] for c in grid.cells]
-            print_columns(head, lines, right=PARTS)
-        for note in grid.notes:
-            console.print(Text(note, style="dim"))
 
 
 def print_folder(directory: Path, form: Format | None) -> None:
@@ -168,21 +149,7 @@ def print_folder(directory: Path, form: Format | None) -> None:
         _write(table, form)
 
 
-def _write(table: "QuickTable", form: Format) -> None:
-    from harness.analysis.tables import HEADER, IMAGES
-    from harness.papers.cells import Grid
-    from harness.report.formats import FORMATS, to_csv
+def _write(table: "Table", form: Format) -> None:
+    from harness.report.formats import TABLE_FORMATS
 
-    if form is Format.CSV:
-        sys.stdout.write(to_csv(table))
-        return
-    write: Callable[[Sequence[Any]], str] = FORMATS[form]
-    grids = []
-    for i, block in enumerate(table.blocks):
-        rows = tuple(line.cells(block.references) for line in block.methods)
-        about = f"{block.budget} per run, ruleset {block.rules}, protocol {table.protocol}, {block.devices}."
-        said = (block.headline, about, *block.notes, *block.caveats, block.compared, *map(str, block.findings))
-        said = (*said, *((f"{IMAGES}: {'; '.join(block.images)}",) if block.images else ()))
-        title = f"{table.experiment}: {block.pair} on {block.dataset}"
-        grids.append(Grid(f"{table.experiment}-{i + 1}", title, HEADER, rows, (*said, table.legend)))
-    sys.stdout.write(write(grids))
+    sys.stdout.write(TABLE_FORMATS[form](table))

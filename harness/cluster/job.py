@@ -1,7 +1,7 @@
-"""An experiment as a job of a running Ray cluster: start it or find it again, follow its log, bring its rows home.
+"""An experiment as a job of a running Ray cluster: start it or find it again, follow its log, fetch its rows.
 
-The job is `python -m harness.cli run` on the head node. Its id follows from the experiment's runs, so that the same
-command finds a job that still runs instead of starting it twice.
+The job is `python -m harness.cli run` on the head node. Its id follows from the experiment's runs, so that re-running
+the command finds a running job instead of starting a second one.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ class Job:
 
     @property
     def base_id(self) -> str:
-        """The experiment's name and a digest of its runs: what does not change a result does not change it."""
+        """The experiment's name and a digest of its run_ids, so that only changes of results change it."""
         ids = sorted(run.run_id for run in foreseen(self.experiment))
         return f"{self.experiment.name}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:8]}"
 
@@ -107,7 +107,7 @@ def override_arguments(experiment: Experiment, overrides: Sequence[str]) -> list
 
 
 def refuse_lost(results: str) -> None:
-    """Stop before rows are written where they go with the job.
+    """Refuse a results folder that is deleted together with the job.
 
     Raises:
         ValueError: the results folder on the cluster is neither absolute nor below the home folder.
@@ -244,7 +244,9 @@ def follow(client: Any, name: str, write: Callable[[str], object]) -> Any:
             silent = silent or time.monotonic()
             if time.monotonic() - silent > PATIENCE_SECONDS:
                 said = " ".join(str(broken).split())[:200]
-                raise OSError(f"{name}: the cluster does not answer any more ({said}); the job may go on") from None
+                raise OSError(
+                    f"{name}: the cluster does not answer any more ({said}); the job may still be running"
+                ) from None
         time.sleep(RETRY_SECONDS)
 
 
@@ -259,13 +261,13 @@ async def _tail(client: Any, name: str, write: Callable[[str], object], shown: l
 
 
 def exit_code(info: Any) -> int:
-    """0 where the job succeeded; 2 where the run said so of a mistake; else 1."""
+    """0 if the job succeeded, 2 if the run ended with a usage error, else 1."""
     if str(info.status.value) == "SUCCEEDED":
         return 0
     return 2 if info.driver_exit_code == 2 else 1
 
 
-def bring_home(client: Any, job: Job, directory: Path) -> Pulled | None:
+def fetch_rows(client: Any, job: Job, directory: Path) -> Pulled | None:
     """Fetch the experiment's rows into a results folder here; None if the cluster wrote all of them there itself.
 
     They come from `resources.storage` if that is reached from here, else from the head node through the job server. A

@@ -65,7 +65,7 @@ class Share:
 
 
 def share(resources: Resources, nodes: int | None) -> Share:
-    """How the workers of the runs that go on at the same time are dealt out.
+    """How the workers of concurrent runs are distributed over nodes.
 
     Args:
         resources: the experiment's; without `concurrent` one run at a time.
@@ -199,7 +199,7 @@ def _ray_job(experiment: Experiment, options: Options, name: str, names: Sequenc
         "submissionMode": "K8sJobMode",
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 60,
-        "backoffLimit": 1,  # a new cluster goes on where rows and checkpoints stop
+        "backoffLimit": 1,  # a new cluster resumes from rows and checkpoints
         "metadata": {"experiment": experiment.name},
         "rayClusterSpec": {
             "rayVersion": version("ray"),
@@ -266,7 +266,7 @@ class _Literal(str):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a value out wherever it stands, without anchors."""
+    """Writes every value in full, without anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -36,14 +36,14 @@ def send(folder: Path, limit: int = LIMIT_BYTES) -> None:
 
 
 def received(log: str, where: str) -> dict[str, bytes]:
-    """Content by name below the experiment's folder from what `send` printed; other lines of the log are passed over.
+    """Content by name below the experiment's folder from what `send` printed; other lines of the log are ignored.
 
     Args:
         log: the job's.
         where: the folder on the cluster, for messages.
 
     Raises:
-        ValueError: there are no rows, they are too large for a log, or the log is damaged.
+        ValueError: there are no rows, they are too large for a log, or the log is corrupt.
     """
     rows: dict[str, bytes] = {}
     count = size = -1
@@ -53,11 +53,11 @@ def received(log: str, where: str) -> dict[str, bytes]:
                 try:
                     rows[name] = base64.b64decode(content, validate=True)
                 except binascii.Error:
-                    raise ValueError(f"{where}: the row {name} came damaged; submit again to fetch it") from None
+                    raise ValueError(f"{where}: the row {name} is corrupt; submit again to fetch it") from None
             case ["rows", number, total] if number.isdecimal() and total.isdecimal():
                 count, size = int(number), int(total)
     if count == 0:
-        raise ValueError(f"{where}: there are no rows on the cluster; the log above says why")
+        raise ValueError(f"{where}: no results on the cluster yet; the log above says why")
     if size > LIMIT_BYTES and not rows:
         raise ValueError(
             f"{where}: {count} rows of {size / 2**20:.1f} MiB are too much for a job's log "

@@ -1,4 +1,4 @@
-"""What a cluster job is told by environment variables, and what must not be written where everybody reads.
+"""Environment variables of a cluster job, and checks that no secret is written where others can read it.
 
 Ray shows a job's command, metadata and runtime environment to whoever may list jobs, and logs the latter. Values of
 variables therefore travel in a file of the job's package that only its owner reads.

@@ -71,7 +71,7 @@ ADE20K = Source(
 
 
 def source(root: Path | None = None) -> Source:
-    """What is known of the dataset; `root` changes nothing."""
+    """The description of the dataset; `root` is not used."""
     return ADE20K
 
 
@@ -88,7 +88,7 @@ def ade20k(
         root: the folder ADEChallengeData2016, the one it lies in, or a prepared cache.
         dev_fraction: this share of the training images becomes dev, every class about as often as in the others.
         dev_seed: decides which images.
-        short_side: images are brought down to this many pixels on their shorter side; None leaves them alone.
+        short_side: images are downscaled to this many pixels on their shorter side; None keeps their size.
 
     Raises:
         ValueError: a parameter is out of range, or files are missing or wrong; names them.

@@ -1,4 +1,4 @@
-"""What every dataset hands over: three splits of (image, label) pairs, and what is known about them."""
+"""What every dataset provides: three splits of (image, label) pairs, and their description."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a run, a report and a method need to know of a dataset.
+    """The description of a dataset that runs, reports and methods need.
 
     Attributes:
         name: the key in `DATASETS`.
@@ -92,7 +92,7 @@ def fit_intensity_table(histogram: NDArray[np.int64]) -> NDArray[np.int64]:
     """The class for each grey level that makes the mIoU on `histogram` as high as it gets, one level at a time.
 
     Starts from the class of highest likelihood (classes weighted equally, since mIoU weighs them so) and changes single
-    entries while that helps; each change raises the mIoU, so it ends.
+    entries while that helps; each change raises the mIoU, so it terminates.
 
     Args:
         histogram: (256, K) pixels by grey level and class, of the training split.

@@ -1,8 +1,8 @@
 """The prepared cache: a dataset's pairs in memory-mapped Arrow files, decoded (`raw`) or not (`encoded`).
 
 A cache is a folder with `manifest.json`, `index.parquet` (a line per pair: names, digests, class counts) and
-`shards/*.arrow`, one record batch per pair. Label maps hold class indices already. Whoever reads it needs no other
-file, gets the very pixels that reading the dataset's own files gives, and pays no decoding where it is `raw`.
+`shards/*.arrow`, one record batch per pair. Label maps hold class indices already. Reading it needs no other
+file, gives exactly the pixels of the dataset's own files, and needs no decoding if it is `raw`.
 """
 
 import functools
@@ -104,8 +104,8 @@ def read_manifest(root: Path) -> Manifest:
     except (ValidationError, OSError) as error:
         first = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{path}: not the manifest of a prepared cache ({first}). Prepare it again; if this folder is no cache, "
-            "the file needs another name."
+            f"{path}: not the manifest of a prepared cache ({first}). Prepare it again; if this folder is not a cache, "
+            "rename the file."
         ) from None
     if manifest.version != VERSION:
         raise ValueError(f"{path}: a cache of version {manifest.version}; this is version {VERSION}. Prepare it again.")
@@ -113,7 +113,7 @@ def read_manifest(root: Path) -> Manifest:
 
 
 def write_manifest(root: Path, index: Any, **facts: Any) -> Manifest:
-    """Make the cache complete: its index (a `pyarrow.Table`), then its manifest of `facts`."""
+    """Complete the cache: write its index (a `pyarrow.Table`), then its manifest of `facts`."""
     sink = pa.BufferOutputStream()
     pq.write_table(index, sink, compression="zstd")
     content = sink.getvalue().to_pybytes()
@@ -144,9 +144,9 @@ def read_index(root: Path, manifest: Manifest) -> dict[str, list[tuple[Sample, E
     """Every pair of the cache by official split, in order.
 
     Raises:
-        ValueError: the index or a shard is missing, torn or not of this manifest; names the file and the remedy.
+        ValueError: the index or a shard is missing, corrupt or not of this manifest; names the file and the remedy.
     """
-    remedy = "Prepare the cache again; whole shards are kept."
+    remedy = "Prepare the cache again; complete shards are kept."
     for shard in manifest.shards:
         path = root / shard.file
         size = path.stat().st_size if path.is_file() else -1
@@ -177,7 +177,7 @@ def read_index(root: Path, manifest: Manifest) -> dict[str, list[tuple[Sample, E
 
 
 def write_shard(path: Path, pairs: Iterable[tuple[bytes, Image | None, Label]], how: Format) -> tuple[int, str]:
-    """Write pairs as one Arrow file, whole or not at all; its size in bytes and sha256.
+    """Write pairs as one Arrow file, atomically; returns its size in bytes and sha256.
 
     Args:
         path: the file.
@@ -185,7 +185,7 @@ def write_shard(path: Path, pairs: Iterable[tuple[bytes, Image | None, Label]], 
         how: `raw` stores pixels; `encoded` stores the image's own bytes (or a PNG of the pixels) and packs the label.
 
     Raises:
-        OSError: the disk is full; nothing is left behind.
+        OSError: the disk is full; no temporary file remains.
     """
     hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
@@ -248,7 +248,7 @@ def read_pair(root: Path, place: Place, how: Format) -> tuple[Image, Label]:
 
 @functools.lru_cache(maxsize=4096)
 def _shard(path: str, sha256: str) -> Any:
-    """A shard, mapped. The digest tells it from a file that was at the same place when this process looked before."""
+    """A mapped shard. The digest distinguishes it from an earlier file of the same path."""
     return pa.ipc.open_file(pa.memory_map(path))
 
 
@@ -256,15 +256,15 @@ def _shaped(buffer: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.frombuffer(buffer, np.uint8).reshape(shape)
 
 
-def damaged(root: Path, manifest: Manifest) -> Iterator[str]:
-    """A line for each shard whose content is not what was written."""
+def corrupt(root: Path, manifest: Manifest) -> Iterator[str]:
+    """A line for each shard whose content has changed since it was written."""
     for shard in manifest.shards:
         path = root / shard.file
         try:
             with open(path, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            yield f"{path}: {error.strerror}. Prepare the cache again; whole shards are kept."
+            yield f"{path}: {error.strerror}. Prepare the cache again; complete shards are kept."
             continue
         if digest != shard.sha256:
             yield f"{path}: its content changed since it was written. Delete it and prepare the cache again."

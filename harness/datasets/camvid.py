@@ -86,7 +86,7 @@ of val and test only the one that is evaluated is needed""",
 
 
 def source(root: Path | None = None, evaluate: str = "val") -> Source:
-    """What is known of the dataset; `root` changes nothing.
+    """The description of the dataset; `root` is not used.
 
     Raises:
         ValueError: `evaluate` is none of `EVALUATE`.
@@ -112,7 +112,7 @@ def camvid(
         evaluate: which published split is `val`, the one final figures are of; papers mostly report `test`.
         dev_fraction: share of train that becomes dev, in (0, 1), in whole stretches of film.
         dev_seed: of that cut.
-        short_side: pairs are brought down to this many pixels on their shorter side.
+        short_side: pairs are downscaled to this many pixels on their shorter side.
 
     Raises:
         ValueError: a parameter is out of range, or files are missing or wrong; names them.

@@ -121,7 +121,7 @@ ROOT/gtCoarse/train_extra/CITY/CITY_SEQ_FRAME_gtCoarse_labelIds.png (annotations
 
 
 def source(root: Path | None = None, annotations: str = "fine") -> Source:
-    """What is known of the dataset; `root` changes nothing.
+    """The description of the dataset; `root` is not used.
 
     Raises:
         ValueError: `annotations` is none of `ANNOTATIONS`.
@@ -148,7 +148,7 @@ def cityscapes(
             ones of train_extra, which are never in dev.
         dev_fraction: about this share of the finely labelled training images becomes dev, in whole cities.
         dev_seed: decides which cities.
-        short_side: images are brought down to this many pixels on their shorter side; None leaves them at 1024.
+        short_side: images are downscaled to this many pixels on their shorter side; None leaves them at 1024.
 
     Raises:
         ValueError: a parameter is out of range, or files are missing or wrong; names them.

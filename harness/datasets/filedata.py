@@ -21,7 +21,7 @@ Read = Callable[[], tuple[Image, Label]]
 
 @dataclass(frozen=True)
 class Pair:
-    """One labelled pair: what it is, what is known of it, and how to read it."""
+    """One labelled pair: its sample, its entry in the index, and how to read it."""
 
     sample: Sample
     entry: Entry
@@ -104,7 +104,7 @@ def load(
         variant: the dataset's own parameters, as `source.listing` takes them.
         dev_fraction: share of train (without its extra samples) that becomes dev, in (0, 1).
         dev_seed: of the cut.
-        short_side: pairs are brought down to this many pixels on their shorter side; None leaves them alone.
+        short_side: pairs are downscaled to this many pixels on their shorter side; None keeps their size.
 
     Raises:
         ValueError: a parameter is out of range, the folder is incomplete, or files are wrong; names them.
@@ -149,7 +149,7 @@ def load(
 
 
 def require_ranges(name: str, dev_fraction: float, dev_seed: int, short_side: int | None) -> None:
-    """Raise ValueError where a parameter that every dataset in files has is out of range."""
+    """Raise ValueError if a parameter common to all datasets in files is out of range."""
     if not 0 < dev_fraction < 1:
         raise ValueError(f"{name}: dev_fraction is {dev_fraction}; allowed: above 0 and below 1")
     if dev_seed < 0:

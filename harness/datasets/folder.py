@@ -33,7 +33,7 @@ class ClassEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     name: str = Field(min_length=1)
     value: Byte
-    """What the masks call it."""
+    """Its value in the masks."""
     colour: list[Byte] | None = Field(None, min_length=3, max_length=3)
     """RGB, for pictures of labels; one that differs from the others is made where there is none."""
 
@@ -139,7 +139,7 @@ def _explained(error: Any) -> str:
 
 
 def _repeated(found: ClassTable) -> Iterable[str]:
-    """A line for each name, value or colour that is there twice."""
+    """A line for each name, value or colour that occurs twice."""
     ignored = [("ignore", value) for value in found.ignore or ()]
     for what, values in (
         ("the name", [entry.name for entry in found.classes]),
@@ -149,7 +149,7 @@ def _repeated(found: ClassTable) -> Iterable[str]:
         for value, count in Counter[Any](values).items():
             if count > 1:
                 where = " (classes and ignore together)" if what == "the value" else ""
-                yield f"{what} {value} is there {count} times{where}; it can be one class's only"
+                yield f"{what} {value} occurs {count} times{where}; it can belong to one class only"
 
 
 def distinct_colours(given: Sequence[Colour | None]) -> tuple[Colour, ...]:
@@ -198,7 +198,7 @@ masks have one channel of 8 bits, or a palette, whose values classes.yaml names"
 
 
 def source(root: Path | None = None, val_fraction: float = 0.2, val_seed: int = 0) -> Source:
-    """What is known of the dataset: without `root` no more than its layout.
+    """The description of the dataset; without `root` only its layout.
 
     Args:
         root: the folder that holds classes.yaml, or a prepared cache, which has the classes in its manifest.
@@ -246,7 +246,7 @@ def folder(
         val_seed: decides which pairs that are.
         dev_fraction: this share of the training images becomes dev, every class about as often as in the others.
         dev_seed: decides which images.
-        short_side: images are brought down to this many pixels on their shorter side; None leaves them alone.
+        short_side: images are downscaled to this many pixels on their shorter side; None keeps their size.
 
     Raises:
         ValueError: a parameter is out of range, or files are missing or wrong; names them.

@@ -1,7 +1,7 @@
-"""The index of a dataset in files: size, digest and class counts of every pair, found once and remembered.
+"""The index of a dataset in files: size, digest and class counts of every pair, computed once and cached.
 
-Reading every file once is what it costs to know that all of them are whole, that no label is out of range, and to name
-the data by content. The answer is kept by path, size and time of change, so that later runs only look at those.
+Every file is read once, to check that all of them can be decoded, that no label is out of range, and to hash the
+content. The results are cached by path, size and time of change, so that later runs only check these.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from harness.datasets.tree import Tree
 from harness.files import cache_home, write_atomic
 
 LOUD = 1000
-"""Files that are read without a word."""
+"""Number of files that are read without a message."""
 _SCHEMA = pa.schema(
     {
         "files": pa.list_(pa.string()),  # image and label below the root
@@ -40,7 +40,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of one pair.
+    """Digests, size and class counts of one pair.
 
     Attributes:
         image_sha256: digest of the image's file.
@@ -62,7 +62,7 @@ def read_label(source: Source, sample: Sample, data: bytes, file: object) -> Lab
 
 @dataclass(frozen=True)
 class Examined:
-    """One pair that was read whole: its entry, the image's own bytes, and both decoded."""
+    """One pair after reading: its entry, the image's own bytes, and both decoded."""
 
     entry: Entry
     encoded: bytes
@@ -92,16 +92,16 @@ def examine(source: Source, tree: Tree, sample: Sample) -> Examined:
 def build(
     source: Source, tree: Tree, samples: Sequence[Sample], tell: Callable[[str], None] | None = None
 ) -> list[Entry]:
-    """The entry of every sample, from memory where the files have not changed.
+    """The entry of every sample, from the cache if the files have not changed.
 
     Args:
         source: the dataset.
         tree: its folder.
         samples: labelled pairs below it.
-        tell: takes a line when many files have to be read; standard error when not given.
+        tell: called with a message when many files have to be read; standard error when not given.
 
     Raises:
-        ValueError: what is wrong with the files, a line each (the first 20).
+        ValueError: the problems of the files, a line each (the first 20).
     """
     found, problems = survey(source, tree, samples, tell)
     require_none(source, tree.root, problems)
@@ -111,7 +111,7 @@ def build(
 def survey(
     source: Source, tree: Tree, samples: Sequence[Sample], tell: Callable[[str], None] | None = None
 ) -> tuple[list[Entry | None], list[str]]:
-    """As `build`, but what is wrong is handed back: an entry or None per sample, and the problems."""
+    """As `build`, but returns the problems: an entry or None per sample, and a line per problem."""
     tell = tell or (lambda line: print(line, file=sys.stderr, flush=True))
     file = _memory(source, tree)
     memory = _remembered(file)
@@ -148,12 +148,12 @@ def cores() -> int:
 
 
 def _stamp(tree: Tree, sample: Sample) -> tuple[int, int, int, int]:
-    """Size and time of change of both files; zeros where there is none, which is found out when it is read."""
+    """Size and time of change of both files; zeros for a missing file, which is reported when it is read."""
     stamp: list[int] = []
     for name in (sample.image, str(sample.label)):
         try:
             status = tree.file(name).stat()
-            # The time of the last change of any kind: a program can set the other one back, and many do.
+            # ctime, since many programs set mtime back.
             stamp += [status.st_size, status.st_ctime_ns]
         except FileNotFoundError:
             stamp += [0, 0]
@@ -169,7 +169,7 @@ def _keyed(
 
 
 def _memory(source: Source, tree: Tree) -> Path:
-    """The file that remembers this folder read by this source's tables."""
+    """The cache file of this folder, read with this source's tables."""
     digest = hashlib.sha256(f"{os.path.realpath(tree.root)}\0{tables_sha256(source)}".encode())
     return cache_home() / "index" / f"{source.name}-{digest.hexdigest()[:16]}.parquet"
 
@@ -179,10 +179,10 @@ def _remembered(file: Path) -> dict[tuple[str | int, ...], Entry]:
         return {}
     try:
         if not pq.read_schema(file).equals(_SCHEMA):
-            return {}  # of another version: found out anew
+            return {}  # of another version
         rows = pq.read_table(file).to_pydict()
     except (pa.ArrowException, OSError):
-        return {}  # torn
+        return {}  # corrupt
     return {
         (*files, *stamp): Entry(image, label, (height, width), np.asarray(counts, np.int64))
         for files, stamp, image, label, height, width, counts in zip(*rows.values(), strict=True)

@@ -1,4 +1,4 @@
-"""What the `data` commands say of a dataset: its description, and whether a copy of it is whole."""
+"""The `data` commands: a dataset's description, and a check that a copy of it is complete."""
 
 import inspect
 import json
@@ -21,7 +21,7 @@ COMMON = ("dev_fraction", "dev_seed", "short_side")
 
 @dataclass
 class Findings:
-    """What a check found: table rows for the splits and the classes, notes, and what is wrong, a line each."""
+    """Result of a check: table rows for the splits and the classes, notes, and a line per problem."""
 
     splits: list[list[str]] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ def source_of(name: str, root: Path | None, parameters: dict[str, Any]) -> tuple
     """The source of a dataset in files, its variant, and the short side.
 
     Raises:
-        ValueError: the dataset is not one of files.
+        ValueError: the dataset is not stored in files.
     """
     if name not in SOURCES:
         raise ValueError(f"{name} is made from installed packages and has no files of its own; it needs no preparation")
@@ -104,7 +104,7 @@ def check(name: str, root: Path | None, parameters: dict[str, Any]) -> Findings:
         if manifest.name != name:
             raise ValueError(f"{root}: this is a cache of {manifest.name}")
         pairs = cache.read_index(root, manifest)
-        found.problems += cache.damaged(root, manifest)
+        found.problems += cache.corrupt(root, manifest)
         found.notes.append(f"a prepared cache, {manifest.format}, short_side {manifest.short_side}")
         stock = {split: [(sample, entry) for sample, entry, _ in lines] for split, lines in pairs.items()}
     else:

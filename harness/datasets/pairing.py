@@ -11,7 +11,7 @@ NAME = re.compile(r"[^./\\\0][^/\\\0]*")
 
 
 class Pairing:
-    """Looks for pairs and never stops at the first thing that is wrong.
+    """Looks for pairs and collects all problems.
 
     Args:
         tree: the dataset's folder.
@@ -23,7 +23,7 @@ class Pairing:
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
         self.problems: list[str] = []
-        # Names whose file is there but was refused; that their pair is incomplete needs no line of its own.
+        # Names of refused files; their incomplete pairs are not reported again.
         self._refused: set[str] = set()
 
     def exists(self, name: str) -> bool:
@@ -74,7 +74,7 @@ class Pairing:
                 self._refused.add(key(name))
                 continue
             if (other := found.setdefault(key(name), name)) != name:
-                self.problems.append(f"{self.tree.root / name}: {other} is called the same; keep one of the two")
+                self.problems.append(f"{self.tree.root / name}: {other} has the same name; keep one of the two")
         return found
 
     def lists(self, file: str, name_of: Callable[[str], str] = lambda line: line) -> list[str]:
@@ -98,14 +98,14 @@ class Pairing:
     def matched(
         self, images: Mapping[str, str], labels: Mapping[str, str], label_of: Callable[[str], str]
     ) -> list[str]:
-        """Keys that have an image and a label map, in the images' order; a line for each file that stands alone.
+        """Keys that have an image and a label map, in the images' order; a line for each unmatched file.
 
         Args:
             images: image files by key.
             labels: label maps by key.
             label_of: where the label map of a key is looked for.
         """
-        if not images or not labels:  # that a folder is missing or empty was said already
+        if not images or not labels:  # a missing or empty folder is already reported
             return []
         self.orphans(labels, images)
         return [key for key in images if self._labelled(images[key], key, labels, label_of)]

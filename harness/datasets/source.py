@@ -1,4 +1,4 @@
-"""What is known of a dataset in files before one of them is opened: classes, licence, layout, pairs."""
+"""Description of a dataset in files before any is opened: classes, licence, layout, pairs."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from harness.datasets.tree import Tree
 
 IGNORE = 255
 SHOWN = 20
-"""Problems that an error names."""
+"""Number of problems that an error lists."""
 OFFICIAL = ("train", "val")
 """The splits every dataset is published with; dev is cut from train."""
 
@@ -42,14 +42,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Listing:
-    """The pairs of each official split, and what is wrong with the folder, a line each."""
+    """The pairs of each official split, and a line per problem of the folder."""
 
     samples: Mapping[str, list[Sample]]
     problems: list[str] = field(default_factory=list)
 
 
 def none_unlabelled(tree: Tree) -> list[Sample]:
-    """For datasets without a test split whose labels are kept back."""
+    """For datasets without a test split with withheld labels."""
     return []
 
 
@@ -103,7 +103,7 @@ def require_none(source: Source, root: Path, problems: Sequence[str]) -> None:
     """Raise ValueError with the first `SHOWN` problems, a line each, and the command that lists all of them."""
     if problems:
         more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        hint = f"`sstkd-bench data check {source.name} --root {root}` lists everything that is wrong."
+        hint = f"`sstkd-bench data check {source.name} --root {root}` lists all problems."
         raise ValueError("\n".join([*problems[:SHOWN], *more, hint]))
 
 

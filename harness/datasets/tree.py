@@ -1,4 +1,4 @@
-"""A dataset's folder, read without ever leaving it: names in list files and symbolic links are not trusted."""
+"""A dataset's folder; names in list files and symbolic links cannot lead out of it."""
 
 import os
 from pathlib import Path
@@ -86,5 +86,5 @@ class Tree:
 
 
 def _is_text(name: str) -> bool:
-    """Whether the bytes of a file's name are UTF-8: Python marks others with half of a surrogate pair."""
+    """Whether a file's name is UTF-8; Python escapes other bytes as surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)

@@ -194,7 +194,7 @@ VOC2012 = Source(
 
 
 def source(root: Path | None = None, annotations: str = "train_aug") -> Source:
-    """What is known of the dataset; `root` changes nothing.
+    """The description of the dataset; `root` is not used.
 
     Raises:
         ValueError: `annotations` is none of `ANNOTATIONS`.
@@ -220,7 +220,7 @@ def voc2012(
         annotations: "train" for VOC's own 1,464 training images, "train_aug" for the usual 10,582.
         dev_fraction: this share of the training images becomes dev, every class about as often as in the others.
         dev_seed: decides which images.
-        short_side: images are brought down to this many pixels on their shorter side; None leaves them alone.
+        short_side: images are downscaled to this many pixels on their shorter side; None keeps their size.
 
     Raises:
         ValueError: a parameter is out of range, or files are missing or wrong; names them.

@@ -39,6 +39,16 @@ class Distiller(nn.Module):
         weights: hyper-parameters that scale terms; doubling all of them doubles every term.
         caveat: what a table must state about the default values, e.g. that they are unverified; empty if nothing.
         needs_teacher: if False, the training loop skips the teacher's forward pass.
+
+    Example:
+        >>> from harness import Distiller, Pair, View
+        >>> class SquaredLogits(Distiller):
+        ...     def __init__(self, pair: Pair, *, weight: float = 1.0) -> None:
+        ...         super().__init__()
+        ...         self.weight = weight
+        ...
+        ...     def forward(self, view: View):
+        ...         return {"logits": self.weight * (view.student.full - view.taught().full).square().mean()}
     """
 
     paper: ClassVar[str] = ""

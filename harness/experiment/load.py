@@ -1,4 +1,4 @@
-"""Reading an experiment file: a mistake is answered with its file, line, key, what is allowed and the nearest name."""
+"""Read an experiment file; an error names file, line and key, what is allowed, and the nearest name."""
 
 import json
 import os
@@ -21,11 +21,11 @@ M = TypeVar("M", bound=BaseModel)
 N = TypeVar("N", bound=Network)
 Report = Callable[[KeyPath, str], None]
 IN_CLUSTER = ("metadata", "experiment")
-"""Where a Ray cluster file holds the experiment: `metadata` is the one key whose content Ray's schema leaves free."""
+"""Place of the experiment in a Ray cluster file: `metadata` is the only key that may hold anything."""
 FILLED_IN = {"overrides": "--set", "given": "methods"}
-"""Fields of an experiment that no file has, and where they come from."""
+"""Fields of an experiment that are not keys of a file, and where they come from."""
 CLUSTER_KEYS = {"cluster_name", "provider"}
-"""What a Ray cluster file cannot be without, and an experiment does not have."""
+"""Keys that every Ray cluster file has and no experiment has."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), *, here: bool = True) -> Experiment:
@@ -34,12 +34,12 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, here: bool = True) 
     Args:
         path: the file.
         overrides: `key.path=value`, applied first; the key paths are the experiment's in both forms of file.
-        here: False where the runs are another machine's: paths are left as they are written, with their `${VAR}`, and
-            are not looked up, so that digests of weights that the file does not give stay unknown.
+        here: False if the runs execute on another machine: paths keep their `${VAR}` and need not exist, so that
+            checksums of weights that the file does not give stay unknown.
 
     Raises:
-        ValueError: every mistake found, one line each: file and line, key path, what is wrong, what is allowed. Methods
-            and the dataset are looked up once the rest is right.
+        ValueError: all errors, one line each: file and line, key path, what is wrong, what is allowed. Methods and the
+            dataset are checked once the rest is valid.
 
     Example:
         >>> import harness
@@ -55,14 +55,14 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, here: bool = True) 
 
     def report(at: KeyPath, message: str) -> None:
         full = (*root, *at)
-        inner = None if full in lines else at  # a key that --set made on the way to its own
+        inner = None if full in lines else at  # a parent key that --set created
         origin = next((t for key, t in from_set.items() if at[: len(key)] == key or key[: len(at)] == inner), None)
         line = next((lines[full[:n]] for n in range(len(full), 0, -1) if full[:n] in lines), None)
         place = f"{path}:{line}" if line else f"{path}"
         where = f"{origin}: {dotted(at)}" if origin else f"{place}: {dotted(full)}"
         problems.setdefault(at, f"{where}: {message}")
 
-    if root:  # what Ray's launcher leaves on the head node is what its own reader made of the file
+    if root:  # Ray's launcher writes the file as its own reader understood it to the head node
         for at, value in yaml_reader.read_otherwise_by_ray(path, data, root):
             report(at, f"Ray reads {value!r} here. Quote text, write numbers as 1.0e-3, and true or false in full")
     from_set |= {yaml_reader.override(data, text): f"--set {text}" for text in overrides}
@@ -81,7 +81,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, here: bool = True) 
 def _experiment_in(
     document: dict[str, Any], path: Path, lines: dict[KeyPath, int]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The experiment in a file, and the key it stands under: none, or `metadata.experiment` of a Ray cluster file.
+    """The experiment in a file, and its key path: empty, or `metadata.experiment` of a Ray cluster file.
 
     Raises:
         ValueError: a cluster file without an experiment.
@@ -103,13 +103,13 @@ def validate(model: type[M], data: Any, at: KeyPath, report: Report) -> M | None
     """`data` as a `model`, strictly and as JSON (lists become tuples, an integer is a float).
 
     Args:
-        model: what to make of it.
+        model: the model.
         data: plain data.
-        at: where it stands, for the reports.
-        report: takes what is wrong: the place, and what is allowed there.
+        at: its key path, for the reports.
+        report: called with each error: key path and message.
 
     Returns:
-        None where something was reported.
+        None if something was reported.
     """
     try:
         return model.model_validate_json(json.dumps(data))
@@ -118,7 +118,7 @@ def validate(model: type[M], data: Any, at: KeyPath, report: Report) -> M | None
     for problem in problems:
         loc = problem["loc"]
         if problem["type"] == "too_short" and any(p["loc"][: len(loc)] == loc != p["loc"] for p in problems):
-            continue  # items that were refused are not counted; they are reported themselves
+            continue  # the invalid items are reported themselves
         if problem["type"] == "extra_forbidden":
             allowed = [key for key in _model_at(model, loc[:-1]).model_fields if key not in FILLED_IN]
             message = f"unknown key.{nearest(str(loc[-1]), allowed)} Allowed: {', '.join(allowed) or 'no keys'}"
@@ -134,7 +134,7 @@ def validate(model: type[M], data: Any, at: KeyPath, report: Report) -> M | None
 
 
 def _words(message: str) -> str:
-    """Pydantic's message in the words of a YAML file."""
+    """Pydantic's message in terms of a YAML file."""
     for theirs, ours in (
         ("Value error, ", ""),
         ("Tuple should have", "The list should have"),
@@ -148,7 +148,7 @@ def _words(message: str) -> str:
 
 
 def _model_at(model: type[BaseModel], loc: KeyPath) -> type[BaseModel]:
-    """The model that describes the place `loc` below `model`, for the list of its keys."""
+    """The model at the place `loc` below `model`, for the list of its keys."""
     for part in loc:
         if isinstance(part, str) and part in model.model_fields:
             inner = _models_in(model.model_fields[part].annotation)
@@ -163,7 +163,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _expand_paths(value: Any, model: type[BaseModel], at: KeyPath, report: Report, here: bool) -> None:
-    """Expand `${VAR}` in path fields (in place) and require the file, if it is to be here; refuse `${` elsewhere."""
+    """Expand `${VAR}` in path fields (in place) and, if `here`, require that they exist; refuse `${` elsewhere."""
     if isinstance(value, list):
         for index, item in enumerate(value):
             if isinstance(item, str):
@@ -217,9 +217,9 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
 
     Args:
         experiment: as validated so far.
-        written: `methods` as the file has it, to name the key at fault.
-        report: takes the mistakes.
-        here: whether weight files are here, for their digests.
+        written: `methods` as in the file, to name the key of an error.
+        report: called with each error.
+        here: whether weight files are on this machine, for their checksums.
     """
     methods = [
         _resolve_method(method, ("methods", index), written[index], report)
@@ -244,7 +244,7 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
     ):
         for index, item in enumerate(items):
             if item is not None and item in items[:index]:
-                report((key, index), f"{names[index]} stands twice; each entry once")
+                report((key, index), f"{names[index]} is listed twice; list each entry once")
     try:
         rules.require_control(experiment)
     except ValueError as error:
@@ -260,7 +260,7 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
 
 
 def _digested(network: N) -> N:
-    """The network with the digests of its weight files, which are there: `_expand_paths` looked."""
+    """The network with the checksums of its weight files, whose existence `_expand_paths` checked."""
     found = {}
     for key in ("encoder_weights", "checkpoint"):
         weights = getattr(network, key, None)
@@ -270,7 +270,7 @@ def _digested(network: N) -> N:
 
 
 def _resolve_method(method: Method, at: KeyPath, written: Any, report: Report) -> Method | None:
-    """The method with every default filled in; None, and a report, where a name or a parameter is wrong."""
+    """The method with every default filled in; None, and a report, if a name or a parameter is wrong."""
     parts: list[Method] = []
     try:
         found = method.parts
@@ -301,5 +301,5 @@ def _name(written: Any) -> str:
 
 
 def _prefixed(name: str, report: Report) -> Report:
-    """Reports of a parameter of one method as the sum's parameter METHOD.NAME."""
+    """A report that names a parameter of one method as the sum's parameter METHOD.NAME."""
     return lambda at, message: report((*at[:3], f"{name}.{at[3]}", *at[4:]), message)

@@ -1,4 +1,4 @@
-"""A method as an experiment file names it, and what its name stands for."""
+"""A method as an experiment file names it, and its entry in the METHODS table."""
 
 import difflib
 import json
@@ -10,7 +10,7 @@ from harness.experiment.recipe import Spec
 
 
 class Method(Spec):
-    """One distiller with all its hyper-parameters, defaults filled in; or several, whose terms are added up."""
+    """One distiller with all its hyper-parameters, defaults filled in; or a sum of several distillers' terms."""
 
     name: str
     """A name of the METHODS table, `package.module:Class`, or several of them joined by `+`."""
@@ -19,25 +19,25 @@ class Method(Spec):
 
     @property
     def parts(self) -> tuple["Method", ...]:
-        """The distillers of a sum, each with its own parameters; the method itself when it is one."""
+        """The distillers of a sum, each with its own parameters; a single method is its only part."""
         names = self.name.split("+")
         if len(names) == 1:
             return (self,)
         if "none" in names:
             raise ValueError(f"{self.name}: `none` has no terms to add; leave it out of the sum")
         if len(set(names)) < len(names):
-            raise ValueError(f"{self.name}: a sum has each method once; put the weights together")
+            raise ValueError(f"{self.name}: a sum has each method once; add the weights")
         own: dict[str, dict[str, Any]] = {name: {} for name in names}
         for key, value in self.parameters.items():
             name, _, parameter = key.rpartition(".")
             if name not in own:
-                raise ValueError(f"{key} is no parameter of {self.name}; write it as METHOD.NAME")
+                raise ValueError(f"{key} is not a parameter of {self.name}; write it as METHOD.NAME")
             own[name][parameter] = value
         return tuple(Method(name=name, parameters=values) for name, values in own.items())
 
     @classmethod
     def summed(cls, parts: Sequence["Method"]) -> "Method":
-        """The method whose terms are those of all `parts`, by name; the part itself when it is one."""
+        """The sum of `parts`; a single part is returned as it is."""
         if len(parts) == 1:
             return parts[0]
         parts = sorted(parts, key=lambda part: part.name)  # a sum is one method in any order
@@ -60,19 +60,19 @@ class Method(Spec):
 
     @property
     def caveat(self) -> str | None:
-        """What a table must say of the method's values."""
+        """A remark on the method's values that every table must show; None if there is none."""
         found = {part.name: method_entry(part.name).constants.get("caveat") for part in self.parts}
         named = [f"{name}: {text}" if len(found) > 1 else text for name, text in found.items() if text]
         return "; ".join(named) or None
 
     @property
     def needs_teacher(self) -> bool:
-        """False when the training loop may skip the teacher."""
+        """False if the training loop may skip the teacher."""
         return any(method_entry(part.name).constants.get("needs_teacher", True) for part in self.parts)
 
 
 def as_method(value: Any) -> Any:
-    """`kd`, `{cwd: {tau: 1}}` and the full form are the same thing to a reader; `[kd, sstkd]` is their sum."""
+    """The full form of `kd`, `{cwd: {tau: 1}}` or `[kd, sstkd]` (a sum)."""
     if isinstance(value, str):
         return {"name": value}
     if isinstance(value, list):

@@ -1,24 +1,24 @@
 """The fairness protocol: from an experiment to its runs (docs/protocol.md).
 
 Fixed for every method: teacher, student and its initial weights, data and its order, augmentation, recipe, steps,
-evaluation. Free: the distiller, and with a search what its space names and the learning rate. The plain student
-(`none`) is a control that no comparison goes without.
+evaluation. Free: the distiller and, with a search, the hyper-parameters in its space and the learning rate. The student
+without distillation (`none`, the baseline) is part of every comparison.
 """
 
 from collections.abc import Mapping
 
 from harness.experiment.method import Method
 from harness.experiment.recipe import Budget, StepTime
-from harness.experiment.rules import CONTROLS, PLAIN, Found, Key, needs_times, require_control, require_point
+from harness.experiment.rules import ADDED_CONTROL, PLAIN, Found, Key, needs_times, require_control, require_point
 from harness.experiment.search_settings import Trial
 from harness.experiment.space import LR, with_point
 from harness.experiment.spec import Experiment, PairSpec, Run
 
 REPEATS = 3
 WARM_UP_STEPS, TIMED_STEPS = 5, 25
-"""Of a run that only times a step; `harness.training.cost.StepClock` leaves out as many."""
+"""Steps of a timing run; `harness.training.cost.StepClock` leaves out the same warm-up steps."""
 TIMING = "step time"
-"""Who asks for such a run, in the place of a search's algorithm."""
+"""The `algorithm` of a timing run."""
 
 
 def teacher_run(experiment: Experiment, pair: PairSpec) -> Run:
@@ -59,18 +59,18 @@ def plan(
 
     Args:
         experiment: any.
-        found: where the ruleset wants a search: the best point of every method on every pair.
-        times: where the budget wants them (`needs_times`): how long a step of every method takes on every pair.
+        found: the best point of every method on every pair, if the ruleset has a search.
+        times: the step time of every method on every pair, if the budget needs it (`needs_times`).
 
     Raises:
-        ValueError: the control `none` is not among the methods, a search or step times are wanted and not given, or the
+        ValueError: the control `none` is not among the methods, a search's result or step times are missing, or the
             seconds are too few for a method.
     """
     require_point(experiment, found)
     if needs_times(experiment) and times is None:
         raise ValueError(
-            "budget: its runs have as many steps as fit into the seconds, and no step has been timed yet. "
-            "First: sstkd-bench run FILE, which does"
+            "budget: the number of steps follows from the step times, and these have not been measured yet. "
+            "First: sstkd-bench run FILE, which measures them"
         )
     runs = outline(experiment) if times is None else within_budget(experiment, times)
     if found is None:
@@ -79,10 +79,10 @@ def plan(
 
 
 def foreseen(experiment: Experiment) -> list[Run]:
-    """The runs, as far as they are known before any step was timed; what an experiment is named by on a cluster.
+    """The runs as far as they are known before steps are timed; they name an experiment's job on a cluster.
 
     Raises:
-        ValueError: as `plan`, for want of a search.
+        ValueError: the ruleset needs a search.
     """
     require_point(experiment, None)
     return outline(experiment)
@@ -105,7 +105,7 @@ def timing_runs(experiment: Experiment) -> list[Run]:
 
 
 def within_budget(experiment: Experiment, times: Mapping[Key, StepTime]) -> list[Run]:
-    """The runs of `outline` with the steps that a budget of seconds has room for, and the control that goes with it.
+    """The runs of `outline` with as many steps as fit into the budget of seconds, and the additional control.
 
     Raises:
         ValueError: as `outline`, or the seconds are too few for a method.
@@ -125,10 +125,10 @@ def within_budget(experiment: Experiment, times: Mapping[Key, StepTime]) -> list
         slowest = max(each.ms for (pair, _), each in times.items() if pair == run.pair)
         seconds = run.budget.seconds
         count = _fit(1e-3 * slowest * steps, time.ms) if seconds is None else _fit(seconds, slowest)
-        return _timed(run.model_copy(update={"control": CONTROLS[budget.unit]}), time, count)
+        return _timed(run.model_copy(update={"control": ADDED_CONTROL[budget.unit]}), time, count)
 
     out: list[Run] = []
-    # All of them first: of a budget that is too small a method is named.
+    # All methods before the controls: an error about a small budget then names a method.
     for run in [within(run) for run in outline(experiment)]:
         plain = run.role == "student" and run.method.name == PLAIN
         out += [run, control(run)] if plain else [run]
@@ -136,7 +136,7 @@ def within_budget(experiment: Experiment, times: Mapping[Key, StepTime]) -> list
 
 
 def _fit(seconds: float, ms: float) -> int:
-    """Whole steps that fit; what rounding took away from a budget that was made of steps is given back."""
+    """Whole steps that fit; the small constant undoes rounding where the budget was computed from steps."""
     return int(1e3 * seconds / ms + 1e-6)
 
 
@@ -144,7 +144,7 @@ def _timed(run: Run, time: StepTime, steps: int) -> Run:
     warm_up = run.train.schedule.warmup_steps
     if steps <= warm_up:
         raise ValueError(
-            f"budget: {run.label} on {run.pair} has {steps} steps of {time.ms:.3g} ms, which end in the warm-up "
+            f"budget: {run.label} on {run.pair} has {steps} steps of {time.ms:.3g} ms, all within the warm-up "
             f"(train.schedule.warmup_steps: {warm_up}). Give more seconds, or fewer warm-up steps"
         )
     return run.model_copy(update={"train": run.train.model_copy(update={"steps": steps}), "step_time": time})

@@ -136,32 +136,32 @@ class Train(Spec):
 
 
 class Budget(Spec):
-    """What is equal between methods."""
+    """What all methods have equal."""
 
     unit: Literal["steps", "seconds"] = "steps"
-    """`steps`: every method trains for train.steps. `seconds`: for as many seconds, of steps that are timed first."""
+    """`steps`: every method trains for train.steps. `seconds`: for equal seconds, by step times measured first."""
     seconds: Positive | None = None
-    """Only with `unit: seconds`: of training, per run; what the plain student takes for train.steps when not given."""
+    """Only with `unit: seconds`: training seconds per run; those of the baseline for train.steps when not given."""
     longer: bool = False
-    """Only with `unit: steps`: one more control, the plain student trained for the seconds of the slowest method."""
+    """Only with `unit: steps`: an additional control, the baseline trained for the seconds of the slowest method."""
 
 
 Control = Literal["equal seconds", "equal steps"]
-"""What the plain student may be equal to the methods in, once more, with another number of steps."""
+"""What an additional student without distillation, with another number of steps, has equal to the methods."""
 CONTROLS: tuple[Control, ...] = get_args(Control)
 
 
 def control_label(plain: str, control: str) -> str:
-    """What the line of a control is called: "none at equal seconds"."""
+    """Label of a control: "none at equal seconds"."""
     return f"{plain} at {control}"
 
 
 class StepTime(Spec):
-    """How long a training step of a method was found to take: the median over repeats.
+    """Measured time of a training step of a method: the median over repeats.
 
     Attributes:
         ms: milliseconds.
-        repeats: medians after warm-up, milliseconds, of runs that did nothing else.
+        repeats: medians after warm-up, milliseconds, of the timing runs.
     """
 
     ms: float
@@ -172,7 +172,7 @@ ADDED: tuple[tuple[tuple[str, ...], type[Spec], tuple[str, ...]], ...] = (
     (("augment",), Augment, ("saturation", "hue", "scale_step", "class_cap")),
     ((), Train, ("normalize", "evaluation")),
 )
-"""Keys that came after the first release, by section: at their defaults a run is the one it was without them."""
+"""Keys added after the first release, by section; at their defaults they are not part of a run's identity."""
 
 
 def without_defaults_of_added_keys(train: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where runs run: workers, devices, checkpoints. Nothing here changes a number."""
+"""Where runs execute: workers, devices, checkpoints. Nothing here changes a result."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -12,11 +12,11 @@ class Checkpointing(Spec):
     """How a run's resumable checkpoints are kept."""
 
     minutes: Positive | None = None
-    """Also write one after so many minutes; only at the steps of train.checkpoint_every when not given."""
+    """Also write a checkpoint every so many minutes; only at the steps of train.checkpoint_every when not given."""
     keep: PositiveInt = 1
-    """How many stay; an older one is taken up where the last is damaged."""
+    """How many are kept; if the latest is corrupt, the run resumes from an older one."""
     background: bool = False
-    """Write while the training goes on; takes the memory of one more copy of what is trained."""
+    """Write while training continues; needs memory for a copy of everything that is trained."""
 
 
 class Resources(Spec):
@@ -36,13 +36,13 @@ class Resources(Spec):
     address: Annotated[str, Field(pattern=r"^(local|auto|[A-Za-z0-9.\-]+:[0-9]+|ray://.+)$")] = "local"
     """`local` starts Ray on this machine; `auto` or host:port joins a running cluster."""
     storage: str | None = None
-    """Folder or URI (s3://bucket/prefix, gs://...) below which the workers keep rows, weights and checkpoints; what is
-    finished is fetched from there. The results folder itself, which every worker must see, when not given."""
+    """Folder or URI (s3://bucket/prefix, gs://...) for the workers' rows, weights and checkpoints; finished rows are
+    fetched from there. When not given, the results folder, which every worker must see."""
     checkpoints: Checkpointing = Checkpointing()
     max_failures: Annotated[int, Field(ge=0)] = 2
-    """How often a run is tried again, on another node if there is one, when its worker dies or its machine fails."""
+    """How often a run is retried, on another node if there is one, when its worker dies or its machine fails."""
     bucket_mb: PositiveInt = 25
-    """Gradients are summed over workers in pieces of this size, while the backward pass goes on."""
+    """Size of the pieces in which gradients are summed over workers during the backward pass."""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> "Resources":

@@ -1,4 +1,4 @@
-"""The rules of the protocol: which controls there are, and what an experiment must not ask for."""
+"""Rules of the protocol that an experiment must obey: its controls, budget and search."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from harness.experiment.spec import Experiment
 
 PLAIN = "none"
 SOBOL = "sobol"
-"""Who proposes the trials of the ruleset `tuned`."""
+"""What proposes the trials of the ruleset `tuned`."""
 Key = tuple[str, str]
 """A pair's name and a method's label."""
-CONTROLS = {"steps": "equal seconds", "seconds": "equal steps"}
-"""The control that a budget adds to its own: what the plain student is equal in, by what all are equal in."""
+ADDED_CONTROL = {"steps": "equal seconds", "seconds": "equal steps"}
+"""By budget unit: the additional control, the student without distillation at equal seconds or equal steps."""
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,27 @@ class Found:
 
 
 def require_control(experiment: Experiment) -> None:
-    """Every comparison has the plain student in it.
+    """Require the student without distillation, the baseline of every comparison.
 
     Raises:
         ValueError: the control `none` is not among the methods.
     """
     if not any(method.name == PLAIN for method in experiment.methods):
-        raise ValueError(f"the control {PLAIN!r} is missing. Add it: without the plain student no gain can be stated.")
+        raise ValueError(
+            f"the control {PLAIN!r} is missing. Add it: a gain is measured against the student without distillation."
+        )
 
 
 def require_point(experiment: Experiment, found: Mapping[Key, Found] | None) -> None:
-    """See that the best points are there where the ruleset wants them.
+    """Check that the best points of a search are given if the ruleset needs them.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they are missing.
     """
     ruleset = experiment.protocol.ruleset
     if ruleset != "published" and found is None:
         raise ValueError(
-            f"protocol.ruleset: {ruleset}: its runs have the best point of a search. First: sstkd-bench tune FILE; "
+            f"protocol.ruleset: {ruleset}: its runs use the best point of a search. First: sstkd-bench tune FILE; "
             "then: sstkd-bench run FILE --from-search"
         )
 
@@ -54,27 +56,27 @@ def needs_times(experiment: Experiment) -> bool:
 
 
 def labels(experiment: Experiment) -> list[str]:
-    """The lines of the experiment's table, in their order: its methods, and the control that its budget adds."""
+    """Labels of the table's lines, in order: the methods, then the control that the budget adds."""
     found = [method.label for method in experiment.methods]
     if needs_times(experiment):
-        found.append(control_label(PLAIN, CONTROLS[experiment.budget.unit]))
+        found.append(control_label(PLAIN, ADDED_CONTROL[experiment.budget.unit]))
     return found
 
 
 def budget_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """What is wrong with `budget` beside its types: the key, and what to do."""
+    """Errors in `budget` that types do not show: key path and message."""
     budget = experiment.budget
     if budget.unit == "steps" and budget.seconds is not None:
         yield ("budget", "seconds"), "only with unit: seconds. Delete it, or write unit: seconds beside it"
     if budget.unit == "seconds" and budget.longer:
         yield (
             ("budget", "longer"),
-            "only with unit: steps: with seconds the plain student has as many as any. Delete it",
+            "only with unit: steps; with unit: seconds all methods train equally long. Delete it",
         )
 
 
 def search_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """What is wrong with `search` beside its types: the key, and what to do."""
+    """Errors in `search` that types do not show: key path and message."""
     search, train, ruleset = experiment.search, experiment.train, experiment.protocol.ruleset
     if search is None:
         if ruleset != "published":
@@ -104,7 +106,7 @@ def search_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, .
     if search.algorithm in LOOKS_AT_CURVES and (train.eval_every is None or train.eval_every >= steps):
         yield (
             ("search", "algorithm"),
-            f"{search.algorithm} looks at trials on the way; give train.eval_every below the {steps} steps of a trial",
+            f"{search.algorithm} needs evaluations during a trial; give train.eval_every below its {steps} steps",
         )
     if search.grace is not None and search.grace >= steps:
         yield ("search", "grace"), f"is below the {steps} steps of a trial; given {search.grace}"

@@ -1,4 +1,4 @@
-"""What a table of classes or functions offers, read from source text without importing it.
+"""Names and parameters of a table of classes or functions, read from source text without importing it.
 
 `METHODS` and `DATASETS` live beside code that imports torch. The experiment file's schema, `check` and `--help` must
 not wait for that, and must not run third-party code only to validate a file, so names, hyper-parameters, types and
@@ -84,7 +84,7 @@ def entry(target: str, name: str | None = None) -> Entry:
                 value = getattr(item, "value", None)
                 for named in targets:
                     if isinstance(named, ast.Name) and value is not None:
-                        # What is no plain data (an expression) is nothing that a spec needs.
+                        # Expressions are skipped: a spec needs only plain data.
                         with contextlib.suppress(ValueError):
                             constants[named.id] = ast.literal_eval(value)
             return Entry(name or target, target, _model(init, target, path), constants)
@@ -144,7 +144,7 @@ def _model(function: ast.FunctionDef | None, target: str, path: Path) -> type[Ba
             continue
         try:
             fields[argument.arg] = (kind, ast.literal_eval(default))
-        except (ValueError, TypeError):
+        except ValueError:
             raise ValueError(f"{where} has a default that is not plain data") from None
     # Defaults are validated too: `weight: float = 1` is 1.0 whether or not a file says `weight: 1`.
     config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)

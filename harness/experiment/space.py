@@ -1,7 +1,7 @@
-"""What of a method is searched: its declared `space` less what the experiment file fixes, and the learning rate.
+"""The search space of a method: its declared `space` without what the experiment file fixes, and the learning rate.
 
-A trial has a value for every dimension; its point has only those that matter: what hangs on a term that is off in this
-trial is left out.
+A trial has a value for every dimension. Its point has only the values with an effect: hyper-parameters of a term that
+is off in this trial are left out.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -58,7 +58,7 @@ def space_of(method: Method, given: Collection[str], lr: tuple[float, float]) ->
 
     Args:
         method: with all its parameters.
-        given: names of the parameters that the file gives: they stay as they are.
+        given: names of the parameters that the file fixes.
         lr: lowest and highest learning rate.
     """
     found = [Dimension(LR, *lr)]
@@ -81,7 +81,7 @@ def values_at(space: Space, unit: Sequence[float]) -> dict[str, float]:
 
 
 def point_of(space: Space, values: Mapping[str, float]) -> dict[str, float]:
-    """The values that matter."""
+    """The values that have an effect."""
     return {each.name: values[each.name] for each in space if each.needs is None or values.get(each.needs, 1.0)}
 
 

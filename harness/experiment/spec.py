@@ -1,7 +1,7 @@
 """What an experiment and a run are: frozen models with strict types.
 
 `experiment.load.load` reads an `Experiment` from YAML; `experiment.plan.plan` makes its list of `Run`s. Whatever
-changes the numbers is in a run's identity; paths are not (weights are named by content), nor is where it runs.
+changes the numbers is part of a run's identity; paths (weights are identified by content) and resources are not.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 @dataclass(frozen=True)
 class PathMark:
-    """Marks a string field as a path: the only place where `${VAR}` is expanded, and it must exist."""
+    """Marks a string field as a path: `${VAR}` is expanded only there, and the path must exist."""
 
     kind: Literal["file", "folder"]
 
@@ -41,7 +41,7 @@ class PathMark:
 FilePath = Annotated[str, PathMark("file")]
 FolderPath = Annotated[str, PathMark("folder")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-"""Of a folder or a table's line: letters, digits, `.`, `_`, `-`."""
+"""Name of a folder or of a table's line: letters, digits, `.`, `_`, `-`."""
 
 
 class Protocol(Spec):
@@ -66,12 +66,12 @@ class Dataset(Spec):
 
 
 class Weights(Spec):
-    """A weight file, named by content so that it cannot change unnoticed."""
+    """A weight file, identified by its content."""
 
     path: FilePath
     """A .safetensors file, or a .pt/.pth state dict (loaded with weights_only=True)."""
     sha256: Sha256 | None = None
-    """`sha256sum FILE`; what the file has when the experiment is read, when not given."""
+    """`sha256sum FILE`; computed from the file when not given."""
 
     @property
     def digest(self) -> str:
@@ -132,7 +132,7 @@ class Experiment(Spec):
     overrides: tuple[str, ...] = ()
     """Filled in by --set; not a key of the file."""
     given: tuple[tuple[str, ...], ...] = ()
-    """Filled in where there is a search: the parameters that the file gives, for each of `methods`; no key either."""
+    """Filled in if there is a search: the parameters that the file gives for each method; not a key of the file."""
 
 
 class Run(Spec):
@@ -158,25 +158,25 @@ class Run(Spec):
     trial: Trial | None = None
     source: Source | None = None
     control: Control | None = None
-    """The plain student once more, with another number of steps than it has as a method; equal to what: see Budget."""
+    """Marks the additional student without distillation, with another number of steps; see Budget."""
     step_time: StepTime | None = None
-    """What its number of steps was taken from, where the budget is one of seconds."""
+    """The step time that its number of steps follows from, if the budget is in seconds."""
     overrides: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
-        """Of its line in tables."""
+        """Label of its line in tables."""
         return control_label(self.method.label, self.control) if self.control else self.method.label
 
     def identity(self) -> dict[str, Any]:
-        """What makes this run this run, as plain data."""
+        """Everything that identifies the run, as plain data."""
         spec = self.model_dump(mode="json", exclude={"experiment", "overrides", "pair", "teacher", "step_time"})
         for weights in (spec["network"]["encoder_weights"], spec["checkpoint"]):
             if weights is not None:
                 weights.pop("path")
         spec["data"].pop("root")
         spec["train"].pop("checkpoint_every")
-        # A run that belongs to no search, or has no budget of seconds, is the one it was before there were any.
+        # Keys added later are left out when unset, so that earlier run_ids stay.
         for section, keys in ((spec, ("trial", "source", "control")), (spec["budget"], ("seconds",))):
             for key in keys:
                 if section[key] is None:

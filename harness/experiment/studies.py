@@ -15,9 +15,9 @@ class Study:
     """The search of one method on one pair.
 
     Attributes:
-        template: a trial's run but for its point and its number.
-        label: the method's in the experiment; a trial's own label has its point.
-        space: what is searched.
+        template: the run of a trial, without its point and its number.
+        label: the method's label in the experiment; a trial's own label contains its point.
+        space: the hyper-parameters that are searched.
     """
 
     template: Run
@@ -31,7 +31,7 @@ class Study:
 
 
 def studies_of(experiment: Experiment) -> list[Study]:
-    """What is searched, pair by pair, the methods in the file's order.
+    """All studies, pair by pair, with the methods in the file's order.
 
     Raises:
         ValueError: the experiment has no search.
@@ -60,9 +60,9 @@ def trial_run(study: Study, number: int, algorithm: str, values: Mapping[str, fl
     """The run of one trial.
 
     Args:
-        study: what it is a trial of.
-        number: its own, from 0.
-        algorithm: who proposed it.
+        study: that the trial belongs to.
+        number: of the trial, from 0.
+        algorithm: that proposed it.
         values: of every dimension.
     """
     trial = Trial(method=study.label, number=number, algorithm=algorithm)

@@ -1,7 +1,7 @@
 """Experiment files as data: YAML 1.2 scalars, no duplicate keys, a line number for every key, `--set` overrides.
 
 PyYAML reads YAML 1.1, where `1e-3` is a string, `off` is False, `1:30` is 90 and a repeated key silently wins; each of
-those has cost somebody a training run, so the loader here reads scalars as YAML 1.2 does and refuses repeated keys.
+those has cost somebody a training run, so this loader reads scalars as YAML 1.2 does and refuses repeated keys.
 A file says everything in full: anchors, aliases, merge keys and tags are refused, and with them cycles and YAML bombs.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 KeyPath = tuple[str | int, ...]
-Place = Callable[[int | None], str]  # where a line is, for messages
+Place = Callable[[int | None], str]  # a line's file and number, for messages
 
 _STR, _FLOAT = "tag:yaml.org,2002:str", "tag:yaml.org,2002:float"
 _SCALARS = {
@@ -67,7 +67,7 @@ def _number(text: str) -> float:
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
-    """Read a YAML mapping and the line each of its keys stands on.
+    """Read a YAML mapping and the line of each of its keys.
 
     Raises:
         ValueError: the file is missing, is not YAML, repeats a key, or is not a mapping.
@@ -89,7 +89,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
 def read_otherwise_by_ray(
     path: Path, experiment: dict[str, Any], root: tuple[str, ...]
 ) -> Iterator[tuple[KeyPath, Any]]:
-    """Where Ray, which reads YAML 1.1, finds another value below `root` than `experiment`; and what it finds.
+    """The places below `root` where Ray, which reads YAML 1.1, reads another value than `experiment`; and its value.
 
     Raises:
         ValueError: Ray cannot read the file.
@@ -138,7 +138,7 @@ def _parse(text: str, place: Place, lines: dict[KeyPath, int]) -> Any:
 
 
 def _walk(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], place: Place) -> None:
-    """Record the line of every key and list item below `node`; refuse what is no plain data and repeated keys."""
+    """Record the line of every key and list item below `node`; refuse repeated keys and keys that are not text."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             line = key.start_mark.line + 1
@@ -149,8 +149,7 @@ def _walk(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], place: Place)
             below = (*at, key.value)
             if below in lines:
                 raise ValueError(
-                    f"{place(line)}: {dotted(below)}: this key stands twice (first on line {lines[below]}). "
-                    "Delete one of the two."
+                    f"{place(line)}: {dotted(below)}: duplicate key (first on line {lines[below]}). Delete one of them."
                 )
             lines[below] = line
             _walk(value, below, lines, place)
@@ -188,7 +187,7 @@ def override(data: dict[str, Any], assignment: str) -> KeyPath:
             if not last and here.get(part) is None:
                 here[part] = {}
         else:
-            raise ValueError(f"--set {assignment}: {dotted(path)} is the plain value {here!r}; nothing lies below it")
+            raise ValueError(f"--set {assignment}: {dotted(path)} is the plain value {here!r}; it has no keys")
         path = (*path, index)
         if last:
             here[index] = value

@@ -25,7 +25,7 @@ def load_state(path: Path, expected_sha256: str) -> dict[str, Tensor]:
     """Read a state dict from a .safetensors, .pt or .pth file whose content is the expected one.
 
     Raises:
-        ValueError: the file is missing, is another file than expected, or is not a plain state dict.
+        ValueError: the file is missing, differs from the expected one, or is not a plain state dict.
     """
     if not path.is_file():
         raise ValueError(
@@ -34,13 +34,13 @@ def load_state(path: Path, expected_sha256: str) -> dict[str, Tensor]:
     found = sha256(path)
     if found != expected_sha256:
         raise ValueError(
-            f"{path}: has sha256 {found}, expected {expected_sha256}. It is another file, or a damaged one."
+            f"{path}: has sha256 {found}, expected {expected_sha256}. It is a different file, or a corrupt one."
         )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no weights make the unpickler raise anything
+    except Exception as error:  # on arbitrary bytes the unpickler may raise anything
         raise ValueError(
             f"{path}: cannot be read as weights ({error}). Save it with safetensors.torch.save_file."
         ) from None
@@ -53,9 +53,9 @@ def load_state(path: Path, expected_sha256: str) -> dict[str, Tensor]:
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> str:
-    """Write a state dict as safetensors, whole or not at all; returns the file's SHA-256."""
+    """Write a state dict as safetensors, atomically; returns the file's SHA-256."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Serialised in memory: a full disk is then an OSError like anywhere else, and not an error of the format's own.
+    # Serialised in memory, so that a full disk is an OSError and not an error of the format's own.
     content = save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
     write_atomic(path, content)
     return hashlib.sha256(content).hexdigest()

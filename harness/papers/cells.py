@@ -1,8 +1,11 @@
-"""The cells of a paper's table."""
+"""The cells of a paper's table: measured here, published there, and the table of them."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from harness.analysis.sheets import Sheet, sheet
 from harness.analysis.stats import Difference, Interval
+from harness.analysis.tables import mean_text
 from harness.papers.published import Figure
 
 PARTS = ("measured", "vs student", "published", "measured − published")
@@ -11,14 +14,14 @@ NOT_RUN, UNVERIFIED = "not run", "unverified"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell. mIoU and its differences are in percent points.
+    """One cell. mIoU is in percent, its differences in percentage points.
 
     Attributes:
         line, column: their titles.
         why_not: why nothing was measured; empty where something was.
         measured: mean over seeds with its 95 % t interval.
-        vs_student: paired difference to the plain student.
-        figure: what was published; None where nobody could verify a figure.
+        vs_student: paired difference to the student without distillation.
+        figure: what was published; None where no figure could be verified.
     """
 
     line: str
@@ -30,7 +33,7 @@ class Cell:
 
     @property
     def gap(self) -> float | None:
-        """Measured less published."""
+        """Measured minus published."""
         return None if self.measured is None or self.figure is None else self.measured.mean - self.figure.value
 
     @property
@@ -38,8 +41,7 @@ class Cell:
         """Of `PARTS`."""
         measured, difference = self.why_not, "–"
         if self.measured is not None:
-            half = "" if self.measured.half is None else f" ± {self.measured.half:.2f}"
-            measured = f"{self.measured.mean:.2f}{half} (n={self.measured.n})"
+            measured = mean_text(self.measured)
         d = self.vs_student
         if d is not None:
             difference = f"no interval (n={d.n})"
@@ -48,10 +50,21 @@ class Cell:
         published = UNVERIFIED if self.figure is None else f"{self.figure.value:g} ({self.figure.sure})"
         return measured, difference, published, "–" if self.gap is None else f"{self.gap:+.2f}"
 
+    def record(self, table: str) -> dict[str, Any]:
+        """Its numbers, unrounded; None where there are none."""
+        m, d, f = self.measured, self.vs_student, self.figure
+        found: dict[str, Any] = {"table": table, "method": self.line, "column": self.column}
+        found |= dict(zip(("mean", "low", "high", "n"), (m.mean, m.low, m.high, m.n) if m else [None] * 4, strict=True))
+        names = ("vs_student", "vs_student_low", "vs_student_high", "vs_student_n")
+        found |= dict(zip(names, (d.mean, d.low, d.high, d.n) if d else [None] * 4, strict=True))
+        names = ("published", "sure", "source", "measured_minus_published")
+        found |= dict(zip(names, (f.value, f.sure, f.source, self.gap) if f else [None] * 4, strict=True))
+        return found | {"why_not": self.why_not}
+
 
 @dataclass(frozen=True)
 class Grid:
-    """A table to be printed: `head` and `rows` are texts, `notes` what is to be known, `cells` the numbers behind."""
+    """A paper's table: `head` and `rows` are texts, `notes` go below, `cells` hold the numbers."""
 
     id: str
     title: str
@@ -59,3 +72,24 @@ class Grid:
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
     cells: tuple[Cell, ...] = ()
+
+    @property
+    def sheet(self) -> Sheet:
+        """As the formats write it; in CSV a line per cell."""
+        return sheet(self.id, self.title, self.head, self.rows, self.notes, self.records)
+
+    @property
+    def long(self) -> Sheet:
+        """A row per cell where the columns are those of cells, for the terminal: a paper's tables are wider."""
+        columns = list(dict.fromkeys(cell.column for cell in self.cells))
+        title = f"{self.title} ({self.id})"
+        if self.head[1:] != tuple(f"{column}: {part}" for column in columns for part in PARTS):
+            return sheet(self.id, title, self.head, self.rows, self.notes, self.records)
+        several = len(columns) > 1
+        head = ("method", *(["student"] if several else []), *PARTS)
+        rows = [(cell.line, *([cell.column] if several else []), *cell.texts) for cell in self.cells]
+        return sheet(self.id, title, head, rows, self.notes, self.records, left=len(head) - len(PARTS))
+
+    def records(self) -> list[dict[str, Any]]:
+        """The numbers of each cell."""
+        return [cell.record(self.id) for cell in self.cells]

@@ -2,27 +2,47 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from harness.analysis.arrays import Runs, split
+from harness.analysis.arrays import Runs, Shared, split
 from harness.analysis.stats import Interval, mean_interval, paired_difference
 from harness.experiment.method import method_entry
 from harness.papers.cells import NOT_RUN, PARTS, UNVERIFIED, Cell, Grid
 from harness.papers.published import Figure
 from harness.papers.tables import NETWORKS, RECIPES, Column, Line, Ours, PaperTable
 
-_SETTING = (
-    *("experiment", "role", "method", "method_parameters", "steps", "dataset", "student_network"),
-    *("teacher_network", "ruleset", "protocol_version", "recipe", "budget_unit", "dataset_parameters"),
-)
-COLUMNS = ("run_id", *_SETTING, "seed", "val_miou", "status", "control", "trial")
+
+@dataclass(frozen=True)
+class Setting(Shared):
+    """What the runs of one cell share, as the rows' columns of the same names; but for the last one."""
+
+    experiment: str
+    role: str
+    status: str
+    control: str | None
+    method: str
+    method_parameters: str
+    steps: int | None
+    dataset: str
+    dataset_parameters: str
+    student_network: str
+    teacher_network: str
+    ruleset: str
+    protocol_version: str
+    recipe: str
+    budget_unit: str
+    is_trial: bool
+
+
+_SHARED = tuple(name for name in Setting.columns() if name != "is_trial")
+COLUMNS = ("run_id", *_SHARED, "seed", "val_miou", "trial")
 """Columns of rows that `build` needs."""
 
 
-def prepared(rows: Any) -> Runs:
+def prepared(rows: Any) -> Runs[Setting]:
     """Rows as `build` takes them.
 
     Args:
@@ -30,13 +50,13 @@ def prepared(rows: Any) -> Runs:
     """
     import pyarrow.compute as pc
 
-    rows = rows.select(list(COLUMNS)).append_column("is trial", pc.is_valid(rows["trial"]))
-    runs = split(rows, (*_SETTING, "status", "control", "is trial"), ("seed", "val_miou"))
-    results = [s for s in runs.settings if s["status"] == "ok" and s["control"] is None and not s["is trial"]]
+    rows = rows.select(list(COLUMNS)).append_column("is_trial", pc.is_valid(rows["trial"]))
+    runs = split(rows, Setting, ("seed", "val_miou"))
+    results = [s for s in runs.settings if s.status == "ok" and s.control is None and not s.is_trial]
     return replace(runs, settings=tuple(results))
 
 
-def build(table: PaperTable, runs: Runs, figures: Collection[Figure]) -> Grid:
+def build(table: PaperTable, runs: Runs[Setting], figures: Collection[Figure]) -> Grid:
     """One of a paper's tables from rows and published figures.
 
     Args:
@@ -48,7 +68,7 @@ def build(table: PaperTable, runs: Runs, figures: Collection[Figure]) -> Grid:
         ValueError: rows of several comparisons (experiments, recipes, rulesets, protocol versions) fit the table.
     """
     by_cell = {figure.cell: figure for figure in figures}
-    cells, used, lines = [], [], []
+    cells, used, lines = list[Cell](), list[Setting](), []
     for line in table.lines:
         texts = [line.title]
         for column in table.columns:
@@ -67,7 +87,7 @@ def costs(table: PaperTable, counted: Mapping[str, tuple[float, float]], figures
 
     Args:
         table: which; with networks.
-        counted: of each network, 10^6 parameters and 10^9 multiply-adds, computed from it now.
+        counted: of each network, 10^6 parameters and 10^9 MACs, computed from it now.
         figures: all that were published.
     """
     by_key = {(f.student, f.metric): f for f in figures if f.method == "cost" and f.protocol == table.protocol}
@@ -85,17 +105,17 @@ def costs(table: PaperTable, counted: Mapping[str, tuple[float, float]], figures
             texts.append("–" if own is None or figure is None else f"{own[i] - figure.value:+.2f}")
         rows.append(tuple(texts))
     parts = ("counted", "published", "counted − published")
-    head = ("network", *(f"{what}: {part}" for what in ("10^6 parameters", "10^9 multiply-adds") for part in parts))
+    head = ("network", *(f"{what}: {part}" for what in ("10^6 parameters", "10^9 MACs") for part in parts))
     notes = (
-        "Parameters with the auxiliary head, where there is one; multiply-adds of convolutions and matrix products "
-        "only, of the network without it. Published counts of multiply-adds may hold other operations, too.",
+        "Parameters with the auxiliary head, where there is one; MACs of convolutions and matrix products "
+        "only, of the network without it. Published counts of MACs may hold other operations, too.",
         *([table.note] if table.note else []),
     )
     return Grid(table.id, table.title, head, tuple(rows), notes, tuple(cells))
 
 
 def _title(column: Column, columns: Sequence[Column]) -> str:
-    """What tells a column from the others."""
+    """The title of a column: what distinguishes it from the others."""
     parts = [column.student]
     if len({c.dataset for c in columns}) > 1:
         parts.append(column.dataset)
@@ -110,12 +130,12 @@ def _cell(
     table: PaperTable,
     line: Line,
     column: Column,
-    runs: Runs,
+    runs: Runs[Setting],
     figures: Mapping[tuple[str, ...], Figure],
-) -> tuple[Cell, list[dict[str, Any]]]:
-    """The cell, and the rows behind it."""
+) -> tuple[Cell, list[Setting]]:
+    """The cell, and the rows it is computed from."""
     teacher = line.method == "teacher"
-    # The plain student and the teacher are the same in every column that has a variant.
+    # The student without distillation and the teacher are the same in every column that has a variant.
     variant = column.variant if column.variant is not None and line.method not in ("none", "teacher") else line.variant
     student = "" if teacher else column.student
     key = (column.dataset, column.split, table.protocol, table.teacher, student, line.method, variant, "miou")
@@ -123,22 +143,22 @@ def _cell(
     ours = line.ours.get(column.variant or "") if isinstance(line.ours, Mapping) else line.ours
     why_not = ""
     if column.split != "val":
-        why_not = "its labels are a server's"
+        why_not = "labels not public"
     elif table.teacher not in NETWORKS or not (teacher or column.student in NETWORKS):
-        why_not = "no such network here"
+        why_not = "network not available"
     elif not teacher and ours is None:
-        why_not = "no such method here"
+        why_not = "method not available"
     if why_not:
         return Cell(**titles, why_not=why_not), []  # type: ignore[arg-type]
-    pair = [r for r in runs.settings if r["dataset"] == column.dataset and _is(r["teacher_network"], table.teacher)]
+    pair = [r for r in runs.settings if r.dataset == column.dataset and _is(r.teacher_network, table.teacher)]
     if teacher:
-        mine = [r for r in pair if r["role"] == "teacher"]
-        plain = []
+        mine = [r for r in pair if r.role == "teacher"]
+        baseline = list[Setting]()
     else:
-        pair = [r for r in pair if r["role"] == "student" and _is(r["student_network"], column.student)]
-        mine, plain = _of(pair, ours), _of(pair, ("none", {}))
-    _one_comparison(table, mine, plain)
-    values, base = _values(table, runs, mine), _values(table, runs, plain)
+        pair = [r for r in pair if r.role == "student" and _is(r.student_network, column.student)]
+        mine, baseline = _of(pair, ours), _of(pair, ("none", {}))
+    _one_comparison(table, mine, baseline)
+    values, base = _values(table, runs, mine), _values(table, runs, baseline)
     if not values:
         return Cell(**titles, why_not=NOT_RUN), []  # type: ignore[arg-type]
     difference = None
@@ -148,8 +168,8 @@ def _cell(
     return Cell(**titles, measured=measured, vs_student=difference), mine  # type: ignore[arg-type]
 
 
-def _values(table: PaperTable, runs: Runs, rows: Sequence[dict[str, Any]]) -> dict[int, float]:
-    """val mIoU in percent points by seed, of runs that have one."""
+def _values(table: PaperTable, runs: Runs[Setting], rows: Sequence[Setting]) -> dict[int, float]:
+    """val mIoU in percent by seed, of runs that have one."""
     places = runs.places(rows)
     places = places[~np.isnan(runs.own["val_miou"][places])]
     seeds = runs.own["seed"][places].tolist()
@@ -167,49 +187,51 @@ def _is(network: str, name: str) -> bool:
     return name in NETWORKS and given == NETWORKS[name]
 
 
-def _of(rows: Sequence[dict[str, Any]], ours: Ours | None) -> list[dict[str, Any]]:
+def _of(rows: Sequence[Setting], ours: Ours | None) -> list[Setting]:
     """The rows of a method with exactly these parameters, the others at their defaults."""
     if ours is None:
         return []
     name, given = ours
     model = method_entry(name).parameters.model_validate_json(json.dumps(dict(given)))
     parameters = json.loads(model.model_dump_json())
-    return [r for r in rows if r["method"] == name and json.loads(r["method_parameters"]) == parameters]
+    return [r for r in rows if r.method == name and json.loads(r.method_parameters) == parameters]
 
 
-def _one_comparison(table: PaperTable, rows: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a method's rows, and those of the plain student, that are not of one comparison."""
+def _one_comparison(table: PaperTable, rows: Sequence[Setting], baseline: Sequence[Setting]) -> None:
+    """Refuse a method's rows, and those of the baseline, that are not of one comparison."""
 
-    def identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
-        recipe = json.loads(row["recipe"])
-        for key in ("checkpoint_every", *(("steps",) if row["budget_unit"] == "seconds" else ())):
+    def identity(row: Setting) -> tuple[Any, ...]:
+        recipe = json.loads(row.recipe)
+        for key in ("checkpoint_every", *(("steps",) if row.budget_unit == "seconds" else ())):
             recipe.pop(key, None)
-        if row["ruleset"] != "published":
+        if row.ruleset != "published":
             recipe.get("optimizer", {}).pop("lr", None)
-        data = {k: v for k, v in json.loads(row["dataset_parameters"]).items() if k != "path"}
+        data = {k: v for k, v in json.loads(row.dataset_parameters).items() if k != "path"}
         settings = json.dumps([recipe, data], sort_keys=True)
-        return row["experiment"], row["ruleset"], row["protocol_version"], settings
+        return row.experiment, row.ruleset, row.protocol_version, settings
 
     if not rows:
         return
-    found = {identity(row): row for row in (*rows, *plain)}
+    found = {identity(row): row for row in (*rows, *baseline)}
     if len(found) > 1:
         a, b = list(found.values())[:2]
         raise ValueError(
-            f"{table.id}: rows of several comparisons fit one cell: {a['run_id']} of {a['experiment']} "
-            f"({a['ruleset']}) and {b['run_id']} of {b['experiment']} ({b['ruleset']}). Name one experiment, or keep "
+            f"{table.id}: rows of several comparisons fit one cell: {a.run_id} of {a.experiment} "
+            f"({a.ruleset}) and {b.run_id} of {b.experiment} ({b.ruleset}). Name one experiment, or keep "
             "their results apart"
         )
 
 
 def _notes(
-    table: PaperTable, rows: Sequence[Mapping[str, Any]], cells: Sequence[Cell], figures: Collection[Figure]
+    table: PaperTable, rows: Sequence[Setting], cells: Sequence[Cell], figures: Collection[Figure]
 ) -> tuple[str, ...]:
-    notes = ["mIoU in percent, ours of the last step on val: mean ± half its 95 % t interval over n seeds; differences "
-             "are paired by seed. V: verified in a source that was opened; V2: in a secondary source; C: computed from "
-             "such figures."]  # fmt: skip
+    notes = [
+        "mIoU in percent, ours of the last step on val: mean ± half-width of its 95 % t interval over n seeds; "
+        "differences are paired by seed. V: verified in a source that was opened; V2: in a secondary source; C: "
+        "computed from such figures."
+    ]
     notes.append(f"Published under: {table.protocol}.")
-    notes += sorted({text for row in rows if row["role"] == "student" for text in _differences(table, row)})
+    notes += sorted({text for row in rows if row.role == "student" for text in _differences(table, row)})
     if table.gains:
         known = (
             f for f in figures if (f.metric, f.protocol, f.teacher) == ("miou_gain", table.protocol, table.teacher)
@@ -220,20 +242,20 @@ def _notes(
     return (*notes, *([table.note] if table.note else []))
 
 
-def _differences(table: PaperTable, row: Mapping[str, Any]) -> list[str]:
+def _differences(table: PaperTable, row: Setting) -> list[str]:
     """In what a row's recipe is not the protocol's."""
-    known, recipe = RECIPES[table.protocol], json.loads(row["recipe"])
+    known, recipe = RECIPES[table.protocol], json.loads(row.recipe)
     crop = (recipe.get("augment") or {}).get("crop_hw")
     compared: list[tuple[str, Any, Any, Callable[[Any], str]]] = [
-        ("steps", row["steps"], known.steps, str),
+        ("steps", row.steps, known.steps, str),
         ("images per step", recipe.get("batch_size"), known.batch_size, str),
-        ("crop", tuple(crop or ()), known.crop_hw.get(row["dataset"]), lambda c: "x".join(map(str, c)) or "none"),
+        ("crop", tuple(crop or ()), known.crop_hw.get(row.dataset), lambda c: "x".join(map(str, c)) or "none"),
     ]
     found = [
-        f"Not the published recipe ({row['experiment']}): {what} {said(ours)} instead of {said(theirs)}."
+        f"Not the published recipe ({row.experiment}): {what} {said(ours)} instead of {said(theirs)}."
         for what, ours, theirs, said in compared
         if theirs is not None and ours != theirs
     ]
-    if share := json.loads(row["dataset_parameters"]).get("dev_fraction"):
-        found.append(f"{row['experiment']} trains on less: a share of {share:g} of train is its dev split.")
+    if share := json.loads(row.dataset_parameters).get("dev_fraction"):
+        found.append(f"{row.experiment} trains on less data: {share:g} of train is held out as its dev split.")
     return found

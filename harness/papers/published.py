@@ -1,6 +1,6 @@
 """Published figures: what papers and their authors' repositories say, with the source and how sure each figure is.
 
-They stand in `results/published/*.csv`, one line a figure. They join a table beside what was measured, never in it.
+They are in `results/published/*.csv`, one line per figure, and are shown beside measured numbers, never as such.
 """
 
 import csv
@@ -19,7 +19,7 @@ METRICS = {
     "miou": "mIoU, %",
     "miou_gain": "gain of mIoU, points",
     "params_m": "10^6 parameters",
-    "gmacs": "10^9 multiply-adds",
+    "gmacs": "10^9 MACs",
 }
 SPLITS = ("val", "test", "")
 
@@ -32,13 +32,13 @@ class Figure:
         dataset, split: of the figure; empty for the cost of a network.
         protocol: the recipe it belongs to, in the words of its file.
         teacher, student: networks by the papers' names, e.g. "PSPNet-R18".
-        method: e.g. "cwd"; "none" for the plain student, "teacher" for the teacher, "cost" for a network's cost.
+        method: e.g. "cwd"; "none" for the student without distillation, "teacher", "cost" for a network's cost.
         variant: of the method, e.g. "logits".
         metric: one of `METRICS`.
         value: in the metric's unit.
         sure: one of `SURE`.
-        source: where it stands.
-        note: what else is to be known.
+        source: where it was published.
+        note: remarks.
     """
 
     dataset: str
@@ -56,7 +56,7 @@ class Figure:
 
     @property
     def cell(self) -> tuple[str, ...]:
-        """What the figure is of; a figure of one cell stands once."""
+        """What the figure is of; there is one figure per cell."""
         names = ("dataset", "split", "protocol", "teacher", "student", "method", "variant", "metric")
         return tuple(getattr(self, name) for name in names)
 
@@ -74,7 +74,7 @@ def read_published(folder: Path) -> list[Figure]:
     """Every figure of the CSV files in a folder, in the files' order by name.
 
     Raises:
-        ValueError: a file without the columns, or a figure that is wrong or stands twice; names file and line.
+        ValueError: a file without the columns, an invalid figure, or two for one cell; names file and line.
         FileNotFoundError: there are no such files.
     """
     paths = sorted(folder.glob("*.csv"))
@@ -92,7 +92,9 @@ def read_published(folder: Path) -> list[Figure]:
                 for line in reader:
                     figure, where = _figure(line, f"{path}:{reader.line_num}"), f"{path}:{reader.line_num}"
                     if other := found.get(figure.cell):
-                        raise ValueError(f"{where}: the figure of this cell stands in {other[1]} already; delete one")
+                        raise ValueError(
+                            f"{where}: the figure of this cell is already in {other[1]}; delete one of them"
+                        )
                     found[figure.cell] = figure, where
             except csv.Error as error:
                 raise ValueError(f"{path}:{reader.line_num}: not CSV ({error})") from None
@@ -114,7 +116,7 @@ def _figure(line: dict[str, str | None], where: str) -> Figure:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{where}: value: {known['value']!r} is no number")
+        raise ValueError(f"{where}: value: {known['value']!r} is not a number")
     if known["metric"] == "miou" and not 1 <= value <= 100:
         raise ValueError(f"{where}: value: {value:g}; mIoU is in percent, e.g. 75.15")
     return Figure(**{**known, "value": value})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What it takes to reproduce a paper's table: an experiment for each of its datasets, and what has come of it."""
+"""Reproducing a paper's table: an experiment for each of its datasets, and the state of each cell."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.analysis.tables import REFERENCES
+from harness.analysis.labels import REFERENCES
 from harness.experiment import yaml_reader
 from harness.papers.cells import NOT_RUN, Cell
 from harness.papers.tables import CIRKD, MGD, MMSEG, NETWORKS, PAPERS, SKD, Line, Ours, PaperTable
@@ -34,7 +34,7 @@ class Part:
         name: of its file.
         dataset: of its columns.
         results: name of the experiment, and of its folder of results: the tables of one protocol share their runs.
-        data: the experiment file's content; None where the protocol's recipe is not known here.
+        data: the experiment file's content; None where the protocol's recipe is unknown.
     """
 
     name: str
@@ -121,7 +121,7 @@ def _network(name: str) -> dict[str, Any]:
 
 
 def state(cell: Cell, seeds: int) -> str:
-    """What has come of a cell.
+    """The state of a cell.
 
     Args:
         cell: as measured so far.

@@ -1,8 +1,8 @@
-"""The papers' tables as data: which figures stand in which row and column, and which of our runs belong there.
+"""The papers' tables as data: which figures are in which row and column, and which of our runs belong there.
 
-Which rows and columns a table has is known from `results/published` alone where the paper's text was not at hand: the
+Where the paper's text was not available, rows and columns are inferred from `results/published`: the
 order then is that of its figures' source, and the numbers of the tables are this project's own. SSTKD's ablations have
-the rows that are known of them; what the paper prints in most of these cells nobody could verify.
+the rows that are known of them; most of the figures in their cells could not be verified.
 """
 
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ class Line:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table of a paper. Without columns it is one of costs: parameters and multiply-adds of `networks`.
+    """One table of a paper. Without columns it is one of costs: parameters and MACs of `networks`.
 
     `gains`: figures that were published as a gain only belong below it.
     """
@@ -112,7 +112,7 @@ _AFTER_CIRKD = (
     Line("Af-DCD", "af-dcd", "full", ("af-dcd", {})),
 )
 _R18, _HALF, _DEEPLAB, _MOBILE = "PSPNet-R18", "PSPNet-R18(0.5)", "DeepLabV3-R18", "DeepLabV3-MBV2"
-_NUMBERING = "The paper's text was not at hand: its rows, columns and numbering may differ."
+_NUMBERING = "The paper's text was not available: its rows, columns and numbering may differ."
 _COMPARED = (_TEACHER, _plain(), _SKD, _IFVD, _CWD, _SSTKD)
 
 

@@ -1,14 +1,18 @@
-"""How commands speak: tables as wide as the terminal, and mistakes as one line each with an exit code."""
+"""Tables on the terminal: as wide as it is, and into a file or a pipe one line per row."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.analysis.tables import HEADER, IMAGES, Block, QuickTable
+from harness.analysis.sheets import Section, Sheet
+from harness.analysis.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as Grid
+
+_TONES = {"better": "green", "worse": "magenta", "": ""}
 
 
 def output() -> "Console":
@@ -21,18 +25,18 @@ def output() -> "Console":
 
 def print_columns(columns: list[str], rows: list[list[str]], right: tuple[str, ...] = ()) -> None:
     """A table as wide as the terminal; into a file or a pipe one line per row."""
-    from rich.table import Table
+    from rich.table import Table as Grid
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    grid = Grid(box=None, pad_edge=False, header_style="dim")
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        grid.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # cells may hold [...], which is markup in plain strings
-    output().print(table)
+        grid.add_row(*(Text(cell) for cell in row))  # cells may hold [...], which is markup in plain strings
+    output().print(grid)
 
 
-def print_table(table: QuickTable, console: "Console | None" = None, directory: str | Path | None = None) -> None:
+def print_table(table: Table, console: "Console | None" = None, directory: str | Path | None = None) -> None:
     """Print the comparison on the terminal.
 
     Args:
@@ -42,26 +46,9 @@ def print_table(table: QuickTable, console: "Console | None" = None, directory: 
     """
     from rich.text import Text
 
-    from harness.report.console import output
-
     console = console or output()
-    for block in table.blocks:
-        console.print(Text(f"\n{block.pair} on {block.dataset}", style="bold"))
-        console.print(Text(block.headline))
-        grid = _grid(block, stacked=False)
-        if console.measure(grid, options=console.options.update(max_width=10_000)).maximum > console.width:
-            grid = _grid(block, stacked=True)
-        console.print(grid)
-        for note in block.notes:
-            console.print(Text(note, style="red"))
-        for caveat in block.caveats:
-            console.print(Text(caveat, style="dim"))
-        console.print(Text(f"\n{block.compared}", style="dim"))
-        for finding in block.findings:
-            console.print(Text(str(finding), style="red" if finding.unfair else "dim"))
-        if block.images:
-            console.print(Text(f"\n{IMAGES}:", style="dim"))
-            console.print(Text("\n".join(block.images), style="dim"))
+    for one in table.sheets():
+        print_sheet(one, console)
     console.print(Text("\n" + table.legend, style="dim"))
     if directory is not None:
         base = Path(directory)
@@ -69,23 +56,45 @@ def print_table(table: QuickTable, console: "Console | None" = None, directory: 
             console.print(Text(f"{what:7}{base / name}"), soft_wrap=True)
 
 
-def _grid(block: Block, stacked: bool) -> "Table":
-    """The block for the terminal; `stacked` breaks each cell before its brackets, for windows of 80 columns."""
-    from rich.table import Table
+def print_sheet(one: Sheet, console: "Console | None" = None) -> None:
+    """Print a table with all remarks on it."""
+    from rich.text import Text
+
+    console = console or output()
+    console.print(Text(f"\n{one.title}", style="bold"))
+    _say([section for section in one.sections if section.above], console)
+    grid = _grid(one, stacked=False)
+    if console.measure(grid, options=console.options.update(max_width=10_000)).maximum > console.width:
+        grid = _grid(one, stacked=True)
+    console.print(grid)
+    _say([section for section in one.sections if not section.above], console)
+
+
+def _say(sections: Iterable[Section], console: "Console") -> None:
+    from rich.text import Text
+
+    for section in sections:
+        if section.head and section.texts:
+            console.print(Text(section.head) if section.above else Text(f"\n{section.head}", style="dim"))
+        for remark in section.remarks or ():
+            console.print(Text(str(remark), style="red" if remark.bad else "dim"))
+
+
+def _grid(one: Sheet, stacked: bool) -> "Grid":
+    """The table for the terminal; `stacked` breaks each cell before its brackets, for narrow windows."""
+    from rich.table import Table as Grid
     from rich.text import Text
 
     def fit(text: str) -> str:
         return re.sub(r" (?=[(\[])", "\n", text.replace("; ", "\n")) if stacked else text
 
-    grid = Table(box=None, pad_edge=False, header_style="dim")
-    for i, name in enumerate(HEADER):
-        grid.add_column(fit(name), justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
-    for line in block.methods:
-        cells = [Text(cell if i == 0 else fit(cell)) for i, cell in enumerate(line.cells(block.references))]
-        if line.absences:
-            cells[1].stylize("red")
-        for cell, comparison in zip(cells[2:4], (line.vs_none, line.vs_kd), strict=True):
-            if comparison is not None and comparison.beyond_noise:
-                cell.stylize("green" if comparison.difference.mean > 0 else "magenta")
+    grid = Grid(box=None, pad_edge=False, header_style="dim")
+    for i, column in enumerate(one.columns):
+        grid.add_column(fit(column.name), justify=column.align, overflow="fold", no_wrap=i > 0)
+    for row in one.rows:
+        cells = []
+        for i, cell in enumerate(row):
+            style = "red" if cell.missing else _TONES[cell.tone]
+            cells.append(Text(fit(str(cell)) if i else str(cell), style=style))
         grid.add_row(*cells)
     return grid

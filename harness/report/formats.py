@@ -1,15 +1,18 @@
-"""A table of texts as Markdown, LaTeX, CSV and HTML."""
+"""Tables as Markdown, LaTeX, CSV, HTML and JSON: each walks `harness.analysis.sheets.Sheet`."""
 
 import csv
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING
 
-from harness.analysis.tables import HEADER, IMAGES, Comparison, QuickTable
-from harness.papers.cells import Grid
+from harness.analysis.sheets import Section, Sheet
+
+if TYPE_CHECKING:
+    from harness.analysis.tables import Table
 
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -36,170 +39,146 @@ def markdown(text: str) -> str:
     return re.sub(r"([\\|<>`*_#])", r"\\\1", " ".join(text.split()))
 
 
-def grids_to_markdown(grids: Sequence[Grid]) -> str:
-    """Tables in the syntax of GitHub."""
+def sheets_to_markdown(sheets: Iterable[Sheet], legend: str = "") -> str:
+    """Tables in the syntax of GitHub.
 
-    def cells(texts: Sequence[str]) -> str:
-        return "| " + " | ".join(map(markdown, texts)) + " |"
+    Args:
+        sheets: the tables.
+        legend: a paragraph below them.
+    """
+    lines = []
+    for sheet in sheets:
+        lines += [f"## {markdown(sheet.title)}" + (f" ({markdown(sheet.id)})" if sheet.id else ""), ""]
+        lines += _said(section for section in sheet.sections if section.above)
+        lines += [_cells(column.name for column in sheet.columns)]
+        lines += ["|" + "|".join("---" if column.align == "left" else "---:" for column in sheet.columns) + "|"]
+        lines += [*(_cells(map(str, row)) for row in sheet.rows), ""]
+        lines += _said(section for section in sheet.sections if not section.above)
+    return "\n".join([*lines, *([legend, ""] if legend else [])])
 
-    out = []
-    for grid in grids:
-        out += [
-            f"## {markdown(grid.title)} ({markdown(grid.id)})",
-            "",
-            cells(grid.head),
-            "|---|" + "---:|" * (len(grid.head) - 1),
-        ]
-        out += [*map(cells, grid.rows), "", *(f"- {markdown(note)}" for note in grid.notes), ""]
-    return "\n".join(out)
+
+def _cells(texts: Iterable[str]) -> str:
+    return "| " + " | ".join(map(markdown, texts)) + " |"
 
 
-def grids_to_latex(grids: Sequence[Grid]) -> str:
-    r"""Tables for the package booktabs, each in a `table*` with its notes below."""
+def _said(sections: Iterable[Section]) -> list[str]:
+    """Paragraphs and lists, with an empty line after each; lists that follow each other are one."""
+    lines: list[str] = []
+    for section in sections:
+        if section.head and section.texts:
+            lines += [*([""] if lines and lines[-1] else []), markdown(section.head), ""]
+        lines += [f"- {markdown(str(remark))}" for remark in section.remarks or ()]
+    return [*lines, ""] if lines and lines[-1] else lines
 
-    def text(value: str) -> str:
-        return "".join(_LATEX.get(c, c) for c in value)
+
+def sheets_to_latex(sheets: Iterable[Sheet], legend: str = "") -> str:
+    r"""Tables for the package booktabs, each in a `table*` with its remarks and the legend below."""
+
+    def text(value: object) -> str:
+        return "".join(_LATEX.get(c, c) for c in str(value))
 
     out = ["% needs \\usepackage{booktabs}"]
-    for grid in grids:
-        out += [r"\begin{table*}", rf"\caption{{{text(grid.title)}}}", rf"\label{{tab:{grid.id}}}", r"\centering"]
-        out += [rf"\begin{{tabular}}{{l{'r' * (len(grid.head) - 1)}}}", r"\toprule"]
-        out += [" & ".join(map(text, grid.head)) + r" \\", r"\midrule"]
-        out += [" & ".join(map(text, row)) + r" \\" for row in grid.rows]
-        out += [r"\bottomrule", r"\end{tabular}", r"\par\footnotesize " + " ".join(map(text, grid.notes))]
+    for sheet in sheets:
+        out += [r"\begin{table*}", rf"\caption{{{text(sheet.title)}}}", rf"\label{{tab:{sheet.id}}}", r"\centering"]
+        out += [rf"\begin{{tabular}}{{{''.join(column.align[0] for column in sheet.columns)}}}", r"\toprule"]
+        out += [" & ".join(text(column.name) for column in sheet.columns) + r" \\", r"\midrule"]
+        out += [" & ".join(map(text, row)) + r" \\" for row in sheet.rows]
+        out += [r"\bottomrule", r"\end{tabular}", r"\par\footnotesize " + " ".join(map(text, _notes(sheet, legend)))]
         out += [r"\end{table*}", ""]
     return "\n".join(out)
 
 
-def grids_to_csv(grids: Sequence[Grid]) -> str:
-    """One line per cell with its numbers, unrounded and empty where there are none."""
+def sheets_to_csv(sheets: Iterable[Sheet], legend: str = "") -> str:
+    """The numbers behind the tables, unrounded, and empty where there are none; no legend."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    numbers = ("mean", "low", "high", "n", "vs_student", "vs_student_low", "vs_student_high", "vs_student_n")
-    published = ("published", "sure", "source", "measured_minus_published")
-    writer.writerow(("table", "method", "column", *numbers, *published, "why_not"))
-    for grid in grids:
-        for cell in grid.cells:
-            m, d, f = cell.measured, cell.vs_student, cell.figure
-            values = [*((m.mean, m.low, m.high, m.n) if m else [None] * 4)]
-            values += (d.mean, d.low, d.high, d.n) if d else [None] * 4
-            said = (f.value, f.sure, f.source, cell.gap) if f else [None] * 4
-            writer.writerow((grid.id, cell.line, cell.column, *values, *said, cell.why_not))
+    records = [record for sheet in sheets for record in sheet.records()]
+    writer = csv.DictWriter(out, list(records[0]) if records else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
     return out.getvalue()
 
 
-def grids_to_html(grids: Sequence[Grid]) -> str:
+def sheets_to_html(sheets: Iterable[Sheet], legend: str = "") -> str:
     """One page that loads nothing."""
 
-    def row(texts: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts) + "</tr>"
+    def row(texts: Iterable[object], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(str(text))}</{tag}>" for text in texts) + "</tr>"
 
     sections = [
-        f'<section id="{escape(grid.id)}"><h2>{escape(grid.title)} <small>{escape(grid.id)}</small></h2>'
-        f'<div class="scroll"><table><thead>{row(grid.head, "th")}</thead><tbody>'
-        + "".join(row(texts, "td") for texts in grid.rows)
+        f'<section id="{escape(sheet.id)}"><h2>{escape(sheet.title)} <small>{escape(sheet.id)}</small></h2>'
+        f'<div class="scroll"><table><thead>{row((column.name for column in sheet.columns), "th")}</thead><tbody>'
+        + "".join(row(cells, "td") for cells in sheet.rows)
         + "</tbody></table></div><ul>"
-        + "".join(f"<li>{escape(note)}</li>" for note in grid.notes)
+        + "".join(f"<li>{escape(note)}</li>" for note in _notes(sheet, legend))
         + "</ul></section>"
-        for grid in grids
+        for sheet in sheets
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Published and measured</title><style>{_STYLE}</style></head><body>\n"
-        + "\n".join(sections)
-        + "\n</body></html>\n"
+        f"<title>Results</title><style>{_STYLE}</style></head><body>\n" + "\n".join(sections) + "\n</body></html>\n"
     )
 
 
-FORMATS: dict[str, Callable[[Sequence[Grid]], str]] = {
-    "md": grids_to_markdown,
-    "latex": grids_to_latex,
-    "csv": grids_to_csv,
-    "html": grids_to_html,
+def _notes(sheet: Sheet, legend: str) -> list[str]:
+    """All remarks on a table, one text after the other."""
+    return [*(text for section in sheet.sections for text in section.texts), *filter(None, (legend,))]
+
+
+FORMATS: dict[str, Callable[[Sequence[Sheet], str], str]] = {
+    "md": sheets_to_markdown,
+    "latex": sheets_to_latex,
+    "csv": sheets_to_csv,
+    "html": sheets_to_html,
 }
 
 
-def to_markdown(table: QuickTable) -> str:
-    """The comparison as Markdown, with what it is to be read against above and where the rest is below."""
-    lines = [f"# {markdown(table.experiment)}", ""]
-    for block in table.blocks:
-        lines += [f"## {markdown(block.pair)} on {markdown(block.dataset)}", "", markdown(block.headline), ""]
-        lines += [
-            markdown(f"{block.budget} per run, ruleset {block.rules}, protocol {table.protocol}, {block.devices}."),
-            "",
-        ]
-        lines += ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
-        lines += ["| " + " | ".join(map(markdown, line.cells(block.references))) + " |" for line in block.methods]
-        remarks = (*block.notes, *block.caveats)
-        lines += ["", *(f"- {markdown(remark)}" for remark in remarks), *([""] if remarks else [])]
-        lines += [
-            f"Compared: {markdown(block.compared)}",
-            "",
-            *(f"- {markdown(str(found))}" for found in block.findings),
-        ]
-        lines += [""] if block.findings else []
-        if block.images:
-            lines += [f"{IMAGES}:", "", *(f"- {markdown(text)}" for text in block.images), ""]
-    return "\n".join([*lines, table.legend, "", "Rows: `runs/`. Curves: `curves.png`. Page: `report.html`.", ""])
+def to_markdown(table: "Table") -> str:
+    """The comparison as Markdown."""
+    return f"# {markdown(table.experiment)}\n\n" + sheets_to_markdown(_untitled(table), table.legend)
 
 
-def to_csv(table: QuickTable) -> str:
+def _untitled(table: "Table") -> list[Sheet]:
+    """The sheets without ids, which are for links."""
+    return [replace(sheet, id="") for sheet in table.sheets()]
+
+
+def to_csv(table: "Table") -> str:
     """The numbers behind the comparison, unrounded, one line per pair and method; empty where there is none."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    ends = ("mean", "low", "high", "n")
-    tests = (*ends, "bootstrap_low", "bootstrap_high", "p", "p_holm", "beyond_noise")
-    writer.writerow(
-        (
-            *("experiment", "protocol", "dataset", "pair", "method"),
-            *("expected", "ok", "failed", "skipped", "not_run"),
-            *(f"dev_miou_percent_{end}" for end in ends),
-            "best_dev_miou_percent_mean",
-            *(f"{name}_{what}" for name in ("vs_none", "vs_kd") for what in tests),
-            *("step_s", "peak_mb", "floor_dev_miou_percent", "teacher_dev_miou_percent"),
-            *("ruleset", "search_trials", "search_seconds"),
-        )
-    )
-    for block in table.blocks:
-        for x in block.methods:
-            miou = (x.miou.mean, x.miou.low, x.miou.high, x.miou.n) if x.miou else (None, None, None, 0)
-            writer.writerow(
-                (
-                    *(table.experiment, table.protocol, block.dataset, block.pair, x.label),
-                    *(x.expected, len(x.run_ids), x.failed, x.skipped, x.missing),
-                    *miou,
-                    x.best_miou.mean if x.best_miou else None,
-                    *(*_csv_cells(x.vs_none), *_csv_cells(x.vs_kd)),
-                    *(x.step_s, x.peak_mb, block.floor, block.teacher.miou),
-                    *(block.ruleset, x.search_trials, x.search_seconds),
-                )
-            )
-    return out.getvalue()
+    return sheets_to_csv(table.sheets())
 
 
-def _csv_cells(c: Comparison | None) -> list[Any]:
-    if c is None:
-        return [None] * 9
-    d, b = c.difference, c.bootstrap
-    return [d.mean, d.low, d.high, d.n, b.low, b.high, d.p_value, c.p_holm, c.beyond_noise]
+def to_latex(table: "Table") -> str:
+    """The comparison for the package booktabs."""
+    return sheets_to_latex(_entitled(table), table.legend)
 
 
-def to_json(table: QuickTable) -> str:
-    """The fairness report: what is compared with what, and what was found, by pair."""
-    blocks = [
-        {
-            "pair": block.pair,
-            "dataset": block.dataset,
-            "ruleset": block.rules,
-            "budget": block.budget,
-            "compared": block.compared,
-            "findings": [{"unfair": found.unfair, "text": found.text} for found in block.findings],
-            "caveats": block.caveats,
-            "images": block.images,
-        }
+def to_html(table: "Table") -> str:
+    """The comparison as a page that loads nothing; `harness.report.page` is the one with curves and pictures."""
+    return sheets_to_html(_entitled(table), table.legend)
+
+
+def _entitled(table: "Table") -> list[Sheet]:
+    """The sheets with the experiment in their titles, for formats without a heading above them."""
+    return [replace(sheet, title=f"{table.experiment}: {sheet.title}") for sheet in table.sheets()]
+
+
+def to_json(table: "Table") -> str:
+    """The fairness report: what is compared with what, and all remarks, by pair."""
+    pairs = [
+        {"pair": block.pair, "dataset": block.dataset, "ruleset": block.rules, "budget": block.budget}
+        | {section.name: section.json for section in block.sections}
         for block in table.blocks
     ]
-    report = {"experiment": table.experiment, "protocol": table.protocol, "pairs": blocks}
+    report = {"experiment": table.experiment, "protocol": table.protocol, "pairs": pairs}
     return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+
+
+TABLE_FORMATS: "dict[str, Callable[[Table], str]]" = {
+    "md": to_markdown,
+    "latex": to_latex,
+    "csv": to_csv,
+    "html": to_html,
+}
+"""Of an experiment's own table; `FORMATS` are those of any sheets."""

@@ -1,29 +1,24 @@
-"""What people read: the comparison as Markdown, CSV and on the terminal, the curves, and one HTML page.
+"""The files of an experiment's results: the comparison as Markdown, CSV and JSON, the curves, and one HTML page.
 
-Everything here is computed from the rows on disk; nothing is remembered between calls and nothing is copied in.
+Everything here is computed from the rows on disk.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.analysis import per_image
 from harness.analysis.comparison import COLUMNS, quick_table
-from harness.analysis.tables import QuickTable
+from harness.analysis.tables import Table
 from harness.files import write_atomic
-from harness.report.console import print_table
 from harness.report.formats import to_csv, to_json, to_markdown
 from harness.results import store
-
-if TYPE_CHECKING:
-    pass
 
 ON_PAGE = 20_000
 """Rows up to which the page and the curves hold every run; of more, the first seeds of each line."""
 
-__all__ = ["print_table", "quick_table", "show", "table_of", "to_csv", "to_json", "to_markdown", "write_report"]
+_FILES = "\nRows: `runs/`. Curves: `curves.png`. Page: `report.html`.\n"
 
 
 def write_report(
@@ -32,10 +27,10 @@ def write_report(
     seeds: Sequence[int] | None = None,
     run_ids: Collection[str] | None = None,
     experiment_file: str | None = None,
-    compared: tuple[QuickTable, int] | None = None,
+    compared: tuple[Table, int] | None = None,
 ) -> dict[str, Path]:
-    """Write table.md, table.csv, fairness.json, curves.png, curves.svg and report.html next to `runs/`, each whole or
-    not at all.
+    """Write table.md, table.csv, fairness.json, curves.png, curves.svg and report.html next to `runs/`, each complete
+    or not at all.
 
     Args:
         directory: the experiment's directory, `<results>/<experiment>`.
@@ -43,7 +38,7 @@ def write_report(
         seeds: the experiment's seeds, as for `quick_table`.
         run_ids: read only these rows (teachers' included); None reads all there are.
         experiment_file: the file the command that repeats a run names; `experiments/<experiment>.yaml` without it.
-        compared: the table and the number of rows behind it, where they are known already.
+        compared: the table and the number of rows behind it, if known.
 
     Returns:
         The files by what they are: "markdown", "csv", "fairness", "png", "svg", "html".
@@ -70,7 +65,7 @@ def write_report(
     figure = curve_figure([panel(block, curves) for block in on_page.blocks])
     file = experiment_file or f"experiments/{table.experiment}.yaml"
     contents: dict[str, tuple[str, str | bytes]] = {
-        "markdown": ("table.md", to_markdown(table)),
+        "markdown": ("table.md", to_markdown(table) + _FILES),
         "csv": ("table.csv", to_csv(table)),
         "fairness": ("fairness.json", to_json(table)),
         "png": ("curves.png", figure_png(figure)),
@@ -87,7 +82,7 @@ def table_of(
     methods: Sequence[str] = (),
     seeds: Sequence[int] | None = None,
     run_ids: Collection[str] | None = None,
-) -> tuple[QuickTable, int]:
+) -> tuple[Table, int]:
     """The comparison, over images too where they were kept, and the number of rows; arguments as for `write_report`.
 
     Raises:
@@ -100,7 +95,7 @@ def table_of(
     return per_image.with_images(quick_table(rows, methods, seeds), directory, rows), rows.num_rows
 
 
-def _fewer(table: QuickTable) -> QuickTable:
+def _fewer(table: Table) -> Table:
     """The table with the first seeds of every line only as its runs; its numbers are those of all."""
     each = max(1, ON_PAGE // max(1, sum(len(block.methods) for block in table.blocks)))
     blocks = [
@@ -113,45 +108,6 @@ def _fewer(table: QuickTable) -> QuickTable:
     return replace(table, blocks=tuple(blocks))
 
 
-def _run_ids(table: QuickTable) -> set[str]:
+def _run_ids(table: Table) -> set[str]:
     runs = {run for block in table.blocks for x in block.methods for run in x.run_ids.values()}
     return runs | {block.teacher.run_id for block in table.blocks if block.teacher.run_id is not None}
-
-
-def show(
-    directory: Path,
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    run_ids: Sequence[str],
-    file: str,
-    rewrite: bool,
-    show_table: Callable[[QuickTable], None] | None = None,
-) -> int:
-    """Print an experiment's table, and write its files where they are missing or asked for.
-
-    Args:
-        directory: as for `write_report`, like the others.
-        methods: the experiment's labels.
-        seeds: the experiment's.
-        run_ids: all its runs.
-        file: the experiment file.
-        rewrite: write the files even if they are there.
-        show_table: shows the table instead of the terminal.
-
-    Returns:
-        The number of runs that failed.
-
-    Raises:
-        ValueError: as `write_report`.
-        OSError: as `write_report`.
-    """
-    compared = table_of(directory, methods, seeds, run_ids)
-    if rewrite or not (directory / "report.html").is_file():
-        write_report(directory, methods, seeds, run_ids, file, compared)
-    table, _ = compared
-    if show_table is None:
-        print_table(table, directory=directory)
-    else:
-        show_table(table)
-    rows = store.finished(directory)
-    return sum(rows.get(run_id) in ("failed", "skipped") for run_id in run_ids)

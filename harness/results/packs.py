@@ -1,8 +1,8 @@
 """Many finished rows in few files: thousands of files of one row each are slow to list, open and copy.
 
-`<experiment>/packs/*.parquet` hold rows of students that are ok, in the order of their run_ids; they are final. The
-rows of teachers, which runs look for by name, and of runs without a result, which later ones may replace, stay single
-files. A file goes only after its row was read back from the pack.
+`<experiment>/packs/*.parquet` hold rows of students that are ok, in the order of their run_ids; they are final. Rows
+of teachers, which runs look for by name, and of failed or skipped runs, which may be replaced, stay single files. A
+file is removed only after its row was read back from the pack.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ WRITING: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 @dataclass(frozen=True)
 class Packed:
-    """What `pack` did: rows that are in a pack now and were not, and their bytes before and after."""
+    """The rows that `pack` moved into a pack, and their bytes before and after."""
 
     rows: int
     before: int
@@ -37,17 +37,17 @@ class Packed:
 
 
 def pack(directory: str | Path) -> Packed:
-    """Put the finished rows of students that are single files into one more pack.
+    """Move the finished rows of students from single files into a new pack.
 
-    Runs may be under way meanwhile. Interrupted, it loses nothing: the next call goes on.
+    Runs may be executing meanwhile. If it is interrupted, nothing is lost; the next call resumes.
 
     Args:
         directory: the experiment's, `<results>/<experiment>`.
 
     Raises:
-        FileNotFoundError: there are no rows.
+        FileNotFoundError: no results yet.
         ValueError: a corrupt file, or a single row and a packed one of the same run that differ; names the files.
-        OSError: the disk is full or cannot be written, or the pack did not read back; no row has gone.
+        OSError: the disk is full or cannot be written, or the pack could not be read back; no row is removed.
     """
     base = Path(directory)
     if not base.is_dir():
@@ -59,7 +59,7 @@ def pack(directory: str | Path) -> Packed:
 def _pack(base: Path) -> Packed:
     light = store.read_rows(base, ["run_id", "status", "role"])
     if not light.num_rows:
-        raise FileNotFoundError(f"{base}: there are no rows (expected {base / 'runs'}/*.parquet)")
+        raise FileNotFoundError(f"{base}: no results yet (expected {base / 'runs'}/*.parquet)")
     wanted = pc.and_(pc.equal(light["status"], "ok"), pc.equal(light["role"], "student"))
     ids = [run_id for run_id in light["run_id"].filter(wanted).to_pylist() if paths.run_path(base, run_id).is_file()]
     known = set(_known(base, ids))
@@ -74,12 +74,12 @@ def _pack(base: Path) -> Packed:
 
 
 def unpack(directory: str | Path) -> int:
-    """Make every packed row a single file again, and remove the packs; how many rows it was.
+    """Make every packed row a single file again and remove the packs; returns the number of rows.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: the folder does not exist.
         ValueError: a corrupt file, or a single row and a packed one of the same run that differ; names the files.
-        OSError: the disk is full or cannot be written. Packs whose rows are not all single files are still there.
+        OSError: the disk is full or cannot be written. Packs are removed only when all their rows are single files.
     """
     base = Path(directory)
     if not base.is_dir():
@@ -109,7 +109,7 @@ def _unpack(base: Path) -> int:
 
 @contextlib.contextmanager
 def _alone(base: Path) -> Iterator[None]:
-    """Wait until no other process packs or unpacks rows of this folder: each would put the same rows into a pack."""
+    """Wait until no other process packs or unpacks this folder: both would pack the same rows."""
     with open(base / ".packing.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         sweep(base / "packs", alone=True)
@@ -117,7 +117,7 @@ def _alone(base: Path) -> Iterator[None]:
 
 
 def _known(base: Path, ids: Sequence[str]) -> list[str]:
-    """Those of the run_ids that a pack has."""
+    """The run_ids that are already packed."""
     have: set[str] = set()
     for path in store.pack_paths(base):
         have |= set(pq.read_table(path, columns=["run_id"])["run_id"].to_pylist())
@@ -125,13 +125,13 @@ def _known(base: Path, ids: Sequence[str]) -> list[str]:
 
 
 def _same(base: Path, single: Any, packed: Any) -> None:
-    """Refuse single rows that are not what the packs have of the same runs."""
+    """Refuse single rows that differ from the packed rows of the same runs."""
     if single.equals(packed):
         return
     for mine, other in zip(single.to_pylist(), packed.to_pylist(), strict=True):
         if differing := [name for name in mine if repr(mine[name]) != repr(other[name])]:
             raise ValueError(
-                f"{paths.run_path(base, mine['run_id'])} and the row in {base / 'packs'} are of one run and differ in "
+                f"{paths.run_path(base, mine['run_id'])} and the row in {base / 'packs'} are of one run but differ in "
                 f"{', '.join(differing)}. Move one away: the file, or the packs"
             )
 
@@ -161,9 +161,9 @@ def _read_back(path: Path, base: Path, ids: Sequence[str]) -> None:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         groups = (file.read_row_group(i) for i in range(file.num_row_groups))
         for group, expected in zip(groups, _groups(base, ids), strict=True):
-            # By text: numbers that are none (a loss that diverged) are equal there.
+            # Compared as text, where nan (a diverged loss) equals itself.
             if not group.equals(expected) and str(group.to_pylist()) != str(expected.to_pylist()):
-                raise OSError(f"{path}: the pack did not read back as it was written; nothing was removed")
+                raise OSError(f"{path}: the pack did not read back as written; no row was removed")
 
 
 def _groups(base: Path, ids: Sequence[str]) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""The confusion matrix of every single val image, in a file beside the row: `<experiment>/per_image/<run_id>.parquet`.
+"""The confusion matrix of every single val image, in a file of its own: `<experiment>/per_image/<run_id>.parquet`.
 
 One row per image: `index` int64; `cells` list<int32>, the row-major indices of the matrix's entries that are not 0, in
 ascending order; `counts` list<int64>, their pixels. The schema's metadata hold run_id, num_classes and data_hash. The
@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from harness.files import write_atomic
 
-_MOST_CLASSES = 46340  # the last index of a larger matrix is no int32
-
 
 def write_per_image(
     path: str | Path, entries: NDArray[np.int64], images: int, run_id: str, num_classes: int, data_hash: str
@@ -30,7 +28,7 @@ def write_per_image(
         path: where, usually `per_image_path(...)`; the folder is made.
         entries: (M, 3) int64 of (image, row-major cell, pixels), in any order, cells with pixels only.
         images: N; an image without a counted pixel has no entries.
-        run_id: whose they are.
+        run_id: of the run.
         num_classes: K.
         data_hash: of the data they were counted on.
 
@@ -38,7 +36,7 @@ def write_per_image(
         SHA-256 of the file, in hexadecimal.
 
     Raises:
-        ValueError: an image, a cell or a count that is out of range, or a cell that is there twice.
+        ValueError: an image, a cell or a count out of range, or a cell given twice.
         OSError: the disk is full or cannot be written; what was there before is unchanged.
     """
     if entries.ndim != 2 or entries.shape[1] != 3:
@@ -70,65 +68,31 @@ def read_per_image(path: str | Path, sha256: str | None = None) -> NDArray[np.in
 
     Args:
         path: the file.
-        sha256: what its row says of it (`per_image_sha256`); not compared when not given.
+        sha256: the checksum in its row (`per_image_sha256`); not compared when not given.
 
     Returns:
         (N, K, K) int64, rows = label, columns = prediction.
 
     Raises:
-        ValueError: not a file that `write_per_image` wrote, a damaged one, or another one than the row's; names the
-            file and what to do.
+        ValueError: the file is corrupt, or is not the one its row names; names the file and the remedy.
         FileNotFoundError: there is no such file.
     """
     content = Path(path).read_bytes()
     with _named(path):
         if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-            raise ValueError(f"it is not the file its row names, with SHA-256 {sha256}")
+            raise ValueError(f"its row names a file with SHA-256 {sha256}")
         with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
-            classes = _classes(file.schema_arrow)
-            table = file.read(["index", "cells", "counts"])
-        entries = _entries(table)
-        images = table.num_rows
-        if table["index"].to_pylist() != list(range(images)):
-            raise ValueError(f"its images are not 0..{images - 1} in this order")
-        image, cell, pixels = entries
-        _check(image, cell, pixels, images, classes)
-    out = np.zeros((images, classes * classes), np.int64)
-    out[image, cell] = pixels
-    return out.reshape(images, classes, classes)
+            classes = int(file.schema_arrow.metadata[b"num_classes"])
+            table = file.read(["cells", "counts"])
+        cells, counts = (table[name].combine_chunks() for name in ("cells", "counts"))
+        image = np.repeat(np.arange(len(cells)), cells.value_lengths().to_numpy(zero_copy_only=False))
+        out = np.zeros((len(cells), classes * classes), np.int64)
+        out[image, cells.flatten().to_numpy()] = counts.flatten().to_numpy()
+    return out.reshape(len(cells), classes, classes)
 
 
 def _element(kind: Any) -> Any:
     return pa.field("element", kind, False)
-
-
-def _classes(schema: Any) -> int:
-    metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
-    for key in ("num_classes", "run_id", "data_hash"):
-        if key not in metadata:
-            raise ValueError(f"its schema has no {key}")
-    text = metadata["num_classes"]
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= _MOST_CLASSES):
-        raise ValueError(f"num_classes is {text!r}; 1..{_MOST_CLASSES} are allowed")
-    for name, kind in (("index", pa.int64()), ("cells", pa.int32()), ("counts", pa.int64())):
-        found = schema.field(name).type if name in schema.names else None
-        if name != "index" and found is not None:
-            found = found.value_type if pa.types.is_list(found) else None
-        if found != kind:
-            raise ValueError("columns index int64, cells list<int32> and counts list<int64> are needed")
-    return int(text)
-
-
-def _entries(table: Any) -> list[NDArray[np.int64]]:
-    """Image, cell and pixels of every entry, (M,) each."""
-    cells, counts = (table[name].combine_chunks() for name in ("cells", "counts"))
-    if any(column.null_count or column.flatten().null_count for column in (cells, counts)):
-        raise ValueError("a list or one of its values is null")
-    lengths = cells.value_lengths().to_numpy(zero_copy_only=False)
-    if (lengths != counts.value_lengths().to_numpy(zero_copy_only=False)).any():
-        raise ValueError("an image has more cells than counts, or fewer")
-    image = np.repeat(np.arange(len(lengths)), lengths)
-    return [image, *(x.flatten().to_numpy(zero_copy_only=False).astype(np.int64) for x in (cells, counts))]
 
 
 def _check(
@@ -139,21 +103,21 @@ def _check(
         if outside.size:
             raise ValueError(f"{name} {outside[0]}: allowed are 0..{end - 1}")
     if (pixels < 1).any():
-        raise ValueError(f"{pixels.min()} pixels: at least 1 are in a cell that is named")
+        raise ValueError(f"{pixels.min()} pixels: a listed cell has at least 1")
     key = image * classes**2 + cell
     order = np.argsort(key, kind="stable")
     twice = np.flatnonzero(np.diff(key[order]) == 0)
     if twice.size:
         at = order[twice[0]]
-        raise ValueError(f"cell {cell[at]} of image {image[at]} is there twice")
+        raise ValueError(f"cell {cell[at]} of image {image[at]} is given twice")
 
 
 @contextlib.contextmanager
 def _named(path: str | Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes pyarrow say into an error that names the file and the remedy."""
+    """Turn pyarrow's errors on a corrupt file into one that names the file and the remedy."""
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"{path}: not readable as confusion matrices of images ({error}). Delete it and the run's row, and start "
             "the run again."

@@ -1,4 +1,4 @@
-"""Which code and which packages made a row."""
+"""The code and package versions that produced a row."""
 
 import functools
 import subprocess

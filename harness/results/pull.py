@@ -1,4 +1,4 @@
-"""Rows come home: what a cluster wrote to its storage is merged into a results folder, by run_id."""
+"""Fetch rows: what a cluster wrote to its storage is merged into a results folder, by run_id."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +13,13 @@ from harness.results.storage import Storage
 MEASURED = ("dev_confusion", "val_confusion", "curve", "weights_sha256", "student_init_sha256", "data_hash")
 """Columns that two rows of one run must agree in."""
 PARTS = ("step_times", "search")
-"""Folders of an experiment that have rows of their own: what its budget and its best points follow from."""
+"""Folders of an experiment with rows of their own, which its budget and its best points follow from."""
 THREADS = 16
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """What a pull did: how many rows were new or took the place of a failed one, and how many were there."""
+    """How many rows a pull fetched (new ones, or in place of a failed one), and how many were already present."""
 
     new: int
     kept: int
@@ -27,18 +27,18 @@ class Pulled:
 
 
 def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool = False) -> Pulled:
-    """Bring every row of an experiment at `source` into `directory`, and those of its step times and its search.
+    """Fetch all rows of an experiment from `source` into `directory`, those of its step times and its search included.
 
     Args:
         source: the experiment's folder at the storage, with `runs/` in it.
         directory: the experiment's results folder here.
-        weights: also the trained networks and the matrices of single images, of the runs.
-        trusting: finished rows that are here are not read again and compared.
+        weights: also fetch the runs' trained networks and confusion matrices of single images.
+        trusting: do not read and compare finished rows that are already here.
 
     Raises:
-        ValueError: packed rows at the source, a file that is no row, or rows of one run that contradict each other,
-            each named. Rows that do not are merged all the same.
-        FileNotFoundError: there are no rows at the source.
+        ValueError: packed rows at the source, a corrupt row, or rows of one run that contradict each other; each is
+            named. The other rows are merged nevertheless.
+        FileNotFoundError: no results at the source yet.
         OSError: the storage does not answer, or the disk is full.
     """
     if any(entry.name.endswith(".parquet") for entry in source.entries("packs")):
@@ -47,14 +47,14 @@ def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool
         )
     names = [entry.name for entry in source.entries("runs") if entry.name.endswith(".parquet")]
     parts = [part for part in PARTS if source.entries(f"{part}/runs")]
-    problems: list[str] = []  # all are told together, after what can be merged was
-    for part in parts:  # they may be there before the first run has ended
+    problems: list[str] = []  # reported together after everything else is merged
+    for part in parts:  # these may exist before the first run has ended
         try:
             pull(source.below(part), directory / part, trusting=trusting)
         except ValueError as error:
             problems.append(str(error))
     if not names and not parts:
-        raise FileNotFoundError(f"{source.place}: there are no rows (expected {source.place}/runs/*.parquet)")
+        raise FileNotFoundError(f"{source.place}: no results yet (expected {source.place}/runs/*.parquet)")
     (directory / "runs").mkdir(parents=True, exist_ok=True)
     there = {f"{run_id}.parquet" for run_id, status in store.finished(directory).items() if trusting and status == "ok"}
     with ThreadPoolExecutor(THREADS) as pool:
@@ -70,7 +70,7 @@ def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool
 
 
 def fetch(source: Storage, directory: Path, name: str) -> None:
-    """Copy one file, whole or not at all.
+    """Copy one file atomically.
 
     Raises:
         FileNotFoundError: it is not at the source.
@@ -82,7 +82,7 @@ def fetch(source: Storage, directory: Path, name: str) -> None:
 
 
 def _merge(source: Storage, directory: Path, name: str) -> str:
-    """ "new", "kept", or what is wrong."""
+    """Merge one row: "new", "kept", or an error message."""
     here, where = directory / "runs" / name, f"{source.place}/runs/{name}"
     content = source.read(f"runs/{name}")
     if here.exists() and here.read_bytes() == content:
@@ -90,7 +90,7 @@ def _merge(source: Storage, directory: Path, name: str) -> str:
     try:
         theirs = store.parse_row(content, where)
         if f"{theirs['run_id']}.parquet" != name:
-            return f"{where}: is the row of {theirs['run_id']}; a row's file is named by its run_id"
+            return f"{where}: holds the row of {theirs['run_id']}; a row's file is named after its run_id"
         ours = _ours(directory, theirs["run_id"])
     except ValueError as error:
         return str(error)
@@ -98,7 +98,7 @@ def _merge(source: Storage, directory: Path, name: str) -> str:
         if theirs["status"] == ours["status"] == "ok" and (columns := _differing(theirs, ours)):
             return (
                 f"{where} and {here} are rows of one run that differ in {', '.join(columns)}: made by different code "
-                "or on different devices. Delete the one that is not to count."
+                "or on different devices. Delete the one that should not count."
             )
         return "kept"
     write_atomic(here, content)
@@ -113,19 +113,19 @@ def _ours(directory: Path, run_id: str) -> dict[str, Any] | None:
 
 
 def _replaces(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
-    """A finished row takes the place of a failed one, a later failure that of an earlier one."""
+    """A finished row replaces a failed one, a later failure an earlier one."""
     if ours["status"] == "ok":
         return False
     return bool(theirs["status"] == "ok" or theirs["finished_at"] > ours["finished_at"])
 
 
 def _differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    # As text: what is no number (a loss that diverged) equals itself there.
+    # Compared as text, where nan (a diverged loss) equals itself.
     return [name for name in MEASURED if repr(a[name]) != repr(b[name])]
 
 
 def _files(source: Storage, directory: Path, outcomes: Mapping[str, str]) -> list[str]:
-    """Weights and matrices of single images of merged rows that are not here, or are here of another row."""
+    """Weights and per-image matrices of merged rows that are missing here, or belong to another row."""
     of = {name.removesuffix(".parquet"): outcome for name, outcome in outcomes.items()}
     found = []
     for folder in ("weights", "per_image"):

@@ -1,4 +1,4 @@
-"""From a run to its row: train it, or say why it could not be trained, and write what there is to know."""
+"""Write a run's row: its description, what was measured, or why it failed."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ def write_row(
     message: str = "",
     started_at: datetime | None = None,
 ) -> bool:
-    """Write the run's row; False if an ok row was there already."""
+    """Write the run's row; False if there is an ok row already."""
     now = datetime.now(UTC)
     row = {
         **_described(run),
@@ -36,19 +36,19 @@ def write_row(
 
 
 def failure(error: BaseException) -> str:
-    """One paragraph for the row: what happened, and where in our code."""
+    """An error as one paragraph for the row: what happened, and where in our code."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "harness" in f.filename or "sstkd" in f.filename]
     where = f" [{Path(frames[-1].filename).name}:{frames[-1].lineno}]" if frames else ""
     return f"{type(error).__name__}: {error}{where}"
 
 
 def is_disk_full(error: object) -> TypeGuard[OSError]:
-    """Whether no row can be written either."""
+    """Whether the error means that no row can be written either."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def _described(run: Run) -> dict[str, Any]:
-    """Columns that follow from the run's spec and from what is installed."""
+    """Columns that follow from the run's spec and the installed packages."""
 
     def text(value: Any) -> str:
         return json.dumps(value, sort_keys=True)

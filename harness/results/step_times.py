@@ -1,7 +1,7 @@
-"""Matched compute: how long a training step of every method takes here, from the rows of runs that did nothing else.
+"""Step times for matched compute: how long a training step of every method takes, from the rows of timing runs.
 
-They are rows like any others, in the experiment's folder `step_times`: the evidence behind the steps of the final runs,
-and the reason why a command that is repeated plans the same runs.
+These rows are in the experiment's folder `step_times`. The number of steps of the final runs follows from them, so
+re-running a command plans the same runs.
 """
 
 import statistics
@@ -18,7 +18,7 @@ from harness.results.paths import times_folder
 
 
 def timed(experiment: Experiment, directory: Path) -> bool:
-    """Whether everything that the budget needs has been timed, or could not be; True where it needs nothing."""
+    """Whether all timing runs that the budget needs have ended; True if it needs none."""
     if not rules.needs_times(experiment):
         return True
     return {run.run_id for run in timing_runs(experiment)} <= store.finished(times_folder(directory)).keys()
@@ -33,7 +33,7 @@ def times(experiment: Experiment, directory: Path, file: str) -> dict[Key, StepT
         file: the experiment file, for the command in the message.
 
     Raises:
-        ValueError: a method's steps have not been timed, could not be, or were on another device than others.
+        ValueError: a method has not been timed, its timing failed, or the timing runs used different devices.
     """
     runs = {run.run_id: run for run in timing_runs(experiment)}
     columns = ["run_id", "status", "message", "step_ms", "device"]
@@ -48,14 +48,14 @@ def times(experiment: Experiment, directory: Path, file: str) -> dict[Key, StepT
             )
         if row["status"] != "ok":
             raise ValueError(
-                f"{paths.run_path(folder, run_id)}: timing {run.label} on {run.pair} failed: {row['message']}. After "
-                "mending it delete this row; the same command times it again"
+                f"{paths.run_path(folder, run_id)}: timing {run.label} on {run.pair} failed: {row['message']}. Fix "
+                "the cause, then delete this row; re-running the command times it again"
             )
         found.setdefault((run.pair, run.method.label), []).append(row["step_ms"])
     devices = sorted({row["device"] for row in rows.values()})
     if len(devices) > 1:
         raise ValueError(
-            f"{folder}: steps were timed on different devices ({', '.join(devices)}), whose seconds are not the same. "
+            f"{folder}: steps were timed on different devices ({', '.join(devices)}), whose times are not comparable. "
             "Delete the folder and run on devices of one kind"
         )
     return {key: StepTime(ms=statistics.median(repeats), repeats=tuple(repeats)) for key, repeats in found.items()}
@@ -64,7 +64,7 @@ def times(experiment: Experiment, directory: Path, file: str) -> dict[Key, StepT
 def outlined(
     experiment: Experiment, directory: Path, file: str, seconds: Mapping[tuple[str, str, str], float]
 ) -> tuple[list[Run], str]:
-    """The runs but for the points of a search, and what is to be known of their steps where none was timed yet.
+    """The runs without the points of a search, and a remark on their steps if these have not been timed yet.
 
     Args:
         experiment: any.
@@ -87,7 +87,7 @@ def outlined(
 
 
 def estimated(experiment: Experiment, seconds: Mapping[tuple[str, str, str], float]) -> dict[Key, StepTime]:
-    """Step times from `harness.training.estimate.step_seconds`, to say beforehand what an experiment will cost."""
+    """Step times from `harness.training.estimate.step_seconds`, to estimate an experiment's cost."""
     keys = [(pair.name, method.label) for pair in experiment.pairs for method in experiment.methods]
     ms = {(pair, label): 1e3 * seconds[pair, "student", label] for pair, label in keys}
     return {key: StepTime(ms=value, repeats=(value,)) for key, value in ms.items()}

@@ -1,7 +1,7 @@
-"""Where results are kept: a folder, or any file system that pyarrow names by a URI (s3://, gs://, abfs://, hdfs://).
+"""Storage of results: a folder, or a file system that pyarrow addresses by a URI (s3://, gs://, abfs://, hdfs://).
 
-A file appears whole or not at all: in folders by a rename, on object stores because an upload becomes visible when it
-ends, elsewhere by a move. Credentials come from the environment or the machine, never from the URI.
+Files are written atomically: by a rename in folders, by a move on other file systems, and on object stores because an
+upload becomes visible only when it is complete. Credentials come from the environment, never from the URI.
 """
 
 import os
@@ -16,8 +16,8 @@ from typing import Any
 
 from harness.files import write_atomic
 
-OBJECT_STORES = ("s3", "gcs", "abfs")  # no folders to make, and an upload is seen when it is complete
-# What stands before the @ is a user or a key, but in Azure's addresses a container, unless a password follows it.
+OBJECT_STORES = ("s3", "gcs", "abfs")  # no folders to create; an upload is visible when it is complete
+# The part before @ is a user or a key; in Azure's addresses it is a container, unless a password follows.
 _SECRET = re.compile(
     r"(^(?!abfss?://[^/@:]*@)[a-z0-9+]+://[^/@]*@)|([?&](access_key|[a-z_]*secret[a-z_]*|[a-z_]*token)=)", re.IGNORECASE
 )
@@ -80,12 +80,12 @@ class Storage:
 
     @property
     def uri(self) -> str:
-        """What makes this storage again, elsewhere too."""
+        """The address of this storage, valid on other machines too."""
         return self.place + self._query
 
     @property
     def folder(self) -> Path | None:
-        """The folder, where it is one that this machine sees as such."""
+        """The folder, if the storage is one on this machine; else None."""
         return self._base if self._fs is None else None
 
     def below(self, name: str) -> "Storage":
@@ -106,7 +106,7 @@ class Storage:
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        """Put a file in place whole or not at all, replacing what is there.
+        """Write a file atomically, replacing an existing one.
 
         Raises:
             OSError: the storage is full or cannot be written; what was there before is unchanged.
@@ -181,7 +181,7 @@ class Storage:
 
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:
-        """Say where it was that the storage did not answer; pyarrow's messages do not always."""
+        """Add the file's address to errors of the storage, which pyarrow often omits."""
         try:
             yield
         except FileNotFoundError:
@@ -194,12 +194,12 @@ class Storage:
 
 
 def is_uri(place: str) -> bool:
-    """Whether a place is named by a URI and not by a folder's path."""
+    """Whether a place is a URI and not the path of a folder."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", place) is not None
 
 
 def _plain(place: str) -> str:
-    """Without slashes at its end, but for the one that is a root and the two of a URI's scheme."""
+    """Without trailing slashes, except for a root's and the two of a URI's scheme."""
     start = len(place) - len(place.partition("://")[2]) if is_uri(place) else 0
     rest = place[start:]
     return place[:start] + (rest.rstrip("/") or rest[:1] or ("" if start else "/"))

@@ -1,9 +1,9 @@
 """One finished run is one Arrow row in one Parquet file: write it once, read many.
 
 `<results>/<experiment>/runs/<run_id>.parquet` holds exactly one row of `SCHEMA`. Every function here takes the
-experiment's directory, `<results>/<experiment>`. A file appears whole or not at all: it is written under a name that
-starts with a dot, synced, and renamed; readers skip names that start with a dot. Rows that `results.packs` has put
-together, `<results>/<experiment>/packs/*.parquet`, are read beside them.
+experiment's directory, `<results>/<experiment>`. Files are written atomically: under a name that starts with a dot,
+synced, then renamed; readers skip names that start with a dot. Packed rows (`results.packs`),
+`<results>/<experiment>/packs/*.parquet`, are read as well.
 """
 
 import contextlib
@@ -38,11 +38,11 @@ __all__ = [
     "write_run",
 ]
 
-_TRIES = 3  # to open files that are being packed while they are read
+_TRIES = 3  # files may be packed while they are read
 
 
 def pack_paths(directory: str | Path) -> list[Path]:
-    """The files that hold many rows, whole ones only."""
+    """The complete files of packed rows."""
     return [Path(path) for path in _files(Path(directory) / "packs", None)]
 
 
@@ -101,7 +101,7 @@ def read_rows(
         directory: the experiment's directory; one that does not exist has no rows.
         columns: names to read; None reads all but `HEAVY`.
         status: one of `STATUSES`, or several; None reads all.
-        run_ids: read only these (ids without a row are passed over); None reads all.
+        run_ids: read only these (ids without a row are ignored); None reads all.
 
     Returns:
         A `pyarrow.Table` with the columns in the order asked for; columns an older file lacks are null.
@@ -122,7 +122,7 @@ def read_rows(
     if unknown := [s for s in wanted if s not in STATUSES]:
         raise ValueError(f"unknown status {unknown}; there are: {', '.join(STATUSES)}")
     for attempt in range(1, _TRIES + 1):
-        # Single files first: what is packed after they are listed is found in its pack.
+        # Single files are listed first: a row that is packed afterwards is found in its pack.
         files = _files(Path(directory) / "runs", run_ids)
         try:
             table = _union(directory, files, list(dict.fromkeys([*names, "run_id", "status"])), run_ids)
@@ -136,12 +136,12 @@ def read_rows(
 
 
 def _union(directory: str | Path, files: list[str], names: list[str], run_ids: Collection[str] | None) -> Any:
-    """The single rows and the packed ones, each once."""
+    """Single and packed rows together, each run once."""
     loose = read_files(files, names)
     many = _packed(directory, names, run_ids)
     if not many.num_rows:
         return loose
-    # A row of both is being packed, or its packing was interrupted; only ok rows, which are final, are packed.
+    # A row may be in both while it is being packed, or after an interruption. Packed rows are final.
     twice = pc.is_in(loose["run_id"], value_set=many["run_id"].combine_chunks())
     loose = loose.filter(pc.invert(twice))
     files_of_many = len(pack_paths(directory))
@@ -165,11 +165,11 @@ def packed(directory: str | Path, run_id: str) -> bool:
 
 
 def read_files(files: list[str], columns: list[str] | None = None) -> Any:
-    """The rows of single files as a table, in their order; all columns of `SCHEMA`, or these.
+    """The rows of single files as a table, in the files' order; all columns of `SCHEMA`, or these.
 
     Raises:
         ValueError: a corrupt file (named, with what to do).
-        FileNotFoundError: one is not there.
+        FileNotFoundError: a file does not exist.
     """
     names = SCHEMA.names if columns is None else columns
     if not files:
@@ -186,7 +186,7 @@ def _packed(directory: str | Path, names: list[str], run_ids: Collection[str] | 
     if not files:
         return SCHEMA.empty_table().select(names)
     condition = None if run_ids is None else ds.field("run_id").isin(list(run_ids))
-    with _named_corruption(files, "a readable pack", "Bring it back from a copy, or delete it and run its runs again"):
+    with _named_corruption(files, "a readable pack", "Restore it from a copy, or delete it and run its runs again"):
         return _dataset(files).to_table(columns=names, filter=condition)
 
 
@@ -216,7 +216,7 @@ def finished(directory: str | Path) -> dict[str, str]:
 
 
 def read_row(path: str | Path) -> dict[str, Any]:
-    """Read one file whole: every column of `SCHEMA`, maps as dicts, columns an older file lacks as None.
+    """Read one file: every column of `SCHEMA`, maps as dicts, columns an older file lacks as None.
 
     Raises:
         ValueError: a corrupt file (named, with what to do).
@@ -226,7 +226,7 @@ def read_row(path: str | Path) -> dict[str, Any]:
 
 
 def read_run(directory: str | Path, run_id: str) -> dict[str, Any]:
-    """Read the row of a run whole, from its own file or from a pack, as `read_row` gives it.
+    """Read all columns of a run's row, from its own file or from a pack, as `read_row` gives it.
 
     Raises:
         ValueError: a corrupt file (named, with what to do).
@@ -244,7 +244,7 @@ def parse_row(content: bytes, where: str) -> dict[str, Any]:
         where: its name, for the message.
 
     Raises:
-        ValueError: this is no readable row.
+        ValueError: the content is not a readable row.
     """
     try:
         return _only_row(_format().make_fragment(pa.BufferReader(content)).to_table(schema=SCHEMA))
@@ -275,7 +275,7 @@ def _status(path: Path) -> str | None:
     try:
         status: str = pq.read_table(path, columns=["status"])["status"][0].as_py()
     except (pa.ArrowInvalid, IndexError):
-        return None  # A torn file is no result: the row at hand may take its place.
+        return None  # a corrupt file is no result and may be replaced
     return status
 
 

@@ -59,6 +59,16 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
     Raises:
         ValueError: teacher, method, data or sizes do not fit together; says how to fix it.
         FloatingPointError: a loss term is not finite; names it.
+
+    Example:
+        >>> import tempfile, harness
+        >>> short = ["train.steps=2", "train.eval_every=2", "pairs.0.teacher.steps=2", "data.parameters.train=16"]
+        >>> experiment = harness.load("experiments/quickstart.yaml", short)
+        >>> bench = harness.Bench(experiment, tempfile.mkdtemp())
+        >>> teacher = bench.pending()[0]
+        >>> result = harness.train(teacher, harness.Runtime.local(), bench.directory)
+        >>> 0 < result.columns["val_miou"] < 1
+        True
     """
     runtime.enter()
     began, memory = time.perf_counter(), PeakMemory(runtime.device)

@@ -49,7 +49,7 @@ def test_a_fair_comparison_says_what_is_compared_and_finds_nothing_unfair() -> N
     found = block(equally_fast())
     assert unfair(found) == []
     assert found.compared.startswith(
-        "lite2-to-tiny on texmosaic: none, kd, cwd, sstkd, each against none and kd, paired over 3 seeds; 5 comparisons"
+        "Compared on lite2-to-tiny on texmosaic: none, kd, cwd, sstkd, each against none and kd, paired over 3 seeds; 5 comparisons"
     )
 
 
@@ -57,7 +57,7 @@ def test_few_seeds_and_missing_runs_are_unfair() -> None:
     found = unfair(block(equally_fast(seeds=2)))
     assert found == ["2 seeds: 3 or more are needed to tell a gain from luck"]
     rows = [r for r in equally_fast() if (r["method"], r["seed"]) != ("cwd", 1)]
-    assert unfair(block(rows)) == ["cwd: 1 of 3 runs are not there; its mean is over fewer seeds"]
+    assert unfair(block(rows)) == ["cwd: 1 of 3 runs are missing; its mean is over fewer seeds"]
 
 
 def test_a_method_or_a_control_without_rows_is_said() -> None:
@@ -80,7 +80,7 @@ def test_equal_trials_that_took_longer_are_a_note() -> None:
     rows = [row | {"search_seconds": 30.0 if row["method"] == "sstkd" else 10.5} | of_search for row in equally_fast()]
     found = block(rows)
     assert unfair(found) == []
-    assert "equal trials are not equal compute; seconds of the search in units of none's: sstkd 2.86" in notes(found)
+    assert "equal trials are not equal compute; seconds of the search relative to none: sstkd 2.86" in notes(found)
 
 
 def test_a_budget_of_seconds_does_not_hold_for_trials(tmp_path: Path) -> None:
@@ -88,20 +88,20 @@ def test_a_budget_of_seconds_does_not_hold_for_trials(tmp_path: Path) -> None:
     for unit in ("seconds", "steps"):
         file = tiny.write(tmp_path, budget={"unit": unit}, seeds=[0, 1, 2], **search)
         ((_, findings),) = fairness.of_experiment(load(file, [])).values()
-        said = "the budget of seconds is for the final runs; trials are equal in number and in steps"
+        said = "the budget of seconds holds for the final runs; trials are equal in number and in steps"
         assert (said in [finding.text for finding in findings]) == (unit == "seconds")
 
 
-def test_a_weak_teacher_and_a_student_below_the_floor_are_unfair() -> None:
+def test_a_weak_teacher_and_a_student_below_the_single_pixel_baseline_are_unfair() -> None:
     weak = [make_row(role="teacher", dev_miou=0.4), *make_experiment()[1:]]
     assert any("the teacher (40.00) is no better" in text for text in unfair(block(weak)))
     low = [r | {"floor_dev_miou": 0.9} for r in make_experiment()]
-    assert any("is no better than the floor (90.00)" in text for text in unfair(block(low)))
+    assert any("is no better than the single-pixel baseline (90.00)" in text for text in unfair(block(low)))
 
 
-def test_unequal_time_per_step_is_unfair_unless_the_plain_student_had_as_long() -> None:
+def test_unequal_time_per_step_is_unfair_unless_a_baseline_had_as_long() -> None:
     rows = [r | {"step_ms": 200.0 if r["method"] == "sstkd" else 100.0} for r in make_experiment()]
-    said = "equal steps are not equal compute; seconds per step in units of none's: sstkd 2.00"
+    said = "equal steps are not equal compute; seconds per step relative to none: sstkd 2.00"
     (found,) = unfair(block(rows))
     assert found.startswith(said) and "budget: {longer: true}" in found
     recipe = json.dumps({"steps": 600, "batch_size": 8, "optimizer": {"name": "adamw", "lr": 0.002}})
@@ -114,7 +114,7 @@ def test_unequal_time_per_step_is_unfair_unless_the_plain_student_had_as_long() 
     assert unfair(longer) == [] and any(text.startswith(said) for text in notes(longer))
     assert [x.label for x in longer.methods] == ["none", "kd", "none at equal seconds", "cwd", "sstkd"]
     assert longer.references == {"none": "none", "kd": "kd"} and longer.budget == "300 steps"
-    assert "none at equal seconds: 600 steps; one was found to take 100 ms" in longer.caveats
+    assert "none at equal seconds: 600 steps, from a measured 100 ms per step" in longer.caveats
 
 
 def test_a_budget_of_seconds_is_equal_compute_whatever_the_steps() -> None:
@@ -125,10 +125,10 @@ def test_a_budget_of_seconds_is_equal_compute_whatever_the_steps() -> None:
     ]  # fmt: skip
     found = block(rows)
     assert unfair(found) == [] and found.budget == "30 seconds"
-    # Timed on idle workers and run on busy ones: 150 steps of 0.3 s are more than the plain student's 300 of 0.1 s.
+    # Timed on idle workers and run on busy ones: 150 steps of 0.3 s are more than the baseline's 300 of 0.1 s.
     busy = block([r | {"step_ms": 300.0} if r["method"] == "sstkd" else r for r in rows])
     (text,) = unfair(busy)
-    assert text.startswith("the seconds are not equal; those of training in units of none's: sstkd 1.50.")
+    assert text.startswith("training times are not equal; relative to none: sstkd 1.50.")
     assert "delete step_times" in text
     with pytest.raises(ValueError, match="different budget_amount"):
         block([*rows[:-1], rows[-1] | {"budget_amount": 31.0}])
@@ -147,15 +147,15 @@ def test_a_failed_run_is_a_loss_and_not_a_gap() -> None:
         for i, r in enumerate(make_experiment(seeds=4))
     ]
     whole = next(x for x in block(rows).methods if x.label == "sstkd")
-    assert whole.vs_none is not None and whole.vs_none.beyond_noise and "▲" in whole.vs_none.text
+    assert whole.vs_none is not None and whole.vs_none.significant and "▲" in whole.vs_none.text
     for row in rows:
         if (row["method"], row["seed"]) == ("sstkd", 3):
             row.update(status="failed", dev_miou=None)
     found = block(rows)
     line = {x.label: x for x in found.methods}
-    assert line["sstkd"].vs_none is not None and not line["sstkd"].vs_none.beyond_noise
+    assert line["sstkd"].vs_none is not None and not line["sstkd"].vs_none.significant
     assert line["sstkd"].vs_none.text.endswith("; 1 lost") and "▲" not in line["sstkd"].vs_none.text
-    assert any(text.startswith("sstkd: 1 of 4 runs failed; they are no number but a loss") for text in unfair(found))
+    assert any(text.startswith("sstkd: 1 of 4 runs failed; they count as lost") for text in unfair(found))
     # Seen from the other side: what stays behind a method that failed cannot be called worse.
     for row in rows:
         if (row["method"], row["seed"]) == ("none", 0):
@@ -164,9 +164,11 @@ def test_a_failed_run_is_a_loss_and_not_a_gap() -> None:
     assert kd.vs_none is not None and kd.vs_none.won == 1 and kd.vs_none.lost == 0
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize(
+    "seeds", [3, pytest.param(5, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.slow)]
+)
 def test_false_wins_of_methods_that_diverge(seeds: int) -> None:
-    """No method differs from the plain student; two of three lose one run in five. Wins stay below 5 %."""
+    """No method differs from the baseline; two of three lose one run in five. Wins stay below 5 %."""
     rng, trials, wins, names = np.random.default_rng(seeds), 150, 0, ("none", "kd", "cwd", "sstkd")
     for _ in range(trials):
         values = 0.6 + rng.normal(0, 0.02, seeds) + rng.normal(0, 0.008, (4, seeds))
@@ -188,7 +190,7 @@ def test_false_wins_of_methods_that_diverge(seeds: int) -> None:
         ]
         lines = block(rows, names).methods
         wins += any(
-            c is not None and c.beyond_noise and c.difference.mean > 0 for x in lines for c in (x.vs_none, x.vs_kd)
+            c is not None and c.significant and c.difference.mean > 0 for x in lines for c in (x.vs_none, x.vs_kd)
         )
     assert wins / trials <= 0.05 + 3 * (0.05 * 0.95 / trials) ** 0.5
 
@@ -204,7 +206,8 @@ def test_the_report_is_in_every_footer_and_stored(tmp_path: Path) -> None:
     stored = json.loads(paths["fairness"].read_text())
     assert stored["pairs"][0]["findings"][0] == {"unfair": True, "text": said.removeprefix("unfair: ")}
     table = quick_table(store.read_rows(tmp_path, list(COLUMNS)), METHODS, [0, 1])
-    assert to_json(table) == paths["fairness"].read_text() and to_markdown(table) == paths["markdown"].read_text()
+    assert to_json(table) == paths["fairness"].read_text()
+    assert paths["markdown"].read_text().startswith(to_markdown(table))
 
 
 def test_an_experiment_is_judged_before_it_runs(tmp_path: Path) -> None:
@@ -212,11 +215,15 @@ def test_an_experiment_is_judged_before_it_runs(tmp_path: Path) -> None:
     ((text, findings),) = fairness.of_experiment(
         experiment, {("tiny", "student", "none"): 0.1, ("tiny", "student", "cwd"): 0.25}
     ).values()
-    assert text.startswith("tiny on texmosaic: none, cwd, each against none and kd, paired over 2 seeds; 1 comparison,")
+    assert text.startswith(
+        "Compared on tiny on texmosaic: none, cwd, each against none and kd, paired over 2 seeds; 1 comparison,"
+    )
     said = list(map(str, findings))
     assert "unfair: 2 seeds: 3 or more are needed to tell a gain from luck" in said
     assert any(s.startswith("unfair: the control kd is missing") for s in said)
-    assert any("in units of none's: cwd 2.50, and no plain student was trained for as long" in s for s in said)
+    assert any(
+        "relative to none: cwd 2.50, and no student without distillation was trained for as long" in s for s in said
+    )
 
 
 def test_comparisons_are_counted_as_the_table_counts_them(tmp_path: Path) -> None:
@@ -231,7 +238,7 @@ def test_check_prints_the_report(tmp_path: Path) -> None:
     assert "unfair: 1 seed: 3 or more are needed" in done.output
 
 
-def test_power_is_that_of_the_spread_at_the_corrected_level() -> None:
+def test_power_is_that_of_the_standard_deviation_at_the_corrected_level() -> None:
     found = block(make_experiment(seeds=5))
     shown = {x.label: x for x in power.shown(found, [5, 12])}
     assert set(shown) == {"kd", "cwd", "sstkd"}
@@ -239,7 +246,7 @@ def test_power_is_that_of_the_spread_at_the_corrected_level() -> None:
     deltas = values["cwd"] - values["none"]
     cwd = shown["cwd"]
     assert (cwd.n, cwd.difference) == (5, pytest.approx(deltas.mean()))
-    assert cwd.spread.mean == pytest.approx(deltas.std(ddof=1))
+    assert cwd.deviation.mean == pytest.approx(deltas.std(ddof=1))
     for n, smallest in cwd.smallest.items():
         shift = smallest / deltas.std(ddof=1) * n**0.5
         critical = stats.t.ppf(1 - 0.05 / found.comparisons / 2, n - 1)
@@ -252,7 +259,7 @@ def test_power_is_that_of_the_spread_at_the_corrected_level() -> None:
 def test_power_says_nothing_without_pairs() -> None:
     assert power.shown(block(make_experiment(seeds=1)), [3]) == []
     assert power.phrase(block(make_experiment(seeds=1))) is None
-    assert "3 seeds find a difference to none of" in str(power.phrase(block(make_experiment())))
+    assert "3 seeds detect a difference of" in str(power.phrase(block(make_experiment())))
 
 
 def test_the_power_command(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_files_that_are_not_here_are_said_and_damaged_ones_are_refused(folder):
     with pytest.raises(ValueError, match=r"kd-1-0123456789ab\.parquet: not readable"):
         write_report(folder[0], METHODS)
     path.unlink()
-    assert "kd: matrices of single images are not here (" in write_report(folder[0], METHODS)["html"].read_text()
+    assert "kd: per-image matrices are missing (" in write_report(folder[0], METHODS)["html"].read_text()
 
 
 def test_without_such_files_nothing_is_said(tmp_path):

@@ -40,7 +40,7 @@ class Clock:
 
 
 class Slow(Distiller):
-    """A method whose step takes so many seconds more than the plain student's, by `Clock`."""
+    """A method whose step takes so many seconds more than the baseline's, by `Clock`."""
 
     needs_teacher = False
 
@@ -95,12 +95,12 @@ def test_a_longer_plain_student_beside_equal_steps(tmp_path: Path) -> None:
 
 def test_a_budget_that_ends_in_the_warm_up_is_an_error(tmp_path: Path) -> None:
     made = experiment(tmp_path, budget={"unit": "seconds", "seconds": 0.3})
-    with pytest.raises(ValueError, match=r"kd on tiny has 1 steps of 200 ms, which end in the warm-up"):
+    with pytest.raises(ValueError, match=r"kd on tiny has 1 steps of 200 ms, all within the warm-up"):
         plan(made, times=given(none=100.0, kd=200.0))
 
 
 def test_runs_wait_for_step_times(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no step has been timed yet"):
+    with pytest.raises(ValueError, match="these have not been measured yet"):
         plan(experiment(tmp_path, budget={"unit": "seconds"}))
 
 
@@ -154,7 +154,7 @@ def test_a_method_that_cannot_be_timed_is_named(tmp_path: Path) -> None:
             run.method.name, run.seed, status, run_id=run.run_id, message="" if status == "ok" else "no room"
         )
         store.write_run(times_folder(tmp_path), row)
-    with pytest.raises(ValueError, match=r"timing kd on tiny failed: no room\. After mending it delete this row"):
+    with pytest.raises(ValueError, match=r"timing kd on tiny failed: no room\. Fix the cause, then delete this row"):
         step_times.times(made, tmp_path, "e.yaml")
 
 

@@ -2,7 +2,8 @@
 
     pytest tests/benchmarks/bench_rows.py
 
-10 pairs x 20 methods x 500 seeds in one pack; then the rows of one experiment among all others; then a paper's tables. The peak is that of the whole process, the interpreter and its imports included.
+10 pairs x 20 methods x 500 seeds in one pack; then a few of these rows; then a paper's tables. The peak is that of the
+whole process, the interpreter and its imports included. The goal is 2 s for the table.
 """
 
 import os
@@ -22,7 +23,7 @@ from tests.support.rows import make_row
 PAIRS, METHODS, SEEDS = 10, 20, 500
 
 
-def packed(folder):
+def written(folder):
     """A pack of rows that differ as real ones do: run_id, seed, scores, times, initial weights."""
     rng, groups = np.random.default_rng(0), []
     for pair in range(PAIRS):
@@ -51,7 +52,7 @@ def packed(folder):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("rows")
-    (path / "some").write_text("\n".join(packed(path)))
+    (path / "some").write_text("\n".join(written(path)))
     return path
 
 
@@ -70,7 +71,7 @@ CLI = "import sys; from harness.cli.app import main; sys.argv = ['sstkd-bench', 
         ("nothing but the imports", f"{FROM}import scipy.special, rich.table, pyarrow.dataset"),
         ("the table of all, on the terminal", CLI % ""),
         ("the table of all, as CSV", CLI % ", '--format', 'csv'"),
-        ("sixty rows of all", SOME),
+        ("sixty of the rows", SOME),
         ("SKD's table of all rows", CLI % ", '--paper', 'skd', '--format', 'csv'"),
     ],
 )

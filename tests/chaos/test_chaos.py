@@ -1,6 +1,6 @@
 """Whatever dies, and whenever: the same command ends with the rows of an undisturbed experiment, each once.
 
-Ten kills per kind, or `--kills N`; where they hit is drawn from `--chaos-seed`, which a failure prints.
+Two kills per kind, or `--kills N` (`make soak`: ten); where they hit is drawn from `--chaos-seed`, which a failure prints.
 """
 
 import errno
@@ -37,7 +37,6 @@ SETTINGS = ("train.steps=24", "train.eval_every=12", "train.checkpoint_every=2")
 # fitnet trains a module of its own, which is part of a checkpoint.
 CHANGES = {"methods": ["none", "fitnet"], "seeds": [0, 1]}
 MEASURED = ("status", "dev_confusion", "val_confusion", "curve", "losses", "weights_sha256", "student_init_sha256")
-PATIENCE = 900.0  # seconds until something hangs
 
 
 def plan(folder: Path) -> list[Run]:
@@ -149,7 +148,7 @@ def test_lost_nodes(kills: int, dice: random.Random, undisturbed: dict[str, Any]
             thread, outcome = in_thread(
                 lambda r=runs, to=experiment, s=resources, u=latest: run_all(r, s, to, u.append)
             )
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + cluster.PATIENCE
             while thread.is_alive():
                 assert time.monotonic() < deadline, latest[-1].notes
                 time.sleep(0.05)
@@ -159,7 +158,7 @@ def test_lost_nodes(kills: int, dice: random.Random, undisturbed: dict[str, Any]
                         targets.count -= 1
                         continue
                     made.remove_node(lost[0], allow_graceful=False)
-                    made.add_node(num_cpus=1)
+                    cluster.add_node(made)
             assert not isinstance(outcome[0], BaseException), outcome
             assert_nothing_lost_or_doubled(experiment, undisturbed)
             if targets.count >= kills:
@@ -194,7 +193,7 @@ def kill_until_done(
                 line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **cluster.GIVE_UP}
             )
             before = reached(experiment)
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + cluster.PATIENCE
             while process.poll() is None and (count >= kills or reached(experiment) == before):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
@@ -203,7 +202,7 @@ def kill_until_done(
             time.sleep(dice.uniform(0, 0.5))
             count += 1
             kill(process)
-            process.wait(timeout=PATIENCE)
+            process.wait(timeout=cluster.PATIENCE)
         said, _ = process.communicate()
         assert process.returncode == 0, said
         assert_nothing_lost_or_doubled(experiment, undisturbed)
@@ -231,7 +230,7 @@ def test_restarted_heads(kills: int, dice: random.Random, undisturbed: dict[str,
 
         def lose(process: subprocess.Popen[str]) -> None:
             head.kill()
-            said, _ = process.communicate(timeout=PATIENCE)
+            said, _ = process.communicate(timeout=cluster.PATIENCE)
             assert process.returncode != 2, said  # no mistake of the user's; 0 if it had just finished
             head.start()
 

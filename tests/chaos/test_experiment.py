@@ -1,4 +1,4 @@
-"""Three methods, two pairs, three seeds on a cluster of three nodes, one of which is lost on the way."""
+"""Three methods, two pairs, two seeds on a cluster of three nodes, one of which is lost on the way."""
 
 import threading
 import time
@@ -26,12 +26,12 @@ MEASURED = [name for name in store.SCHEMA.names if name not in NOT_MEASURED]
 def plan(folder: Path) -> list[Run]:
     first = tiny.TINY["pairs"][0]
     pairs = [{**first, "name": f"pair{i}", "teacher": {**first["teacher"], "seed": i}} for i in range(2)]
-    return tiny.plan(folder, "train.steps=10", pairs=pairs, seeds=[0, 1, 2], methods=["none", "kd", "cwd"])
+    return tiny.plan(folder, "train.steps=10", pairs=pairs, seeds=[0, 1], methods=["none", "kd", "cwd"])
 
 
 def test_an_experiment_that_loses_a_node_has_the_rows_of_one_process(tmp_path: Path) -> None:
     runs = plan(tmp_path)
-    assert len(runs) == 2 + 2 * 3 * 3
+    assert len(runs) == 2 + 2 * 3 * 2
     for run in runs:
         tiny.in_process(run, tmp_path / "one")
     with cluster.nodes(3) as made:
@@ -43,7 +43,7 @@ def test_an_experiment_that_loses_a_node_has_the_rows_of_one_process(tmp_path: P
         )
         thread.start()
         lost = None
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + cluster.PATIENCE
         while thread.is_alive():
             assert time.monotonic() < deadline, latest[-1].notes
             time.sleep(0.05)

@@ -121,4 +121,4 @@ def test_the_table(now):
     (event,) = read(stream)
     (block,) = table.blocks
     assert event["event"] == "table" and event["columns"] == list(HEADER) and event["headline"] == block.headline
-    assert event["rows"] == [list(line.cells(block.references)) for line in block.methods]
+    assert event["rows"] == [list(line.cells) for line in block.methods]

@@ -1,4 +1,4 @@
-"""The tables of the pages are those that the committed rows give."""
+"""The tables in README and docs equal those computed from the committed rows."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def test_the_readme_shows_what_the_example_rows_give() -> None:
     experiment = load(ROOT / "experiments" / "quickstart.yaml")
     ids = [run.run_id for run in plan(experiment)]
     assert set(store.finished(EXAMPLE)) == set(ids), (
-        "the example rows are of another quickstart: run and copy them again"
+        "the example rows belong to another version of the quickstart: run it and copy its rows"
     )
     lines = lines_of(EXAMPLE, experiment, ids)
     assert len(lines) == 7
@@ -68,7 +68,7 @@ def test_the_camvid_page_shows_what_its_rows_give(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "page", [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "experiments" / "README.md"]
 )
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
+def test_links_between_pages_resolve(page: Path) -> None:
     import re
 
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

@@ -175,7 +175,7 @@ def test_a_cluster_that_is_gone_is_an_error_after_a_while(tmp_path, at_home, mon
 
     cluster.get_job_info = gone
     monkeypatch.setattr(submit, "PATIENCE_SECONDS", 0.05)
-    with pytest.raises(OSError, match=r"j: the cluster does not answer any more .*; the job may go on"):
+    with pytest.raises(OSError, match=r"j: the cluster does not answer any more .*; the job may still be running"):
         submit.follow(cluster, "j", lambda text: None)
 
 
@@ -231,12 +231,12 @@ def test_rows_travel_through_a_log(tmp_path, capsys):
     lines = log.splitlines()
     with pytest.raises(ValueError, match="there: 2 of 3 rows came"):
         rows_by_log.received("\n".join(lines[:1] + lines[2:]), "there")
-    with pytest.raises(ValueError, match="came damaged"):
+    with pytest.raises(ValueError, match="is corrupt"):
         rows_by_log.received(log.replace(lines[1], lines[1] + "!"), "there")
     with pytest.raises(ValueError, match="0 of 0 rows came"):
         rows_by_log.received("", "there")
     rows_by_log.send(tmp_path / "empty")
-    with pytest.raises(ValueError, match="there are no rows on the cluster"):
+    with pytest.raises(ValueError, match="no results on the cluster yet"):
         rows_by_log.received(capsys.readouterr().out, "there")
 
 
@@ -292,19 +292,19 @@ def test_rows_come_home_by_the_job_server(tmp_path, at_home, capsys):
     cluster = Cluster()
     cluster.logs = [capsys.readouterr().out]
     home = tmp_path / "home" / "tiny"
-    pulled = submit.bring_home(cluster, job, home)
+    pulled = submit.fetch_rows(cluster, job, home)
     assert (pulled.new, pulled.kept) == (3, 0) and set(store.finished(home).values()) == {"ok"}
     assert cluster.sent[0]["entrypoint"] == f"exec python -m harness.cluster.rows_by_log {tmp_path}/there/tiny"
     cluster.exit_code = 1
     with pytest.raises(OSError, match="the rows cannot be fetched: why"):
-        submit.bring_home(cluster, job, home)
+        submit.fetch_rows(cluster, job, home)
 
 
 def test_what_is_no_row_does_not_come_home(tmp_path, at_home):
     cluster = Cluster()
     cluster.logs = [f"row runs/x.parquet {base64.b64encode(b'PAR1').decode()}\nrows 1 4\n"]
     with pytest.raises(ValueError, match="not a readable row"):
-        submit.bring_home(cluster, make_job(tmp_path), tmp_path / "home")
+        submit.fetch_rows(cluster, make_job(tmp_path), tmp_path / "home")
     assert not list((tmp_path / "home").rglob("*.parquet"))
 
 
@@ -312,13 +312,13 @@ def test_rows_come_home_from_storage(tmp_path, at_home):
     job = make_job(tmp_path, f"resources.storage={tmp_path / 'shared'}")
     (tmp_path / "shared").mkdir()
     rows_in(tmp_path / "shared" / "tiny", job)
-    assert submit.bring_home(None, job, tmp_path / "home").new == 3
+    assert submit.fetch_rows(None, job, tmp_path / "home").new == 3
 
 
 def test_a_cluster_that_writes_here_sends_nothing(tmp_path, at_home):
     job = make_job(tmp_path, results=str(tmp_path / "r"))
     rows_in(tmp_path / "r" / "tiny", job)
-    assert submit.bring_home(None, job, tmp_path / "r" / "tiny") is None
+    assert submit.fetch_rows(None, job, tmp_path / "r" / "tiny") is None
 
 
 def test_digests_that_only_the_cluster_knew(tmp_path):

@@ -88,6 +88,7 @@ def test_an_experiment_names_it(installed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.smoke
 def test_an_experiment_runs_it(installed: Path, tmp_path: Path) -> None:
     file = tiny.write(tmp_path, methods=methods())
     printed = sstkd_bench(installed, "run", str(file), "--results", str(tmp_path / "results"))

@@ -296,12 +296,12 @@ def test_a_damaged_cache_is_named(tmp_path, damage, message):
 
 def test_a_flipped_byte_of_a_cache_is_found_by_a_check(tmp_path):
     to = prepared(tmp_path, write(tmp_path / "toy"))
-    assert list(cache.damaged(to, cache.read_manifest(to))) == []
+    assert list(cache.corrupt(to, cache.read_manifest(to))) == []
     path = shard(to, "train")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    assert [str(path) in line for line in cache.damaged(to, cache.read_manifest(to))] == [True]
+    assert [str(path) in line for line in cache.corrupt(to, cache.read_manifest(to))] == [True]
 
 
 def test_a_cache_of_something_else_is_refused(tmp_path):

@@ -79,15 +79,15 @@ def test_lists_may_have_the_images_endings(tmp_path):
         ),
         ("classes: [{name: a, value: 0}, {name: no, value: 1}]", r'classes.1.name: False is given.*put it in "quotes"'),
         ("classes: [{name: a, value: 0}, {name: b, value: 1, colour: [0, 0]}]", "classes.1.colour: .* at least 3"),
-        ("classes: [{name: a, value: 0}, {name: a, value: 1}]", "the name a is there 2 times"),
-        ("classes: [{name: a, value: 0}, {name: b, value: 0}]", "the value 0 is there 2 times"),
+        ("classes: [{name: a, value: 0}, {name: a, value: 1}]", "the name a occurs 2 times"),
+        ("classes: [{name: a, value: 0}, {name: b, value: 0}]", "the value 0 occurs 2 times"),
         (
             "classes: [{name: a, value: 0}, {name: b, value: 1}]\nignore: [1]",
-            r"the value 1 is there 2 times \(classes and",
+            r"the value 1 occurs 2 times \(classes and",
         ),
         (
             "classes: [{name: a, value: 0, colour: [1, 2, 3]}, {name: b, value: 1, colour: [1, 2, 3]}]",
-            r"the colour \(1, 2, 3\) is there 2 times",
+            r"the colour \(1, 2, 3\) occurs 2 times",
         ),
     ],
 )

@@ -134,7 +134,7 @@ def test_two_images_of_one_name_are_refused(tmp_path):
     trees.write_folder(tmp_path)
     shutil.copy(tmp_path / "images/train/train-0.jpg", tmp_path / "images/train/train-0.png")
     assert trees.problems("folder", tmp_path) == [
-        "images/train/train-0.png: images/train/train-0.jpg is called the same; keep one of the two"
+        "images/train/train-0.png: images/train/train-0.jpg has the same name; keep one of the two"
     ]
 
 

@@ -18,6 +18,7 @@ from harness.execution.loggers import LOGGERS, metrics, parameters, require, wat
 from harness.experiment.spec import Run
 from harness.training.progress import Progress
 from tests.support import tiny
+from tests.support.patience import PATIENCE
 
 NAN = float("nan")
 
@@ -274,7 +275,7 @@ class TestWandb:
     def test_a_run_goes_on_under_its_own_id(self, runs: list[Run], tmp_path: Path) -> None:
         process = elsewhere("wandb", tmp_path, runs[2], (1, 2), ended=None)
         process.join(120)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not self.stored(tmp_path)[0]["history"]:  # W&B's process notices and writes what it has
             assert time.monotonic() < deadline
             time.sleep(0.2)

@@ -49,7 +49,7 @@ MISTAKES = [
     (section("searched", algorithm="asha", grace=6), "search.grace: is below the 6 steps of a trial"),
     (
         section("searched", algorithm="asha", steps=3),
-        "asha looks at trials on the way; give train.eval_every below the 3",
+        "asha needs evaluations during a trial; give train.eval_every below its 3",
     ),
     (section(trails=3), "search.trails: unknown key. Did you mean 'trials'?"),
     ({**section(), "given": [[]]}, "given: unknown key. It is filled in from methods"),

@@ -119,7 +119,6 @@ def test_only_keyword_parameters_count(module):
         ("a: 'int' = 1", "allowed: int, float"),
         ("a: dict = {}", "allowed: int, float"),
         ("a: int = max(1, 2)", "default that is not plain data"),
-        ("a: int = {[]: 1}", "default that is not plain data"),
         ("_a: int = 1", "begins with an underscore"),
     ],
 )
@@ -137,14 +136,9 @@ def test_a_signature_that_cannot_be_data_is_named(module, parameter, words):
         ("harness.nothing:X", "the package 'harness' has no module 'nothing'"),
         ("harness.distillers.kd:Nothing", "defines no class or function named 'Nothing'"),
         ("math:sqrt", "no Python source"),
-        ("builtins:int", "no Python source"),
-        ("sys:path", "no Python source"),
         ("harness", "write it as package.module:Class"),
         (":X", "write it as package.module:Class"),
         ("harness:", "write it as package.module:Class"),
-        ("a..b:X", "write it as package.module:Class"),
-        ("..:X", "write it as package.module:Class"),
-        ("/etc/passwd:X", "write it as package.module:Class"),
         ("a:b:c", "write it as package.module:Class"),
     ],
 )

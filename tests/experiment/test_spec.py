@@ -93,7 +93,7 @@ MISTAKES = {
     ("[0, 1]", "[0, -1]"): ["e.yaml:12: seeds.1: Input should be greater than or equal to 0; given -1"],
     ("[0, 1]", "[x]"): ['e.yaml:12: seeds.0: Input should be a valid integer; given "x"'],
     ("[0, 1]", "[9223372036854775808]"): ["e.yaml:12: seeds.0: Input should be less than 9223372036854775808"],
-    ("[0, 1]", "[0, 1, 0]"): ["e.yaml:12: seeds.2: 0 stands twice; each entry once"],
+    ("[0, 1]", "[0, 1, 0]"): ["e.yaml:12: seeds.2: 0 is listed twice; list each entry once"],
     ("name: small", "name: ../up"): ["e.yaml:1: name: String should match pattern"],
     ("name: small", "name: 2026"): ["e.yaml:1: name: Input should be text (quote it); given 2026"],
     ("name: small", "name: " + "a" * 101): ["e.yaml:1: name: String should have at most 100 characters"],
@@ -130,7 +130,7 @@ MISTAKES = {
         "e.yaml:15: methods.1.parameters.cwd.tua: unknown key. Did you mean 'tau'?"
     ],
     ("kd: {weight: 2}", "{name: kd+cwd, parameters: {tau: 1}}"): [
-        "e.yaml:15: methods.1: tau is no parameter of kd+cwd; write it as METHOD.NAME"
+        "e.yaml:15: methods.1: tau is not a parameter of kd+cwd; write it as METHOD.NAME"
     ],
     ("kd: {weight: 2}", "[kd]"): ["e.yaml:15: methods.1: a sum is a list of two or more methods"],
     ("kd: {weight: 2}", "[kd+cwd, at]"): [
@@ -140,7 +140,7 @@ MISTAKES = {
     ("kd: {weight: 2}", "[kd, kd: {weight: 3}]"): ["e.yaml:15: methods.1: kd+kd: a sum has each method once"],
     ("kd: {weight: 2}", "[kd, none]"): ["e.yaml:15: methods.1: kd+none: `none` has no terms to add"],
     ("kd: {weight: 2}", "3"): ["e.yaml:15: methods.1: one method is `name` or"],
-    ("kd: {weight: 2}", "none"): ["e.yaml:15: methods.1: none stands twice; each entry once"],
+    ("kd: {weight: 2}", "none"): ["e.yaml:15: methods.1: none is listed twice; list each entry once"],
     ("kd: {weight: 2}", "nothing_here:X"): ["e.yaml:15: methods.1: nothing_here: there is no package or module"],
     ("kd: {weight: 2}", "math:X"): ["e.yaml:15: methods.1: math: 'math' has no Python source file"],
     ("  - none\n", ""): ["e.yaml:13: methods: the control 'none' is missing. Add it"],
@@ -208,7 +208,7 @@ def test_two_pairs_are_two_pairs(tmp_path):
     text = BASE.replace("train:", again + "train:", 1)
     assert said(tmp_path, text)[0].startswith("e.yaml:9: pairs.1: one stands twice")
     assert said(tmp_path, text.replace("name: one", "name: two", 1)) == [
-        "e.yaml:9: pairs.1: the pair of networks one stands twice; each entry once"
+        "e.yaml:9: pairs.1: the pair of networks one is listed twice; list each entry once"
     ]
     assert len(load(tmp_path, text.replace("name: one", "name: two", 1).replace("resnet18", "resnet50", 1)).pairs) == 2
 

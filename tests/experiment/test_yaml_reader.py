@@ -118,8 +118,8 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("a: 1\nb: 2\na: 3\n", 3, "a: this key stands twice (first on line 1). Delete one"),
-        ("a:\n  b: {c: 1, c: 2}\n", 2, "a.b.c: this key stands twice"),
+        ("a: 1\nb: 2\na: 3\n", 3, "a: duplicate key (first on line 1). Delete one"),
+        ("a:\n  b: {c: 1, c: 2}\n", 2, "a.b.c: duplicate key"),
         ("a: [1\n", 2, "not valid YAML"),
         ("a: 1\n\tb: 2\n", 2, "Indent with spaces"),
         ("a: 1\n---\na: 2\n", 2, "another document"),
@@ -207,7 +207,7 @@ def test_set_changes_one_key(assignment, expected, path):
         ("l.x.y=1", "'x' is not an index"),
         ("a.b=1", "a is the plain value 1"),
         ("a=[", "not valid YAML"),
-        ("a={b: 1, b: 2}", "this key stands twice"),
+        ("a={b: 1, b: 2}", "duplicate key"),
         ("a=.nan", "not a finite number"),
         ("a=&x [*x]", "anchors"),
     ],

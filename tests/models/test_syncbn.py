@@ -12,10 +12,10 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from harness.models.syncbn import CPUSyncBatchNorm, convert_batchnorm
+from tests.support.patience import PATIENCE
 
 CPU = torch.device("cpu")
 WORLD = 2
-DEADLINE_SECONDS = 120
 
 
 def cases() -> dict[str, nn.Module]:
@@ -87,7 +87,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         patch.setenv("GLOO_SOCKET_IFNAME", "lo")
         patch.setenv("OMP_NUM_THREADS", "1")
         context = torch.multiprocessing.spawn(worker, (str(folder),), nprocs=WORLD, join=False)
-        limit = time.monotonic() + DEADLINE_SECONDS
+        limit = time.monotonic() + PATIENCE
         try:
             while not context.join(timeout=1):
                 assert time.monotonic() < limit, "the ranks did not finish"

@@ -97,7 +97,7 @@ def cell(values: list[float], published: float | None = 75.0, line: str = "SSTKD
 
 def test_states() -> None:
     assert state(cell([], why_not="not run"), 3) == "not run"
-    assert state(cell([], why_not="no such method here"), 3) == "no such method here"
+    assert state(cell([], why_not="method not available"), 3) == "method not implemented"
     assert state(cell([75.0, 75.2]), 3) == "running (2 of 3)"
     assert state(cell([74.0, 75.0, 75.5]), 3) == "reproduced"
     assert state(cell([70.0, 70.1, 70.2]), 3) == "not reproduced"
@@ -134,7 +134,7 @@ def test_rows_change_the_state(tmp_path: Path) -> None:
     file = tmp_path / "sstkd-table-2-cityscapes.yaml"
     words = ["tables", str(file), "--paper", "sstkd", "--results", str(tmp_path)]
     shown = " ".join(CliRunner().invoke(app, words).output.split())
-    assert "skd-cityscapes trains on less: a share of 0.05 of train is its dev split." in shown
+    assert "skd-cityscapes trains on less data: 0.05 of train is held out as its dev split." in shown
     assert "Not the published recipe" not in shown
 
 

@@ -20,7 +20,7 @@ from harness.papers.measured import COLUMNS, build, costs, prepared
 from harness.papers.published import COLUMNS as PUBLISHED_COLUMNS
 from harness.papers.published import Figure, published_folder, read_published
 from harness.papers.tables import CIRKD, MGD, MMSEG, NETWORKS, PAPERS, RECIPES, SKD
-from harness.report.formats import grids_to_csv, grids_to_html, grids_to_latex, grids_to_markdown
+from harness.report.formats import sheets_to_csv, sheets_to_html, sheets_to_latex, sheets_to_markdown
 from tests.support import tiny
 from tests.support.rows import make_row
 
@@ -98,9 +98,9 @@ def test_nothing_is_filled_in() -> None:
             assert cell.measured is None and cell.vs_student is None and cell.gap is None
             assert cell.texts[0] in (
                 "not run",
-                "no such method here",
-                "no such network here",
-                "its labels are a server's",
+                "method not available",
+                "network not available",
+                "labels not public",
             )
             assert cell.texts[2] == "unverified" or cell.figure is not None
     cells = built("sstkd-table-1", [])
@@ -199,19 +199,19 @@ def example() -> Grid:
 
 
 def test_formats_escape_what_they_must() -> None:
-    assert r"| a\_b & \<c\>\| | 70.5 ± 6.35 |" in grids_to_markdown([example()])
-    page = grids_to_html([example()])
+    assert r"| a\_b & \<c\>\| | 70.5 ± 6.35 |" in sheets_to_markdown([example().sheet])
+    page = sheets_to_html([example().sheet])
     assert "<td>a_b &amp; &lt;c&gt;|</td>" in page and "http" not in page.replace("http-equiv", "")
-    latex = grids_to_latex([example()])
+    latex = sheets_to_latex([example().sheet])
     assert r"a\_b \& <c>| & 70.5 $\pm$ 6.35 \\" in latex and r"\caption{100 \% {[}of it]}" in latex
-    (line,) = csv.DictReader(io.StringIO(grids_to_csv([example()])))
+    (line,) = csv.DictReader(io.StringIO(sheets_to_csv([example().sheet])))
     assert (line["mean"], line["published"], line["source"]) == ("70.5", "71.5", "a & b")
     assert float(line["measured_minus_published"]) == -1.0 and line["vs_student"] == ""
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
 def test_latex_compiles(tmp_path: Path) -> None:
-    body = grids_to_latex([example(), grid("sstkd-table-1", comparison())])
+    body = sheets_to_latex([example().sheet, grid("sstkd-table-1", comparison()).sheet])
     (tmp_path / "t.tex").write_text(
         "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage{booktabs}\\begin{document}\n"
         + body
@@ -230,9 +230,9 @@ def test_latex_compiles(tmp_path: Path) -> None:
         (f"{HEADER}\n{LINE.replace(',V,', ',R,')}", r"a\.csv:2: sure: 'R'; allowed are 'V', 'V2', 'C'"),
         (f"{HEADER}\n{LINE.replace('val', 'dev')}", r"split: 'dev'; allowed are"),
         (f"{HEADER}\n{LINE.replace('70.1', '0.701')}", r"mIoU is in percent"),
-        (f"{HEADER}\n{LINE.replace('70.1', 'seventy')}", r"value: 'seventy' is no number"),
+        (f"{HEADER}\n{LINE.replace('70.1', 'seventy')}", r"value: 'seventy' is not a number"),
         (f"{HEADER}\n{LINE.replace('somewhere', ' ')}", r"source: is empty"),
-        (f"{HEADER}\n{LINE}\n{LINE.replace('70.1', '70.2')}", r"a\.csv:3: .* stands in .*a\.csv:2 already"),
+        (f"{HEADER}\n{LINE}\n{LINE.replace('70.1', '70.2')}", r"a\.csv:3: .* is already in .*a\.csv:2"),
     ],
 )
 def test_wrong_figures_are_named(tmp_path: Path, text: str, message: str) -> None:

@@ -65,7 +65,7 @@ def address() -> Iterator[str]:
 
 def scraped(address: str, run: Run) -> dict[str, tuple[float, dict[str, str]]]:
     """Value and labels of a run's gauges, by name and term."""
-    with urllib.request.urlopen(address, timeout=10) as answer:
+    with urllib.request.urlopen(address, timeout=cluster.PATIENCE) as answer:
         text = answer.read().decode()
     found = {}
     for name, labels, value in re.findall(r"^ray_(sstkd_bench_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
@@ -77,7 +77,7 @@ def scraped(address: str, run: Run) -> dict[str, tuple[float, dict[str, str]]]:
 
 def wait(address: str, run: Run, wanted: int) -> dict[str, tuple[float, dict[str, str]]]:
     """The run's gauges once there are so many."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + cluster.PATIENCE
     while len(found := scraped(address, run)) != wanted:
         assert time.monotonic() < deadline, found
         time.sleep(0.3)

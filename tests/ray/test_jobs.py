@@ -23,6 +23,7 @@ from harness.experiment.load import load
 from harness.experiment.plan import plan
 from harness.results import paths, store
 from tests.support import tiny
+from tests.support.patience import PATIENCE
 from tests.support.rows import make_row
 
 pytestmark = pytest.mark.ray
@@ -52,16 +53,16 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     return kept | given | {"RAY_AUTH_MODE": "token"} | more
 
 
-def call(*words: object, env: dict[str, str], code: int = 0, seconds: float = 180) -> str:
+def call(*words: object, env: dict[str, str], code: int = 0) -> str:
     """What a command says; its exit code is as expected."""
     command = [str(word) for word in words]
-    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def wait_for_port(port: int, process: subprocess.Popen[Any]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -99,7 +100,7 @@ def head(short: Path) -> Iterator[tuple[str, int, dict[str, str]]]:
         yield f"http://127.0.0.1:{dashboard}", port, env
     finally:
         process.terminate()  # ends what it started, too
-        process.wait(60)
+        process.wait(PATIENCE)
 
 
 def sstkd_bench(*words: object) -> list[object]:
@@ -124,7 +125,7 @@ def test_an_experiment_is_a_job(head: tuple[str, int, dict[str, str]], short: Pa
         assert again.stdout is not None
         second = again.stdout.readline()
         again.send_signal(signal.SIGINT)
-        rest = again.communicate(timeout=60)[0]
+        rest = again.communicate(timeout=PATIENCE)[0]
         assert second == f"{name}: runs already; this is its log from the beginning\n" and again.returncode == 130
         assert f"sstkd-bench submit --stop {name}" in rest
         said += first.stdout.read()
@@ -184,7 +185,7 @@ def ssh(short: Path) -> Iterator[tuple[int, Path]]:
         yield port, folder
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
         if made:
             separation.rmdir()
         for path in Path(get_default_ray_temp_dir()).glob(f"cluster-tiny-{port}.*"):  # what Ray's launcher noted down
@@ -218,7 +219,9 @@ def test_ray_submit_takes_the_shipped_files(
         store.write_run(home / "sstkd-bench-results" / "tiny", row)
     call(BIN / "ray", "up", "--yes", "--no-config-cache", file, env=env)  # the head is there: nothing is started
     assert (home / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
-    assert (home / "sstkd-bench" / "harness" / "cli.py").is_file() and not (home / "sstkd-bench" / ".git").exists()
+    assert (home / "sstkd-bench" / "harness" / "cli" / "app.py").is_file() and not (
+        home / "sstkd-bench" / ".git"
+    ).exists()
     submit = (BIN / "ray", "submit", "--no-config-cache", file, ROOT / "experiments" / "submit.py", "--")
     options = ("--address", address)
     said = call(*submit, *options, env=env)
@@ -258,7 +261,7 @@ def test_a_slurm_script_on_two_nodes(short: Path, tmp_path: Path) -> None:
     )
     try:
         folder = shared / f".sstkd-bench-{job}"
-        end = time.monotonic() + 120
+        end = time.monotonic() + PATIENCE
         checkpoints = shared / "results" / "tiny" / "checkpoints"
         while not (store.finished(shared / "results" / "tiny") and list(checkpoints.glob("*/*"))):
             assert process.poll() is None and time.monotonic() < end, process.communicate()
@@ -266,7 +269,7 @@ def test_a_slurm_script_on_two_nodes(short: Path, tmp_path: Path) -> None:
         assert (folder / "token").stat().st_mode & 0o077 == 0 and folder.stat().st_mode & 0o077 == 0
         assert {path.name for path in folder.glob("ray-*.log")} == {"ray-one.log", "ray-two.log"}
         process.send_signal(signal.SIGTERM)
-        said = process.communicate(timeout=60)[0]
+        said = process.communicate(timeout=PATIENCE)[0]
     finally:
         process.kill()
     assert process.returncode == 130 and "re-run the same command to resume" in said, said

@@ -19,7 +19,7 @@ from tests.support import cluster, trees
 from tests.support.commands import call, refused
 from tests.support.toydata import TOY, write
 
-pytestmark = [pytest.mark.ray, *cluster.QUIET]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_ray"), *cluster.QUIET]
 COUNT = 2 * PAIRS + 5
 
 
@@ -198,11 +198,11 @@ def test_the_command_interrupted_and_called_again(tmp_path):
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + cluster.PATIENCE
     while not list((tmp_path / "to" / "shards").glob("*.json")) and time.monotonic() < limit and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=120)[1]
+    said = process.communicate(timeout=cluster.PATIENCE)[1]
     # On a fast machine it may have been done already.
     assert (process.returncode == 130 and "re-run the same command to resume" in said) or process.returncode == 0
     kept = shards(tmp_path / "to")

@@ -37,6 +37,7 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Run], dic
     return runs, rows(folder)
 
 
+@pytest.mark.smoke
 def test_warm_actors_give_the_same_bits(
     in_process: tuple[list[Run], dict[str, dict[str, Any]]], tmp_path: Path
 ) -> None:
@@ -50,6 +51,7 @@ def test_warm_actors_give_the_same_bits(
     assert run_all(runs, Resources(address="127.0.0.1:1"), tmp_path, seen.append) == states
 
 
+@pytest.mark.smoke
 def test_a_killed_worker_costs_nothing(in_process: tuple[list[Run], dict[str, dict[str, Any]]], tmp_path: Path) -> None:
     """SIGKILL one actor in the middle of a run, by the pid it wrote down itself."""
     runs, expected = in_process
@@ -72,6 +74,7 @@ def test_a_killed_worker_costs_nothing(in_process: tuple[list[Run], dict[str, di
     assert rows(tmp_path) == {run.run_id: expected[run.run_id] for run in slow}
 
 
+@pytest.mark.smoke
 def test_two_gloo_workers_agree_with_one(tmp_path: Path) -> None:
     """Same global batch, statistics over both ranks: metrics and losses agree to 1e-5."""
     network = {"architecture": "fpn", "encoder": "tu-mobilenetv3_small_050", "parameters": {"decoder_dropout": 0.0}}
@@ -81,7 +84,8 @@ def test_two_gloo_workers_agree_with_one(tmp_path: Path) -> None:
     runs = tiny.plan(tmp_path, *overrides, pairs=pairs, methods=["none", "kd"])
     one, two = tmp_path / "one", tmp_path / "two"
     runs = [run for run in runs if run.role == "teacher" or run.method.name == "kd"]
-    assert set(run_all(runs, Resources(workers=1), one, lambda status: None).values()) == {"ok"}
+    for run in runs:
+        assert tiny.in_process(run, one) == "ok"
     # The teacher must be the same file: only the students are trained by two workers.
     for folder in ("runs", "weights"):
         (two / folder).mkdir(parents=True)
@@ -107,34 +111,45 @@ def test_a_cluster_that_is_not_there_is_an_error_at_once(in_process: Any, tmp_pa
         run_all(in_process[0], Resources(address="127.0.0.1:1"), tmp_path, lambda status: None)
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> list[str]:
-    """The command line of the tiny experiment, with enough steps to be interrupted."""
-    file = tiny.write(tmp_path)
-    return [
-        *(sys.executable, "-m", "harness.cli", "run", str(file), "--results", str(tmp_path / "results")),
-        *("--set", "train.steps=40", "--set", "train.eval_every=20", "--set", "train.checkpoint_every=5"),
-    ]
+LONGER = ("train.steps=40", "train.eval_every=20", "train.checkpoint_every=5")  # enough steps to be ended
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_the_command_can_be_ended_and_repeated(command: list[str], tmp_path: Path, end: signal.Signals) -> None:
-    """End it in the middle of a run; the same command resumes and gives the rows of an undisturbed one."""
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The rows of more steps, in this process."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for run in tiny.plan(folder, *LONGER):
+        tiny.in_process(run, folder)
+    return rows(folder)
+
+
+@pytest.mark.parametrize(
+    "ends", [pytest.param([signal.SIGINT], marks=pytest.mark.smoke), [signal.SIGTERM, signal.SIGKILL]], ids=str
+)
+def test_the_command_can_be_ended_and_repeated(
+    undisturbed: dict[str, dict[str, Any]], tmp_path: Path, ends: list[signal.Signals]
+) -> None:
+    """End it in the middle of a run; the same command continues and gives the rows of an undisturbed one."""
+    command = [sys.executable, "-m", "harness.cli", "run", str(tiny.write(tmp_path))]
+    command += ["--results", str(tmp_path / "results"), *(word for value in LONGER for word in ("--set", value))]
     experiment = tmp_path / "results" / "tiny"
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 120
-    while not list(experiment.glob("checkpoints/*/step-*.pt")):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
-    process.send_signal(end)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 130, signal.SIGKILL: -9}[end], said
-    if end != signal.SIGKILL:
-        assert "re-run the same command to resume" in said and "Traceback" not in said
-    again = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    for end in ends:
+        before = saved(experiment)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        deadline = time.monotonic() + cluster.PATIENCE
+        while not saved(experiment) - before:
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.1)
+        process.send_signal(end)
+        said, _ = process.communicate(timeout=cluster.PATIENCE)
+        assert process.returncode == (-9 if end == signal.SIGKILL else 130), said
+        if end != signal.SIGKILL:
+            assert "the same command continues" in said and "Traceback" not in said
+    again = subprocess.run(command, capture_output=True, text=True, timeout=cluster.PATIENCE, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
-    runs = tiny.plan(tmp_path, "train.steps=40", "train.eval_every=20", "train.checkpoint_every=5")
-    undisturbed = tmp_path / "undisturbed"
-    for run in runs:
-        tiny.in_process(run, undisturbed)
-    assert rows(experiment) == rows(undisturbed)
+    assert rows(experiment) == undisturbed
+
+
+def saved(experiment: Path) -> set[Path]:
+    """The checkpoints there are."""
+    return set(experiment.glob("checkpoints/*/step-*.pt"))

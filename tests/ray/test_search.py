@@ -21,7 +21,7 @@ from harness.search.tuner import TrialUpdate, search
 from tests.support import cluster, tiny
 from tests.support.searches import TUNED, experiment, searched
 
-pytestmark = [pytest.mark.ray, *cluster.QUIET]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_ray"), *cluster.QUIET]
 
 MEASURED = (
     "dev_confusion",
@@ -58,6 +58,7 @@ def drawn_runs(of: Experiment) -> list[Run]:
     return [trial_run(s, n, "sobol", values) for s, drawn in pairs for n, values in enumerate(drawn)]
 
 
+@pytest.mark.smoke
 def test_tuned_trials_are_those_of_one_process_and_none_hangs(tmp_path: Path) -> None:
     """More trials than CPUs, as many at once as there are; what a trial leaves is a row without val and weights."""
     trials = max(2, CPUS)
@@ -153,16 +154,16 @@ def test_a_search_can_be_killed_and_repeated(tmp_path: Path, ruleset: str) -> No
     command += [word for override in overrides for word in ("--set", override)]
     directory = tmp_path / "results" / "tiny"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + cluster.PATIENCE
     while not (
         list(directory.glob("search/runs/*.parquet")) and list(directory.glob("search/checkpoints/*/step-*.pt"))
     ):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=cluster.PATIENCE)
     before = set(rows(directory / "search"))
-    again = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=400, check=False)
+    again = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=cluster.PATIENCE, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     found = rows(directory / "search")
     assert before < set(found) and len(found) == 4

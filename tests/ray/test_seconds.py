@@ -21,15 +21,15 @@ def test_an_experiment_of_equal_seconds(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "harness.cli", "run", str(file), "--results", str(tmp_path)]
     directory = tmp_path / "tiny"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + cluster.PATIENCE
     while len(store.finished(times_folder(directory))) < 3:  # the teacher's, and two of those that time steps
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
-    process.wait(60)
+    process.wait(cluster.PATIENCE)
     before = {path.name: path.read_bytes() for path in (times_folder(directory) / "runs").iterdir()}
 
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=cluster.PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     timed = {path.name: path.read_bytes() for path in (times_folder(directory) / "runs").iterdir()}
     assert before.items() <= timed.items() and len(timed) == 1 + 2 * REPEATS
@@ -47,7 +47,7 @@ def test_an_experiment_of_equal_seconds(tmp_path: Path) -> None:
     assert "none at equal steps" in done.stdout and "one was found to take" in done.stdout
 
     began = time.time()
-    again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=cluster.PATIENCE, check=False)
     assert again.returncode == 0 and "none at equal steps" in again.stdout
     written = [path.stat().st_mtime for path in directory.rglob("*.parquet")]
     assert max(written) < began, "the second call only prints"

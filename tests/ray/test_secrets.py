@@ -53,7 +53,7 @@ def test_secrets_are_in_no_row_file_or_log(tmp_path: Path, ray_folder: Path) -> 
         env=environment,
         capture_output=True,
         check=False,
-        timeout=300,
+        timeout=cluster.PATIENCE,
     )
     assert done.returncode == 0, done.stderr.decode()
     # Nothing but events on standard output, from the first to the last.

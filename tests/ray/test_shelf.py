@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ import pytest
 import ray
 
 from harness.execution import sharing as module
-from harness.execution.connection import connected
 from harness.execution.sharing import SharedObjects, packed, sharer, unpacked
-from harness.experiment.resources import Resources
 from tests.support import cluster
 
 pytestmark = [pytest.mark.ray, *cluster.QUIET]
@@ -45,9 +42,8 @@ class Asker:
 
 
 @pytest.fixture
-def shelf() -> Iterator[Any]:
-    with connected(Resources()):
-        yield ray.remote(num_cpus=0)(SharedObjects).remote()
+def shelf(one_ray: None) -> Any:
+    return ray.remote(num_cpus=0)(SharedObjects).remote()
 
 
 def asker(shelf: Any) -> Any:
@@ -58,6 +54,7 @@ def made(notes: Path) -> int:
     return notes.read_text().count("made")
 
 
+@pytest.mark.smoke
 def test_a_thing_is_made_once_and_outlives_its_maker(shelf: Any, tmp_path: Path) -> None:
     notes, askers = tmp_path / "notes", [asker(shelf) for _ in range(3)]
     assert ray.get([each.ask.remote(str(notes)) for each in askers]) == [(2e6, False)] * 3  # views, all of them

@@ -183,7 +183,7 @@ def test_names_of_methods_stay_in_their_columns(tmp_path):
         assert len(over) == 7 and max(over) <= 0
 
 
-def test_worse_beyond_noise_has_another_colour_than_better(tmp_path):
+def test_significantly_worse_has_another_colour_than_better(tmp_path):
     """Where every number moves with its seed: kd is better than none, none worse than kd."""
     for row in make_experiment(seeds=4):
         store.write_run(tmp_path, row)

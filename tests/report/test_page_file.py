@@ -61,13 +61,19 @@ def written(tmp_path, rows, **options):
     return write_report(tmp_path, METHODS, **options)
 
 
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, rows):
+    """The files of a report of all rows."""
+    return written(tmp_path_factory.mktemp("report"), rows)
+
+
 def page_data(text):
     """What the script of the page reads."""
     return json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
 
 
-def test_only_the_pages_own_script_may_run(tmp_path, rows):
-    text = written(tmp_path, rows)["html"].read_text()
+def test_only_the_pages_own_script_may_run(report):
+    text = report["html"].read_text()
     script = text.split("<script>")[1].split("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -75,8 +81,8 @@ def test_only_the_pages_own_script_may_run(tmp_path, rows):
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function\(|fetch|http", script)
 
 
-def test_the_page_knows_every_run_and_each_value_once(tmp_path, rows):
-    data = page_data(written(tmp_path, rows)["html"].read_text())
+def test_the_page_knows_every_run_and_each_value_once(report, rows):
+    data = page_data(report["html"].read_text())
     assert len(data["rows"]) == len(rows) and {r[11] for r in data["rows"]} == {r["run_id"] for r in rows}
     for i, shown in enumerate(data["rows"]):
         row = next(r for r in rows if r["run_id"] == shown[11])
@@ -89,7 +95,7 @@ def test_the_page_knows_every_run_and_each_value_once(tmp_path, rows):
     assert cwd["label"] == "cwd" and {s: data["rows"][i][2] for s, i in cwd["runs"].items()} == {"0": 0, "1": 1}
 
 
-def test_masks_say_where_a_prediction_is_wrong_and_where_the_plain_one_is():
+def test_masks_say_where_a_prediction_is_wrong_and_where_the_baseline_is():
     truth, plain, guess = (png(np.array(a)) for a in ([[0, 1], [2, 255]], [[0, 0], [2, 0]], [[1, 1], [2, 0]]))
     wrong = np.asarray(Image.open(io.BytesIO(samples._errors(guess, truth, 255))).convert("RGB"))
     assert wrong.tolist() == [[list(samples.WRONG), list(samples.RIGHT)],
@@ -110,18 +116,18 @@ def test_a_page_of_many_rows_holds_the_first_seeds_and_says_so(tmp_path, monkeyp
     assert "(n=5)" in data["blocks"][0]["lines"][0]["cells"][0]
 
 
-def test_the_report_is_written_whole_and_loads_nothing(tmp_path, rows):
-    paths = written(tmp_path, rows)
+def test_the_report_is_written_whole_and_loads_nothing(report):
+    paths, folder = report, report["html"].parent
     names = {"table.md", "table.csv", "fairness.json", "curves.png", "curves.svg", "report.html"}
     assert {p.name for p in paths.values()} == names
-    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in paths.values()} | {"runs"}
+    assert {p.name for p in folder.iterdir()} == {p.name for p in paths.values()} | {"runs"}
     text = paths["html"].read_text()
     page = Page(text)
     assert all(v.startswith(("data:image/png;base64,", "#")) for v in page.loads)
     assert not {"link", "iframe", "object"} & set(page.tags) and page.tags.count("script") == 2
     assert len(page.ids) == len(set(page.ids))
     assert "url(http" not in text and "@import" not in text
-    # 3 samples x (image, label, 5 predictions, 5 masks of errors, 3 against the plain student)
+    # 3 samples x (image, label, 5 predictions, 5 masks of errors, 3 against the baseline)
     assert page.tags.count("img") == 45
     words = " ".join(page.words)
     for expected in ("failed (1 of 3)", "loss term 'cwd' is nan", *CLASSES):

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +11,11 @@ from PIL import Image
 from rich.console import Console
 
 from harness.analysis.comparison import quick_table
+from harness.analysis.sheets import Remark
 from harness.analysis.tables import HEADER
 from harness.report.console import print_table
-from harness.report.formats import to_csv, to_markdown
-from harness.report.page.samples import class_colours, colourise
+from harness.report.formats import to_csv, to_html, to_json, to_latex, to_markdown
+from harness.report.page.colours import class_colours, colourise
 from harness.report.plots.curves import Curve, Panel, curve_figure, panel
 from harness.report.plots.style import INK, figure_svg, style
 from harness.results import store
@@ -36,7 +38,7 @@ def scores(method, values, **changes):
 def cells(table, name, block=0):
     one = table.blocks[block]
     line = next(x for x in one.methods if x.label == name)
-    return dict(zip(HEADER, line.cells(one.references), strict=True))
+    return dict(zip(HEADER, line.cells, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def rows():
 # --- the comparison
 
 
-def test_cells_in_percent_points_with_intervals():
+def test_cells_in_percentage_points_with_intervals():
     table = quick_table(arrow(scores("none", [0.50, 0.52, 0.54]) + scores("kd", [0.51, 0.55, 0.56])))
     kd = cells(table, "kd")
     assert kd["mIoU (dev, last step)"] == "54.00 ± 6.57 (n=3)"
@@ -119,7 +121,7 @@ def test_parameter_sets_of_one_method_are_lines_of_their_own():
         assert labels == ["none", "kd", "cwd(tau=1.0)", "cwd(tau=4.0)"]
 
 
-def test_pairs_are_blocks_of_their_own_and_floor_and_teacher_stand_above():
+def test_pairs_are_blocks_with_single_pixel_baseline_and_teacher_above():
     second = [r | {"run_id": "b" + r["run_id"], "pair": "b"} for r in make_experiment(seeds=1)[1:]]
     table = quick_table(arrow(make_experiment(seeds=2) + second))
     assert [b.pair for b in table.blocks] == ["b", "lite2-to-tiny"]
@@ -145,7 +147,7 @@ def test_the_teacher_line_says_what_there_is(teachers, words):
     [
         (
             {"worker_history": [{"step": 0, "workers": 2}, {"step": 9, "workers": 1}]},
-            "different elastic workers are not comparable: False in .*, True in",
+            "different elastic_workers are not comparable: False in .*, True in",
         ),
         ({"protocol_version": "1.1"}, "different protocol are not comparable: 1.0 in .*, 1.1 in"),
         ({"experiment": "other"}, "different experiment"),
@@ -233,7 +235,7 @@ def test_curves_have_one_marked_line_per_method_and_words_on_the_axes(rows):
     labelled = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
     names = [line.get_label() for line in labelled]
     assert names[:4] == ["none (n=3)", "kd (n=3)", "cwd (n=2)", "sstkd (n=3)"]
-    assert names[4].startswith("teacher 7") and names[5] == "floor 11.0"
+    assert names[4].startswith("teacher 7") and names[5] == "single-pixel baseline 11.0"
     assert len({(line.get_linestyle(), line.get_marker()) for line in labelled[:4]}) == 4
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("training step", "mIoU on dev (%)")
     runs = [r for r in rows if r["method"] == "kd"]
@@ -303,3 +305,29 @@ def test_a_legend_of_many_methods_leaves_room_for_the_curves():
             assert legend.get_window_extent().y1 <= below + 1, "the legend lies on the axes"
             heights.append(axes.get_window_extent().height)
     assert max(heights) < 1.6 * min(heights)
+
+
+def test_a_table_is_arrow_and_pandas(rows, monkeypatch):
+    table = quick_table(arrow(rows), METHODS)
+    lines = list(csv.DictReader(io.StringIO(to_csv(table))))
+    made = table.to_arrow()
+    assert made.column_names == list(lines[0]) and made.to_pylist() == table.records()
+    assert made["vs_none_mean"].to_pylist()[1] == float(lines[1]["vs_none_mean"])
+    frame = table.to_pandas()
+    assert frame["method"].tolist() == METHODS and frame["dev_miou_percent_n"].tolist() == [3, 3, 2, 3]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="to_pandas needs pandas"):
+        table.to_pandas()
+
+
+def test_a_remark_is_in_every_format(rows):
+    """Whatever is added to a block's remarks: all formats walk the same sections."""
+    table = quick_table(arrow(rows), METHODS)
+    block = replace(table.blocks[0], caveats=("a caveat",), findings=(Remark("a finding", "unfair"),), images=("x: 1",))
+    table = replace(table, blocks=(block,))
+    out = io.StringIO()
+    print_table(table, Console(file=out, width=200))
+    written = [out.getvalue(), to_markdown(table), to_latex(table), to_html(table), to_json(table)]
+    for text in written:
+        for said in ("Single-pixel baseline", "300 steps per run", "a caveat", "a finding", "x: 1", "Compared on"):
+            assert said in text

@@ -256,4 +256,4 @@ def test_the_commands(folder):
     assert ran.exit_code == 2 and "there is no such results folder" in ran.output
     (folder / "empty").mkdir()
     ran = CliRunner().invoke(app, ["results", "pack", str(folder / "empty")])
-    assert ran.exit_code == 2 and "there are no rows" in ran.output
+    assert ran.exit_code == 2 and "no results yet" in ran.output

@@ -1,4 +1,4 @@
-"""The side file with one confusion matrix per image: what goes in comes out, and what is no such file is named."""
+"""The side file with one confusion matrix per image: what is written is read back, and a corrupt file is named."""
 
 import hashlib
 
@@ -95,8 +95,8 @@ def test_images_without_a_counted_pixel_have_their_rows(path, images):
         ([[-1, 0, 1]], "image -1"),
         ([[0, 25, 1]], r"cell 25: allowed are 0\.\.24"),
         ([[0, -1, 1]], "cell -1"),
-        ([[0, 3, 0]], "0 pixels: at least 1"),
-        ([[0, 3, 1], [1, 3, 1], [0, 3, 2]], "cell 3 of image 0 is there twice"),
+        ([[0, 3, 0]], "0 pixels: a listed cell has at least 1"),
+        ([[0, 3, 1], [1, 3, 1], [0, 3, 2]], "cell 3 of image 0 is given twice"),
         ([[0, 3]], r"\(M, 3\).*given \(1, 2\)"),
     ],
 )
@@ -109,7 +109,7 @@ def test_wrong_entries_are_refused(path, bad, message):
 REMEDY = r"kd-0-0123456789ab\.parquet.*[Dd]elete it and the run's row, and start the run again"
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1 torn", b"x" * 5000])
+@pytest.mark.parametrize("content", [b"", b"PAR1 partial", b"x" * 5000])
 def test_a_corrupt_file_is_named_with_the_remedy(path, content):
     path.parent.mkdir()
     path.write_bytes(content)
@@ -117,22 +117,17 @@ def test_a_corrupt_file_is_named_with_the_remedy(path, content):
         read_per_image(path)
 
 
-def test_a_torn_or_flipped_file_is_no_other_number(path):
-    dense = made_up(images=40)
-    digest = write_per_image(path, entries(dense), images=40, **META)
+def test_a_truncated_or_flipped_file_is_refused(path):
+    digest = write_per_image(path, entries(made_up(images=40)), images=40, **META)
     content = path.read_bytes()
-    refused = 0
     for at in range(0, len(content), 7):
         path.write_bytes(content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :])
-        try:
-            back = read_per_image(path)
-        except ValueError:
-            refused += 1
-        else:  # bits of the footer that say nothing of the values
-            np.testing.assert_array_equal(back, dense)
         with pytest.raises(ValueError, match=REMEDY):
             read_per_image(path, sha256=digest)
-    assert refused > len(content) // 14
+    middle = len(content) // 3  # of the values, which have a checksum of their own
+    path.write_bytes(content[:middle] + bytes([content[middle] ^ 0x10]) + content[middle + 1 :])
+    with pytest.raises(ValueError, match=REMEDY):
+        read_per_image(path)
     path.write_bytes(content[:-20])
     with pytest.raises(ValueError, match=REMEDY):
         read_per_image(path)
@@ -141,43 +136,3 @@ def test_a_torn_or_flipped_file_is_no_other_number(path):
 def test_a_missing_file_is_missing(path):
     with pytest.raises(FileNotFoundError):
         read_per_image(path)
-
-
-def forged(
-    path, metadata=None, index=(0, 1), cells=((1,), (2, 3)), counts=((1,), (2, 3)), names=("index", "cells", "counts")
-):
-    types = pa.int64(), pa.list_(pa.int32()), pa.list_(pa.int64())
-    keys = {"run_id": "a", "num_classes": "5", "data_hash": "b"} if metadata is None else metadata
-    schema = pa.schema(list(zip(names, types, strict=True)), metadata=keys)
-    path.parent.mkdir(exist_ok=True)
-    pq.write_table(pa.table([list(index), list(cells), list(counts)], schema=schema), path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"metadata": {}}, "no num_classes"),
-        ({"metadata": {"num_classes": "5", "run_id": "a"}}, "no data_hash"),
-        ({"metadata": {"num_classes": "many", "run_id": "a", "data_hash": "b"}}, "num_classes is 'many'"),
-        ({"metadata": {"num_classes": "0", "run_id": "a", "data_hash": "b"}}, "num_classes is '0'"),
-        ({"metadata": {"num_classes": "1000000000", "run_id": "a", "data_hash": "b"}}, "num_classes is '1000000000'"),
-        ({"names": ("index", "cell", "counts")}, "columns"),
-        ({"index": (0, 2)}, "images"),
-        ({"index": (1, 0)}, "images"),
-        ({"cells": ((1,), (2, 25))}, "cell 25"),
-        ({"cells": ((-1,), (2, 3))}, "cell -1"),
-        ({"cells": ((1,), (3, 3))}, "twice"),
-        ({"cells": ((1, 2), (3,))}, "cells"),
-        ({"counts": ((1,), (2,))}, "cells"),
-        ({"counts": ((1,), (2, 0))}, "0 pixels"),
-        ({"cells": ((1,), None)}, "null"),
-        ({"cells": ((1,), (2, None))}, "null"),
-    ],
-)
-def test_a_file_of_another_making_is_refused(path, changes, message):
-    forged(path)
-    assert read_per_image(path).sum() == 6
-    forged(path, **changes)
-    with pytest.raises(ValueError, match=message) as caught:
-        read_per_image(path)
-    assert "start the run again" in str(caught.value) and path.name in str(caught.value)

@@ -1,4 +1,4 @@
-"""A folder and an object store do the same; a checkpoint is whole or not there; rows merge by run_id."""
+"""A folder and an object store behave alike; checkpoints are written atomically; rows merge by run_id."""
 
 import os
 import threading
@@ -220,7 +220,7 @@ def failed(row: dict[str, Any], minutes: int) -> dict[str, Any]:
 
 def test_rows_are_merged_by_run_id(storage: Storage, tmp_path: Path) -> None:
     here, row, other = tmp_path / "results" / "x", make_row("kd", 0), make_row("kd", 1)
-    with pytest.raises(FileNotFoundError, match="there are no rows"):
+    with pytest.raises(FileNotFoundError, match="no results yet"):
         pull(storage, here)
     content = put(storage, row, tmp_path)
     put(storage, failed(other, 1), tmp_path)
@@ -291,7 +291,7 @@ def test_finished_rows_that_are_here_need_not_be_read_again(storage: Storage, tm
 def test_a_row_under_another_name_is_refused(storage: Storage, tmp_path: Path) -> None:
     content = put(storage, make_row("kd", 0), tmp_path)
     storage.write("runs/0123.parquet", content)
-    with pytest.raises(ValueError, match=r"0123.parquet: is the row of"):
+    with pytest.raises(ValueError, match=r"0123.parquet: holds the row of"):
         pull(storage, tmp_path / "results")
 
 

@@ -121,8 +121,8 @@ def test_a_home_folder_is_the_clusters(tmp_path, at_home):
     assert job.command("e.yaml").startswith("exec ~/'a venv/bin/python' -m ")
     cluster = Cluster()
     cluster.logs = ["rows 0 0\n"]
-    with pytest.raises(ValueError, match="there are no rows"):
-        submit.bring_home(cluster, job, tmp_path / "home")
+    with pytest.raises(ValueError, match="no results"):
+        submit.fetch_rows(cluster, job, tmp_path / "home")
     assert cluster.sent[0]["entrypoint"] == "exec ~/'a venv/bin/python' -m harness.cluster.rows_by_log ~/r/tiny"
     assert "results=~/'a b'" in slurm(write(tmp_path), results="~/a b").splitlines()
 
@@ -223,7 +223,7 @@ def test_rows_of_an_address_that_is_a_folder_of_the_cluster(tmp_path, at_home, c
         rows_by_log.send(tmp_path / "there")
         cluster = Cluster()
         cluster.logs = [capsys.readouterr().out]
-        assert submit.bring_home(cluster, job, tmp_path / f"home-{number}").new == 3
+        assert submit.fetch_rows(cluster, job, tmp_path / f"home-{number}").new == 3
 
 
 def test_a_folder_of_the_same_name_here_is_not_the_clusters(tmp_path, at_home, capsys):
@@ -234,15 +234,15 @@ def test_a_folder_of_the_same_name_here_is_not_the_clusters(tmp_path, at_home, c
     cluster.logs = [capsys.readouterr().out]
     directory = tmp_path / "r" / "tiny"
     directory.mkdir(parents=True)
-    assert submit.bring_home(cluster, job, directory).new == 3
-    assert submit.bring_home(None, job, directory) is None  # all of them are here
+    assert submit.fetch_rows(cluster, job, directory).new == 3
+    assert submit.fetch_rows(None, job, directory) is None  # all of them are here
 
 
 def test_a_cluster_that_takes_no_second_job(tmp_path, at_home):
     cluster = Cluster()
     cluster.submit_job = lambda **_: (_ for _ in ()).throw(RuntimeError("trace\nno room"))
     with pytest.raises(OSError, match="rows cannot be fetched: the cluster does not take the job: no room"):
-        submit.bring_home(cluster, make_job(tmp_path), tmp_path / "home")
+        submit.fetch_rows(cluster, make_job(tmp_path), tmp_path / "home")
 
 
 def test_a_failed_job_without_rows_keeps_its_exit_code(tmp_path, at_home, monkeypatch):
@@ -254,7 +254,7 @@ def test_a_failed_job_without_rows_keeps_its_exit_code(tmp_path, at_home, monkey
     )
     monkeypatch.setattr(submit, "connect", lambda address: cluster)
     result = call("submit", path, "--results", tmp_path / "home", code=1)
-    assert "error: ~/sstkd-bench-results/tiny: there are no rows on the cluster" in result.stderr
+    assert "error: ~/sstkd-bench-results/tiny: no results on the cluster yet" in result.stderr
 
 
 def test_what_is_no_number_is_no_conflict(tmp_path):

@@ -1,4 +1,4 @@
-"""docs/sstkd.md says of every hyper-parameter how sure it is, as the code does, and its example runs."""
+"""docs/sstkd.md states how well each hyper-parameter is confirmed, as the code does, and its example runs."""
 
 import inspect
 import re
@@ -14,14 +14,15 @@ def test_every_parameter_is_in_the_table_with_its_default_and_provenance() -> No
     parameters = {name: p.default for name, p in inspect.signature(SSTKD).parameters.items() if name != "pair"}
     assert [name for name, _, _ in rows] == list(parameters)
     documented = " ".join((inspect.getdoc(SSTKD) or "").split())
-    for name, default, sure in rows:
+    for name, default, confirmed in rows:
         value = parameters[name]
         text = ", ".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
         assert default == text, name
-        assert sure == "" or re.search(r"\b(V2?|R|I|D)\b", sure), name
+        assert confirmed == "" or re.search(r"\b(V2?|R|I|D)\b", confirmed), name
         entry = documented[documented.index(f" {name}: ") :].split(". ", 1)[0]
-        assert sure == "" or sure in entry, name
-    assert [name for name, _, sure in rows if not sure] == ["graph_weights", "graph_sha256"], "files have no provenance"
+        assert confirmed == "" or confirmed in entry, name
+    unmarked = [name for name, _, confirmed in rows if not confirmed]
+    assert unmarked == ["graph_weights", "graph_sha256"], "files have no provenance"
 
 
 def test_the_example_runs() -> None:
@@ -31,6 +32,6 @@ def test_the_example_runs() -> None:
     assert set(names["terms"]) == {"response", "structural", "statistical", "adversarial", "critic"}  # type: ignore[call-overload]
 
 
-def test_its_pictures_are_there() -> None:
+def test_its_pictures_exist() -> None:
     for name in re.findall(r"\]\((assets/[^)]+)\)", PAGE):
         assert (Path(__file__).parents[2] / "docs" / name).is_file(), name

@@ -6,10 +6,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import ray
@@ -20,7 +20,9 @@ from ray._private.authentication.authentication_token_setup import (
 from ray.cluster_utils import Cluster
 
 from harness.execution.connection import ENVIRONMENT
+from tests.support.patience import PATIENCE
 
+T = TypeVar("T")
 QUIET = (
     # Ray, and moto, leave sockets and processes to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
@@ -39,17 +41,41 @@ def _with_token() -> None:
 
 
 @contextmanager
+def started(make: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+    """What `make` gives, entered. Ray fails where a node needs more than 30 seconds to start: it is tried again."""
+    with ExitStack() as stack:
+        yield _tried(lambda: stack.enter_context(make()))
+
+
+def _tried(start: Callable[[], T], tries: int = 3) -> T:
+    for left in reversed(range(tries)):
+        try:
+            return start()
+        except Exception as error:  # Ray raises nothing more precise
+            if not left or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+    raise AssertionError("tries is at least 1")
+
+
+@contextmanager
 def nodes(count: int, cpus: int = 1, **head: Any) -> Iterator[Cluster]:
     """A head without room for runs and `count` nodes of `cpus` CPUs; on the main thread only."""
     _with_token()
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **head})
+    arguments = {"num_cpus": 0, "include_dashboard": False, **head}
+    cluster = _tried(lambda: Cluster(initialize_head=True, head_node_args=arguments))
     try:
         for _ in range(count):
-            cluster.add_node(num_cpus=cpus)
+            add_node(cluster, cpus)
         yield cluster
     finally:
         ray.shutdown()  # where a test failed in the middle of a run
         cluster.shutdown()
+
+
+def add_node(cluster: Cluster, cpus: int = 1) -> Any:
+    """One more node."""
+    return _tried(lambda: cluster.add_node(num_cpus=cpus))
 
 
 class Head:
@@ -74,7 +100,7 @@ class Head:
             self._process = subprocess.Popen(
                 line, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **GIVE_UP}
             )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.tables import QuickTable
+from harness.analysis.labels import REFERENCES
+from harness.analysis.tables import Table
 from harness.metrics import class_iou
 
 Row = Mapping[str, Any]
@@ -24,7 +25,7 @@ COLUMNS = (
 """Of the table of runs."""
 
 
-def page_data(rows: Sequence[Row], table: QuickTable, experiment_file: str, total: int | None = None) -> str:
+def page_data(rows: Sequence[Row], table: Table, experiment_file: str, total: int | None = None) -> str:
     """JSON for a script element: nothing in it can end the element.
 
     Args:
@@ -51,12 +52,12 @@ def page_data(rows: Sequence[Row], table: QuickTable, experiment_file: str, tota
             {
                 "pair": block.pair,
                 "dataset": block.dataset,
-                "references": [block.references["none"], block.references["kd"]],
+                "references": [block.references.get(name) for name in REFERENCES],
                 "teacher": places.get(block.teacher.run_id or ""),
                 "lines": [
                     {
                         "label": line.label,
-                        "cells": line.cells(block.references)[1:],
+                        "cells": line.cells[1:],
                         "runs": {str(seed): places[run] for seed, run in line.run_ids.items() if run in places},
                     }
                     for line in block.methods

@@ -1,8 +1,8 @@
 """One HTML page of an experiment that needs nothing but itself: no network, pictures, data and script inside.
 
 Every text that comes from a row passes `_e` on its way into the page, or is data that the script writes as text. The
-content policy in its head forbids the browser to load anything and to run any other script, so what slipped through
-could neither act nor reach out.
+content policy in its head forbids the browser to load anything and to run any other script, so text
+that was not escaped could neither run nor load anything.
 """
 
 import base64
@@ -12,20 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.tables import HEADER, IMAGES, Block, QuickTable
+from harness.analysis.tables import MEASURES, Block, Table
 from harness.report.page import samples as pagesamples
+from harness.report.page.colours import Row, class_colours, class_names, rgb
 from harness.report.page.data import iou_of, page_data
-from harness.report.page.samples import class_colours, class_names, rgb
 from harness.report.page.samples import escaped as _e
 from harness.report.plots.curves import THIN, curve_figure, panel
 from harness.report.plots.style import FAINT, INK, MUTED, figure_svg, style
 
-Row = Mapping[str, Any]
 SCRIPT, STYLE = (Path(__file__).with_name(name).read_text("utf-8") for name in ("page.js", "page.css"))
 
 # Colours of the figure that a dark page cannot show as they are.
@@ -50,8 +48,8 @@ _PAGE = Template("""<!DOCTYPE html>
 $blocks
 <section>
 <h2>Runs</h2>
-<p>Every run behind this page. A click on a run, or on a number in the tables above, tells where it comes from and what
-it takes to repeat it. Rows are in <code>runs/</code> next to this file.</p>
+<p>Every run behind this page. Click a run, or a number in the tables above, to see its provenance and the command that
+repeats it. Rows are in <code>runs/</code> next to this file.</p>
 <div id="runs"><noscript>The list needs scripts; without them: <code>sstkd-bench results list</code> and
 <code>results show</code>.</noscript></div>
 </section>
@@ -65,7 +63,7 @@ it takes to repeat it. Rows are in <code>runs/</code> next to this file.</p>
 
 
 def render(
-    table: QuickTable,
+    table: Table,
     rows: Sequence[Row],
     samples: Mapping[str, Sequence[Row] | None],
     experiment_file: str,
@@ -88,8 +86,9 @@ def render(
     datasets = sorted({block.dataset for block in table.blocks})
     lead = (
         "How much better does a small segmentation network get when it learns from a large one? "
-        f"{len(methods)} ways to train the same student on {', '.join(datasets)}: same initial weights, data order, "
-        "recipe and budget, compared seed by seed with the plain student (none) and plain distillation (kd)."
+        f"{len(methods)} methods to train the same student on {', '.join(datasets)}: same initial weights, data order, "
+        "recipe and budget, compared seed by seed with the student without distillation (none) and with plain "
+        "distillation (kd)."
     )
     rows = _in_order(rows, table)
     some = "" if total in (None, len(rows)) else f" The list, the curves and the classes are of {len(rows)} of them."
@@ -109,36 +108,26 @@ def render(
 
 
 def _block(
-    i: int, block: Block, table: QuickTable, by_id: Mapping[str, Row], samples: Mapping[str, Sequence[Row] | None]
+    i: int, block: Block, table: Table, by_id: Mapping[str, Row], samples: Mapping[str, Sequence[Row] | None]
 ) -> str:
     floor = "not measured" if block.floor is None else f"{block.floor:.2f}"
     teacher = block.teacher
     facts = [
         ("Teacher mIoU", f"{teacher.miou:.2f}" if teacher.miou is not None else "–", teacher.text),
-        ("Floor", floor, "best look-up from a single pixel"),
+        ("Single-pixel baseline", floor, "best prediction from the pixel alone"),
         ("Budget", block.budget, f"per run, on {block.devices}"),
         ("Rules", block.rules, f"protocol {table.protocol}"),
     ]
     if teacher.miou is not None:
         facts[0] = (*facts[0][:2], f"{teacher.steps} steps, one run" if teacher.steps else "weights given")
     tiles = "".join(f"<div><dt>{_e(k)}</dt><dd>{_e(v)}<small>{_e(more)}</small></dd></div>" for k, v, more in facts)
-    notes = "".join(f"<li>{_e(note)}</li>" for note in block.notes)
-    caveats = "".join(f"<li>{_e(caveat)}</li>" for caveat in block.caveats)
-    findings = "".join(f"<li{' class=bad' if f.unfair else ''}>{_e(str(f))}</li>" for f in block.findings)
-    images = "".join(f"<li>{_e(text)}</li>" for text in block.images)
-    images = f'<p class="note">{_e(IMAGES)}:</p><ul class="note">{images}</ul>\n' if images else ""
     return f"""<section>
 <h2>{_e(block.pair)} <span class="on">on {_e(block.dataset)}</span></h2>
 <dl class="facts">{tiles}</dl>
 {_table(i, block)}
 <p class="note">{_e(table.legend)} {block.comparisons} comparisons in this table.
-The bootstrap interval is too narrow for a few seeds and decides nothing.</p>
-{f'<ul class="note bad">{notes}</ul>' if notes else ""}
-{f'<ul class="note">{caveats}</ul>' if caveats else ""}
-<h3>Fairness</h3>
-<p class="note">{_e(block.compared)}</p>
-<ul class="note">{findings}</ul>
-{images}<h3>Learning curves</h3>
+The bootstrap interval is too narrow for few seeds and decides nothing.</p>
+{_said(block)}<h3>Learning curves</h3>
 {_curves(i, block, by_id)}
 <h3>IoU by class</h3>
 {_by_class(i, block, by_id)}
@@ -147,30 +136,39 @@ The bootstrap interval is too narrow for a few seeds and decides nothing.</p>
 </section>"""
 
 
+def _said(block: Block) -> str:
+    """What is said below the table; what is said above is in the tiles."""
+    out = []
+    for section in block.sections:
+        if section.above or not section.texts:
+            continue
+        if section.name == "compared":
+            out.append("<h3>Fairness</h3>")
+        if section.head:
+            out.append(f'<p class="note">{_e(section.head)}</p>')
+        if section.remarks:
+            items = (f"<li{' class=bad' if remark.bad else ''}>{_e(remark)}</li>" for remark in section.remarks)
+            out.append(f'<ul class="note">{"".join(items)}</ul>')
+    return "".join(f"{line}\n" for line in out)
+
+
+_CLASSES = {"better": "significant", "worse": "significant worse", "": ""}
+
+
 def _table(number: int, block: Block) -> str:
-    head = "".join(f'<th scope="col">{_e(name)}</th>' for name in HEADER)
+    head = "".join(f'<th scope="col">{_e(measure.column.name)}</th>' for measure in MEASURES)
     body = []
     for i, line in enumerate(block.methods):
-        name, *cells = line.cells(block.references)
         tds = []
-        for title, cell, comparison in zip(
-            HEADER[1:], cells, (None, line.vs_none, line.vs_kd, None, None), strict=True
-        ):
-            kind, hint = "", ""
-            if comparison is not None:
-                b = comparison.bootstrap
-                kind = "diff"
-                if comparison.beyond_noise:
-                    kind += " beyond" if comparison.difference.mean > 0 else " beyond worse"
-                if b.low is not None and comparison.p_holm is not None:
-                    # Spaces that do not break keep a phone from tearing the numbers apart.
-                    hint = f"bootstrap\u00a0[{b.low:+.2f},\u00a0{b.high:+.2f}] Holm\u00a0p\u00a0{comparison.p_holm:.3f}"
+        for measure in MEASURES[1:]:
+            cell, hint = measure.cell(line), measure.hint(line)
+            # Spaces that do not break keep a phone from tearing the numbers apart.
+            hint = re.sub(r"(?<!\]) ", "\u00a0", hint)
             small = f"<small>{_e(hint)}</small>" if hint else ""
-            if title == HEADER[1] and line.absences:
-                cell = cell.removesuffix(line.absences).removesuffix("; ")
-                small = f'<em class="bad">{_e(line.absences)}</em>'
-            tds.append(f'<td data-label="{_e(title)}" class="{kind}"><span>{_e(cell)}{small}</span></td>')
-        body.append(f'<tr><th scope="row">{_swatch(i)}{_e(name)}</th>{"".join(tds)}</tr>')
+            small += f'<em class="bad">{_e(cell.missing)}</em>' if cell.missing else ""
+            kind, title = _CLASSES[cell.tone], _e(measure.column.name)
+            tds.append(f'<td data-label="{title}" class="{kind}"><span>{_e(cell.text)}{small}</span></td>')
+        body.append(f'<tr><th scope="row">{_swatch(i)}{_e(line.label)}</th>{"".join(tds)}</tr>')
     return (
         f'<div class="scroll"><table class="main" data-block="{number}"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
@@ -262,9 +260,9 @@ def _heat(percent: float) -> str:
     return f'<td style="background:{rgb(np.round(255 * shade))};color:{ink}">{percent:.1f}</td>'
 
 
-def _in_order(rows: Sequence[Row], table: QuickTable) -> list[Row]:
+def _in_order(rows: Sequence[Row], table: Table) -> list[Row]:
     """Teachers first, then the order of the table's lines."""
-    methods = [line.label.split("(")[0] for block in table.blocks for line in block.methods]
+    methods = [line.name.method for block in table.blocks for line in block.methods]
 
     def place(method: str) -> int:
         return methods.index(method) if method in methods else len(methods)

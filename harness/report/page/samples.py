@@ -1,4 +1,4 @@
-"""Sample predictions of the results page: label maps, where they are wrong, where the plain student is."""
+"""Sample predictions of the results page: label maps, where they are wrong, where the baseline is."""
 
 import base64
 import io
@@ -10,41 +10,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.tables import Block, MethodRow
+from harness.report.page.colours import Row, class_colours, class_names, colourise, rgb
 
-_WHEEL = ((213, 94, 0), (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (240, 228, 66))
-_VOID = ((112, 112, 112), (216, 216, 216))
-
-
-Row = Mapping[str, Any]
 Sample = Mapping[str, Any]
 
 WRONG, RIGHT, OUT = (213, 94, 0), (236, 239, 242), (150, 155, 160)
 BETTER, WORSE = (0, 114, 178), (213, 94, 0)
-VIEWS = ("prediction", "where it is wrong", "against the plain student")
+VIEWS = ("prediction", "where it is wrong", "against the baseline")
 _KEYS = (
     (),
     ((WRONG, "wrong"), (RIGHT, "right"), (OUT, "not counted")),
     (
-        (BETTER, "right, the plain student is wrong"),
-        (WORSE, "wrong, the plain student is right"),
-        (RIGHT, "both alike"),
+        (BETTER, "right, baseline wrong"),
+        (WORSE, "wrong, baseline right"),
+        (RIGHT, "both right or both wrong"),
     ),
 )
 
 
 def section(number: int, block: Block, by_id: Mapping[str, Row], samples: Mapping[str, Sequence[Sample] | None]) -> str:
-    """The strips of one block, with radio buttons that choose what they show; needs no script.
+    """The sample images of one block, with radio buttons that choose what they show; needs no script.
 
     Args:
         number: of the block, for names that are unique on the page.
-        block: whose.
+        block: of a comparison.
         by_id: rows.
         samples: the column `samples` by run_id.
 
     Raises:
         ValueError: a sample or a palette that is not what the row's schema says.
     """
-    plain = block.references["none"]
+    baseline = block.references.get("none")
     shown = [("teacher", block.teacher.run_id or "")] + [(x.label, _first_run(x)) for x in block.methods]
     sources = [
         (name, by_id[run], {s["index"]: s for s in samples.get(run) or ()}) for name, run in shown if run in by_id
@@ -65,14 +61,14 @@ def section(number: int, block: Block, by_id: Mapping[str, Row], samples: Mappin
             pictures.append(_picture("image", index, whole["image"]))
         if whole["label"] is not None:
             pictures.append(_picture("label", index, colourise(whole["label"], colours, void)))
-        base = next((s[index]["prediction"] for name, _, s in sources if name == plain and index in s), None)
+        base = next((s[index]["prediction"] for name, _, s in sources if name == baseline and index in s), None)
         for name, _, found in sources:
             if index in found:
                 guess = found[index]["prediction"]
                 views: list[bytes | None] = [colourise(guess, colours, void), None, None]
                 if whole["label"] is not None:
                     views[1] = _errors(guess, whole["label"], void)
-                    if base is not None and name not in (plain, "teacher"):
+                    if base is not None and name not in (baseline, "teacher"):
                         views[2] = _against(guess, base, whole["label"], void)
                 pictures.append(_picture(name, index, *views))
         strips.append(f'<div class="strip">{"".join(pictures)}</div>')
@@ -152,66 +148,6 @@ def _picture(name: str, index: int, *views: bytes | None) -> str:
     return f"<figure>{''.join(images)}<figcaption>{escaped(name)}</figcaption></figure>"
 
 
-def rgb(colour: Sequence[int] | NDArray[Any]) -> str:
-    """As CSS writes it."""
-    return "#{:02x}{:02x}{:02x}".format(*(int(v) for v in colour))
-
-
-def class_names(row: Row) -> list[str]:
-    """Of a row; made up where it has none."""
-    return list(row["class_names"] or (f"class {k}" for k in range(row["num_classes"])))
-
-
 def escaped(text: object) -> str:
     """As text within HTML, attributes included."""
     return escape(str(text), quote=True)
-
-
-def class_colours(palette: Sequence[Sequence[int]] | None, num_classes: int) -> NDArray[np.uint8]:
-    """(K, 3) RGB of the classes: the dataset's palette, or a made-up one without it.
-
-    Raises:
-        ValueError: a palette with another number of classes, or entries that are not RGB in 0..255.
-    """
-    if palette is None:
-        shades = [1.0, 0.62, 0.36]
-        made = [[round(v * shades[i // len(_WHEEL) % 3]) for v in _WHEEL[i % len(_WHEEL)]] for i in range(num_classes)]
-        return np.array(made, dtype=np.uint8)
-    colours = np.array(palette)
-    if colours.shape != (num_classes, 3) or colours.min() < 0 or colours.max() > 255:
-        raise ValueError(f"palette: {num_classes} colours [r, g, b] in 0..255 are needed; given: {palette}")
-    return colours.astype(np.uint8)
-
-
-def colourise(label_map: bytes, colours: NDArray[np.uint8], ignore_index: int) -> bytes:
-    """A label map in colour, void striped in two greys that are no class.
-
-    Args:
-        label_map: PNG, 8-bit grey, class ids.
-        colours: (K, 3) RGB.
-        ignore_index: the id of void pixels.
-
-    Returns:
-        PNG, RGB, of the same size.
-
-    Raises:
-        ValueError: not such a PNG, or an id that is neither a class nor void.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(label_map)) as image:
-            ids = np.asarray(image)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"a label map is a PNG; given: {len(label_map)} bytes of something else") from error
-    if ids.ndim != 2 or ids.dtype != np.uint8:
-        raise ValueError(f"a label map is an 8-bit grey PNG; given: shape {ids.shape}, {ids.dtype}")
-    void = ids == ignore_index
-    if (wrong := ids[~void & (ids >= len(colours))]).size:
-        raise ValueError(f"a label map has id {wrong[0]}; there are {len(colours)} classes and void {ignore_index}")
-    rgb = colours[np.where(void, 0, ids)]
-    y, x = np.indices(ids.shape)
-    stripes = np.array(_VOID, dtype=np.uint8)[(x + y) // 2 % 2]
-    out = io.BytesIO()
-    Image.fromarray(np.where(void[..., None], stripes, rgb)).save(out, "PNG", optimize=True)
-    return out.getvalue()

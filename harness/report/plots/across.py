@@ -34,7 +34,7 @@ def _plain_axes(axes: "Axes") -> None:
 
 
 def heat_map(found: Across) -> "Figure":
-    """Difference to the plain student, method by task; a frame is beyond noise, a hatched cell has no result."""
+    """Difference to the student without distillation, method by task; framed: significant, hatched: no result."""
     methods = [m for m in found.methods if any(_difference(m, t) is not None for t in found.tasks)]
     values = np.array([[_or_nan(_difference(m, t)) for t in found.tasks] for m in methods]).reshape(
         len(methods), len(found.tasks)
@@ -58,7 +58,7 @@ def heat_map(found: Across) -> "Figure":
                 column, row, f"{values[row, column]:+.2f}", ha="center", va="center", fontsize=9,
                 color="white" if dark else INK,
             )  # fmt: skip
-            if x is not None and x.vs_none is not None and x.vs_none.beyond_noise:
+            if x is not None and x.vs_none is not None and x.vs_none.significant:
                 axes.add_patch(
                     _rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=2)
                 )
@@ -71,7 +71,7 @@ def heat_map(found: Across) -> "Figure":
     for spine in axes.spines.values():
         spine.set_visible(False)
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
-    bar.set_label("points of mIoU to the plain student", fontsize=8, color=MUTED)
+    bar.set_label("percentage points of mIoU to the baseline", fontsize=8, color=MUTED)
     bar.ax.tick_params(labelsize=8, colors=MUTED)
     return figure
 
@@ -131,7 +131,7 @@ def profile_plot(found: Across, behind: Mapping[str, Any]) -> "Figure":
 
     Args:
         found: the comparison.
-        behind: by method, (tasks,) percent points behind the best: `harness.analysis.across.profile_gaps`.
+        behind: by method, (tasks,) percentage points behind the best: `harness.analysis.across.profile_gaps`.
     """
     figure = _figure(7.6, 4.2)
     axes = figure.subplots()
@@ -144,7 +144,7 @@ def profile_plot(found: Across, behind: Mapping[str, Any]) -> "Figure":
                   label=f"{s.label} ({s.area:.2f})")  # fmt: skip
     axes.set_xlim(-0.02 * WITHIN, WITHIN)
     axes.set_ylim(0, 1.04)
-    axes.set_xlabel("points of mIoU behind the best method of the task", fontsize=10, color=INK)
+    axes.set_xlabel("percentage points of mIoU behind the best method of the task", fontsize=10, color=INK)
     axes.set_ylabel("share of tasks", fontsize=10, color=INK)
     axes.grid(color=FAINT, linewidth=0.7)
     _plain_axes(axes)
@@ -154,7 +154,7 @@ def profile_plot(found: Across, behind: Mapping[str, Any]) -> "Figure":
 
 _AXES: tuple[tuple[str, Callable[[Cost], float | None]], ...] = (
     ("parameters of the student, 10^6", lambda c: None if c.parameters is None else c.parameters / 1e6),
-    ("multiply-adds of an image, 10^9", lambda c: None if c.macs is None else c.macs / 1e9),
+    ("MACs of an image, 10^9", lambda c: None if c.macs is None else c.macs / 1e9),
     ("latency of an image, ms", lambda c: c.latency_ms),
     ("seconds of training", lambda c: c.train_seconds),
 )

@@ -1,7 +1,7 @@
 """Pictures of rows: learning curves by method, and label maps in colour.
 
 Everything goes through matplotlib's Figure objects and the Agg and SVG writers, so no window, no pyplot and no global
-state. Colours are Okabe and Ito's, told apart by colour-blind readers; line style and marker say the same in grey.
+state. Colours are Okabe and Ito's, which colour-blind readers can distinguish; line style and marker do it in grey.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 THIN = 30
-"""Seeds of a method that are drawn singly; more would be a smear of megabytes."""
+"""Seeds of a method that are drawn one by one; more would be unreadable, and megabytes."""
 _LEGEND_LINE = 0.2  # inches, at its font size
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One method's dev mIoU (percent points) over training steps; `seeds` holds (steps, values), each (points,)."""
+    """One method's dev mIoU in percent over training steps; `seeds` holds (steps, values), each (points,)."""
 
     label: str
     seeds: tuple[tuple[NDArray[np.int64], NDArray[np.float64]], ...]
@@ -40,7 +40,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """What one pair's axes show. `floor` and `teacher` are percent points, or None; an empty title takes no room."""
+    """What one pair's axes show. `floor` and `teacher` are in percent, or None; an empty title takes no room."""
 
     title: str
     curves: tuple[Curve | None, ...]
@@ -124,7 +124,13 @@ def _draw(axes: "Axes", panel: Panel) -> None:
             panel.teacher, color=MUTED, linewidth=1.2, linestyle=(0, (1, 1.4)), label=f"teacher {panel.teacher:.1f}"
         )
     if panel.floor is not None:
-        axes.axhline(panel.floor, color=MUTED, linewidth=1.2, linestyle=(0, (3, 3)), label=f"floor {panel.floor:.1f}")
+        axes.axhline(
+            panel.floor,
+            color=MUTED,
+            linewidth=1.2,
+            linestyle=(0, (3, 3)),
+            label=f"single-pixel baseline {panel.floor:.1f}",
+        )
     axes.set_xlabel("training step", color=INK, fontsize=10)
     axes.set_ylabel("mIoU on dev (%)", color=INK, fontsize=10)
     axes.tick_params(colors=MUTED, labelsize=9, length=3)

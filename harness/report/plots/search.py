@@ -127,8 +127,8 @@ def _bars(axes: "Axes", outcome: Outcome) -> None:
     axes.barh(places, [found.get(name, (0.0, 0))[0] for name in names], height=0.55, color="#0072b2")
     for place, name in zip(places, names, strict=True):
         width, count = found.get(name, (0.0, 0))
-        told = f"n={count}" if count else "not known"
-        axes.annotate(told, (width, place), (4, 0), textcoords="offset points", va="center", fontsize=8, color=MUTED)
+        text = f"n={count}" if count else "unknown"
+        axes.annotate(text, (width, place), (4, 0), textcoords="offset points", va="center", fontsize=8, color=MUTED)
     axes.set_yticks(places, ["lr" if name == LR else name for name in names])
     axes.set_xlim(0, 1.12)
     axes.set_ylim(-0.6 - max(0, 3 - len(names)) / 2, len(names) - 0.4 + max(0, 3 - len(names)) / 2)

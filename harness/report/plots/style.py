@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, FAINT = "#1b1f24", "#5c6670", "#d8dde2"
-"""Text and plain student; reference lines and ticks; grid. A page may replace them by its own theme's colours."""
-# The plain student's ink stays its own; yellow is left out, it is lost on white.
+"""Text and baseline; reference lines and ticks; grid. A page may replace them by its own theme's colours."""
+# The baseline alone has the text's colour; yellow is left out, it is hard to see on white.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES: tuple[Any, ...] = ((0, (5, 2)), "-", (0, (6, 2, 1.2, 2)), (0, (9, 2.5)), (0, (2, 1.2)))
 _MARKERS = "s^DvPX*<>phd8"

@@ -1,1 +1,0 @@
-"""A value by seed, as tables keep their runs and scores."""

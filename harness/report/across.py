@@ -1,0 +1,115 @@
+"""A comparison over many pairs as sheets, Markdown and pictures: gains, standings, and gains by class."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from harness.analysis.across import WITHIN, Across, class_gains, costs, profile_gaps
+from harness.analysis.sheets import Sheet, sheet
+from harness.report.formats import sheets_to_markdown
+
+STANDINGS = ("method", "mean rank", "gain", "beats the baseline's runs", "profile", "significant")
+
+Rows = Mapping[str, Mapping[str, Any]]
+"""By run_id."""
+
+
+def gains(found: Across) -> Sheet:
+    """The gain of every method on every task; the longer of the two goes down."""
+    names = [task.name for task in found.tasks]
+    said = (*notes(found), found.pick)
+    if len(names) > len(found.methods):
+        rows = [[task.name, *(found.cell(method, task) for method in found.methods)] for task in found.tasks]
+        return sheet("gains", "Gains", ["pair", *found.methods], rows, said)
+    rows = [[method, *(found.cell(method, task) for task in found.tasks)] for method in found.methods]
+    return sheet("gains", "Gains", ["method", *names], rows, said)
+
+
+def standings(found: Across) -> Sheet:
+    """The ranked methods, best first."""
+    rows = []
+    for s in found.ranked:
+        gain = better = significant = "–"
+        if s.gain is not None:
+            g = s.gain
+            gain = f"{g.mean:+.2f}" + ("" if g.low is None else f" [{g.low:+.2f}, {g.high:+.2f}]")
+        if s.better is not None:
+            b = s.better
+            better = f"{100 * b.mean:.0f} %"
+            better += "" if b.low is None or b.high is None else f" [{100 * b.low:.0f}, {100 * b.high:.0f}]"
+            significant = f"{s.wins} better, {s.losses} worse"
+        rows.append((s.label, f"{s.rank:.2f}", gain, better, f"{s.area:.2f}", significant))
+    return sheet("standings", "Standings", STANDINGS, rows)
+
+
+def notes(found: Across) -> list[str]:
+    """How to read both tables, the tests over all methods, and which methods are not ranked."""
+    count = len(found.tasks)
+    said = [
+        "Gains: mean difference of dev mIoU to the student without distillation (baseline) of the pair in percentage "
+        "points, paired by seed, with its 95 % t interval; ▲ ▼: significant after Holm's correction within the pair. "
+        "The baseline's own line: its mIoU in percent, mean ± half-width of its 95 % t interval."
+    ]
+    if found.ranked:
+        said.append(
+            f"Standings over {count} {'task' if count == 1 else 'tasks'}: gain is the mean over tasks with its t "
+            "interval over them; the probability that a run beats one of the baseline's has a bootstrap interval over "
+            f"runs; profile is the mean share of tasks within 0 to {WITHIN:g} percentage points of the best. A method "
+            "that failed on a task is last there."
+        )
+    if found.friedman is not None:
+        said.append(f'Friedman\'s test of "all ranked methods are equally good": p = {found.friedman:.3g}.')
+    if found.critical is not None:
+        apart = "; ".join(" = ".join(group) for group in found.groups) or "none"
+        said.append(f"Nemenyi's critical difference of mean ranks: {found.critical:.2f}. Not told apart: {apart}.")
+    reasons: dict[str, list[str]] = {}
+    for name, why in found.unranked.items():
+        reasons.setdefault(why, []).append(name)
+    return [*said, *(f"Not ranked: {', '.join(names)}: {why}." for why, names in reasons.items())]
+
+
+def to_markdown(found: Across, rows: Rows) -> str:
+    """All tables, with those of the gains by class.
+
+    Args:
+        found: the comparison.
+        rows: with class_names, dev_confusion and dev_boundary_confusion.
+    """
+    sheets = [gains(found), *([standings(found)] if found.ranked else [])]
+    for task in found.tasks:
+        names = next(rows[r]["class_names"] for x in task.block.methods for r in x.run_ids.values())
+        for column, what in (("dev_confusion", "by class"), ("dev_boundary_confusion", "by class, near boundaries")):
+            if by_class := class_gains(task, rows, column):
+                lines = [(name, *map(_signed, values)) for name, values in by_class.items()]
+                title = f"{task.name}: gain of IoU {what}"
+                note = "Percentage points, mean over paired seeds; –: no such class."
+                sheets.append(sheet(column.removesuffix("_confusion"), title, ("method", *names), lines, [note]))
+    return "# Comparison\n\n![Gains](gains.png)\n\n" + sheets_to_markdown(sheets)
+
+
+def _signed(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:+.1f}"
+
+
+def pictures(found: Across, rows: Rows) -> dict[str, str | bytes]:
+    """PNG and SVG by file name.
+
+    Args:
+        found: the comparison.
+        rows: as `harness.analysis.across.costs` needs them.
+    """
+    from harness.report.plots.across import cost_plot, heat_map, profile_plot, rank_plot
+    from harness.report.plots.style import figure_png, figure_svg
+
+    figures = {"gains": heat_map(found)}
+    if len(found.ranked) > 1 and len(found.tasks) > 1:
+        figures["ranks"] = rank_plot(found)
+        figures["profile"] = profile_plot(found, profile_gaps(found))
+    points = costs(found, rows)
+    for dataset in dict.fromkeys(task.block.dataset for task in found.tasks):
+        names = {task.name for task in found.tasks if task.block.dataset == dataset}
+        figures[f"cost-{dataset}"] = cost_plot(found, [p for p in points if p.task in names])
+    out: dict[str, str | bytes] = {}
+    for name, figure in figures.items():
+        out |= {f"{name}.png": figure_png(figure), f"{name}.svg": figure_svg(figure)}
+    return out

@@ -1,0 +1,21 @@
+"""One Ray for the tests of a module that asks for it: to start one takes as long as to prepare a small data set."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """Every `connected` of a preparation or a search in this module finds the same Ray."""
+    from harness.execution import prepare_data
+    from harness.execution.connection import connected
+    from harness.experiment.resources import Resources
+    from harness.search import tuner
+    from tests.support import cluster
+
+    with cluster.started(lambda: connected(Resources())), pytest.MonkeyPatch.context() as patch:
+        for module in (prepare_data, tuner):
+            patch.setattr(module, "connected", lambda resources: nullcontext())
+        yield
