@@ -129,7 +129,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
 def test_the_command_can_be_ended_and_repeated(
     undisturbed: dict[str, dict[str, Any]], tmp_path: Path, ends: list[signal.Signals]
 ) -> None:
-    """End it in the middle of a run; the same command continues and gives the rows of an undisturbed one."""
+    """End it in the middle of a run; the same command resumes and gives the rows of an undisturbed one."""
     command = [sys.executable, "-m", "harness.cli", "run", str(tiny.write(tmp_path))]
     command += ["--results", str(tmp_path / "results"), *(word for value in LONGER for word in ("--set", value))]
     experiment = tmp_path / "results" / "tiny"
@@ -144,7 +144,7 @@ def test_the_command_can_be_ended_and_repeated(
         said, _ = process.communicate(timeout=cluster.PATIENCE)
         assert process.returncode == (-9 if end == signal.SIGKILL else 130), said
         if end != signal.SIGKILL:
-            assert "the same command continues" in said and "Traceback" not in said
+            assert "re-run the same command to resume" in said and "Traceback" not in said
     again = subprocess.run(command, capture_output=True, text=True, timeout=cluster.PATIENCE, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     assert rows(experiment) == undisturbed
