@@ -1,4 +1,4 @@
-"""The vocabulary every distiller shares: what is read from a network, and what a distiller is shown.
+"""The types that every distiller uses: what is read from a network, and what a distiller receives.
 
 Keys of feature maps are stages, not strides: a DeepLabV3 has three stages at stride 8, so a stride names nothing.
 """
@@ -54,7 +54,7 @@ class NetworkInfo:
 
 @dataclass(frozen=True)
 class Pair:
-    """What a distiller may know when it is built: both networks' taps, the classes and the ignored label."""
+    """What a distiller is built from: both networks' taps, the number of classes and the ignored label."""
 
     student: NetworkInfo
     teacher: NetworkInfo
@@ -64,7 +64,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class View:
-    """What a distiller sees of one step.
+    """What a distiller receives in one step.
 
     Attributes:
         student: the student's taps, with gradient.
@@ -89,7 +89,7 @@ class View:
         return len(self.labels) if self.global_images is None else self.global_images
 
     def taught(self) -> Taps:
-        """The teacher's taps, for a method that cannot do without them.
+        """The teacher's taps, for a method that needs them.
 
         Raises:
             ValueError: the method declared `needs_teacher = False`, so the teacher was not run.

@@ -1,4 +1,4 @@
-"""The holistic term that several methods take over from SKD: a critic of score maps and its optimizer."""
+"""The adversarial term of SKD, which IFVD also uses: a critic of score maps and its optimizer."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from sstkd.critic import Adversarial, HolisticCritic, adversarial_terms, check_k
 
 
 class Adversary(nn.Module):
-    """The critic, its weight in the student's loss, and what trains it.
+    """The critic, the weight of the student's term, and the critic's optimizer.
 
     Args:
         classes: channels of the score maps.

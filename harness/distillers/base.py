@@ -15,11 +15,11 @@ from harness.taps import Pair, View
 
 @dataclass(frozen=True)
 class OwnOptimizer:
-    """Adam for parameters that the recipe's optimizer leaves alone, such as a critic's.
+    """Adam for parameters that the recipe's optimizer does not train, such as a critic's.
 
     Attributes:
-        parameters: whose gradients come from terms of their own and from no other.
-        lr: learning rate at the start; it follows the recipe's schedule.
+        parameters: their gradients come only from terms of their own.
+        lr: initial learning rate; it follows the recipe's schedule.
         betas: of Adam.
     """
 
@@ -33,12 +33,12 @@ class Distiller(nn.Module):
 
     Attributes:
         paper: citation, one line.
-        space: what a search may change, as {hyper-parameter: (low, high)}, log-uniform.
-        optional: those of `space` that a search may also set to 0, so that their term is off.
-        needs: {hyper-parameter of `space`: another one}; without effect where the other is 0.
+        space: what a search may change: {hyper-parameter: (low, high)}, log-uniform.
+        optional: hyper-parameters of `space` that a search may also set to 0, which removes their term.
+        needs: {hyper-parameter of `space`: another one}; it has no effect if the other is 0.
         weights: hyper-parameters that scale terms; doubling all of them doubles every term.
-        caveat: what a table must say of the default values, e.g. that nobody could verify them; empty if nothing.
-        needs_teacher: False lets the training loop skip the teacher's forward pass.
+        caveat: what a table must state about the default values, e.g. that they are unverified; empty if nothing.
+        needs_teacher: if False, the training loop skips the teacher's forward pass.
 
     Example:
         >>> from harness import Distiller, Pair, View
@@ -61,15 +61,15 @@ class Distiller(nn.Module):
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
-        """Why this method does not apply to `pair` with these hyper-parameters, or None when it does."""
+        """Why this method does not apply to `pair` with these hyper-parameters; None if it does."""
         return None
 
     def own_optimizers(self) -> tuple[OwnOptimizer, ...]:
-        """Parameters that are trained apart from the student's, in the same step."""
+        """Parameters with an optimizer of their own, trained in the same step as the student."""
         return ()
 
     def equal_buffers(self) -> tuple[str, ...]:
-        """Names of buffers that every process keeps equal by itself, so that they need not be sent at each step."""
+        """Names of buffers that every process keeps equal by itself, so that they are not sent at each step."""
         return ()
 
     def forward(self, view: View) -> dict[str, Tensor]:

@@ -83,7 +83,7 @@ class CIRKD(Distiller):
         region_contrast: the same for class means.
         enqueued: positions of each class and image that a step enqueues at most.
         tap: the feature.
-        convention: whose choice of the enqueued positions, see above.
+        convention: how the enqueued positions are chosen, see above.
 
     Raises:
         ValueError: a value outside its range, or a tap that one of the networks does not have.
@@ -150,7 +150,7 @@ class CIRKD(Distiller):
         return missing_tap(pair, parameters.get("tap", "decoder"))
 
     def equal_buffers(self) -> tuple[str, ...]:
-        """The queues: all start alike and take up the features of every process."""
+        """The queues: equal at the start, and filled with the features of every process."""
         return tuple(name for name, _ in self.named_buffers() if name.startswith(("pixels.", "regions.")))
 
     def forward(self, view: View) -> dict[str, Tensor]:

@@ -42,8 +42,8 @@ class CWD(Distiller):
         feature: weight of the term on features (published: 50); 0 leaves it out.
         tau: temperature of both.
         tap: the feature.
-        convention: whose reduction, see `cwd_loss`; "mmseg" (pppppM/mmsegmentation-distiller: 5, tau 1) has an adapter
-            with bias.
+        convention: the source of the reduction, see `cwd_loss`; "mmseg" (pppppM/mmsegmentation-distiller: 5,
+            tau 1) has an adapter with bias.
 
     Raises:
         ValueError: a value outside its range, or a tap that one of the networks does not have.

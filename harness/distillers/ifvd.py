@@ -74,9 +74,9 @@ class IFVD(Distiller):
         adversarial: weight of the student's adversarial term; 0 leaves it and the critic out.
         tap: the feature.
         convention: reduction of the `kd` term, see `kd_loss`; the others agree everywhere.
-        critic_width: channels of the critic's first convolution, the others in proportion.
-        critic_lr: learning rate of the critic's Adam; follows the recipe's schedule.
-        gradient_penalty: weight of the critic's penalty (WGAN-GP).
+        critic_width: channels of the critic's first convolution; the others are proportional.
+        critic_lr: initial learning rate of the critic's Adam; follows the recipe's schedule.
+        gradient_penalty: weight of the critic's gradient penalty.
 
     Raises:
         ValueError: a value outside its range, or a tap that one of the networks does not have.

@@ -27,7 +27,7 @@ class KD(Distiller):
         pair: not used.
         weight: of the term.
         temperature: T.
-        convention: whose reduction, see `kd_loss`; "skd" is defined for T = 1.
+        convention: the source of the reduction, see `kd_loss`; "skd" is defined for T = 1.
 
     Raises:
         ValueError: a value outside its range.

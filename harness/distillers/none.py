@@ -14,7 +14,7 @@ from harness.taps import Pair, View
 
 
 class NoDistillation(Distiller):
-    """The plain student."""
+    """The student without distillation (baseline)."""
 
     needs_teacher: ClassVar[bool] = False
 

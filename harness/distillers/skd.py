@@ -74,9 +74,9 @@ class SKD(Distiller):
         convention: "skd": the pixel term as the authors reduce it. "canonical": as `kd` by default. "cirkd": pixel as
             canonical, pairs of 2x2 windows.
         adversarial: kind of the critic's loss, both with a gradient penalty.
-        critic_width: channels of the critic's first convolution, the others in proportion.
-        critic_lr: learning rate of the critic's Adam; follows the recipe's schedule.
-        gradient_penalty: its weight.
+        critic_width: channels of the critic's first convolution; the others are proportional.
+        critic_lr: initial learning rate of the critic's Adam; follows the recipe's schedule.
+        gradient_penalty: weight of the critic's gradient penalty.
 
     Raises:
         ValueError: a value outside its range, or a tap that one of the networks does not have.

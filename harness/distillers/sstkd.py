@@ -75,10 +75,10 @@ class SSTKD(Distiller):
         region_oversample: random candidates per region (the scheme R, the value D).
         region_important: share of the regions that is chosen by importance (the scheme R, the value D).
         adversarial: kind of the critic's loss, both with a gradient penalty (V in SKD's code, which SSTKD takes over).
-        critic_width: channels of the critic's first convolution, the others in proportion (V).
-        critic_lr: learning rate of the critic's Adam; follows the recipe's schedule (V).
+        critic_width: channels of the critic's first convolution; the others are proportional (V).
+        critic_lr: initial learning rate of the critic's Adam; follows the recipe's schedule (V).
         critic_betas: of that Adam (R).
-        gradient_penalty: its weight (V).
+        gradient_penalty: weight of the critic's gradient penalty (V).
 
     Raises:
         ValueError: a value outside its range, a stage that one of the networks does not have, graph weights that are

@@ -1,4 +1,4 @@
-"""The Ray cluster of a command: joined or started, and how much room it has."""
+"""The Ray cluster of a command: started or joined, and how many workers fit on it."""
 
 import os
 import signal
@@ -16,9 +16,9 @@ from harness.experiment.resources import Resources
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray Train looks at its workers only so often; at the default of 2 s a short run waits longer than it works.
+    # How often Ray Train checks its workers; at the default of 2 s a short run mostly waits.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # A group that cannot start is ended by the launcher, which knows what room there is; Ray would try for ever.
+    # The launcher ends a group that cannot start, since it knows the nodes; Ray would retry for ever.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -27,9 +27,9 @@ LOOPBACK = "127.0.0.1"
 
 @contextmanager
 def connected(resources: Resources) -> Iterator[None]:
-    """Ray for the duration of a block: an instance of our own, or the cluster at `resources.address`.
+    """Ray for the duration of a block: a new local instance, or the cluster at `resources.address`.
 
-    An instance of our own asks for a token, which Ray makes. RAY_AUTH_MODE=token or disabled is respected.
+    A new instance requires a token, which Ray makes. RAY_AUTH_MODE=token or disabled is respected.
 
     Raises:
         ValueError: the cluster cannot be reached.
@@ -44,8 +44,8 @@ def connected(resources: Resources) -> Iterator[None]:
     on_terminate = signal.getsignal(signal.SIGTERM)
     _knock(resources.address)
     if resources.address.partition(":")[0] in (LOOPBACK, "localhost"):
-        # Ray gives a token that is there to a cluster which it finds by itself, and never to an address it is told:
-        # it would travel in clear. On this machine it does not travel.
+        # Ray sends an existing token only to a cluster that it finds by itself, not to a given address, where it could
+        # be read on the network. On this machine it cannot.
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
         ray.init(address=resources.address, **options)
@@ -55,7 +55,7 @@ def connected(resources: Resources) -> Iterator[None]:
             "into ~/.ray/auth_token (or RAY_AUTH_TOKEN) and set RAY_AUTH_MODE=token"
         ) from None
     if threading.current_thread() is threading.main_thread():
-        # Ray puts a handler of its own in the way, which ends the process without a word: put the caller's back.
+        # Ray installs a handler that ends the process silently: restore the caller's.
         signal.signal(signal.SIGTERM, on_terminate)
     try:
         yield
@@ -64,7 +64,7 @@ def connected(resources: Resources) -> Iterator[None]:
 
 
 def _knock(address: str) -> None:
-    """Try a host:port before Ray does, which would wait for minutes and then end the process."""
+    """Try to connect to host:port first: Ray would wait for minutes and then end the process."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
         return
@@ -78,13 +78,13 @@ def _knock(address: str) -> None:
 
 
 def room(resources: Resources) -> dict[str, int]:
-    """How many workers fit on each node that is alive and has room for one, by node id."""
+    """How many workers fit on each node, by node id; only nodes that are alive and fit at least one."""
     fit: dict[str, int] = {}
     for node in ray.nodes():
         there = node["Resources"]
         workers = int(there.get("CPU", 0) // resources.cpus_per_worker)
         if resources.gpus_per_worker > 0:
-            # Fractions of a GPU are fractions of one: 0.6 fits once on each, not 1.66 times.
+            # A fraction of a GPU must be on one GPU: 0.6 fits once on each, not 1.66 times.
             whole = int(there.get("GPU", 0))
             each = int(1 / resources.gpus_per_worker + 1e-9)
             gpus = whole * each if resources.gpus_per_worker <= 1 else int(whole // resources.gpus_per_worker)
@@ -95,22 +95,22 @@ def room(resources: Resources) -> dict[str, int]:
 
 
 def require_room(resources: Resources) -> None:
-    """See that at least one run fits.
+    """Check that at least one run fits.
 
     Raises:
-        ValueError: not even one fits, with what was asked for and what there is.
+        ValueError: no run fits; says what was requested and what there is.
     """
     if sum(room(resources).values()) < resources.workers:
         total = ray.cluster_resources()
         raise ValueError(
-            f"resources: a run asks for {resources.workers} workers x ({resources.cpus_per_worker} CPUs, "
+            f"resources: a run needs {resources.workers} workers x ({resources.cpus_per_worker} CPUs, "
             f"{resources.gpus_per_worker:g} GPUs); Ray has {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs. "
             "Lower resources.workers, cpus_per_worker or gpus_per_worker."
         )
 
 
 def answers(node: str, seconds: float = 10.0) -> bool:
-    """Whether a node still runs what it is sent."""
+    """Whether a node still executes tasks."""
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     try:
         ray.get(

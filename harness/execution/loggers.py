@@ -23,7 +23,7 @@ Log = Callable[[Progress], None]
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny", "wandb": "wandb"}
 """What to install for each logger."""
 MLFLOW_STATUS = {"ok": "FINISHED", "failed": "FAILED"}  # a run that was lost is still running
-MLFLOW_BATCH = 100  # parameters that a server takes at once
+MLFLOW_BATCH = 100  # parameters per request
 NAME_LENGTH = 120  # of folders; a sum of methods with many parameters has a label longer than a file's name may be
 
 
@@ -47,7 +47,7 @@ def watch(names: Iterable[str], directory: Path, run: Run, warn: Callable[[str],
     Args:
         names: of LOGGERS.
         directory: results folder of the experiment; each logger has a subfolder.
-        run: whose progress it is.
+        run: that reports.
         warn: called once with the message of a logger that fails; it is not used any more.
     """
     logs: dict[str, Log] = {}
@@ -55,7 +55,7 @@ def watch(names: Iterable[str], directory: Path, run: Run, warn: Callable[[str],
     def attempt(name: str, action: Callable[[], Any]) -> Any:
         try:
             return action()
-        except Exception as error:  # a server that is down, a full disk: no reason to stop the training
+        except Exception as error:  # an unreachable server or a full disk must not stop the training
             logs.pop(name, None)
             warn(f"the logger {name} stopped: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
@@ -72,7 +72,7 @@ def watch(names: Iterable[str], directory: Path, run: Run, warn: Callable[[str],
 
 
 def run_title(run: Run) -> str:
-    """What a run is called beside its run_id: pair, method and seed."""
+    """The name of a run for people: pair, method and seed."""
     name = "teacher" if run.role == "teacher" else f"{run.label}-seed{run.seed}"
     return f"{run.pair}-{name}"
 
@@ -85,7 +85,7 @@ def metrics(progress: Progress) -> dict[str, float]:
 
 
 def parameters(run: Run) -> dict[str, str | int | float | bool]:
-    """What a run is, flat: pair, role, seed, method, `method.PARAMETER`, `train.KEY.KEY`."""
+    """The settings of a run, flat: pair, role, seed, method, `method.PARAMETER`, `train.KEY.KEY`."""
     spec = run.model_dump(mode="json", include={"pair", "role", "seed", "train"})
     spec["method"] = {"name": run.method.name, **run.method.parameters}
     flat: dict[str, str | int | float | bool] = {}
@@ -118,7 +118,7 @@ def tensorboard(folder: Path, run: Run) -> Log:
     def log(progress: Progress) -> None:
         nonlocal writer
         if progress.step is not None:
-            if writer is None:  # the steps after a checkpoint come a second time: the first ones are hidden
+            if writer is None:  # after resuming, repeated steps replace the earlier ones
                 writer = SummaryWriter(target, purge_step=progress.step)
             for name, value in metrics(progress).items():
                 writer.add_scalar(name, value, progress.step)
@@ -132,7 +132,7 @@ def tensorboard(folder: Path, run: Run) -> Log:
 def mlflow(folder: Path, run: Run) -> Log:
     """An MLflow run per run: at MLFLOW_TRACKING_URI, else in a store of files below `folder`.
 
-    Files, because workers on several machines write at once, which SQLite on shared storage does not bear. View with
+    Files, because workers on several machines write at once, which SQLite on shared storage does not support. View with
     `MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri RESULTS/EXPERIMENT/mlflow/store` (package `mlflow`).
 
     Raises:
@@ -160,7 +160,7 @@ def mlflow(folder: Path, run: Run) -> Log:
 
 
 def _mlflow_on_server(uri: str, run: Run) -> tuple[Any, str]:
-    """A client, and MLflow's own id of the run, which is found by its tag."""
+    """A client, and MLflow's id of the run, which is found by its tag."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
@@ -170,14 +170,14 @@ def _mlflow_on_server(uri: str, run: Run) -> tuple[Any, str]:
 
 
 def _mlflow_in_files(folder: Path, run: Run) -> tuple[Any, str]:
-    """The same in a folder. MLflow's id is noted beside the store, where a search would read every run's files."""
+    """The same in a folder. MLflow's id is kept beside the store, since a search would read the files of every run."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read at the import
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # new MLflow prefers a database
     from mlflow.tracking import MlflowClient
 
     note = folder / "ids" / run.run_id
     note.parent.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:  # workers begin at the same moment, and MLflow would make two experiments
+    with (folder / "lock").open("w") as lock:  # workers start together, and MLflow would create two experiments
         fcntl.flock(lock, fcntl.LOCK_EX)
         client = MlflowClient(tracking_uri=(folder / "store").absolute().as_uri())
         experiment = _mlflow_experiment(client, run.experiment)
@@ -192,7 +192,7 @@ def _mlflow_new(client: Any, experiment: str, run: Run) -> str:
 
 
 def _mlflow_experiment(client: Any, name: str) -> str:
-    """MLflow's id of an experiment, which is made if there is none."""
+    """MLflow's id of an experiment, which is created if there is none."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -209,8 +209,8 @@ def _mlflow_experiment(client: Any, name: str) -> str:
 def wandb(folder: Path, run: Run) -> Log:
     """A W&B run per run, of the project named as the experiment, with the run's own id.
 
-    Offline, to be sent later by `wandb sync RESULTS/EXPERIMENT/wandb/wandb/offline-run-*`, unless WANDB_MODE says
-    otherwise or WANDB_API_KEY is set.
+    Offline, for a later `wandb sync RESULTS/EXPERIMENT/wandb/wandb/offline-run-*`, unless WANDB_MODE says otherwise
+    or WANDB_API_KEY is set.
 
     Raises:
         ValueError: the package is not installed.
@@ -222,7 +222,7 @@ def wandb(folder: Path, run: Run) -> Log:
     import wandb as package
 
     folder.mkdir(parents=True, exist_ok=True)
-    # Neither the terminal's text nor the source code belongs to it: they may hold what is nobody's business.
+    # Neither terminal output nor source code is sent: they may contain private data.
     settings = package.Settings(console="off", disable_git=True, save_code=False, silent=True)
     ours = package.init(
         project=run.experiment,
@@ -233,11 +233,11 @@ def wandb(folder: Path, run: Run) -> Log:
         config=parameters(run),
         dir=str(folder),
         mode=mode,
-        resume=None if mode == "offline" else "allow",  # offline: the files of both sessions are joined when sent
-        reinit="create_new",  # a run of our own, not the process's
+        resume=None if mode == "offline" else "allow",  # offline: `wandb sync` joins the files of both processes
+        reinit="create_new",  # one W&B run per run, not per process
         settings=settings,
     )
-    # Not by W&B's own count, which must not go back when a run is taken up at its last checkpoint.
+    # Not W&B's own count, which must not decrease when a run resumes from its last checkpoint.
     ours.define_metric("*", step_metric="step")
 
     def log(progress: Progress) -> None:
@@ -245,7 +245,7 @@ def wandb(folder: Path, run: Run) -> Log:
             ours.log({"step": progress.step, **metrics(progress)})
         if progress.ended is not None:
             ours.finish(exit_code=1 if progress.ended == "failed" else 0)
-            package.teardown()  # else W&B's process may still have to write when Ray ends ours, and it with it
+            package.teardown()  # otherwise Ray may end W&B's process with ours while it still writes
 
     return log
 

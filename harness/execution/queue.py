@@ -1,8 +1,7 @@
-"""Which run is next: fair between methods, and near what a worker has in memory already.
+"""Which run is next: balanced between methods, and suited to what a worker has in memory.
 
-The plan's order is kept round by round: teachers first, then one seed after the other, so that whenever it is stopped,
-all methods stand at about the same number of seeds. Within a round a worker is given runs whose teacher and data it
-holds before others.
+Runs are ordered in rounds: teachers first, then one seed after another, so that all methods have about the same number
+of finished seeds at any time. Within a round a worker first gets runs whose teacher and data it has in memory.
 """
 
 from collections import deque
@@ -11,20 +10,20 @@ from collections.abc import Collection, Mapping, Sequence
 from harness.experiment.spec import Run
 
 Key = tuple[str | None, str]
-"""What a process keeps between runs: the teacher's run_id (None where the method needs none) and the pair."""
+"""What a process keeps in memory between runs: the teacher's run_id (None if the method needs none) and the pair."""
 
 
 def key_of(run: Run) -> Key:
-    """What a process has in memory after this run."""
+    """What a process has in memory after a run."""
     return (run.teacher_run if run.method.needs_teacher else None, run.pair)
 
 
 class Queue:
-    """The runs that wait.
+    """The pending runs.
 
     Args:
         waiting: in the plan's order.
-        state: of every run of the experiment by run_id, for the teachers; looked at, never changed.
+        state: of every run of the experiment by run_id; read for the teachers, never changed.
     """
 
     def __init__(self, waiting: Sequence[Run], state: Mapping[str, str]) -> None:
@@ -40,7 +39,7 @@ class Queue:
         return self._count
 
     def take(self, node: str, nodes: Collection[str], last: Key | None) -> Run | None:
-        """The next run for a worker, removed from the queue; None if there is nothing for it now.
+        """The next run for a worker, removed from the queue; None if there is none for it now.
 
         Args:
             node: where the worker is.
@@ -49,9 +48,8 @@ class Queue:
         """
         for name, groups in self._rounds.items():
             ready = [key for key, runs in groups.items() if self._ready(runs[0])]
-            for key in sorted(
-                ready, key=lambda k: (k != last, k[0] != (last or (None,))[0])
-            ):  # stable: then as planned
+            # Stable: otherwise in the plan's order.
+            for key in sorted(ready, key=lambda k: (k != last, k[0] != (last or (None,))[0])):
                 run = self._first_allowed(groups[key], node, nodes)
                 if run is not None:
                     self._removed(name, key, run)
@@ -59,7 +57,7 @@ class Queue:
         return None
 
     def put_back(self, run: Run, not_on: str | None = None) -> None:
-        """Put a run at the front again, to be given to another node than `not_on` as long as there is one."""
+        """Put a run back at the front; it is given to another node than `not_on` as long as there is one."""
         if not_on is not None:
             self._barred.setdefault(run.run_id, set()).add(not_on)
         self._place(run).appendleft(run)
@@ -70,7 +68,7 @@ class Queue:
         return self._barred.get(run_id, set())
 
     def orphans(self) -> list[Run]:
-        """The runs whose teacher has failed, removed from the queue."""
+        """The runs whose teacher failed, removed from the queue."""
         found: list[Run] = []
         for groups in self._rounds.values():
             for key in [k for k in groups if k[0] is not None and self._state[k[0]] in ("failed", "skipped")]:

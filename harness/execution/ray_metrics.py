@@ -17,7 +17,7 @@ class Gauges:
     The series end with the run's last report, or when the process dies.
 
     Args:
-        run: whose progress it is.
+        run: that reports.
     """
 
     def __init__(self, run: Run) -> None:

@@ -49,8 +49,8 @@ def signature(case: Case) -> None:
         require(required == (p.default is p.empty), f"{p.name}: its default is not the one in the source")
         require(required or fields[p.name].default == p.default, f"{p.name}: its default is not the one in the source")
     require(len(own) == len(fields), f"the source has {', '.join(fields)}, the class {', '.join(p.name for p in own)}")
-    told = entry.constants.get("needs_teacher", True)
-    require(told == kind.needs_teacher, f"needs_teacher is {kind.needs_teacher} in the class and {told} in the source")
+    stated = entry.constants.get("needs_teacher", True)
+    require(stated == kind.needs_teacher, f"needs_teacher is {kind.needs_teacher}; in the source it is {stated}")
 
 
 def search_space(case: Case) -> None:
@@ -96,10 +96,10 @@ def refusals(case: Case) -> None:
             try:
                 Case(case.kind, {**case.parameters, name: wrong}).build()
             except ValueError as error:
-                told = str(error)
+                stated = str(error)
                 require(
-                    name in told and str(wrong) in told,
-                    f"{name}={wrong} is refused by {told!r}; the message says the name and what was given",
+                    name in stated and str(wrong) in stated,
+                    f"{name}={wrong} is refused by {stated!r}; the message says the name and what was given",
                 )
             else:
                 raise AssertionError(f"{name}={wrong} is accepted; raise ValueError for it")
@@ -116,8 +116,8 @@ def every_pair(case: Case) -> None:
             with torch.no_grad():
                 checked(distiller, view(pair, (1, *SIZE[1:])), name)
         except Exception as error:
-            told = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-            raise AssertionError(f"{name}: skip gives no reason, but {told}. Return the reason from skip") from error
+            stated = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+            raise AssertionError(f"{name}: skip gives no reason, but {stated}. Return the reason from skip") from error
 
 
 def seed(case: Case) -> None:

@@ -42,7 +42,7 @@ def disagreements(cases: Sequence[Case]) -> list[str | None]:
     All cases in two processes: starting them takes longer than the steps.
     """
     found: list[str | None] = []
-    while len(found) < len(cases):  # a case that fails on one rank ends both; the ones behind it start anew
+    while len(found) < len(cases):  # a case that fails on one rank ends both; the remaining cases start again
         with tempfile.TemporaryDirectory() as folder:
             found += _together(cases[len(found) :], Path(folder))
     return found
@@ -84,8 +84,8 @@ def _compared(folder: Path, count: int, said: str) -> list[str | None]:
             return [*found, f"a step with two ranks failed. {said}"]
         states: list[dict[str, Any]] = [torch.load(path, weights_only=True) for path in paths]
         differ = [name for name, x in states[0].items() if not torch.equal(x, states[1][name])]
-        told = f"{', '.join(differ)} differ between two ranks after {STEPS} steps; gather what a queue takes in"
-        found.append(told if differ else None)
+        message = f"{', '.join(differ)} differ between two ranks after {STEPS} steps; gather what a queue takes in"
+        found.append(message if differ else None)
     return found
 
 

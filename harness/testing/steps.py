@@ -99,7 +99,7 @@ def trained_apart(case: Case) -> None:
 
 
 def resumed(case: Case) -> None:
-    """After a checkpoint, state_dict through torch.save, it goes on as if nothing had happened, queues included."""
+    """After a state_dict through torch.save, it continues exactly as without interruption, queues included."""
     for training in (True, False):
         first, second = case.build(), case.build(seed=1)
         _steps(first, MAIN, 0, STEPS)

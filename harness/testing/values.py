@@ -94,18 +94,18 @@ def minimum(case: Case) -> None:
             value = fresh(view(SAME, student=other, teacher=teacher))[name]
             slope = _slope(value, other)
             rises.append((float(value.detach()) - float(equal[name].detach()), slope))
-        told = "say why in `waived` if it is not meant to be smallest there"
+        hint = "say why in `waived` if it is not meant to be smallest there"
         highest = max(rise for rise, _ in rises)
         require(
             min(rise for rise, _ in rises) > -1e-3 * highest,
-            f"term {name} is smaller for another student than for one that equals the teacher; {told}",
+            f"term {name} is smaller for another student than for one that equals the teacher; {hint}",
         )
         least = 1e-5 * abs(float(equal[name].detach()))
         require(highest > least, f"term {name} is the same for any student; compare student and teacher")
         here = _slope(equal[name], student)
         require(
             here <= 1e-3 * max(slope for _, slope in rises),
-            f"term {name} pushes a student that equals the teacher away: gradient {here:.3g}; {told}",
+            f"term {name} pushes a student that equals the teacher away: gradient {here:.3g}; {hint}",
         )
 
 

@@ -97,7 +97,7 @@ def _stacked(samples: list[tuple[Image, Label]], info: DataInfo, ranks: Ranks) -
 
 
 class _Steps(Dataset[tuple[Tensor, Tensor]]):
-    """Item `i` is this rank's whole uint8 batch of step `i`, the same whichever process loads it."""
+    """Item `i` is this rank's uint8 batch of step `i`, the same in any loader process."""
 
     def __init__(self, split: Split, info: DataInfo, run: Run, rank: int, workers: int) -> None:
         self.split, self.info, self.run, self.rank, self.workers = split, info, run, rank, workers

@@ -1,4 +1,4 @@
-"""What a finished run says of itself: the columns of its row that training measures."""
+"""The columns of a finished run's row that training measures."""
 
 import io
 from collections.abc import Mapping
@@ -72,26 +72,26 @@ def measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counted
     }
 
 
-def kept(student: SegNet, data: Data, run: Run, runtime: Ranks, val: Counted, directory: Path) -> dict[str, Any]:
-    """What somebody may want to know later: predictions, the matrices of single val images, the network's latency."""
+def kept(student: SegNet, data: Data, run: Run, ranks: Ranks, val: Counted, directory: Path) -> dict[str, Any]:
+    """Kept for later analysis: predictions, confusion matrices of single val images, the network's latency."""
     whole = run.role == "teacher" and data.info.shareable
     return _images(run, data, val, directory) | {
-        "samples": _samples(student, data, run, runtime, whole),
-        "student_latency_ms": _latency(student, data, run, runtime),
+        "samples": _samples(student, data, run, ranks, whole),
+        "student_latency_ms": _latency(student, data, run, ranks),
     }
 
 
-def _latency(student: SegNet, data: Data, run: Run, runtime: Ranks) -> float | None:
-    """Milliseconds to predict one dev image as it is evaluated, with one scale and no flip."""
+def _latency(student: SegNet, data: Data, run: Run, ranks: Ranks) -> float | None:
+    """Milliseconds to predict one dev image as in evaluation, but with one scale and no flip."""
     if not len(data.dev):
         return None
-    (batch,) = evaluation_batches(data.dev, data.info, runtime, 1, [0])
+    (batch,) = evaluation_batches(data.dev, data.info, ranks, 1, [0])
     how = run.train.evaluation.model_copy(update={"scales": (1.0,), "flip": False})
     return latency_ms(lambda: predict(student, batch.image, how), batch.image.device)
 
 
 def _images(run: Run, data: Data, val: Counted, directory: Path) -> dict[str, Any]:
-    """The matrices of single val images into their file, if the run keeps them; the column that names its content."""
+    """Write the matrices of single val images to their file, if the run keeps them; the column with its SHA-256."""
     if val.images is None:
         return {}
     path, images, info = per_image_path(directory, run.run_id), len(data.val), data.info
@@ -99,12 +99,12 @@ def _images(run: Run, data: Data, val: Counted, directory: Path) -> dict[str, An
     return {"per_image_sha256": digest}
 
 
-def _samples(student: SegNet, data: Data, run: Run, runtime: Ranks, with_images: bool) -> list[dict[str, Any]]:
-    """Predictions on the first dev images as PNG; images and labels too where they are wanted (once per teacher)."""
+def _samples(student: SegNet, data: Data, run: Run, ranks: Ranks, with_images: bool) -> list[dict[str, Any]]:
+    """Predictions on the first dev images as PNG; optionally with images and labels (once per teacher)."""
     samples = []
     for index in range(min(SAMPLE_IMAGES, len(data.dev))):
         image, label = data.dev[index]
-        (batch,) = evaluation_batches(data.dev, data.info, runtime, 1, [index])
+        (batch,) = evaluation_batches(data.dev, data.info, ranks, 1, [index])
         prediction = predict(student, batch.image, run.train.evaluation)[0].byte().cpu().numpy()
         samples.append(
             {

@@ -1,4 +1,4 @@
-"""Counting on the device: scores become classes, predictions and labels become one int64 confusion matrix.
+"""Counts on the device: scores become classes, predictions and labels become one int64 confusion matrix.
 
 The numbers that are read off the matrix are in `harness.metrics`, which needs no torch.
 """
@@ -100,7 +100,7 @@ class Confusion:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-        # Looking at a value on a GPU waits for everything before it: there, values are looked at once, at the end.
+        # Reading a value from a GPU waits for everything before it, so there values are checked once, at the end.
         self.deferred = self.counts.device.type != "cpu"
         self._extremes = torch.zeros(4, dtype=torch.int64, device=device)
 
@@ -142,7 +142,7 @@ def _check(prediction: Tensor, label: Tensor, num_classes: int) -> None:
 
 
 def _histogram(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> NDArray[np.int64] | None:
-    """Counts (K, K) by a two-dimensional histogram of bytes; None where something does not fit or is out of range."""
+    """Counts (K, K) by a two-dimensional histogram of bytes; None if this does not apply or a value is out of range."""
     if num_classes > _BYTE or not 0 <= ignore_index < _BYTE:
         return None
     said, true = _bytes(prediction), _bytes(label)
@@ -160,7 +160,7 @@ def _histogram(prediction: Tensor, label: Tensor, num_classes: int, ignore_index
 
 
 def _bytes(x: Tensor) -> NDArray[np.uint8] | None:
-    """The values of `x` in one row of bytes, or None if one of them is no byte."""
+    """The values of `x` in one row of bytes, or None if one of them is not a byte."""
     values = x.reshape(-1).numpy()
     if values.dtype == np.uint8:
         return values
@@ -185,7 +185,7 @@ def _count(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: in
         return empty, label.new_zeros(4)
     ignored = label == ignore_index
     fine = ~ignored & (prediction >= 0) & (prediction < num_classes) & (label >= 0) & (label < num_classes)
-    cell = torch.where(fine, label * num_classes + prediction, num_classes**2)  # one more cell, for all the others
+    cell = torch.where(fine, label * num_classes + prediction, num_classes**2)  # the last cell counts the rest
     counts = torch.bincount(cell, minlength=num_classes**2 + 1)[:-1]
     extremes = torch.stack([*torch.aminmax(prediction), *torch.aminmax(label.masked_fill(ignored, 0))])
     return counts.reshape(num_classes, num_classes), extremes

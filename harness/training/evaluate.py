@@ -1,6 +1,6 @@
-"""A network over a split, as `train.evaluation` says: class scores, classes, and the pixels that are counted.
+"""Evaluates a network on a split as `train.evaluation` says: class scores, classes, confusion matrix.
 
-Shapes: N images, K classes, H x W pixels of an image; labels are always met at their own resolution.
+Shapes: N images, K classes, H x W pixels of an image; predictions are compared at the labels' own resolution.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ from harness.training.ranks import Ranks
 
 @dataclass(frozen=True)
 class Counted:
-    """What was counted over a split by all ranks together.
+    """Counts over a split, of all ranks together.
 
     Attributes:
         confusion: (K, K) int64, rows = label, columns = prediction.
-        boundary: the same over the pixels near class boundaries; None where it was not asked for.
-        images: (M, 3) int64 of (image, row-major cell, pixels) in no particular order, the entries of each image's own
-            matrix that are not 0; None where it was not asked for, and on ranks above 0.
+        boundary: the same over the pixels near class boundaries; None if not requested.
+        images: (M, 3) int64 of (image, row-major cell, pixels) in no particular order: the entries of each image's
+            matrix that are not 0; None if not requested, and on ranks above 0.
     """
 
     confusion: NDArray[np.int64]
@@ -38,29 +38,29 @@ class Counted:
     images: NDArray[np.int64] | None = None
 
 
-def evaluate(network: nn.Module, data: Data, split: str, run: Run, runtime: Ranks, final: bool = False) -> Counted:
-    """Count the network's classes over a whole split, each sample once whatever the number of ranks.
+def evaluate(network: nn.Module, data: Data, split: str, run: Run, ranks: Ranks, final: bool = False) -> Counted:
+    """Count the network's predictions over a whole split, each sample once for any number of ranks.
 
     Args:
-        network: gives `Taps`; its mode is left as it was.
+        network: returns `Taps`; its mode does not change.
         data: the dataset.
         split: "dev" or "val".
-        run: whose `train.evaluation` and `train.eval_batch_size` are followed.
-        runtime: this rank; all ranks must call.
-        final: whether boundaries, and images of val one by one, are counted where the run asks for them.
+        run: with `train.evaluation` and `train.eval_batch_size`.
+        ranks: all ranks must call.
+        final: also count boundaries and single val images, if the run asks for them.
 
     Raises:
         ValueError: a label is neither a class nor ignored.
     """
-    info, how, device = data.info, run.train.evaluation, runtime.device
+    info, how, device = data.info, run.train.evaluation, ranks.device
     classes, ignore = info.num_classes, info.ignore_index
     samples = getattr(data, split)
-    own = range(runtime.rank, len(samples), runtime.workers)
+    own = range(ranks.rank, len(samples), ranks.workers)
     counts, near = Confusion(classes, ignore, device), Confusion(classes, ignore, device)
     distance = how.boundary if final else None
     one_by_one = final and how.per_image and split == "val"
     indices, images = iter(own), [torch.zeros(0, 3, dtype=torch.int64, device=device)]
-    for image, label in evaluation_batches(samples, info, runtime, run.train.eval_batch_size, own):
+    for image, label in evaluation_batches(samples, info, ranks, run.train.eval_batch_size, own):
         prediction = predict(network, image, how)
         if one_by_one:
             for said, true in zip(prediction, label, strict=True):
@@ -71,13 +71,13 @@ def evaluate(network: nn.Module, data: Data, split: str, run: Run, runtime: Rank
             counts.update(prediction, label)
         if distance is not None:
             near.update(prediction, label.masked_fill(~boundary_band(label, distance), ignore))
-    runtime.sum(counts.counts)
+    ranks.sum(counts.counts)
     boundary = None
     if distance is not None:
-        runtime.sum(near.counts)
+        ranks.sum(near.counts)
         boundary = near.numpy()
-    entries = runtime.gather(torch.cat(images)).cpu().numpy() if one_by_one else None
-    return Counted(counts.numpy(), boundary, entries if runtime.rank == 0 else None)
+    entries = ranks.gather(torch.cat(images)).cpu().numpy() if one_by_one else None
+    return Counted(counts.numpy(), boundary, entries if ranks.rank == 0 else None)
 
 
 @torch.no_grad()
@@ -94,9 +94,9 @@ def predict(network: nn.Module, image: Tensor, how: Evaluation) -> Tensor:
 def class_scores(network: nn.Module, image: Tensor, how: Evaluation) -> Tensor:
     """Class scores of normalised images (N, 3, H, W), at their size: (N, K, H, W).
 
-    With one scale and no flip the logits. With several views softmax probabilities, averaged over the scales and, at
-    each of them, over the image and its mirror image. A view's logits are brought back to the images' size before their
-    softmax; both resizings are bilinear, with corners not aligned.
+    With one scale and no flip these are logits. With several views they are softmax probabilities, averaged over the
+    scales and over each image and its mirror image. A view's logits are resized to the images' size before the softmax;
+    both resizings are bilinear with align_corners=False.
     """
     size = image.shape[-2:]
     views = [(scale, mirrored) for scale in how.scales for mirrored in ((False, True) if how.flip else (False,))]

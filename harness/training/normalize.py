@@ -16,14 +16,14 @@ def normalised_images(image: Tensor, info: DataInfo, layout: torch.memory_format
 
 
 def _normalised(x: Tensor, info: DataInfo) -> Tensor:
-    """RGB values (N, 3, H, W) in 0..255 as networks see them."""
+    """RGB values (N, 3, H, W) in 0..255, normalised."""
     mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (info.mean, info.std))
     x = (x - mean) / std
     return x.flip(1) if info.bgr else x
 
 
 def _looked_up(image: Tensor, info: DataInfo, layout: torch.memory_format) -> Tensor:
-    """The same bits for uint8 images (N, H, W, 3) on a CPU: a byte has 256 values, which are normalised once."""
+    """The same bits for uint8 images (N, H, W, 3) on a CPU, from a table of the 256 normalised values of a byte."""
     table = _normalised(torch.arange(256.0).view(1, 1, 1, 256).expand(1, 3, 1, 256), info)[0, :, 0].numpy()
     pixels = image.numpy()
     count, height, width, _ = pixels.shape

@@ -1,4 +1,4 @@
-"""What moves the parameters: the recipe's optimizer, what a distiller trains apart, and their common schedule."""
+"""The recipe's optimizer, the optimizers of a distiller, and their common schedule."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ def lr_factor(schedule: Schedule, step: int, steps: int) -> float:
 
 
 class Optimizers:
-    """The recipe's optimizer over student and distiller, and Adam for what the distiller trains apart, as one."""
+    """The recipe's optimizer over student and distiller, and Adam for parameters with an optimizer of their own."""
 
     def __init__(self, spec: Optimizer, step: nn.Module, distiller: Distiller) -> None:
         own = distiller.own_optimizers()
@@ -37,13 +37,13 @@ class Optimizers:
         self._each += [(torch.optim.Adam(each.parameters, lr=each.lr, betas=each.betas), each.lr) for each in own]
 
     def schedule(self, factor: float) -> None:
-        """Set every learning rate to `factor` of what it was at the start."""
+        """Set every learning rate to `factor` times its initial value."""
         for optimizer, lr in self._each:
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
 
     def step(self, scaler: torch.amp.GradScaler) -> None:
-        """One step of each, then forget the gradients."""
+        """One step of each, then clear the gradients."""
         for optimizer, _ in self._each:
             scaler.step(optimizer)
         scaler.update()
@@ -55,6 +55,6 @@ class Optimizers:
         return [optimizer.state_dict() for optimizer, _ in self._each]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Take up what `state_dict` gave."""
+        """Load what `state_dict` returned."""
         for (optimizer, _), state in zip(self._each, states, strict=True):
             optimizer.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""The numbers behind the pictures of textures: subbands, wedges, levels and histograms, of images and of networks."""
+"""Data for the figures of textures: subbands, wedges, levels and histograms, of images and of networks."""
 
 import io
 import warnings
@@ -56,7 +56,7 @@ def read_image(path: Path, multiple: int) -> NDArray[np.uint8]:
         ValueError: no such file, no image, one that is too large to be read, or with a side below `multiple`.
     """
     if path.is_dir():
-        raise ValueError(f"{path}: is a folder; name one image file")
+        raise ValueError(f"{path}: is a folder; give an image file")
     if not path.is_file():
         raise ValueError(f"{path}: there is no such image")
     image = _decoded(path)
@@ -85,12 +85,12 @@ def _decoded(path: Path) -> Image.Image:
         raise ValueError(
             f"{path}: the image is too large, more than {most:,} pixels; reduce it, {MAX_SIDE} a side are shown"
         ) from None
-    except Exception as error:  # damaged files make the decoders raise anything
+    except Exception as error:  # decoders raise many kinds of errors on corrupt files
         raise ValueError(f"{path}: cannot be read as an image ({error})") from None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits by its range; `convert` would cut everything above 255."""
+    """A 16-bit grey image scaled to its range; `convert` would clip values above 255."""
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > _SIXTEEN_BITS:
         raise ValueError(f"mode {image.mode}, values from {values.min()} to {values.max()}; 8 or 16 bits are needed")
@@ -109,7 +109,7 @@ def subbands(image: NDArray[np.uint8], levels: Sequence[int], cdm: CDM) -> Conto
 
 
 def described(cdm: CDM) -> str:
-    """The transform in a line."""
+    """The transform in one line."""
     plan = cdm.plan
     return f"pyramid {plan.pyramid}, directional filters {plan.directional}, boundary {plan.boundary}"
 
@@ -167,7 +167,7 @@ def edges(image: NDArray[np.uint8]) -> Tensor:
 
 @dataclass(frozen=True)
 class Networks:
-    """A trained student and its teacher, and how each of them wants its images."""
+    """A trained student and its teacher, each with the normalisation of its images."""
 
     run: Run
     student: SegNet
@@ -186,7 +186,7 @@ def networks(directory: Path, run_id: str) -> Networks:
     run = Run.model_validate_json(row["spec"])
     if row["status"] != "ok" or run.teacher is None or run.role != "student":
         what = f"{row['status']} {run.role} of {run.method.label}"
-        raise ValueError(f"{row['run_id']}: {what}; a finished student with a teacher is needed")
+        raise ValueError(f"{row['run_id']}: {what}; choose a finished student that has a teacher")
     data = load_data(run.data)
     sees, taught = (for_inputs(data, run.train.normalize, n.encoder).info for n in (run.network, run.teacher))
     student = build(run.network.model_copy(update={"encoder_weights": None}), sees.num_classes, 0)
@@ -262,14 +262,14 @@ def direction_energy(features: Tensor, cdm: CDM) -> list[Array]:
 
 
 def check_folder(to: Path) -> None:
-    """Better told before the drawing than after.
+    """Check the folder before drawing.
 
     Raises:
         ValueError: something that is no folder has this path or one above it.
     """
     blocked = next((path for path in (to, *to.parents) if path.exists()), to)
     if blocked.exists() and not blocked.is_dir():
-        raise ValueError(f"--to {to}: {blocked} is a file; name a folder for the pictures")
+        raise ValueError(f"--to {to}: {blocked} is a file; give a folder for the pictures")
 
 
 def save(pictures: Mapping[str, NDArray[np.uint8]], to: Path) -> list[Path]:
@@ -289,6 +289,6 @@ def save(pictures: Mapping[str, NDArray[np.uint8]], to: Path) -> list[Path]:
             paths[-1].write_bytes(content.getvalue())
     except OSError as error:
         raise ValueError(
-            f"--to {to}: cannot be written ({error.filename or to}: {error.strerror}); name another folder"
+            f"--to {to}: cannot be written ({error.filename or to}: {error.strerror}); give another folder"
         ) from None
     return paths

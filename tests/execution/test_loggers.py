@@ -106,7 +106,7 @@ def scalars(folder: Path) -> list[tuple[str, int, float]]:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_hides_the_steps_that_a_resumed_run_repeats(runs: list[Run], tmp_path: Path) -> None:
-    for steps in ((2, 4), (3, 6)):  # interrupted after step 4, taken up at the checkpoint of step 2
+    for steps in ((2, 4), (3, 6)):  # interrupted after step 4, resumed from the checkpoint of step 2
         log = LOGGERS["tensorboard"](tmp_path, runs[2])
         for step in steps:
             log(report(step))

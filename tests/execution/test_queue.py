@@ -93,7 +93,7 @@ def test_students_wait_for_their_teacher_and_only_they(tmp_path: Path) -> None:
     queue, state = queue_of(runs)
     first, second = queue.take("a", NODES, None), queue.take("a", NODES, None)
     assert first.role == second.role == "teacher"
-    before = [queue.take("a", NODES, None) for _ in range(4)]  # the plain student needs no teacher, in any seed
+    before = [queue.take("a", NODES, None) for _ in range(4)]  # the baseline needs no teacher, for any seed
     assert [run.method.name for run in before] == ["none"] * 4
     assert queue.take("a", NODES, None) is None and len(queue) == 8
     state[first.run_id] = "ok"
@@ -163,19 +163,19 @@ def test_the_estimate_is_what_is_left_at_the_measured_times(tmp_path: Path) -> N
     status.change(teacher, "ok")
     status.change(none, "running")
     status.report(none.run_id, Progress(step=2, step_ms=500.0))
-    # 4 steps of this run, 6 of the other `none`; `kd` is not known yet and taken for alike: 12 more.
+    # 4 steps of this run, 6 of the other `none`; `kd` is not known yet and assumed equal: 12 more.
     assert status.eta_seconds() == pytest.approx((4 + 6 + 12) * 0.5)
     status.change(kd, "running")
     status.report(kd.run_id, Progress(step=6, step_ms=1000.0))
     assert status.eta_seconds() == pytest.approx((4 + 6) * 0.5 + 6 * 1.0)
     status.slots = 4
-    assert status.eta_seconds() == pytest.approx(6.0)  # one run cannot be shared out
+    assert status.eta_seconds() == pytest.approx(6.0)  # one run cannot be divided
     for run in runs:
         status.change(run, "ok")
     assert status.eta_seconds() == 0
 
 
-def test_last_words_of_ended_runs_are_forgotten(tmp_path: Path) -> None:
+def test_progress_of_ended_runs_is_dropped(tmp_path: Path) -> None:
     runs = plan(tmp_path)
     status = status_of(runs)
     for run in runs[:2]:
@@ -219,7 +219,7 @@ def test_workers_are_noted_where_their_number_changes() -> None:
     for step, workers in ((0, 4), (10, 4), (20, 2), (30, 4)):
         log.started(step, workers)
     assert log.workers == [{"step": 0, "workers": 4}, {"step": 20, "workers": 2}, {"step": 30, "workers": 4}]
-    log.started(20, 1)  # taken up from an older checkpoint
+    log.started(20, 1)  # resumed from an older checkpoint
     assert log.workers == [{"step": 0, "workers": 4}, {"step": 20, "workers": 1}]
 
 
@@ -278,7 +278,7 @@ def test_without_a_storage_the_results_folder_is_all_there_is(tmp_path: Path) ->
 def test_a_teacher_whose_weights_are_gone_is_an_error_before_anything_starts(tmp_path: Path) -> None:
     runs = tiny.plan(tmp_path)
     store.write_run(tmp_path, {**make_row("none", 0), "run_id": runs[0].run_id})
-    with pytest.raises(ValueError, match=r"the teacher's weights are missing, yet its row says ok\. Put the file back"):
+    with pytest.raises(ValueError, match=r"the teacher's weights are missing, although its row says ok\. Restore"):
         run_all(runs, Resources(address="127.0.0.1:1"), tmp_path, lambda status: None)
 
 

@@ -101,7 +101,7 @@ def test_a_full_disk_is_said_and_whole_shards_are_kept(tmp_path, monkeypatch):
         return real(source, root, to, task, short_side, how)
 
     monkeypatch.setattr(module, "make_shard", full)
-    with pytest.raises(OSError, match=r"No space left on device.*whole shards in .* are kept"):
+    with pytest.raises(OSError, match=r"No space left on device.*complete shards in .* are kept"):
         prepare(TOY, root, to, {})
     assert not cache.is_cache(to)
     kept = shards(to)

@@ -229,7 +229,7 @@ def test_timing_runs_warm_up_as_long_as_the_clock_does() -> None:
 def test_classes_are_those_of_the_datasets_own_modules() -> None:
     known = {"ade20k": 150, "camvid": 11, "cityscapes": 19, "texmosaic": 8, "voc2012": 21}
     assert {name: estimate.classes_of(name) for name in known} == known
-    with pytest.raises(ValueError, match="landcover: how many classes it has is in its files"):
+    with pytest.raises(ValueError, match="landcover: the number of classes is in its files"):
         estimate.classes_of("landcover")
 
 

@@ -92,7 +92,7 @@ def test_a_student_beside_its_teacher(tmp_path: Path) -> None:
     assert found.exit_code == 0, found.output
     assert (tmp_path / "out" / "pair.png").stat().st_size > 5000
     teacher = next(run for run in runs if run.role == "teacher")
-    for name, message in ((teacher.run_id, "a finished student with a teacher is needed"), ("zzz", "names 0 rows")):
+    for name, message in ((teacher.run_id, "choose a finished student that has a teacher"), ("zzz", "names 0 rows")):
         found = RUN.invoke(app, [*arguments, name])
         assert found.exit_code == 2 and message in found.output
 
@@ -133,7 +133,7 @@ def refused(tmp_path: Path, *arguments: object) -> str:
 
 def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = ["--to", tmp_path / "out"]
-    assert f"{tmp_path}: is a folder; name one image file" in refused(tmp_path, tmp_path, *out)
+    assert f"{tmp_path}: is a folder; give an image file" in refused(tmp_path, tmp_path, *out)
     Image.new("RGB", (5000, 3)).save(tmp_path / "thin.png")
     message = refused(tmp_path, tmp_path / "thin.png", *out)
     assert "thin.png: 5000 x 3 pixels" in message and "must be at least 8" in message and "crop" in message
@@ -152,7 +152,7 @@ def test_what_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     image, file = photograph(tmp_path / "a.png"), tmp_path / "file"
     file.write_text("kept")
     for to in (file, file / "below"):
-        assert f"--to {to}: {file} is a file; name a folder" in refused(tmp_path, image, "--to", to)
+        assert f"--to {to}: {file} is a file; give a folder" in refused(tmp_path, image, "--to", to)
     assert file.read_text() == "kept"
 
     def denied(path: Path, content: bytes) -> int:
@@ -160,7 +160,7 @@ def test_what_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Path, "write_bytes", denied)
     message = refused(tmp_path, image, "--to", tmp_path / "out")
-    assert "Permission denied" in message and "name another folder" in message and "subbands.png" in message
+    assert "Permission denied" in message and "give another folder" in message and "subbands.png" in message
 
 
 def test_sixteen_bits_are_scaled_by_their_range(tmp_path: Path) -> None:
