@@ -119,7 +119,7 @@ LONGER = ("train.steps=40", "train.eval_every=20", "train.checkpoint_every=5", "
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The rows of more steps, in this process."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    for run in tiny.plan(folder, *LONGER):
+    for run in tiny.plan(folder, *LONGER, methods=["none"]):
         tiny.in_process(run, folder)
     return rows(folder)
 
@@ -131,7 +131,7 @@ def test_the_command_can_be_ended_and_repeated(
     undisturbed: dict[str, dict[str, Any]], tmp_path: Path, ends: list[signal.Signals]
 ) -> None:
     """End it in the middle of a run; the same command continues and gives the rows of an undisturbed one."""
-    command = [sys.executable, "-m", "harness.cli", "run", str(tiny.write(tmp_path))]
+    command = [sys.executable, "-m", "harness.cli", "run", str(tiny.write(tmp_path, methods=["none"]))]
     command += ["--results", str(tmp_path / "results"), *(word for value in LONGER for word in ("--set", value))]
     experiment = tmp_path / "results" / "tiny"
     for end in ends:
