@@ -5,7 +5,7 @@
     ├── WorkerLost   a worker of a group died, or its machine failed: the run can be tried again
     └── BadFiles     some files of a dataset cannot be read; which ones is reported beside it
 
-A user's mistake is a ValueError that says what was given and what is allowed. A full disk is an OSError, a loss that is
+Wrong input is a ValueError that says what was given and what is allowed. A full disk is an OSError, a loss that is
 not finite a FloatingPointError.
 """
 

@@ -54,7 +54,7 @@ class Events:
         self._said = {run_id: said for run_id, said in self._said.items() if run_id in status.running}
 
     def _report(self, run_id: str, run: Run, status: Status, now: float, eta: Mapping[str, Any]) -> None:
-        """A run's progress, if it came further."""
+        """A run's progress, where there is some."""
         step = status.progress.get(run_id, Progress()).step
         when, before = self._said.get(run_id, (-math.inf, None))
         if step is not None and step != before and now - when >= EACH_SECONDS:

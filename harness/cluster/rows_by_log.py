@@ -63,7 +63,7 @@ def received(log: str, where: str) -> dict[str, bytes]:
             f"{where}: {count} rows of {size / 2**20:.1f} MiB are too much for a job's log "
             f"({LIMIT_BYTES / 2**20:.0f} MiB). Copy the folder from the cluster into the results folder here (rsync), "
             "or set resources.storage to a folder or URI that is reached from both sides and submit again: runs that "
-            "have a row are not run again."
+            "have finished are not run again."
         )
     if len(rows) != count or sum(map(len, rows.values())) != size:
         raise ValueError(f"{where}: {len(rows)} of {max(count, 0)} rows came; submit again to fetch the others")

@@ -53,7 +53,7 @@ def augment(
         saturation: the saturation (HSV) is multiplied by a factor of up to 1 +- this, in [0, 1].
         hue: the hue is turned by up to this many degrees either way, in [0, 180].
         scale_step: scales are `scale[0]` plus multiples of this, each equally likely, up to `scale[1]`; 0 for any.
-        class_cap: a crop in which one class has more than this share of the labelled pixels gives way to another one,
+        class_cap: a crop in which one class has more than this share of the labelled pixels is replaced by another one,
             ten times at most (MMSegmentation's `cat_max_ratio`); in (0, 1], 1 keeps the first.
         fill: RGB in 0..255 of pixels outside the source; the dataset's mean.
         ignore_index: label of pixels outside the source.

@@ -183,7 +183,7 @@ def landcover(
         seed: which blocks are in which split, and the order of tiles.
 
     Returns:
-        Data with (size, size, 3) images; `info` has both floors, the best look-up by a pixel's colour.
+        Data with (size, size, 3) images; `info` has both single-pixel baselines.
 
     Raises:
         ValueError: a parameter is out of range (what was given, what is allowed), or a package or its file is missing

@@ -38,7 +38,7 @@ def run_all(
     on_update: Callable[[Status], None],
     retry_failed: bool = False,
 ) -> dict[str, str]:
-    """Execute all pending runs; runs that have a row are skipped.
+    """Execute all pending runs; finished runs are skipped.
 
     Args:
         runs: all runs of the experiment, teachers included.

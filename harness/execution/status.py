@@ -119,12 +119,15 @@ class Looker:
     """Finds what has changed since the last look; costs as much as there are runs that run or have just ended."""
 
     def __init__(self) -> None:
+        self._status: Status | None = None
         self._notes = 0
         self._ended = 0
         self._running: set[str] = set()
 
     def look(self, status: Status) -> Changes:
         """The changes since the last call. A run that both began and ended since then is in both lists."""
+        if status is not self._status:  # a command launches several times: teachers, step times, the final runs
+            self._status, self._notes, self._ended, self._running = status, 0, 0, set()
         notes = status.notes[self._notes :]
         ended = [(run.run_id, run) for run in status.ended[self._ended :]]
         missed = [item for item in ended if item[0] not in self._running and item[0] in status.progress]

@@ -2,7 +2,7 @@
 
 One row per image: `index` int64; `cells` list<int32>, the row-major indices of the matrix's entries that are not 0, in
 ascending order; `counts` list<int64>, their pixels. The schema's metadata hold run_id, num_classes and data_hash. The
-matrices of a file add up to its row's `val_confusion`; images stand in the order of the split.
+matrices of a file sum to the row's `val_confusion`; images stand in the order of the split.
 """
 
 import contextlib

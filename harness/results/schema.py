@@ -98,8 +98,8 @@ def _schema() -> Any:
         "search_seconds": real,  # of training and evaluation, in all of them
         "search_sha256": text,  # of the trials' run_ids
         "budget_step_ms": real,  # where the budget is one of seconds: a step was found to take so long
-        "control": text,  # the plain student once more, with "equal seconds" or "equal steps"
-        "floor_dev_miou": real,  # the best look-up table on a single pixel, grey or in colour
+        "control": text,  # the student without distillation once more, with "equal seconds" or "equal steps"
+        "floor_dev_miou": real,  # single-pixel baseline, grey or in colour
         "floor_val_miou": real,
         "taps": pa.list_(text),
         # What came out.

@@ -35,7 +35,7 @@ def execute(
     Raises:
         OSError: the disk is full or read-only, so that no row can be written.
         RuntimeError, OSError, MemoryError: the error, when this is not the last try.
-        RunFailed: the run of a worker group failed and has its row; ends the other ranks too.
+        RunFailed: the run of a worker group failed, as its row says; ends the other ranks too.
     """
     started = datetime.now(UTC)
     place: dict[str, Any] = {"workers": runtime.workers, "threads": runtime.threads}

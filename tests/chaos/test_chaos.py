@@ -68,7 +68,7 @@ def dice(request: pytest.FixtureRequest) -> random.Random:
 
 def assert_nothing_lost_or_doubled(experiment: Path, expected: dict[str, dict[str, Any]]) -> None:
     assert tiny.measured(experiment, MEASURED) == expected
-    # Half of a file, which a kill in the middle of writing leaves, is hidden, read by nobody, and swept later.
+    # A partially written file, which a kill in the middle of writing leaves, is hidden, read by nobody, and swept later.
     names = {path.name for path in (experiment / "runs").iterdir() if not re.fullmatch(r"\..+\.tmp", path.name)}
     assert names == {f"{i}.parquet" for i in expected}
 
@@ -182,7 +182,7 @@ def kill_until_done(
     undisturbed: dict[str, Any],
     kill: Callable[[Any], None],
 ) -> None:
-    """Start the command, kill at a random moment after it came further, start it again; at the end let it go on."""
+    """Start the command, kill at a random moment after some progress, start it again; at the end let it finish."""
     count = 0
     for number in range(kills):
         folder = tmp_path / str(number)
@@ -223,7 +223,7 @@ def test_killed_drivers(kills: int, dice: random.Random, undisturbed: dict[str, 
 
 
 def test_restarted_heads(kills: int, dice: random.Random, undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    """The head is lost with all its workers: the command ends; on a new head the same command goes on."""
+    """The head is lost with all its workers: the command ends; on a new head the same command resumes."""
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # a short path: sockets are in it
         head = cluster.Head(Path(folder))
         head.start()
@@ -231,7 +231,7 @@ def test_restarted_heads(kills: int, dice: random.Random, undisturbed: dict[str,
         def lose(process: subprocess.Popen[str]) -> None:
             head.kill()
             said, _ = process.communicate(timeout=cluster.PATIENCE)
-            assert process.returncode != 2, said  # no mistake of the user's; 0 if it had just finished
+            assert process.returncode != 2, said  # no usage error; 0 if it had just finished
             head.start()
 
         try:

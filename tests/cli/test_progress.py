@@ -164,6 +164,19 @@ def test_what_is_new(status):
     assert not (changes.notes or changes.begun or changes.ended)
 
 
+def test_a_second_launch_is_looked_at_from_its_beginning(status):
+    looker = Looker()
+    status.notes.append("of the first launch")
+    for run in status.runs:
+        status.change(run, "ok")
+    assert len(looker.look(status).ended) == 3
+    second = waiting(status.runs)
+    second.notes.append("of the second launch")
+    second.change(second.runs[0], "running")
+    changes = looker.look(second)
+    assert changes.notes == ["of the second launch"] and changes.begun == [(second.runs[0].run_id, second.runs[0])]
+
+
 class OneByOne(dict):
     """By run_id; nobody may walk through it."""
 

@@ -1,4 +1,4 @@
-"""Jobs on a cluster: what is sent, what is refused, how a job is found again, and how its rows come home."""
+"""Jobs on a cluster: what is sent, what is refused, how a job is found again, and how its rows are fetched."""
 
 import base64
 import runpy

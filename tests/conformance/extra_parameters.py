@@ -1,4 +1,4 @@
-"""What each method trains beside the student: parameters and multiply-adds of its convolutions, by formula."""
+"""What each method trains beside the student: parameters and MACs of its convolutions, by formula."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ DEFAULT_CRITIC = 64
 
 @dataclass(frozen=True)
 class Extra:
-    """Trainable parameters, and multiply-adds of one step's forward passes."""
+    """Trainable parameters, and MACs of one step's forward passes."""
 
     parameters: int = 0
-    multiply_adds: int = 0
+    macs: int = 0
 
     def __add__(self, other: "Extra") -> "Extra":
-        return Extra(self.parameters + other.parameters, self.multiply_adds + other.multiply_adds)
+        return Extra(self.parameters + other.parameters, self.macs + other.macs)
 
     def __mul__(self, times: int) -> "Extra":
         """The same layer called several times."""
-        return Extra(self.parameters, self.multiply_adds * times)
+        return Extra(self.parameters, self.macs * times)
 
 
 @dataclass(frozen=True)

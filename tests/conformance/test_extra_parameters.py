@@ -1,4 +1,4 @@
-"""What a method trains beside the student is what its formula says: in the row's column, and in multiply-adds."""
+"""What a method trains beside the student is what its formula says: in the row's column, and in MACs."""
 
 import itertools
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ from tests.conformance.methods import SMALL, case, sum_of
 
 
 class Counted:
-    """Multiply-adds of trainable convolutions, by the shapes that they were called with."""
+    """MACs of trainable convolutions, by the shapes that they were called with."""
 
     def __init__(self) -> None:
-        self.multiply_adds = 0
+        self.macs = 0
 
     def see(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(module, nn.Conv2d)
-        self.multiply_adds += output.shape[0] * output.shape[2] * output.shape[3] * module.weight.numel()
+        self.macs += output.shape[0] * output.shape[2] * output.shape[3] * module.weight.numel()
 
 
 @contextmanager
@@ -44,13 +44,13 @@ def step_of(method: str, pair: Pair, **changed: int) -> Step:
 
 @pytest.mark.parametrize("scene", SCENES)
 @pytest.mark.parametrize("method", METHODS)
-def test_parameters_and_multiply_adds(method: str, scene: str) -> None:
+def test_parameters_and_macs(method: str, scene: str) -> None:
     pair = SCENES[scene]
     distiller, expected = case(method).build(pair), FORMULAS[method](step_of(method, pair))
     assert parameters(distiller) == expected.parameters
     with counting(distiller) as counted, torch.no_grad():
         distiller(view(pair))
-    assert counted.multiply_adds == expected.multiply_adds
+    assert counted.macs == expected.macs
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -23,7 +23,7 @@ from harness.training.step import KDStep
 from tests.support import tiny
 
 CLASSES = 19
-# architecture, encoder, parameters; published millions of parameters; published or computed G multiply-adds at 512x1024
+# architecture, encoder, parameters; published millions of parameters; published or computed GMACs at 512x1024
 PUBLISHED = [
     ("pspnet-papers", "tu-resnet101", {}, 70.43, 562.1),
     ("pspnet-papers", "tu-resnet18", {}, 13.07, 123.3),

@@ -47,15 +47,15 @@ def test_only_what_changed_is_made_again(tmp_path):
     same(root, to)
     before = shards(to)
     assert prepare(TOY, root, to, {}) == manifest and shards(to) == before
-    # A changed file, a torn shard: theirs are made again, the others stand.
+    # A changed file, a cut shard: theirs are made again, the others stand.
     Image.fromarray(np.zeros((24, 36, 3), np.uint8)).save(root / "images/val/x_000.png")
-    (torn,) = (to / "shards").glob("train-00001-*.arrow")
-    os.truncate(torn, 50)
+    (cut,) = (to / "shards").glob("train-00001-*.arrow")
+    os.truncate(cut, 50)
     assert not same_or_refused(root, to)
     prepare(TOY, root, to, {})
     after = shards(to)
     made = {name for name in after if after[name] != before.get(name)}
-    assert len(after) == 4 and torn.name in made and len(made) == 2 and not made - {torn.name} & before.keys()
+    assert len(after) == 4 and cut.name in made and len(made) == 2 and not made - {cut.name} & before.keys()
     same(root, to)
     # Fewer pairs: shards that nobody needs any more go.
     for path in [*root.glob("*/train/*")]:

@@ -130,7 +130,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
 def test_the_command_can_be_ended_and_repeated(
     undisturbed: dict[str, dict[str, Any]], tmp_path: Path, ends: list[signal.Signals]
 ) -> None:
-    """End it in the middle of a run; the same command continues and gives the rows of an undisturbed one."""
+    """End it in the middle of a run; the same command resumes and gives the rows of an undisturbed one."""
     command = [sys.executable, "-m", "harness.cli", "run", str(tiny.write(tmp_path, methods=["none"]))]
     command += ["--results", str(tmp_path / "results"), *(word for value in LONGER for word in ("--set", value))]
     experiment = tmp_path / "results" / "tiny"

@@ -200,7 +200,7 @@ def test_what_a_dead_process_left_is_swept(tmp_path: Path) -> None:
     assert not old.exists() and new.exists()  # another process may still be writing the other one
 
 
-# Rows come home
+# Rows are fetched
 
 
 def put(place: Storage | Path, row: dict[str, Any], scratch: Path) -> bytes:

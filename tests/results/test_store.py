@@ -141,13 +141,13 @@ def test_hidden_and_foreign_files_are_passed_over(tmp_path):
     assert len(store.finished(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1 torn", b"x" * 5000])
+@pytest.mark.parametrize("content", [b"", b"PAR1 cut", b"x" * 5000])
 def test_a_corrupt_file_is_named_with_the_remedy(tmp_path, content):
     store.write_run(tmp_path, make_row("kd", 0))
-    bad = paths.run_path(tmp_path, "torn")
+    bad = paths.run_path(tmp_path, "cut")
     bad.write_bytes(content)
     for read in (store.finished, store.read_rows, lambda _: store.read_row(bad)):
-        with pytest.raises(ValueError, match=r"torn\.parquet.*Delete the file and start the run again"):
+        with pytest.raises(ValueError, match=r"cut\.parquet.*Delete the file and start the run again"):
             read(tmp_path)
 
 
@@ -173,7 +173,7 @@ def test_a_result_takes_the_place_of_a_corrupt_file(tmp_path):
     row = make_row()
     path = paths.run_path(tmp_path, row["run_id"])
     path.parent.mkdir()
-    path.write_bytes(b"PAR1 torn")
+    path.write_bytes(b"PAR1 cut")
     assert store.write_run(tmp_path, row)
     assert store.finished(tmp_path) == {row["run_id"]: "ok"}
 

@@ -66,7 +66,7 @@ def measured(experiment: Path, columns: Collection[str]) -> dict[str, dict[str, 
 
 
 def in_process(run: Run, experiment: Path, **options: Any) -> str:
-    """Bring one run to its row in this process; `options` are those of `Runtime.local`."""
+    """Execute one run in this process; `options` are those of `Runtime.local`."""
     import torch
 
     from harness.results.paths import checkpoint_directory
