@@ -72,7 +72,7 @@ def test_a_run_of_the_whole_and_its_table(make: Callable[..., harness.Bench], la
     assert [line.label for line in block.methods] == ["none", "kd"]
     assert not (bench.directory / "table.md").exists(), "a look at the table writes nothing"
     bench.write_report()
-    assert (bench.directory / "table.md").read_text() == bench.table().to_markdown()
+    assert (bench.directory / "table.md").read_text().startswith(bench.table().to_markdown())
 
 
 def test_an_interruption_is_passed_on(make: Callable[..., harness.Bench], monkeypatch: pytest.MonkeyPatch) -> None:

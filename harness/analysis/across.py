@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.analysis.columns import mean_text
+from harness.analysis.lines import BOOTSTRAP_SEED, CONFIDENCE, Comparison, MethodRow
 from harness.analysis.ranking import (
     LOST,
     critical_difference,
@@ -21,7 +23,7 @@ from harness.analysis.ranking import (
     profile_area,
 )
 from harness.analysis.stats import Interval, mean_interval
-from harness.analysis.tables import BOOTSTRAP_SEED, CONFIDENCE, Block, Comparison, MethodRow, Table, mean_text
+from harness.analysis.tables import Block, Table
 from harness.metrics import class_iou
 
 WITHIN = 5.0

@@ -16,8 +16,9 @@ from harness.analysis import fairness
 from harness.analysis.arrays import BySeed, Runs, split
 from harness.analysis.comparable import Setting, refuse_experiments, refuse_mixture, refuse_pair, refuse_starts
 from harness.analysis.labels import REFERENCES, Label, ordered, references
+from harness.analysis.lines import CONFIDENCE, Comparison, MethodRow
 from harness.analysis.stats import holm, mean_interval, paired_difference, paired_differences, shared_seeds
-from harness.analysis.tables import CONFIDENCE, Block, Comparison, MethodRow, Table, Teacher
+from harness.analysis.tables import Block, Table, Teacher
 
 _OWN = ("seed", "message", "dev_miou", "best_dev_miou", "step_ms", "peak_memory_mb")
 _SHARED = tuple(name for name in Setting.columns() if name != "elastic_workers")

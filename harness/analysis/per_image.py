@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.analysis.lines import BOOTSTRAP_SEED, CONFIDENCE, MethodRow
 from harness.analysis.stats import image_bootstrap
-from harness.analysis.tables import BOOTSTRAP_SEED, CONFIDENCE, Block, MethodRow, Table
+from harness.analysis.tables import Block, Table
 from harness.metrics import hits_and_unions
 from harness.results.paths import per_image_path
 from harness.results.per_image import read_per_image

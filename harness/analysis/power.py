@@ -4,8 +4,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.analysis.lines import CONFIDENCE
 from harness.analysis.stats import Interval, detectable_difference, deviation_interval, paired_differences, shared_seeds
-from harness.analysis.tables import CONFIDENCE, Block
+from harness.analysis.tables import Block
 
 POWER = 0.8
 MOST_SEEDS = 200

@@ -4,213 +4,14 @@ Nothing is dropped: a method without a result is a line that says why, and every
 it. mIoU and its differences are in percent and percentage points here; rows keep them in [0, 1].
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from harness.analysis.labels import Label, references
-from harness.analysis.sheets import Cell, Column, Remark, Section, Sheet
-from harness.analysis.stats import Difference, Interval, bootstrap_interval
-
-CONFIDENCE = 0.95
-BOOTSTRAP_SEED = 20240
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One method against a reference, paired by seed, in percentage points.
-
-    Attributes:
-        difference: mean with the paired t interval, which decides.
-        p_holm: p-value after Holm's correction over all comparisons of the block; None without an interval.
-        lost: seeds whose run failed while the reference has a result: they have no number, so no gain is
-            significant.
-        won: the same the other way round.
-        deltas: (n,) the paired differences, or where `swapped` those of the reference to the method.
-    """
-
-    difference: Difference
-    p_holm: float | None = None
-    lost: int = 0
-    won: int = 0
-    deltas: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
-    swapped: bool = field(default=False, repr=False, compare=False)
-
-    @cached_property
-    def bootstrap(self) -> Interval:
-        """The percentile bootstrap interval; too narrow for few seeds, so it decides nothing."""
-        # A stream of its own for each comparison: adding a method leaves the others' intervals as they were.
-        found = bootstrap_interval(self.deltas, np.random.default_rng(BOOTSTRAP_SEED), CONFIDENCE)
-        return found.reversed if self.swapped else found
-
-    @property
-    def reversed(self) -> "Comparison":
-        """The reference against the method."""
-        return Comparison(self.difference.reversed, self.p_holm, self.won, self.lost, self.deltas, not self.swapped)
-
-    @property
-    def significant(self) -> bool:
-        """Whether the corrected test finds a difference, the interval leaves 0 out and no failed run is against it."""
-        d = self.difference
-        if self.p_holm is None or d.low is None or d.high is None:
-            return False
-        if self.lost if d.mean > 0 else self.won:
-            return False
-        return self.p_holm < 1 - CONFIDENCE and not d.low <= 0 <= d.high
-
-    @property
-    def text(self) -> str:
-        """E.g. "+1.23 [-0.40, +2.86]", with an arrow where it is significant; never a difference without interval."""
-        d = self.difference
-        failed = "".join(f"; {n} {word}" for word, n in (("lost", self.lost), ("won", self.won)) if n)
-        if d.low is None or d.high is None:
-            return f"no interval (n={d.n}){failed}"
-        mark = (" ▲" if d.mean > 0 else " ▼") if self.significant else ""
-        return f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]{mark}{failed}"
-
-
-@dataclass(frozen=True)
-class MethodRow:
-    """One line of a block.
-
-    Attributes:
-        name: what the method is called in this table.
-        reference: "none" or "kd" where it is the one that others are compared with; else empty.
-        run_ids: run_id of every ok run, by seed.
-        failed, skipped, missing: how many of the expected runs ended so, or are not there.
-        expected: how many runs there should be (one per seed).
-        values: dev mIoU of the last step of every ok run, by seed, in percent.
-        steps: that a run was trained for; None without an ok run.
-        miou: dev mIoU of the last step over seeds, in percent; None without an ok run.
-        best_miou: the same for the best step of each curve: a second number, never the headline.
-        vs_none, vs_kd: the paired comparisons; None for the reference itself and where no seed pairs.
-        step_s: median over runs of the step time in seconds.
-        peak_mb: highest peak memory of any run.
-        search_trials, search_seconds: of the search that the method's values come from; None without one.
-    """
-
-    name: Label
-    run_ids: Mapping[int, str]
-    failed: int
-    skipped: int
-    missing: int
-    expected: int
-    reference: str = ""
-    values: Mapping[int, float] = field(default_factory=dict)
-    steps: int | None = None
-    miou: Interval | None = None
-    best_miou: Interval | None = None
-    vs_none: Comparison | None = None
-    vs_kd: Comparison | None = None
-    step_s: float | None = None
-    peak_mb: float | None = None
-    search_trials: int | None = None
-    search_seconds: float | None = None
-
-    @property
-    def label(self) -> str:
-        """The name as text."""
-        return str(self.name)
-
-    @property
-    def absences(self) -> str:
-        """What is not there, e.g. "failed (1 of 3)"; empty if every run is ok."""
-        if self.missing == self.expected:
-            return "not run"
-        counts = (("failed", self.failed), ("skipped", self.skipped), ("not run", self.missing))
-        return "; ".join(f"{word} ({n} of {self.expected})" for word, n in counts if n)
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """The texts of `HEADER`'s columns."""
-        return tuple(str(measure.cell(self)) for measure in MEASURES)
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A column of a comparison: its cells, the numbers behind them by name, and a hint for formats with room for it."""
-
-    column: Column
-    cell: Callable[[MethodRow], Cell]
-    numbers: Callable[[MethodRow], dict[str, Any]]
-    hint: Callable[[MethodRow], str] = lambda line: ""
-
-
-def _score(line: MethodRow) -> Cell:
-    return Cell("" if line.miou is None else mean_text(line.miou), line.absences)
-
-
-def mean_text(x: Interval) -> str:
-    """E.g. "54.00 ± 6.57 (n=3)": mean, half-width of its interval, values."""
-    return f"{x.mean:.2f}" + ("" if x.half is None else f" ± {x.half:.2f}") + f" (n={x.n})"
-
-
-def _against(reference: str, of: Callable[[MethodRow], Comparison | None]) -> Measure:
-    """The column of the differences to a reference."""
-
-    def cell(line: MethodRow) -> Cell:
-        c = of(line)
-        if c is None:
-            return Cell("–" if line.reference == reference or line.miou is None else "no pair")
-        d = c.difference
-        # The line's own n holds for its differences too, unless the reference lacks a seed.
-        fewer = line.miou is not None and 1 < d.n < line.miou.n
-        text = c.text + (f" (n={d.n})" if fewer else "")
-        return Cell(text, tone=("better" if d.mean > 0 else "worse") if c.significant else "")
-
-    def numbers(line: MethodRow) -> dict[str, Any]:
-        c = of(line)
-        names = ("mean", "low", "high", "n", "bootstrap_low", "bootstrap_high", "p", "p_holm", "significant")
-        values: tuple[Any, ...] = (None,) * len(names)
-        if c is not None:
-            d, b = c.difference, c.bootstrap
-            values = (d.mean, d.low, d.high, d.n, b.low, b.high, d.p_value, c.p_holm, c.significant)
-        return {f"vs_{reference}_{name}": value for name, value in zip(names, values, strict=True)}
-
-    def hint(line: MethodRow) -> str:
-        c = of(line)
-        if c is None or c.p_holm is None or c.bootstrap.low is None:
-            return ""
-        return f"bootstrap [{c.bootstrap.low:+.2f}, {c.bootstrap.high:+.2f}] Holm p {c.p_holm:.3f}"
-
-    return Measure(Column(f"vs {reference}"), cell, numbers, hint)
-
-
-def _scores(line: MethodRow) -> dict[str, Any]:
-    x, best = line.miou or Interval(float("nan"), None, None, 0), line.best_miou
-    return {
-        "dev_miou_percent_mean": x.mean if line.miou else None,
-        "dev_miou_percent_low": x.low,
-        "dev_miou_percent_high": x.high,
-        "dev_miou_percent_n": x.n,
-        "best_dev_miou_percent_mean": best.mean if best else None,
-    }
-
-
-def _counts(line: MethodRow) -> dict[str, Any]:
-    found = {"method": line.label, "expected": line.expected, "ok": len(line.run_ids), "failed": line.failed}
-    return found | {"skipped": line.skipped, "not_run": line.missing}
-
-
-MEASURES = (
-    Measure(Column("method", "left"), lambda x: Cell(x.label), _counts),
-    Measure(Column("mIoU (dev, last step)"), _score, _scores),
-    _against("none", lambda x: x.vs_none),
-    _against("kd", lambda x: x.vs_kd),
-    Measure(
-        Column("s/step"), lambda x: Cell("–" if x.step_s is None else f"{x.step_s:.3g}"), lambda x: {"step_s": x.step_s}
-    ),
-    Measure(
-        Column("peak MB"),
-        lambda x: Cell("–" if x.peak_mb is None else f"{x.peak_mb:.0f}"),
-        lambda x: {"peak_mb": x.peak_mb},
-    ),
-)
-HEADER = tuple(measure.column.name for measure in MEASURES)
+from harness.analysis.columns import MEASURES
+from harness.analysis.labels import references
+from harness.analysis.lines import MethodRow
+from harness.analysis.sheets import Remark, Section, Sheet
 
 
 @dataclass(frozen=True)
@@ -347,7 +148,7 @@ class Table:
         >>> import harness
         >>> bench = harness.Bench(harness.load("experiments/quickstart.yaml"), "results/examples")
         >>> (block,) = bench.table().blocks
-        >>> [(line.label, round(100 * line.miou.mean, 2)) for line in block.methods][:2]
+        >>> [(line.label, round(line.miou.mean, 2)) for line in block.methods][:2]
         [('none', 48.29), ('kd', 51.36)]
         >>> bench.table().to_markdown().splitlines()[0]
         '# quickstart'

@@ -6,7 +6,8 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any, TextIO
 
-from harness.analysis.tables import HEADER, Table
+from harness.analysis.columns import HEADER, cells
+from harness.analysis.tables import Table
 from harness.execution.status import Looker, Status, Why
 from harness.experiment.spec import Run
 from harness.training.progress import Progress
@@ -68,7 +69,7 @@ class Events:
                 pair=block.pair,
                 dataset=block.dataset,
                 columns=HEADER,
-                rows=[line.cells for line in block.methods],
+                rows=[cells(line) for line in block.methods],
                 **{section.name: section.json for section in block.sections},
             )
 

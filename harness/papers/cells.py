@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from harness.analysis.columns import mean_text
 from harness.analysis.sheets import Sheet, sheet
 from harness.analysis.stats import Difference, Interval
-from harness.analysis.tables import mean_text
 from harness.papers.published import Figure
 
 PARTS = ("measured", "vs student", "published", "measured − published")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from harness.analysis.lines import BOOTSTRAP_SEED
 from harness.analysis.stats import image_bootstrap
-from harness.analysis.tables import BOOTSTRAP_SEED, IMAGES
+from harness.analysis.tables import IMAGES
 from harness.cli.app import app
 from harness.cli.events import Events
 from harness.metrics import class_iou, hits_and_unions

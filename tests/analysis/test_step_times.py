@@ -168,15 +168,15 @@ def test_a_method_twice_as_slow_gets_half_of_the_steps(tmp_path: Path, monkeypat
     made = experiment(
         tmp_path,
         budget={"unit": "seconds", "seconds": 40.0},
-        methods=["none", {name: {"seconds": 0.099}}, {name: {"seconds": 0.199}}],
+        methods=["none", {name: {"seconds": 0.001}}],
     )
     for run in timing_runs(made):
         assert tiny.in_process(run, times_folder(tmp_path)) == "ok"
     runs = plan(made, times=step_times.times(made, tmp_path, "e.yaml"))
-    plain, slow, slower = (run for run in runs if run.role == "student" and run.control is None)
-    assert [run.step_time.ms for run in (plain, slow, slower) if run.step_time] == pytest.approx([1, 100, 200])
+    plain, slower = (run for run in runs if run.role == "student" and run.control is None)
+    assert [run.step_time.ms for run in (plain, slower) if run.step_time] == pytest.approx([1, 2])
     assert plain.train.steps == pytest.approx(40_000, abs=1)
-    assert slower.train.steps == pytest.approx(slow.train.steps / 2, rel=0.05)
+    assert slower.train.steps == pytest.approx(plain.train.steps / 2, abs=1)
     control = next(run for run in runs if run.control == "equal steps")
     assert control.train.steps == slower.train.steps
 

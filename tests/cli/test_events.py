@@ -6,8 +6,8 @@ import json
 import pyarrow as pa
 import pytest
 
+from harness.analysis.columns import HEADER, cells
 from harness.analysis.comparison import quick_table
-from harness.analysis.tables import HEADER
 from harness.cli import events
 from harness.cli.events import Events
 from harness.execution.status import Status
@@ -121,4 +121,4 @@ def test_the_table(now):
     (event,) = read(stream)
     (block,) = table.blocks
     assert event["event"] == "table" and event["columns"] == list(HEADER) and event["headline"] == block.headline
-    assert event["rows"] == [list(line.cells) for line in block.methods]
+    assert event["rows"] == [list(cells(line)) for line in block.methods]

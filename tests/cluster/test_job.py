@@ -355,7 +355,13 @@ def test_submit_follows_fetches_and_prints(tmp_path, at_home, monkeypatch, capsy
     cluster.logs = ["step 1\n", capsys.readouterr().out]
     monkeypatch.setattr(submit, "connect", lambda address: cluster)
     text = call("submit", tmp_path / "tiny.yaml", "--results", tmp_path / "home").stdout
-    for words in (f"{job.base_id}: started", "step 1", "succeeded", "3 rows fetched, 0 were here", "tiny on texmosaic"):
+    for words in (
+        f"{job.base_id}: started",
+        "step 1",
+        "succeeded",
+        "3 rows fetched, 0 already present",
+        "tiny on texmosaic",
+    ):
         assert words in text
     assert (tmp_path / "home" / "tiny" / "report.html").is_file()
     cluster.exit_code = 1
@@ -373,14 +379,14 @@ def test_ctrl_c_leaves_the_job_alone(tmp_path, at_home, monkeypatch):
     monkeypatch.setattr(submit, "connect", lambda address: Cluster())
     monkeypatch.setattr(submit, "follow", interrupted)
     result = call("submit", write(tmp_path), "--address", "http://192.0.2.1:8265", code=130)
-    assert "goes on without this command" in result.stdout and "submit --stop tiny-" in result.stdout
+    assert "continues without this command" in result.stdout and "submit --stop tiny-" in result.stdout
     assert "travels in clear" in result.stderr
 
 
 def test_a_job_is_ended_by_its_id(monkeypatch):
     monkeypatch.setattr(submit, "connect", lambda address: Cluster(("a", JobStatus.RUNNING), ("b", JobStatus.FAILED)))
-    assert "a: is told to end" in call("submit", "--stop", "a").stdout
-    assert "b: had ended already" in call("submit", "--stop", "b").stdout
+    assert "a: stopping; its checkpoints are kept" in call("submit", "--stop", "a").stdout
+    assert "b: has ended already" in call("submit", "--stop", "b").stdout
     assert "there is no such job" in refused("submit", "--stop", "c")
 
 

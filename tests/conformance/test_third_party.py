@@ -70,6 +70,7 @@ def test_the_page_shows_the_very_file_and_stays_short() -> None:
     assert 'py-modules = ["logit_margin"]' in (PACKAGE / "pyproject.toml").read_text()
 
 
+@pytest.mark.slow
 def test_it_has_every_property(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(installed)
     kind = importlib.import_module("logit_margin").LogitMargin
@@ -91,7 +92,9 @@ def test_an_experiment_names_it(installed: Path, tmp_path: Path) -> None:
 @pytest.mark.smoke
 def test_an_experiment_runs_it(installed: Path, tmp_path: Path) -> None:
     file = tiny.write(tmp_path, methods=methods())
-    printed = sstkd_bench(installed, "run", str(file), "--results", str(tmp_path / "results"))
+    printed = sstkd_bench(
+        installed, "run", str(file), "--results", str(tmp_path / "results"), "--set", "resources.concurrent=1"
+    )
     assert "logit_margin:LogitMargin(weight=0.3)" in printed
     rows = store.read_rows(
         tmp_path / "results" / "tiny", ["method", "status", "losses", "extra_parameters"]

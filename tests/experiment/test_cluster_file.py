@@ -104,7 +104,7 @@ def test_what_ray_leaves_on_the_head_node_is_read(tmp_path):
 
 def test_every_command_reads_it(tmp_path):
     path = write(tmp_path)
-    assert "5 runs, 5 to do" in call("check", path, "--no-measure", "--results", tmp_path).stdout
+    assert "5 runs, 5 pending" in call("check", path, "--no-measure", "--results", tmp_path).stdout
     assert "Run it first" in refused("tables", path, "--results", tmp_path)
     assert catalogue.networks(str(path))[0].encoder == "resnet34"
 

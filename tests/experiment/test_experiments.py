@@ -87,24 +87,25 @@ def test_a_grid_has_twelve_pairs_over_architectures_and_encoders(file, places):
 @pytest.mark.parametrize("file", slow_unless())
 def test_it_takes_four_real_steps(file, places, tmp_path):
     """With its own networks: a teacher of 101 layers."""
-    takes_four_real_steps(file, tmp_path, ["methods=[none, kd]"] if file == "cityscapes" else ["methods=[kd]"])
+    takes_four_real_steps(file, tmp_path, [])
 
 
-@pytest.mark.parametrize("file", ["cityscapes_cirkd", "voc2012", "ade20k"])
+@pytest.mark.parametrize("file", ["cityscapes_cirkd", "voc2012"])
 def test_it_takes_four_real_steps_with_small_teachers(file, places, tmp_path):
     encoder = ["encoder=tu-resnet18", "encoder_weights.path=${WEIGHTS}/resnet18-imagenet.pth"]
-    takes_four_real_steps(file, tmp_path, [f"pairs.0.teacher.{change}" for change in encoder] + ["methods=[kd]"])
+    takes_four_real_steps(file, tmp_path, [f"pairs.0.teacher.{change}" for change in encoder])
 
 
 def takes_four_real_steps(file, tmp_path, changes):
-    overrides = [*SMALL, "seeds=[0]", "train.checkpoint_every=4", *changes]
+    overrides = [*SMALL, "seeds=[0]", "methods=[none, kd]", "train.checkpoint_every=4", *changes]
     experiment = load(FOLDER / f"{file}.yaml", overrides)
     runs = [run for run in plan(experiment) if run.pair == experiment.pairs[0].name]
+    runs = [run for run in runs if run.role == "teacher" or run.method.name == "kd"]
     for run in runs:
         runtime = Runtime.local(tmp_path / run.run_id, device=torch.device("cpu"), threads=torch.get_num_threads())
         assert execute(run, runtime, tmp_path) == "ok", store.read_row(paths.run_path(tmp_path, run.run_id))["message"]
     rows = [store.read_row(paths.run_path(tmp_path, run.run_id)) for run in runs]
-    assert [row["role"] for row in rows] == ["teacher"] + ["student"] * (len(rows) - 1)
+    assert [row["role"] for row in rows] == ["teacher", "student"]
     for row in rows:
         assert row["steps"] == 4 and row["losses"][-1]["step"] == 4 and sum(row["val_confusion"]) > 0
         assert row["per_image_sha256"] is not None and row["data_ms"] > 0

@@ -206,7 +206,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path):
 def test_two_pairs_are_two_pairs(tmp_path):
     again = BASE[BASE.index("  - name: one") : BASE.index("train:")]
     text = BASE.replace("train:", again + "train:", 1)
-    assert said(tmp_path, text)[0].startswith("e.yaml:9: pairs.1: one stands twice")
+    assert said(tmp_path, text)[0].startswith("e.yaml:9: pairs.1: one is listed twice")
     assert said(tmp_path, text.replace("name: one", "name: two", 1)) == [
         "e.yaml:9: pairs.1: the pair of networks one is listed twice; list each entry once"
     ]

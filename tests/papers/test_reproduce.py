@@ -97,7 +97,7 @@ def cell(values: list[float], published: float | None = 75.0, line: str = "SSTKD
 
 def test_states() -> None:
     assert state(cell([], why_not="not run"), 3) == "not run"
-    assert state(cell([], why_not="method not available"), 3) == "method not implemented"
+    assert state(cell([], why_not="method not available"), 3) == "method not available"
     assert state(cell([75.0, 75.2]), 3) == "running (2 of 3)"
     assert state(cell([74.0, 75.0, 75.5]), 3) == "reproduced"
     assert state(cell([70.0, 70.1, 70.2]), 3) == "not reproduced"
@@ -148,7 +148,7 @@ def test_the_docs_page_is_what_the_command_writes(tmp_path: Path) -> None:
 
 def test_a_calibration_needs_no_data(tmp_path: Path) -> None:
     whole = tiny.plan(tmp_path, "train.augment.crop_hw=null")
-    with pytest.raises(ValueError, match="needs the size of the crops"):
+    with pytest.raises(ValueError, match="needs the crop size"):
         calibrated(whole, Resources())
     cropped = tiny.plan(tmp_path, "train.augment.crop_hw=[64, 64]")
     seconds, device = calibrated(cropped, Resources())

@@ -1,4 +1,4 @@
-"""One Ray for the tests of a module that asks for it: to start one takes as long as to prepare a small data set."""
+"""One Ray for the tests of a module that asks for it: to start one takes longer than to prepare a small data set."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -8,14 +8,12 @@ import pytest
 
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
-    """Every `connected` of a preparation or a search in this module finds the same Ray."""
+    """Every preparation of data in this module finds the same Ray."""
     from harness.execution import prepare_data
     from harness.execution.connection import connected
     from harness.experiment.resources import Resources
-    from harness.search import tuner
     from tests.support import cluster
 
     with cluster.started(lambda: connected(Resources())), pytest.MonkeyPatch.context() as patch:
-        for module in (prepare_data, tuner):
-            patch.setattr(module, "connected", lambda resources: nullcontext())
+        patch.setattr(prepare_data, "connected", lambda resources: nullcontext())
         yield

@@ -126,11 +126,11 @@ def test_an_experiment_is_a_job(head: tuple[str, int, dict[str, str]], short: Pa
         second = again.stdout.readline()
         again.send_signal(signal.SIGINT)
         rest = again.communicate(timeout=PATIENCE)[0]
-        assert second == f"{name}: runs already; this is its log from the beginning\n" and again.returncode == 130
+        assert second == f"{name}: is running already; this is its log from the beginning\n" and again.returncode == 130
         assert f"sstkd-bench submit --stop {name}" in rest
         said += first.stdout.read()
     assert first.returncode == 0, said
-    for expected in (f"{name}: succeeded", "2 rows fetched, 0 were here", "tiny on texmosaic"):
+    for expected in (f"{name}: succeeded", "2 rows fetched, 0 already present", "tiny on texmosaic"):
         assert expected in said
     ids = {run.run_id for run in plan(load(file))}
     assert set(store.finished(home / "tiny")) == ids and set(store.finished(home / "tiny").values()) == {"ok"}

@@ -111,14 +111,15 @@ def test_a_cluster_that_is_not_there_is_an_error_at_once(in_process: Any, tmp_pa
         run_all(in_process[0], Resources(address="127.0.0.1:1"), tmp_path, lambda status: None)
 
 
-LONGER = ("train.steps=40", "train.eval_every=20", "train.checkpoint_every=5")  # enough steps to be ended
+# Enough steps to be ended; one worker, whose start is what takes the time.
+LONGER = ("train.steps=40", "train.eval_every=20", "train.checkpoint_every=5", "resources.concurrent=1")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The rows of more steps, in this process."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    for run in tiny.plan(folder, *LONGER):
+    for run in tiny.plan(folder, *LONGER, methods=["none"]):
         tiny.in_process(run, folder)
     return rows(folder)
 
@@ -129,8 +130,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
 def test_the_command_can_be_ended_and_repeated(
     undisturbed: dict[str, dict[str, Any]], tmp_path: Path, ends: list[signal.Signals]
 ) -> None:
-    """End it in the middle of a run; the same command resumes and gives the rows of an undisturbed one."""
-    command = [sys.executable, "-m", "harness.cli", "run", str(tiny.write(tmp_path))]
+    """End it in the middle of a run; the same command continues and gives the rows of an undisturbed one."""
+    command = [sys.executable, "-m", "harness.cli", "run", str(tiny.write(tmp_path, methods=["none"]))]
     command += ["--results", str(tmp_path / "results"), *(word for value in LONGER for word in ("--set", value))]
     experiment = tmp_path / "results" / "tiny"
     for end in ends:

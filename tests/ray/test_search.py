@@ -21,7 +21,7 @@ from harness.search.tuner import TrialUpdate, search
 from tests.support import cluster, tiny
 from tests.support.searches import TUNED, experiment, searched
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_ray"), *cluster.QUIET]
+pytestmark = [pytest.mark.ray, *cluster.QUIET]
 
 MEASURED = (
     "dev_confusion",

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from harness.analysis import columns
+from harness.analysis.columns import HEADER
 from harness.analysis.comparison import quick_table
 from harness.analysis.sheets import Remark
-from harness.analysis.tables import HEADER
 from harness.report.console import print_table
 from harness.report.formats import to_csv, to_html, to_json, to_latex, to_markdown
 from harness.report.page.colours import class_colours, colourise
@@ -38,7 +39,7 @@ def scores(method, values, **changes):
 def cells(table, name, block=0):
     one = table.blocks[block]
     line = next(x for x in one.methods if x.label == name)
-    return dict(zip(HEADER, line.cells, strict=True))
+    return dict(zip(HEADER, columns.cells(line), strict=True))
 
 
 @pytest.fixture(scope="module")

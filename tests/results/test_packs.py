@@ -247,7 +247,7 @@ def test_packed_rows_at_a_source_are_not_passed_over(folder, tmp_path_factory):
 def test_the_commands(folder):
     ran = CliRunner().invoke(app, ["results", "pack", str(folder)])
     assert ran.exit_code == 0, ran.output
-    assert "12 rows are in one file" in ran.output
+    assert "12 rows packed into one file" in ran.output
     shown = CliRunner().invoke(app, ["results", "show", str(folder), make_row("cwd", 0)["run_id"]])
     assert shown.exit_code == 0 and '"method": "cwd"' in shown.output
     ran = CliRunner().invoke(app, ["results", "unpack", str(folder)])

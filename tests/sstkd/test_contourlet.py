@@ -205,7 +205,7 @@ def test_linear_and_adjoint(boundary):
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("directional", ["pkva6", "5-3"])
-@pytest.mark.parametrize("levels", [(0, 2), (1, 3)])
+@pytest.mark.parametrize("levels", [(0, 2), pytest.param((1, 3), marks=pytest.mark.slow)])
 def test_gradient(boundary, directional, levels):
     def forward(v):
         return tuple(flat(contourlet(v, levels, "5-3", directional, boundary)))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.analysis.columns import cells
 from harness.analysis.labels import REFERENCES
 from harness.analysis.tables import Table
 from harness.metrics import class_iou
@@ -57,7 +58,7 @@ def page_data(rows: Sequence[Row], table: Table, experiment_file: str, total: in
                 "lines": [
                     {
                         "label": line.label,
-                        "cells": line.cells[1:],
+                        "cells": cells(line)[1:],
                         "runs": {str(seed): places[run] for seed, run in line.run_ids.items() if run in places},
                     }
                     for line in block.methods

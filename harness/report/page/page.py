@@ -16,7 +16,8 @@ from string import Template
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.tables import MEASURES, Block, Table
+from harness.analysis.columns import MEASURES
+from harness.analysis.tables import Block, Table
 from harness.report.page import samples as pagesamples
 from harness.report.page.colours import Row, class_colours, class_names, rgb
 from harness.report.page.data import iou_of, page_data

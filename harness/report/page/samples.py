@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.tables import Block, MethodRow
+from harness.analysis.lines import MethodRow
+from harness.analysis.tables import Block
 from harness.report.page.colours import Row, class_colours, class_names, colourise, rgb
 
 Sample = Mapping[str, Any]

@@ -1,0 +1,97 @@
+"""The columns of a comparison: the cells of a line, and the numbers behind them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from harness.analysis.lines import Comparison, MethodRow
+from harness.analysis.sheets import Cell, Column
+from harness.analysis.stats import Interval
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of a comparison: its cells, the numbers behind them by name, and a hint for formats with room for it."""
+
+    column: Column
+    cell: Callable[[MethodRow], Cell]
+    numbers: Callable[[MethodRow], dict[str, Any]]
+    hint: Callable[[MethodRow], str] = lambda line: ""
+
+
+def _score(line: MethodRow) -> Cell:
+    return Cell("" if line.miou is None else mean_text(line.miou), line.absences)
+
+
+def mean_text(x: Interval) -> str:
+    """E.g. "54.00 ± 6.57 (n=3)": mean, half-width of its interval, values."""
+    return f"{x.mean:.2f}" + ("" if x.half is None else f" ± {x.half:.2f}") + f" (n={x.n})"
+
+
+def _against(reference: str, of: Callable[[MethodRow], Comparison | None]) -> Measure:
+    """The column of the differences to a reference."""
+
+    def cell(line: MethodRow) -> Cell:
+        c = of(line)
+        if c is None:
+            return Cell("–" if line.reference == reference or line.miou is None else "no pair")
+        d = c.difference
+        # The line's own n holds for its differences too, unless the reference lacks a seed.
+        fewer = line.miou is not None and 1 < d.n < line.miou.n
+        text = c.text + (f" (n={d.n})" if fewer else "")
+        return Cell(text, tone=("better" if d.mean > 0 else "worse") if c.significant else "")
+
+    def numbers(line: MethodRow) -> dict[str, Any]:
+        c = of(line)
+        names = ("mean", "low", "high", "n", "bootstrap_low", "bootstrap_high", "p", "p_holm", "significant")
+        values: tuple[Any, ...] = (None,) * len(names)
+        if c is not None:
+            d, b = c.difference, c.bootstrap
+            values = (d.mean, d.low, d.high, d.n, b.low, b.high, d.p_value, c.p_holm, c.significant)
+        return {f"vs_{reference}_{name}": value for name, value in zip(names, values, strict=True)}
+
+    def hint(line: MethodRow) -> str:
+        c = of(line)
+        if c is None or c.p_holm is None or c.bootstrap.low is None:
+            return ""
+        return f"bootstrap [{c.bootstrap.low:+.2f}, {c.bootstrap.high:+.2f}] Holm p {c.p_holm:.3f}"
+
+    return Measure(Column(f"vs {reference}"), cell, numbers, hint)
+
+
+def _scores(line: MethodRow) -> dict[str, Any]:
+    x, best = line.miou or Interval(float("nan"), None, None, 0), line.best_miou
+    return {
+        "dev_miou_percent_mean": x.mean if line.miou else None,
+        "dev_miou_percent_low": x.low,
+        "dev_miou_percent_high": x.high,
+        "dev_miou_percent_n": x.n,
+        "best_dev_miou_percent_mean": best.mean if best else None,
+    }
+
+
+def _counts(line: MethodRow) -> dict[str, Any]:
+    found = {"method": line.label, "expected": line.expected, "ok": len(line.run_ids), "failed": line.failed}
+    return found | {"skipped": line.skipped, "not_run": line.missing}
+
+
+MEASURES = (
+    Measure(Column("method", "left"), lambda x: Cell(x.label), _counts),
+    Measure(Column("mIoU (dev, last step)"), _score, _scores),
+    _against("none", lambda x: x.vs_none),
+    _against("kd", lambda x: x.vs_kd),
+    Measure(
+        Column("s/step"), lambda x: Cell("–" if x.step_s is None else f"{x.step_s:.3g}"), lambda x: {"step_s": x.step_s}
+    ),
+    Measure(
+        Column("peak MB"),
+        lambda x: Cell("–" if x.peak_mb is None else f"{x.peak_mb:.0f}"),
+        lambda x: {"peak_mb": x.peak_mb},
+    ),
+)
+HEADER = tuple(measure.column.name for measure in MEASURES)
+
+
+def cells(line: MethodRow) -> tuple[str, ...]:
+    """The line's texts, a column each."""
+    return tuple(str(measure.cell(line)) for measure in MEASURES)

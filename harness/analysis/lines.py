@@ -1,0 +1,119 @@
+"""A line of a comparison: a method, its numbers, and its differences to the references."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.analysis.labels import Label
+from harness.analysis.stats import Difference, Interval, bootstrap_interval
+
+CONFIDENCE = 0.95
+BOOTSTRAP_SEED = 20240
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method against a reference, paired by seed, in percentage points.
+
+    Attributes:
+        difference: mean with the paired t interval, which decides.
+        p_holm: p-value after Holm's correction over all comparisons of the block; None without an interval.
+        lost: seeds whose run failed while the reference has a result: they have no number, so no gain is
+            significant.
+        won: the same the other way round.
+        deltas: (n,) the paired differences, or where `swapped` those of the reference to the method.
+    """
+
+    difference: Difference
+    p_holm: float | None = None
+    lost: int = 0
+    won: int = 0
+    deltas: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    swapped: bool = field(default=False, repr=False, compare=False)
+
+    @cached_property
+    def bootstrap(self) -> Interval:
+        """The percentile bootstrap interval; too narrow for few seeds, so it decides nothing."""
+        # A stream of its own for each comparison: adding a method leaves the others' intervals as they were.
+        found = bootstrap_interval(self.deltas, np.random.default_rng(BOOTSTRAP_SEED), CONFIDENCE)
+        return found.reversed if self.swapped else found
+
+    @property
+    def reversed(self) -> "Comparison":
+        """The reference against the method."""
+        return Comparison(self.difference.reversed, self.p_holm, self.won, self.lost, self.deltas, not self.swapped)
+
+    @property
+    def significant(self) -> bool:
+        """Whether the corrected test finds a difference, the interval leaves 0 out and no failed run is against it."""
+        d = self.difference
+        if self.p_holm is None or d.low is None or d.high is None:
+            return False
+        if self.lost if d.mean > 0 else self.won:
+            return False
+        return self.p_holm < 1 - CONFIDENCE and not d.low <= 0 <= d.high
+
+    @property
+    def text(self) -> str:
+        """E.g. "+1.23 [-0.40, +2.86]", with an arrow where it is significant; never a difference without interval."""
+        d = self.difference
+        failed = "".join(f"; {n} {word}" for word, n in (("lost", self.lost), ("won", self.won)) if n)
+        if d.low is None or d.high is None:
+            return f"no interval (n={d.n}){failed}"
+        mark = (" ▲" if d.mean > 0 else " ▼") if self.significant else ""
+        return f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]{mark}{failed}"
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One line of a block.
+
+    Attributes:
+        name: what the method is called in this table.
+        reference: "none" or "kd" where it is the one that others are compared with; else empty.
+        run_ids: run_id of every ok run, by seed.
+        failed, skipped, missing: how many of the expected runs ended so, or are not there.
+        expected: how many runs there should be (one per seed).
+        values: dev mIoU of the last step of every ok run, by seed, in percent.
+        steps: that a run was trained for; None without an ok run.
+        miou: dev mIoU of the last step over seeds, in percent; None without an ok run.
+        best_miou: the same for the best step of each curve: a second number, never the headline.
+        vs_none, vs_kd: the paired comparisons; None for the reference itself and where no seed pairs.
+        step_s: median over runs of the step time in seconds.
+        peak_mb: highest peak memory of any run.
+        search_trials, search_seconds: of the search that the method's values come from; None without one.
+    """
+
+    name: Label
+    run_ids: Mapping[int, str]
+    failed: int
+    skipped: int
+    missing: int
+    expected: int
+    reference: str = ""
+    values: Mapping[int, float] = field(default_factory=dict)
+    steps: int | None = None
+    miou: Interval | None = None
+    best_miou: Interval | None = None
+    vs_none: Comparison | None = None
+    vs_kd: Comparison | None = None
+    step_s: float | None = None
+    peak_mb: float | None = None
+    search_trials: int | None = None
+    search_seconds: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The name as text."""
+        return str(self.name)
+
+    @property
+    def absences(self) -> str:
+        """What is not there, e.g. "failed (1 of 3)"; empty if every run is ok."""
+        if self.missing == self.expected:
+            return "not run"
+        counts = (("failed", self.failed), ("skipped", self.skipped), ("not run", self.missing))
+        return "; ".join(f"{word} ({n} of {self.expected})" for word, n in counts if n)

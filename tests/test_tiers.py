@@ -1,0 +1,53 @@
+"""The commands of the Makefile: each test is run by `make test` or by `make rest`, once; `--quick` imports nothing heavy."""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from _pytest.mark.expression import Expression
+
+ROOT = Path(__file__).parents[1]
+MAKEFILE = (ROOT / "Makefile").read_text()
+MARKS = ("ray", "chaos", "slow", "smoke")
+
+
+def selections(*targets: str) -> list[Expression]:
+    """What the calls of pytest in these targets select by marker."""
+    recipes = [re.search(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE) for target in targets]
+    found = [text for recipe in recipes if recipe for text in re.findall(r"-m '?(.*?)'? ?(?:\$|\n)", recipe[1])]
+    return [Expression.compile(text) for text in found]
+
+
+@pytest.mark.parametrize("marks", [c for n in range(5) for c in itertools.combinations(MARKS, n)], ids="+".join)
+def test_every_test_is_run_once(marks: tuple[str, ...]) -> None:
+    if "smoke" in marks and "ray" not in marks:
+        pytest.skip("a smoke starts Ray")
+    commands = selections("test", "rest")
+    assert len(commands) == 4
+    assert sum(command.evaluate(lambda name, **_: name in marks) for command in commands) == 1
+
+
+def quick(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """`pytest --quick` on a file of this text."""
+    (folder / "test_it.py").write_text(text)
+    words = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", str(ROOT / "pyproject.toml"), "--quick"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([*words, str(folder)], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_quick_refuses_a_test_that_imports_torch(tmp_path: Path) -> None:
+    done = quick(tmp_path, "def test_it():\n    import torch\n")
+    assert done.returncode == 1 and "mark the test `torch`" in done.stdout
+
+
+def test_quick_leaves_out_what_says_that_it_imports_torch(tmp_path: Path) -> None:
+    done = quick(
+        tmp_path, "import pytest\n@pytest.mark.torch\ndef test_it():\n    import torch\ndef test_other(): pass\n"
+    )
+    assert done.returncode == 0 and "1 passed, 1 deselected" in done.stdout
+    done = quick(tmp_path, "import torch\ndef test_it(): pass\n")
+    assert "1 skipped" in done.stdout and "imports torch" in done.stdout
