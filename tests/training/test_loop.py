@@ -271,7 +271,7 @@ def test_a_changed_teacher_file_is_refused(taught: tuple[Path, list[Run]], tmp_p
     weights.parent.mkdir()
     weights.write_bytes(b"something else")
     changed = finish(copy, run)
-    assert changed["status"] == "failed" and "It is another file" in changed["message"]
+    assert changed["status"] == "failed" and "It is a different file" in changed["message"]
 
 
 def test_a_missing_teacher_row_says_so(taught: tuple[Path, list[Run]], tmp_path: Path) -> None:
