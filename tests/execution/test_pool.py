@@ -17,7 +17,7 @@ from tests.support import tiny
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Pool:
     """A pool on nodes a and b, one worker each, whose actors are names; `room` can be changed."""
-    made = Pool(Path("results"), Resources(), board=None)
+    made = Pool(Path("results"), Resources(), progress=None)
     monkeypatch.setattr(module, "room", lambda resources: dict(made.there))
     monkeypatch.setattr(module.ray, "kill", lambda handle: made.killed.append(handle))
 

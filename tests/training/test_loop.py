@@ -271,7 +271,7 @@ def test_a_changed_teacher_file_is_refused(taught: tuple[Path, list[Run]], tmp_p
     weights.parent.mkdir()
     weights.write_bytes(b"something else")
     changed = finish(copy, run)
-    assert changed["status"] == "failed" and "It is another file" in changed["message"]
+    assert changed["status"] == "failed" and "It is a different file" in changed["message"]
 
 
 def test_a_missing_teacher_row_says_so(taught: tuple[Path, list[Run]], tmp_path: Path) -> None:
@@ -343,9 +343,9 @@ def test_tensorboard_gets_every_report(taught: tuple[Path, list[Run]], tmp_path:
 
     run = by_method(taught[1], "kd")
     log = LOGGERS["tensorboard"](tmp_path, run)
-    log({"note": "no step yet"})
-    log({"step": 3, "terms": {"task": 2.0, "kd": 0.5}, "dev_miou": None, "step_ms": 7.0})
-    log({"step": 6, "terms": {"task": 1.0, "kd": 0.25}, "dev_miou": 0.4, "step_ms": 7.0})
+    log(Progress(note="no step yet"))
+    log(Progress(step=3, terms={"task": 2.0, "kd": 0.5}, step_ms=7.0))
+    log(Progress(step=6, terms={"task": 1.0, "kd": 0.25}, dev_miou=0.4, step_ms=7.0))
     (file,) = tmp_path.glob("*/events*")
     events = EventFileLoader(str(file)).Load()
     values = [(v.tag, e.step, v.tensor.float_val[0]) for e in events for v in e.summary.value]
