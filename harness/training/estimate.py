@@ -8,11 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.datasets._ade20k_classes import CLASSES as ADE20K
-from harness.datasets.camvid import CLASSES as CAMVID
-from harness.datasets.cityscapes import CITYSCAPES
-from harness.datasets.texmosaic import TEXTURES
-from harness.datasets.voc2012 import CLASSES as VOC2012
+from harness.datasets import SOURCES
 from harness.distillers import Distiller
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
@@ -26,13 +22,6 @@ from harness.training.runtime import Runtime
 WARM_UP, TIMED = 1, 3
 IMAGES_TIMED = 2
 """The fewest with which batch normalisation of a pooled map works."""
-_CLASSES = {
-    "ade20k": len(ADE20K),
-    "camvid": len(CAMVID),
-    "cityscapes": len(CITYSCAPES.class_names),
-    "texmosaic": len(TEXTURES),
-    "voc2012": len(VOC2012),
-}
 
 
 def step_seconds(runs: Sequence[Run], resources: Resources) -> dict[tuple[str, str, str], float]:
@@ -91,15 +80,16 @@ def calibrated(runs: Sequence[Run], resources: Resources) -> tuple[dict[tuple[st
 
 
 def classes_of(dataset: str) -> int:
-    """Number of classes of a dataset, without reading it.
+    """Number of classes of a dataset in files, without reading them.
 
     Raises:
-        ValueError: only its files say it.
+        ValueError: only the files have it, or the dataset has none.
     """
-    if dataset not in _CLASSES:
-        known = ", ".join(_CLASSES)
-        raise ValueError(f"{dataset}: the number of classes is in its files; costs without data are known for {known}")
-    return _CLASSES[dataset]
+    known = {name: len(source(None).class_names) for name, source in SOURCES.items()}
+    if not known.get(dataset):
+        names = ", ".join(name for name, count in known.items() if count)
+        raise ValueError(f"{dataset}: its classes are not known without reading it; costs without data: {names}")
+    return known[dataset]
 
 
 def require_buildable(runs: Sequence[Run]) -> None:
