@@ -24,6 +24,7 @@ CALLED = (
 )  # the others are what these give and take
 
 
+@pytest.mark.torch
 def test_all_is_what_can_be_imported() -> None:
     assert sorted(harness.__all__) == sorted({"__version__", *harness._HOMES})
     for name in harness.__all__:
@@ -51,11 +52,13 @@ def test_looking_at_results_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", harness.__all__)
 def test_it_says_what_it_is(name: str) -> None:
     assert name in ("__version__", "SCHEMA") or inspect.getdoc(getattr(harness, name))
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", CALLED)
 def test_its_example_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

@@ -104,6 +104,7 @@ def scalars(folder: Path) -> list[tuple[str, int, float]]:
     return [(tag, e.step, e.value) for tag in events.Tags()["scalars"] for e in events.Scalars(tag)]
 
 
+@pytest.mark.torch
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_hides_the_steps_that_a_resumed_run_repeats(runs: list[Run], tmp_path: Path) -> None:
     for steps in ((2, 4), (3, 6)):  # interrupted after step 4, resumed from the checkpoint of step 2
@@ -115,6 +116,7 @@ def test_tensorboard_hides_the_steps_that_a_resumed_run_repeats(runs: list[Run],
     assert [step for tag, step, _ in scalars(folder) if tag == "loss/kd"] == [2, 3, 6]
 
 
+@pytest.mark.torch
 def test_a_long_label_is_no_long_folder(tmp_path: Path) -> None:
     skd = {"skd": {"pixel": 0.123456789, "pairwise": 0.123456789, "holistic": 0.123456789, "scale": 0.123456789}}
     run = tiny.plan(tmp_path, methods=["none", ["kd", {"sstkd": {"stages": ["stage1"]}}, "cwd", skd]])[-1]

@@ -169,6 +169,7 @@ def test_a_table_is_read_with_its_entries():
         signatures.table("harness.distillers", "NOTHING")
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(("package", "variable"), [("harness.distillers", "METHODS"), ("harness.datasets", "DATASETS")])
 def test_what_is_read_from_text_is_what_python_sees(package, variable):
     """Every entry of the real tables, against the imported object."""

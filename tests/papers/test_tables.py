@@ -251,6 +251,7 @@ def test_a_users_figures_join(tmp_path: Path) -> None:
         read_published(tmp_path)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("paper", PAPERS)
 def test_the_command_prints_a_papers_tables(tmp_path: Path, paper: str) -> None:
     file = tiny.write(tmp_path)
