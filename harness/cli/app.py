@@ -24,7 +24,7 @@ from harness.cli.tables import tables
 from harness.cli.tune import tune
 
 app = typer.Typer(
-    help="Train every distiller under one recipe, seed by seed; each run is a Parquet row, each table is made of rows.",
+    help="Compare methods of knowledge distillation for semantic segmentation under one recipe, paired by seed.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

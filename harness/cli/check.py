@@ -24,7 +24,7 @@ def check(
     results: Results = DEFAULT_RESULTS,
     measure: Annotated[bool, typer.Option(help="Time a few steps of each method on this machine.")] = True,
 ) -> None:
-    """Validate an experiment file, list its runs, estimate what they cost, and say what is compared and how fairly."""
+    """Validate an experiment file, list its runs, estimate their cost, and report how fair the comparison is."""
     with answering():
         wanted = bench(file, overrides, results)
         print_fairness(wanted.experiment, (_runs if wanted.experiment.search is None else _search)(wanted, measure))
@@ -35,10 +35,10 @@ def power(
     overrides: Set = None,
     results: Results = DEFAULT_RESULTS,
     seeds: Annotated[
-        list[int] | None, typer.Option("--seeds", min=2, help="A number of seeds to look at; repeatable.")
+        list[int] | None, typer.Option("--seeds", min=2, help="Compute it for this number of seeds; repeatable.")
     ] = None,
 ) -> None:
-    """From the seeds so far: the smallest difference to the baseline that the planned number of seeds can show."""
+    """From the finished seeds, compute the smallest difference to the baseline that given numbers of seeds detect."""
     with answering():
         from harness.analysis.comparison import COLUMNS, quick_table
         from harness.analysis.power import POWER

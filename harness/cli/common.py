@@ -19,12 +19,14 @@ File = Annotated[Path, typer.Argument(help="Experiment file (YAML).")]
 Files = Annotated[list[Path], typer.Argument(help="Experiment files (YAML).")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. train.steps=20; repeatable; recorded."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file, e.g. train.steps=20; repeatable."),
 ]
-Results = Annotated[Path, typer.Option("--results", help="Folder of all results.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print progress and the table as JSON: one object per line.")]
+Results = Annotated[
+    Path, typer.Option("--results", help="Results folder; each experiment has a folder of its own in it.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print progress and tables as JSON, one object per line.")]
 Directory = Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")]
-RunId = Annotated[str, typer.Argument(help="The run, or the beginning of its run_id.")]
+RunId = Annotated[str, typer.Argument(help="The run_id, or its first characters.")]
 
 
 @contextmanager

@@ -16,10 +16,10 @@ def compare(
     overrides: Set = None,
     results: Results = DEFAULT_RESULTS,
     to: Annotated[
-        Path | None, typer.Option("--to", help="Folder for tables and pictures; RESULTS/compare without it.")
+        Path | None, typer.Option("--to", help="Folder for tables and figures; RESULTS/compare by default.")
     ] = None,
 ) -> None:
-    """Compare methods over all pairs and datasets of several experiments: gains, ranks, profiles, costs."""
+    """Compare methods over all pairs and datasets of several experiments: gains, ranks, performance profiles, costs."""
     with answering():
         from harness.bench import compared
         from harness.files import write_atomic

@@ -8,9 +8,7 @@ import typer
 
 from harness.cli.common import answering
 
-data_app = typer.Typer(
-    help="Datasets: what they are, whether a copy is complete, the prepared cache.", no_args_is_help=True
-)
+data_app = typer.Typer(help="Describe datasets, check a copy, build the prepared cache.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="A dataset, see `sstkd-bench data info`.")]
 Root = Annotated[Path | None, typer.Option("--root", help="The dataset's folder, or its prepared cache.")]
@@ -58,10 +56,10 @@ def _parameters(name: str, settings: list[str] | None) -> dict[str, Any]:
 
 @data_app.command("info")
 def data_info(
-    name: Annotated[str | None, typer.Argument(help="A dataset; all of them in a line each when not given.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A dataset; without it, all are listed, one per line.")] = None,
     classes: Annotated[bool, typer.Option(help="List the classes with their colours.")] = True,
 ) -> None:
-    """What a dataset is: classes and colours, splits, folder layout, licence, how to get it, parameters."""
+    """Describe a dataset: classes and colours, splits, folder layout, licence, how to get it, parameters."""
     with answering():
         from harness.datasets import inspect
         from harness.report.console import print_columns
@@ -107,7 +105,7 @@ def data_prepare(
     ] = Format.RAW,
     settings: Set = None,
 ) -> None:
-    """Make the prepared cache, in parallel. Interrupt it at any time; re-run the same command to resume."""
+    """Build the prepared cache, in parallel. Interrupt it at any time; re-run the same command to resume."""
     with answering():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

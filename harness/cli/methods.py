@@ -10,13 +10,16 @@ from harness.cli.common import answering
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method: print its equation, paper and parameters.")] = None,
     pair: Annotated[
-        str, typer.Option(help="TEACHER:STUDENT, each ARCHITECTURE/ENCODER, or an experiment file: its first pair.")
+        str,
+        typer.Option(
+            help="TEACHER:STUDENT, each ARCHITECTURE/ENCODER; or an experiment file, of which the first pair is used."
+        ),
     ] = "unet/tu-resnet18d:unet/tu-resnet10t",
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 19,
-    side: Annotated[int, typer.Option(help="Side of the square images that terms and times are taken from.")] = 128,
+    side: Annotated[int, typer.Option(help="Height and width of the random images used for terms and times.")] = 128,
     measure: Annotated[bool, typer.Option(help="Time a few steps of each method on this machine.")] = True,
 ) -> None:
-    """List the methods: terms, hyper-parameters, extra parameters, cost; which apply to a pair, and why not."""
+    """List the methods: loss terms, hyper-parameters, extra parameters, cost, and which apply to a pair."""
     with answering():
         from harness.training import catalogue
 

@@ -13,9 +13,11 @@ def predict(
     run_id: RunId,
     to: Annotated[Path, typer.Option("--to", help="Folder for the PNGs.")],
     split: Annotated[str, typer.Option(help="val, dev, train, or test (images without labels).")] = "val",
-    root: Annotated[Path | None, typer.Option("--root", help="The dataset's folder, if it is elsewhere now.")] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="The dataset's folder, if it has moved since the run.")
+    ] = None,
 ) -> None:
-    """Write a run's predictions as PNGs: as Cityscapes', VOC's and ADE20K's servers take them, else class indices."""
+    """Write a run's predictions as PNGs, in the format of the Cityscapes, VOC or ADE20K server, else class indices."""
     with answering():
         if split not in ("val", "dev", "train", "test"):
             raise ValueError(f"--split {split}: allowed are val, dev, train, test")

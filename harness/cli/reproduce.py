@@ -32,12 +32,21 @@ class Known:
 
 
 def reproduce(
-    table: Annotated[str | None, typer.Argument(help="E.g. sstkd-table-1; a wrong name lists all.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan, its cost and its state.")] = False,
+    table: Annotated[
+        str | None, typer.Argument(help="The table, e.g. sstkd-table-1; an unknown name lists all.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print the plan, its cost and the state of each cell.")
+    ] = False,
     results: Results = DEFAULT_RESULTS,
-    write: Annotated[Path | None, typer.Option("--write", help="Only write the experiment files, into here.")] = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="Only write the experiment files, into this folder.")
+    ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Time a step of each method here, on random images; minutes on a CPU.")
+        bool,
+        typer.Option(
+            "--measure", help="Time a step of each method on this machine, on random images; minutes on a CPU."
+        ),
     ] = False,
     page: Annotated[
         Path | None, typer.Option("--page", help="Only write the state of all tables, as Markdown, into this file.")
@@ -214,10 +223,11 @@ def state_page(results: Path) -> str:
 
 _ABOUT = """# Reproduction
 
-What it takes to measure each published cell, and what has come of it. Written by `sstkd-bench reproduce --page FILE`
-from the rows in the results folder. *Reproduced* means that the published figure lies within the 95 % interval of our
-runs; V, V2 and C say [how sure](papers.md#published-figures) the figure is. Recipes are those of the protocols' files
-in `experiments/`, with a little of train held out as dev; tables of one protocol share their runs.
-`sstkd-bench reproduce TABLE --dry-run --measure` says what a table costs on the device at hand.
+The state of every published cell: the published figure, the measured one, the number of runs it needs, and whether it
+is reproduced. `sstkd-bench reproduce --page FILE` writes this page from the rows in the results folder. *Reproduced*
+means that the published figure lies within the 95 % interval of our runs; V, V2 and C say
+[how well the figure is confirmed](papers.md#published-figures). Data and recipes are those of the files in
+`experiments/`, with a small part of train held out as dev; tables with the same published recipe share their runs.
+`sstkd-bench reproduce TABLE --dry-run --measure` estimates the cost of a table on your machine.
 
 """

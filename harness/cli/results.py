@@ -7,14 +7,14 @@ import typer
 
 from harness.cli.common import Directory, RunId, answering
 
-results_app = typer.Typer(help="Look at the rows.", no_args_is_help=True, rich_markup_mode=None)
+results_app = typer.Typer(help="List, show, fetch and pack rows.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @results_app.command("list")
 def results_list(
     directory: Directory,
 ) -> None:
-    """One line per row."""
+    """List the rows, one per line."""
     with answering():
         from harness.report.console import print_columns
         from harness.results import store
@@ -46,7 +46,7 @@ def results_show(
     directory: Directory,
     run_id: RunId,
 ) -> None:
-    """Everything in one row, as JSON (pictures as their size), and every score of its confusion matrices."""
+    """Print one row as JSON (pictures as their size), with all metrics of its confusion matrices."""
     with answering():
         import json
 
@@ -61,12 +61,12 @@ def results_show(
 @results_app.command("pull")
 def results_pull(
     source: Annotated[
-        str, typer.Argument(help="The experiment's folder where the rows are: a folder, s3://bucket/results/NAME, ...")
+        str, typer.Argument(help="The experiment's folder in the storage, e.g. s3://bucket/results/NAME.")
     ],
     directory: Annotated[Path, typer.Argument(help="The experiment's results folder here, e.g. results/quickstart.")],
-    weights: Annotated[bool, typer.Option("--weights", help="Also the trained networks.")] = False,
+    weights: Annotated[bool, typer.Option("--weights", help="Also fetch the weights of the trained networks.")] = False,
 ) -> None:
-    """Merge the rows of a cluster's storage into a results folder; two results of one run are an error."""
+    """Fetch the rows of a cluster's storage into a results folder; two different results of one run are an error."""
     with answering():
         from harness.results.pull import pull
         from harness.results.storage import Storage
@@ -80,7 +80,7 @@ def results_pull(
 def results_pack(
     directory: Directory,
 ) -> None:
-    """Put finished students' rows into one file: thousands of rows read faster so. Everything else works as before."""
+    """Put the rows of finished students into one file, which is faster to read; all commands read it."""
     with answering():
         from harness.results.packs import pack
 
@@ -97,7 +97,7 @@ def results_pack(
 def results_unpack(
     directory: Directory,
 ) -> None:
-    """Make packed rows single files again, for instance to delete one and run it again."""
+    """Turn packed rows into single files again, for instance to delete one and run it again."""
     with answering():
         from harness.results.packs import unpack
 

@@ -24,7 +24,7 @@ def run(
     results: Results = DEFAULT_RESULTS,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
     from_search: Annotated[
-        bool, typer.Option("--from-search", help="With the best point of each method; after `tune`.")
+        bool, typer.Option("--from-search", help="Use the best hyper-parameters that `tune` found.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -25,35 +25,45 @@ class Manifest(StrEnum):
 
 
 def submit(
-    file: Annotated[Path | None, typer.Argument(help="Experiment file (YAML), with the cluster's paths.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="Experiment file (YAML); its paths are paths on the cluster.")
+    ] = None,
     overrides: Set = None,
     results: Results = DEFAULT_RESULTS,
-    address: Annotated[str, typer.Option(help="The cluster's dashboard.")] = DEFAULT_ADDRESS,
+    address: Annotated[str, typer.Option(help="Address of the cluster's Ray dashboard.")] = DEFAULT_ADDRESS,
     cluster_results: Annotated[
-        str | None, typer.Option(help="Folder of all results on the cluster, which every node sees.")
+        str | None,
+        typer.Option(
+            help=f"Results folder on the cluster, shared by all nodes; for jobs {CLUSTER_RESULTS} by default."
+        ),
     ] = None,
     env: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Pass this environment variable; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME", help="Pass this environment variable to the job; repeatable.")
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(metavar="GLOB", help="Files of this folder that the job does not need; repeatable."),
+        typer.Option(metavar="GLOB", help="Do not upload these files of the current folder; repeatable."),
     ] = None,
-    python: Annotated[str, typer.Option(help="The cluster's Python with the package installed.")] = DEFAULT_PYTHON,
+    python: Annotated[str, typer.Option(help="Python on the cluster that has the package installed.")] = DEFAULT_PYTHON,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
-    stop: Annotated[str | None, typer.Option(metavar="ID", help="Stop this job.")] = None,
-    manifest: Annotated[Manifest | None, typer.Option(help="Print a manifest instead of submitting.")] = None,
-    image: Annotated[str | None, typer.Option(help="kuberay: the image with the package installed.")] = None,
-    claim: Annotated[str, typer.Option(help="kuberay: the volume claim that all pods share.")] = "sstkd-bench",
-    nodes: Annotated[
-        int | None, typer.Option(min=1, help="Manifests: nodes; one per worker (kuberay), or one (slurm).")
+    stop: Annotated[str | None, typer.Option(metavar="ID", help="Stop the job with this ID; needs no FILE.")] = None,
+    manifest: Annotated[
+        Manifest | None, typer.Option(help="Print a Kubernetes (KubeRay) or Slurm manifest instead of submitting.")
     ] = None,
-    memory: Annotated[int, typer.Option(min=1, help="Manifests: GiB of memory per node.")] = 16,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the manifest here.")] = None,
+    image: Annotated[str | None, typer.Option(help="kuberay: container image that has the package installed.")] = None,
+    claim: Annotated[str, typer.Option(help="kuberay: PersistentVolumeClaim shared by all pods.")] = "sstkd-bench",
+    nodes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Manifest: number of nodes; by default one per worker (kuberay) or one (slurm)."),
+    ] = None,
+    memory: Annotated[int, typer.Option(min=1, help="Manifest: GiB of memory per node.")] = 16,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the manifest to this file instead of printing it.")
+    ] = None,
 ) -> None:
-    """Run an experiment on a Ray cluster: start it as a job or find it again, follow its log, fetch its rows.
+    """Run an experiment as a job on a Ray cluster: start the job or find it running, follow its log, fetch its rows.
 
-    Ctrl-C leaves the job alone; the same command follows it again. The exit code is the job's.
+    Ctrl-C does not stop the job; re-run the same command to follow it again. The exit code is the job's.
     """
     code = 0
     with answering():

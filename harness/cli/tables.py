@@ -43,14 +43,14 @@ def tables(
     overrides: Set = None,
     results: Results = DEFAULT_RESULTS,
     paper: Annotated[
-        Paper | None, typer.Option(help="The tables of a paper: what was measured beside what was published.")
+        Paper | None, typer.Option(help="Print this paper's tables: measured beside published figures.")
     ] = None,
     form: Annotated[Format | None, typer.Option("--format", help="Print in this format, and write no files.")] = None,
     published: Annotated[
-        Path | None, typer.Option("--published", help="Folder of the published figures; RESULTS/published without it.")
+        Path | None, typer.Option("--published", help="Folder of the published figures; RESULTS/published by default.")
     ] = None,
 ) -> None:
-    """Rebuild the table, the plots and the HTML page from the rows there are; or print a paper's tables."""
+    """Rebuild the table, the plots and the HTML page from the finished runs, or print a paper's tables."""
     with answering():
         if published is not None and paper is None:
             raise ValueError("--published belongs to --paper: name the paper whose figures these are")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def tune(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS, as_json: AsJson = False) -> None:
-    """Search each method's hyper-parameters and learning rate, as `search` says; then: run FILE --from-search.
+    """Search each method's hyper-parameters and learning rate; then use them with: run FILE --from-search.
 
     Interrupt it at any time; re-run the same command to resume.
     """

@@ -62,7 +62,7 @@ SOME = (
     f"{FROM}from pathlib import Path; ids = Path('{{0}}/some').read_text().split(); "
     "assert store.read_rows('{0}', list(COLUMNS), run_ids=ids).num_rows == len(ids)"
 )
-CLI = "import sys; from harness.cli.app import main; sys.argv = ['sstkd-bench', 'tables', '{0}'%s]; main()"
+CLI = "import sys; from harness.cli import main; sys.argv = ['sstkd-bench', 'tables', '{0}'%s]; main()"
 
 
 @pytest.mark.parametrize(
