@@ -113,8 +113,8 @@ class Bench:
         self._points()  # before anything is trained
         self._time_steps(on_update, retry_failed)
         runs = self.runs()
-        if self._pending(runs, self.directory, retry_failed):
-            self.require_ready(runs)
+        if pending := self._pending(runs, self.directory, retry_failed):
+            self.require_ready(pending)  # a finished run needs nothing any more
             self._launch(runs, self.directory, on_update, retry_failed)
         return _states(runs, self.directory)
 
@@ -291,8 +291,12 @@ def compared(benches: Iterable[Bench]) -> "tuple[Across, dict[str, dict[str, Any
     from harness.analysis.across import across
     from harness.analysis.comparison import COLUMNS, quick_table
 
+    if isinstance(benches, Bench):
+        raise ValueError("to compare: one Bench given; a list of them is needed: compare([bench])")
     tables, rows = [], dict[str, dict[str, Any]]()
     for bench in benches:
+        if not isinstance(bench, Bench):
+            raise ValueError(f"to compare: {type(bench).__name__} given; a list of Bench is needed")
         read = bench.rows([*COLUMNS, *ACROSS])
         tables.append(quick_table(read, rules.labels(bench.experiment), bench.experiment.seeds))
         rows |= {row["run_id"]: row for row in read.to_pylist()}

@@ -12,6 +12,7 @@ from harness.execution.status import Status
 from harness.experiment.load import load
 from harness.experiment.spec import Run
 from harness.results import store
+from harness.training import estimate
 from tests.support import tiny
 from tests.support.rows import make_row
 from tests.support.searches import TUNED
@@ -95,12 +96,37 @@ def test_a_method_that_does_not_apply_is_found_before_training(
     assert launched == []
 
 
+def test_only_what_is_pending_is_built_before_a_run(
+    make: Callable[..., harness.Bench], launched: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, built = make(), list[str]()
+    monkeypatch.setattr(estimate, "require_buildable", lambda runs: built.extend(run.run_id for run in runs))
+    for run in bench.runs()[:2]:
+        store.write_run(bench.directory, row_of(run))
+    (pending,) = bench.pending()
+    bench.run()
+    assert built == [pending.run_id], "a finished run needs no network and no package any more"
+    assert len(launched) == 1 and bench.pending() == []
+
+
 def test_without_results_it_says_what_to_do(make: Callable[..., harness.Bench]) -> None:
     bench = make()
     with pytest.raises(ValueError, match=r"no results yet\. Run it first: sstkd-bench run .*tiny\.yaml"):
         bench.table()
     with pytest.raises(ValueError, match="no results yet"):
         harness.compare([bench])
+
+
+def test_what_cannot_be_compared_or_read_is_refused(make: Callable[..., harness.Bench], tmp_path: Path) -> None:
+    bench: Any = make()
+    with pytest.raises(ValueError, match=r"one Bench given; a list of them is needed"):
+        harness.compare(bench)
+    with pytest.raises(ValueError, match=r"str given; a list of Bench is needed"):
+        harness.compare([bench.file])
+    with pytest.raises(
+        ValueError, match=r'overrides is the text "train.steps=2"; a list is needed: \["train.steps=2"\]'
+    ):
+        harness.load(bench.file, "train.steps=2")
 
 
 def test_a_search_comes_first(make: Callable[..., harness.Bench], launched: list[list[str]]) -> None:

@@ -54,7 +54,8 @@ def power(
             raise ValueError(f"{wanted.directory}: two finished seeds of a method and of none are needed")
         typer.echo(
             "\nSmallest difference to the baseline, in percentage points of dev mIoU, that is found in "
-            f"{POWER:.0%} of the cases\n(paired t, first step of Holm's correction over the pair's comparisons). "
+            f"{100 * POWER:.0f} % of the cases\n"
+            "(paired t, first step of Holm's correction over the pair's comparisons). "
             "The standard deviation\nis known only within its 95 % interval."
         )
 

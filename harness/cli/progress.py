@@ -51,6 +51,10 @@ class Display:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Remove the live screen; the lines above it stay."""
         if self._live is not None:
             self._live.stop()
 

@@ -59,7 +59,9 @@ def _trials(wanted: "Bench", show: Any) -> Any:
     def told(trial: "TrialUpdate") -> None:
         if isinstance(show, Events):
             show.write("trial", **vars(trial))
-        elif trial.status != "running":
+            return
+        show.stop()  # the teachers are trained; their screen would stand still below the trials
+        if trial.status != "running":
             score = "" if trial.dev_miou is None else f"  dev mIoU {100 * trial.dev_miou:.2f}"
             name = f"{trial.pair}  {trial.method}  trial {trial.trial + 1} of {count}"
             typer.echo(f"{name}{score}  {trial.seconds:.0f} s  {trial.message or trial.status}")

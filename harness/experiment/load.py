@@ -47,6 +47,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, here: bool = True) 
         >>> experiment.name, experiment.train.steps, [method.label for method in experiment.methods]
         ('quickstart', 20, ['none', 'kd', 'cwd', 'sstkd(critic_width=16)'])
     """
+    if isinstance(overrides, str):  # its characters would be taken for overrides
+        raise ValueError(f'overrides is the text "{overrides}"; a list is needed: ["{overrides}"]')
     path = Path(path)
     document, lines = yaml_reader.read(path)
     data, root = _experiment_in(document, path, lines)

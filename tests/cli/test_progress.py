@@ -1,9 +1,10 @@
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from harness.cli import progress
+from harness.cli import progress, tune
 from harness.cli.progress import Display
 from harness.execution.status import Looker, Status
 from harness.training.progress import Progress
@@ -222,3 +223,14 @@ def test_the_time_left_is_that_of_the_longest_run_when_few_are_left(tmp_path):
     for run in runs[:-1]:
         status.change(run, "ok")
     assert status.eta_seconds() == 60  # not 30: one run cannot be shared between two slots
+
+
+def test_the_screen_of_the_teachers_ends_when_the_trials_begin(status, now):
+    """A search prints a line per trial, for hours; a screen that no update reaches must not stand below it."""
+    console = shown(terminal=True)
+    with Display(console) as show:
+        show(status)
+        assert "\x1b[?25h" not in console.file.getvalue()  # the cursor is hidden while there is a screen
+        of_trials = tune._trials(SimpleNamespace(experiment=SimpleNamespace(search=SimpleNamespace(trials=3))), show)
+        of_trials(SimpleNamespace(status="running"))
+        assert "\x1b[?25h" in console.file.getvalue()
