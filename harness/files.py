@@ -27,7 +27,7 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
     except BaseException:
         hidden.unlink(missing_ok=True)
         raise
-    # The rename itself lives in the directory; without this a power cut may undo it.
+    # The rename is stored in the directory; without this a power failure could undo it.
     entry = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(entry)
@@ -39,9 +39,9 @@ def sweep(folder: Path, alone: bool = False) -> None:
     """Remove the temporary files that killed processes left in a folder; the folder need not exist.
 
     Args:
-        folder: only files directly in it.
-        alone: no other process writes there now. Otherwise recent files stay, which another process, here or on
-            another machine, may still be writing.
+        folder: the folder; sub-folders are not searched.
+        alone: no other process writes there now. Otherwise recent files are kept, because another process (also on
+            another machine) may still be writing them.
     """
     for path in folder.glob(".*.tmp"):
         try:

@@ -1,7 +1,7 @@
-"""Scores of a segmentation, computed from one confusion matrix: the numbers a row, a table and a plot are made of.
+"""Segmentation scores from a confusion matrix.
 
-A confusion matrix is (K, K) of counted pixels: rows are labels, columns are predictions, ignored pixels are not in it.
-Needs numpy only, so that reading results never loads torch.
+A confusion matrix (K, K) counts pixels: rows are labels, columns are predictions; ignored pixels are not counted.
+Needs numpy only, so that reading results does not load torch.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Absent = Literal["skip", "zero"]
-"""What the mean does with a class that is in no label and in no prediction: leave it out, or count it as 0."""
+"""Treatment of a class in neither labels nor predictions: leave it out of the mean, or count it as 0."""
 
 
 def class_iou(confusion: NDArray[Any]) -> NDArray[np.float64]:
@@ -32,7 +32,7 @@ def class_iou(confusion: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def hits_and_unions(confusion: NDArray[Any]) -> NDArray[np.float64]:
-    """What `class_iou` divides: TP, and TP + FP + FN, of every class; sums of both over images give the IoU of all.
+    """Numerator and denominator of `class_iou`: TP, and TP + FP + FN, of every class; both can be summed over images.
 
     Args:
         confusion: (..., K, K) counts, rows = label, columns = prediction; e.g. one matrix for each image.
@@ -51,7 +51,7 @@ def hits_and_unions(confusion: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def class_accuracy(confusion: NDArray[Any]) -> NDArray[np.float64]:
-    """Share of a class's labelled pixels that were found, TP / (TP + FN): (K,), nan where the class has no label.
+    """Recall of every class, TP / (TP + FN): (K,), nan for a class without labels.
 
     Raises:
         ValueError: not a square matrix of finite, non-negative counts.
@@ -65,10 +65,10 @@ def miou(confusion: NDArray[Any], absent: Absent = "skip") -> float:
 
     Args:
         confusion: (K, K) counts, rows = label, columns = prediction.
-        absent: "skip" leaves a class that is in no label and no prediction out of the mean; "zero" counts it as 0.
+        absent: "skip" leaves a class that is in neither labels nor predictions out of the mean; "zero" counts it as 0.
 
     Returns:
-        A number in [0, 1]; nan if nothing was counted at all (under either policy: nothing was measured).
+        A number in [0, 1]; nan if no pixel was counted, under either policy.
 
     Raises:
         ValueError: an unknown policy, or not a square matrix of finite, non-negative counts.
@@ -91,7 +91,7 @@ def mean_accuracy(confusion: NDArray[Any]) -> float:
 
 
 def pixel_accuracy(confusion: NDArray[Any]) -> float:
-    """Share of the counted pixels that are right, in [0, 1]; nan if nothing was counted.
+    """Share of correctly classified pixels, in [0, 1]; nan if nothing was counted.
 
     Raises:
         ValueError: not a square matrix of finite, non-negative counts.
@@ -109,12 +109,12 @@ def frequency_weighted_iou(confusion: NDArray[Any]) -> float:
     """
     c = _checked(confusion)
     weight, total = c.sum(1), c.sum()
-    # A class without a label has weight 0; its IoU may be nan, which must not reach the sum.
+    # A class without labels has weight 0, but its IoU may be nan.
     return float(weight @ np.nan_to_num(class_iou(confusion), nan=0.0) / total) if total else float("nan")
 
 
 def summary(confusion: NDArray[Any], absent: Absent = "skip") -> dict[str, float]:
-    """All the means at once: miou, pixel_accuracy, mean_accuracy, frequency_weighted_iou.
+    """All summary scores: miou, pixel_accuracy, mean_accuracy, frequency_weighted_iou.
 
     Raises:
         ValueError: as `miou`.
@@ -128,13 +128,13 @@ def summary(confusion: NDArray[Any], absent: Absent = "skip") -> dict[str, float
 
 
 def of_row(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every score of every confusion matrix in a row: `dev`, `val`, `dev_boundary`, `val_boundary` where they are kept.
+    """Every score of every confusion matrix in a row: `dev`, `val`, `dev_boundary`, `val_boundary`, if present.
 
     Args:
         row: with class_names, absent_policy and the confusion columns of `harness.results.store.SCHEMA`.
 
     Returns:
-        By matrix the means of `summary` and `class_iou` by class name; None where nothing was counted.
+        By matrix, the scores of `summary`, and `class_iou` by class name; None if nothing was counted.
     """
     out: dict[str, dict[str, Any]] = {}
     for part in ("dev", "val", "dev_boundary", "val_boundary"):

@@ -1,7 +1,7 @@
 """Named random streams: every use of randomness draws from its own stream, derived from (run seed, name, ...).
 
-Two methods with the same seed therefore start from the same student, see the same batches in the same order and the
-same crops, whatever else they draw; and step `i` needs no history: a resumed run draws what an undisturbed one would.
+Two methods with the same seed therefore have the same initial student, batches, order and crops, whatever else they
+draw. Step `i` does not depend on earlier steps, so a resumed run draws the same as an uninterrupted one.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ def numpy_stream(seed: int, *names: str | int) -> np.random.Generator:
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The order in which the `count` training samples are visited in `epoch`, shape (count,)."""
+    """The order of the `count` training samples in `epoch`, shape (count,)."""
     return numpy_stream(seed, "order", epoch).permutation(count)
 
 
 def batch_indices(seed: int, step: int, batch_size: int, count: int) -> list[int]:
-    """Sample indices of the global batch of `step`: epochs follow each other without dropping a remainder.
+    """Sample indices of the global batch of `step`; batches cross epochs, so no sample is dropped.
 
     Raises:
         ValueError: an empty split.

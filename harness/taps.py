@@ -1,6 +1,6 @@
-"""The types that every distiller uses: what is read from a network, and what a distiller receives.
+"""The types that every distiller uses: the maps of a network, and the input of a distiller.
 
-Keys of feature maps are stages, not strides: a DeepLabV3 has three stages at stride 8, so a stride names nothing.
+Feature maps are named by stage, not by stride, because strides are not unique (a DeepLabV3 has three stages at 8).
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ class Taps:
 
     Attributes:
         stages: encoder features by name, shallow to deep ("stem", "stage1", ...), each (N, C_k, H_k, W_k).
-        decoder: the map in front of the classifier, (N, C, h, w).
+        decoder: the map before the classifier, (N, C, h, w).
         logits: class scores before the head's up-sampling, (N, K, h, w).
         full: class scores at the size of the input image, (N, K, H, W).
         aux: class scores of the auxiliary head, (N, K, h, w); None in eval mode and for networks without one.
@@ -29,7 +29,7 @@ class Taps:
     aux: Tensor | None = None
 
     def detach(self) -> "Taps":
-        """The same maps cut from the autograd graph."""
+        """The same maps, detached from the autograd graph."""
         stages = {name: x.detach() for name, x in self.stages.items()}
         aux = None if self.aux is None else self.aux.detach()
         return Taps(stages, self.decoder.detach(), self.logits.detach(), self.full.detach(), aux)
@@ -64,16 +64,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class View:
-    """What a distiller receives in one step.
+    """Input of a distiller in one step.
 
     Attributes:
         student: the student's taps, with gradient.
         teacher: the teacher's taps, detached; None for a method with `needs_teacher = False`.
-        labels: class indices at image size, (N, H, W) int64; `Pair.ignore_index` where there is none.
-        progress: share of the training that is done, in [0, 1].
+        labels: class indices at image size, (N, H, W) int64; `Pair.ignore_index` where unlabelled.
+        progress: completed share of the training, in [0, 1].
         generator: the distiller's own random stream for this step, on the CPU.
-        global_images: images of the global batch, of which `labels` may be one micro-batch on one of several workers;
-            None when there is no other.
+        global_images: number of images of the global batch, if `labels` are only a micro-batch of one worker; else
+            None.
     """
 
     student: Taps
@@ -84,8 +84,8 @@ class View:
     global_images: int | None = None
 
     def images(self) -> int:
-        """Images of the global batch: for a term that is a sum over them, so that its weight means the same on any
-        number of workers and accumulation steps."""
+        """Number of images of the global batch. A term that sums over images uses it, so that its weight does not
+        depend on the number of workers and accumulation steps."""
         return len(self.labels) if self.global_images is None else self.global_images
 
     def taught(self) -> Taps:

@@ -1,4 +1,4 @@
-"""A cache of tables that is bounded in bytes: tables grow with the maps, and sizes may change from call to call."""
+"""A cache of tables with a limit in bytes, because tables grow with the maps and sizes may vary between calls."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -8,22 +8,22 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from torch import Tensor
 
-MAX_BYTES = 1 << 30  # of the tables that one function keeps
-LEAST = 6  # entries are kept whatever their size: both directions of a transform of three levels
+MAX_BYTES = 1 << 30  # limit for the tables of one function
+LEAST = 6  # entries that are kept whatever their size: both directions of a transform of three levels
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Kept(Generic[T]):
-    """Results by arguments, the least recently used are dropped first. Safe to use from several threads."""
+    """Least-recently-used cache of results by arguments. Thread-safe."""
 
     def __init__(self) -> None:
         self._results: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
         self._lock = Lock()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What was kept under `key`, or what `make` makes; outside the lock, so that nobody waits for another key."""
+        """The value of `key`, or the result of `make`, called outside the lock so as not to block other keys."""
         with self._lock:
             if key in self._results:
                 self._results.move_to_end(key)
@@ -39,7 +39,7 @@ class Kept(Generic[T]):
         return len(self._results)
 
     def bytes(self) -> int:
-        """Of all tables that are kept."""
+        """Total size of the cached tables."""
         with self._lock:
             return self._total()
 
@@ -53,7 +53,7 @@ class Kept(Generic[T]):
 
 
 def kept(make: Callable[P, T]) -> Callable[P, T]:
-    """Keep what `make` returns, tuples of tensors of any depth; `.tables` of the result is the `Kept`."""
+    """Cache the results of `make` (nested tuples of tensors); `.tables` of the returned function is the `Kept`."""
     tables: Kept[T] = Kept()
 
     @wraps(make)

@@ -1,10 +1,9 @@
-"""The transforms as linear maps for autograd: the gradient of each is its adjoint, and nothing is stored for it.
+"""The transforms as linear maps for autograd: the gradient of each is its adjoint, which needs no stored tensors.
 
 A transform has four directions: analysis, synthesis (its inverse), and the adjoint of either. `analyse` and
 `synthesise` are each other's gradient with the adjoint kind, so they can be differentiated any number of times.
 
-Maps go through in tiles that fit the cache: every intermediate of a tile is written and read while it is there, and
-only the input, the bands and one tile exist at a time.
+Maps are processed in tiles whose intermediates fit the cache; only the input, the bands and one tile exist at a time.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -34,13 +33,13 @@ _TILE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
 
 
 class Plan(NamedTuple):
-    """Which transform.
+    """Parameters of a transform.
 
     Attributes:
-        depths: of the directional banks, fine to coarse.
+        depths: depths of the directional banks, fine to coarse.
         pyramid: low-pass pair; None for one bank without a pyramid.
         directional: filters of the banks.
-        boundary: what the maps are continued by.
+        boundary: boundary rule.
     """
 
     depths: tuple[int, ...]
@@ -50,7 +49,7 @@ class Plan(NamedTuple):
 
     @property
     def multiple(self) -> int:
-        """What both sides of a map have to be a multiple of."""
+        """The number that both sides of a map must be multiples of."""
         return max(tree.multiple(depth) << i for i, depth in enumerate(self.depths))
 
     def shapes(self, height: int, width: int) -> tuple[tuple[int, int] | None, list[tuple[tuple[int, int, int], ...]]]:
@@ -123,7 +122,7 @@ def stacked(
     """All bands of one level, each (*lead, u, v), as its groups (P, B, u, v) in a common type.
 
     Raises:
-        ValueError: the bands' number or shapes are others.
+        ValueError: the bands' number or shapes are wrong.
     """
     want = [(*lead, *sides) for number, *sides in shapes for _ in range(number)]
     given = [tuple(band.shape) for band in bands]
@@ -146,7 +145,7 @@ def analyse(x: Tensor, plan: Plan, kind: Kind = "analysis") -> tuple[Tensor, ...
 
 
 def synthesise(parts: tuple[Tensor | None, ...], hw: tuple[int, int], plan: Plan, kind: Kind = "synthesis") -> Tensor:
-    """The way back of `analyse`, to maps (P, H, W); None counts as zero. Kinds: "synthesis", or "analysis.T"."""
+    """The inverse of `analyse`, to maps (P, H, W); None counts as zero. Kinds: "synthesis", or "analysis.T"."""
     x: Tensor = _Synthesis.apply(plan, kind, hw, *parts)
     return x
 

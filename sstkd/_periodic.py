@@ -6,10 +6,10 @@ e_b (Laplacian pyramid and all splits of the tree multiplied out) and diagonal l
     Y_b(u) = 1 / |S_b|  sum over the |S_b| aliases w of u of  E_b(w) X(w)
 
 so, per output frequency u, the bands of one lattice are one complex matrix (bands x aliases) times the aliases' values,
-for all maps at once. The way back is a matrix (aliases x bands) per frequency. Adjoint and inverse of either direction
-are the other direction with other matrices: nothing needs to be remembered for a gradient.
+for all maps at once. The inverse is a matrix (aliases x bands) per frequency. Adjoint and inverse of either direction
+are the other direction with other matrices, so a gradient needs no stored tensors.
 
-Maps are real and all filters are real, so two maps share one complex plane from the first transform to the last.
+Maps and filters are real, so two maps share one complex plane from the first transform to the last.
 
 Shapes: P maps, Q = P / 2 complex planes, U V output frequencies, B bands of one lattice, A aliases.
 """
@@ -58,12 +58,12 @@ def level(
 
     Args:
         hw: sides of the level's input.
-        depth: of the directional bank; with a pyramid, 0 is a wavelet step.
+        depth: depth of the directional bank; with a pyramid, 0 is a wavelet step.
         pyramid: None for the bank alone.
-        directional: its filters.
+        directional: filters of the bank.
         kind: "analysis" and "synthesis" are each other's inverse; "analysis.T" is the adjoint of the analysis (it runs
             like a synthesis), "synthesis.T" that of the synthesis.
-        device: of the tables.
+        device: device of the tables.
         dtype: real type of the maps.
     """
     dual = kind.startswith("synthesis")
@@ -91,17 +91,17 @@ def both_ways(
     half, fine = len(bands) // 2, 2 ** (depth - 1)
     groups = [((2, 2), bands)] if depth <= 2 else [((fine, 2), bands[:half]), ((2, fine), bands[half:])]
     down, up = [], []
-    # A cached tensor made inside inference_mode could not be used for training afterwards.
+    # A cached tensor created in inference_mode could not be used for training later.
     with torch.inference_mode(False):
         for sampling, responses in groups:
             aliases = sampling[0] * sampling[1]
-            # Into the bands: the responses of the analysis, or the conjugate ones of the synthesis; 1 / |S| is of that
-            # direction, for the discrete transforms on both sides differ in length by |S|.
+            # Into the bands: the responses of the analysis, or the conjugates of the synthesis; 1 / |S| because the
+            # discrete transforms on both sides differ in length by |S|.
             into = torch.from_numpy(_matrix(responses.conj() if dual else responses, sampling)).to(device)
             down.append(Group(sampling, (into.mT / aliases).to(complex_dtype).contiguous(), depth == 1))
             up.append(Group(sampling, into.conj().resolve_conj().to(complex_dtype), depth == 1))
         table = torch.from_numpy(gain).to(device, dtype)
-        # Four samples of a map for one of the low-pass.
+        # The low-pass has a quarter of the samples.
         into_bands, to_maps = Level(table / 4, tuple(down)), Level(table, tuple(up))
     return (to_maps, into_bands) if dual else (into_bands, to_maps)
 
@@ -167,7 +167,7 @@ def _bands(spectrum: Tensor, group: Group, scratch: Scratch) -> Tensor:
 def synthesise(
     low: Tensor | None, stacks: list[list[Tensor]], levels: list[Level], x: Tensor, scratch: Scratch
 ) -> None:
-    """The way back of `analyse`, into maps x (P, H, W); no low-pass map counts as zero."""
+    """The inverse of `analyse`, into maps x (P, H, W); a missing low-pass map counts as zero."""
     spectrum = None if low is None else torch.fft.fft2(_planes(low, scratch))
     for (gain, groups), stack in zip(levels[::-1], stacks[::-1], strict=True):
         parts = []
@@ -191,7 +191,7 @@ def _spread(bands: Tensor, group: Group, scratch: Scratch, name: str) -> Tensor:
     """Spectra of the bands (Q, B, U, V) -> their part in the spectra, (Q, rows, U, cols, V) strided."""
     planes, number, u, v = bands.shape
     rows, cols = group.sampling
-    # Contiguous, for a batched product of doubly strided matrices is several times slower than the copy.
+    # Contiguous, because a batched product of doubly strided matrices is several times slower than the copy.
     turned = scratch.take("bands", (u, v, planes, number), bands).copy_(bands.permute(2, 3, 0, 1))
     out = scratch.take("aliases " + name, (u * v, planes, rows * cols), bands)
     values = torch.bmm(turned.view(u * v, planes, number), group.matrix, out=out)

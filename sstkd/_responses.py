@@ -1,7 +1,7 @@
 """Frequency responses of the contourlet transform's equivalent filters, on the torus Z_H x Z_W.
 
-Every frequency that occurs, sheared ones too, is a whole number of turns over L = lcm(H, W). So a wave is kept as that
-number, a filter of one variable is a table of L values, and no sine is computed twice.
+Every frequency, including sheared ones, is an integer multiple of 2 pi / L with L = lcm(H, W). A wave is stored as this
+integer, and a filter of one variable as a table of L values, so no sine is computed twice.
 """
 
 from math import lcm
@@ -35,7 +35,7 @@ class Torus:
         return self.seen(self.roots, wave)
 
     def seen(self, table: Response, wave: NDArray[np.int64]) -> Response:
-        """A function on the circle, given at all L points, at these waves."""
+        """Look up a function on the circle, tabulated at all L points, at these waves."""
         out: Response = table[wave % self.order]
         return out
 

@@ -1,6 +1,6 @@
-"""Work space that the steps of one call share, so that a tile's memory is asked for once and not once per step.
+"""Buffers shared by the steps of one call, so that a tile's memory is allocated once and not once per step.
 
-On a CPU a fresh array of megabytes costs a page fault per 4 KiB, which is as much as the arithmetic of many steps here.
+On a CPU a new array of megabytes costs a page fault per 4 KiB, as much time as the arithmetic of many steps here.
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Scratch:
-    """Named arrays; taking a name again gives the same memory, whatever it held."""
+    """Named buffers; taking a name again returns the same memory without clearing it."""
 
     def __init__(self) -> None:
         self._memory: dict[tuple[str, torch.dtype], Tensor] = {}

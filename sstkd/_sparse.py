@@ -30,7 +30,7 @@ class Sparse(NamedTuple):
 
 
 class Table(NamedTuple):
-    """`Sparse` as `embedding_bag` takes it."""
+    """`Sparse` in the format of `embedding_bag`."""
 
     column: Tensor
     weight: Tensor
@@ -42,7 +42,7 @@ class Table(NamedTuple):
 
 
 def table(sparse: Sparse, device: torch.device, dtype: torch.dtype) -> Table:
-    """On its device, in the maps' type."""
+    """The matrix on a device, in the maps' type."""
     column, offsets = (torch.from_numpy(i.astype(np.int32)).to(device) for i in (sparse.column, sparse.offsets[:-1]))
     return Table(column, torch.tensor(sparse.weight, dtype=dtype, device=device), offsets)
 
@@ -55,7 +55,7 @@ def entries(columns: list[Index], taps: Values, size: int) -> Sparse:
 
 
 def stacked(blocks: list[Sparse]) -> Sparse:
-    """The rows of the blocks below one another; the blocks share their columns."""
+    """Concatenate the rows of blocks with the same columns."""
     starts = np.cumsum([0] + [len(b.column) for b in blocks])
     offsets = np.concatenate([b.offsets[:-1] + s for b, s in zip(blocks, starts, strict=False)])
     column, weight = np.concatenate([b.column for b in blocks]), np.concatenate([b.weight for b in blocks])

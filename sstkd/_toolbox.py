@@ -1,17 +1,17 @@
 """The contourlet transform with the original toolbox's boundary rule, as passes of sparse tables over positions.
 
-The toolbox extends every sheared map as if it were periodic in its own rows and columns, which below the second level
-of the tree is not the period of the map it came from: reconstruction stays perfect, circular shifts are lost. So there
-is no frequency domain to work in. But the map is still linear, and each step of it is a gather of positions or a short
-filter: a table that says which positions an output adds up, and with which weights.
+The toolbox extends every sheared map periodically in its own rows and columns, which below the second level of the tree
+is not the period of the original map: reconstruction is still perfect, but the transform does not commute with circular
+shifts and cannot be computed in the frequency domain. It is still linear: each step is a gather of positions or a short
+filter, stored as a table of input positions and weights for every output.
 
 All maps of a call share one array (positions, maps). A ladder split is then, for all nodes of a level at once, one
 gather that puts the halves p0 and p1 of every node apart, and two liftings,
 
     p0 += -B p1        p1 += 1/2 B p0        (y0 = p0 / sqrt(2), y1 = -sqrt(2) p1)
 
-with B separable; the factors are left for one product at the end. An FIR split is one table. The way back and the
-adjoint of either run the same list backwards: each step knows its inverse and its transpose.
+with B separable; the factors are multiplied once at the end. An FIR split is one table. The inverse and the adjoints
+run the same list backwards, because each step has its inverse and its transpose.
 
 Boundary rules and shifts as the oracle numbers of tests/oracles fix them. Shapes: P maps, n = H W positions.
 """
@@ -92,7 +92,7 @@ def level(
         return table(sparse, device, dtype)
 
     dual = kind.endswith(".T")
-    # A cached tensor made inside inference_mode could not be used for training afterwards.
+    # A cached tensor created in inference_mode could not be used for training later.
     with torch.inference_mode(False):
         down: tuple[Table, ...] = ()
         up: tuple[Table, ...] = ()
@@ -134,7 +134,7 @@ def _directed(
 
 
 def _run(bank: tuple[tuple[str, Any], ...], x: Tensor, scratch: Scratch) -> Tensor:
-    """The bank's steps on (n, P); x is left as it is, for the first step makes a new array."""
+    """The bank's steps on (n, P); x is not changed, because the first step creates a new array."""
     half, turn = x.shape[0] // 2, 0
     for name, what in bank:
         if name == "lift":
@@ -187,7 +187,7 @@ def analyse(x: Tensor, levels: list[Level], low: Tensor | None, stacks: list[lis
 def synthesise(
     low: Tensor | None, stacks: list[list[Tensor]], levels: list[Level], x: Tensor, scratch: Scratch
 ) -> None:
-    """The way back of `analyse`, into maps x (P, H, W); no low-pass map counts as zero."""
+    """The inverse of `analyse`, into maps x (P, H, W); a missing low-pass map counts as zero."""
     planes, rows = x.shape[0], None
     if low is not None:
         rows = _rows(low, scratch.take("low", (low.shape[1] * low.shape[2], planes), x))
@@ -208,7 +208,7 @@ def synthesise(
             bands = bands.add_(_through(step.up, coarse))
         rows = bands
         if step is not levels[0]:
-            # The bands lie in work space that the next level takes for its own.
+            # The bands are in a buffer that the next level reuses.
             rows = scratch.take("coarse", tuple(bands.shape), x).copy_(bands)
     assert rows is not None
     x.view(planes, -1).copy_(rows.t())
@@ -238,7 +238,7 @@ def _bank(hw: tuple[int, int], depth: int, name: Directional) -> list[Step]:
     ladder = name in LADDERS
     steps: list[Step] = []
 
-    # A node is the map of positions that hold it, and the factor that was left out of it.
+    # A node is the map of its positions, and its factor that is not applied yet.
     def divide(level: int, nodes: list[tuple[Index, float]]) -> list[tuple[tuple[Index, float], tuple[Index, float]]]:
         kinds = tree.splits(level, len(nodes))
         if ladder:

@@ -1,4 +1,4 @@
-"""Geometry of the directional filter bank's tree: which samples each split keeps, and in which order bands come out.
+"""Geometry of the directional filter bank's tree: the samples kept by each split, and the order of the bands.
 
 A split of a map x sends it to two halves, p0[n] = x[Q n] and p1[n] = x[Q n + s]. The first two splits are quincunx, so
 four quadrant-pair wedges come out on the lattice diag(2, 2); every further one is a parallelogram split, of kinds 1
@@ -141,5 +141,5 @@ def groups(depth: int, height: int, width: int) -> tuple[tuple[int, int, int], .
 
 
 def multiple(depth: int) -> int:
-    """What both sides of a map have to be a multiple of."""
+    """The number that both sides of a map must be multiples of."""
     return max(2, 1 << max(depth - 1, 0))

@@ -22,7 +22,7 @@ Weighting = Literal["equal", "whitened"]
 class CDM(nn.Module):
     """Directional subbands of each pyramid level; the final low-pass map is dropped.
 
-    How sure each default is: V2 verified in a secondary source, R recalled and unconfirmed, D this project's decision.
+    Certainty of each default: V2 verified in a secondary source, R recalled and unconfirmed, D this project's decision.
 
     Args:
         levels: depth k of the directional bank of each pyramid level, coarse to fine, 0 to 8 each. (3, 4) is two
@@ -56,14 +56,14 @@ class CDM(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """What both sides of a map are padded to a multiple of: 8 for (3, 4)."""
+        """Both sides of a map are padded to a multiple of this number: 8 for (3, 4)."""
         return self.plan.multiple
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Subbands of x (N, C, H, W).
 
         The map is padded at the bottom and the right by repeating its last row and column; the subbands keep the padded
-        positions. Computed in float32 (float64 for float64 input) with autocast off, for in bfloat16 the offset of
+        positions. Computed in float32 (float64 for float64 input) with autocast off, because in bfloat16 the offset of
         post-ReLU features leaves few digits for the bands.
 
         Returns:
@@ -87,9 +87,9 @@ class CDM(nn.Module):
 def noise_deviations(made: Plan) -> list[Tensor]:
     """Standard deviation of each band when the map is white noise of variance 1, stacks coarse to fine, float64.
 
-    It is the norm of the band's equivalent filter, which the adjoint transform draws from an impulse in the band; of
-    the periodic transform, on a map that the filters fit in. Mean square of two neighbours in a row, which differ at
-    depth 1 only: there the lattice is finer than the pyramid's.
+    This is the norm of the band's equivalent filter: the adjoint of the periodic transform applied to an impulse in the
+    band, on a map larger than the filters. The mean square of two neighbours in a row is taken; they differ only at
+    depth 1, where the lattice is finer than the pyramid's.
     """
     side = max(64, 8 * made.multiple)
     low, levels = made.shapes(side, side)

@@ -1,14 +1,14 @@
-"""The contourlet transform: a Laplacian pyramid whose band-pass maps are split into directions.
+"""The contourlet transform: a Laplacian pyramid with its band-pass maps split into directions.
 
 Do, Vetterli, "The contourlet transform: an efficient directional multiresolution image representation" (IEEE Trans.
 Image Proc. 14, 2005). Two boundary rules, equal where no filter reaches a border of a sheared map:
 
 - "periodic": every band is a circular convolution with one equivalent filter, sampled on the band's lattice. Rolling x
   by a lattice's steps rolls the bands. Computed in the frequency domain. The default.
-- "toolbox": the rule of the authors' MATLAB toolbox v2.0, which continues each sheared map by its own rows and
-  columns; on square maps the directional bank alone differs from "periodic" for k >= 3 (ladders) and k >= 4 (FIR).
+- "toolbox": the rule of the authors' MATLAB toolbox v2.0, which extends each sheared map by its own rows and columns;
+  on square maps the directional bank alone differs from "periodic" for k >= 3 (ladders) and k >= 4 (FIR).
 
-Both reconstruct perfectly. Values of both are proven against numbers of the toolbox, see docs/sstkd.md.
+Both reconstruct perfectly and are tested against values of the toolbox, see docs/sstkd.md.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ __all__ = ["Boundary", "Contourlet", "contourlet", "inverse_contourlet"]
 
 @dataclass(frozen=True)
 class Contourlet:
-    """A map's coefficients, and what they were made with.
+    """A map's coefficients and the parameters of the transform.
 
     Attributes:
         lowpass: (N, C, h, w), the map's sides over 2 ** len(levels).
@@ -57,8 +57,8 @@ def contourlet(
     W / 2 ** (k - 1)) and turn on through horizontal ones to edges that fall; k = 1 gives two bands (H / 2, W), k = 0 a
     separable wavelet step with bands LH, HL, HH of (H / 2, W / 2). There are less than 4 / 3 coefficients per sample.
 
-    Differentiable any number of times, without stored activations. Rounding of one map reaches one other map of the
-    batch ("periodic" computes them in pairs), and so does a NaN.
+    Differentiable any number of times, without stored activations. "periodic" computes the batch's maps in pairs, so
+    rounding errors and NaN in one map can affect one other map.
 
     Args:
         x: real maps, (N, C, H, W) or (..., H, W). Half precision is widened to float32; autocast is off.
@@ -71,8 +71,8 @@ def contourlet(
         boundary: "periodic" or "toolbox" (D).
 
     Raises:
-        ValueError: a level outside its range, unknown filters or boundary, or sides that do not fit; names the
-            multiple that both have to be of.
+        ValueError: a level is out of range, unknown filters or boundary, or the sides are not multiples of the number
+            that the transform needs.
     """
     try:
         depths = tuple(levels)
@@ -86,13 +86,12 @@ def contourlet(
 
 
 def inverse_contourlet(coefficients: Contourlet) -> Tensor:
-    """The maps (N, C, H, W) that `contourlet` split.
+    """Reconstruct the maps (N, C, H, W) from the result of `contourlet`.
 
-    A left inverse by the dual filters, not the pseudo-inverse: of changed coefficients it gives one of the maps that
-    explain them.
+    A left inverse by the dual filters, not the pseudo-inverse, which matters for modified coefficients.
 
     Raises:
-        ValueError: coefficients whose number or shapes do not belong to one map, or that are complex.
+        ValueError: the coefficients' number or shapes do not belong to one map, or they are complex.
     """
     c = coefficients
     made = plan(tuple(c.levels)[::-1], c.pyramid, c.directional, c.boundary)

@@ -1,4 +1,4 @@
-"""The adversarial term: a critic on score maps, trained beside the student.
+"""The adversarial term: a critic on score maps, trained together with the student.
 
     student   L_adv = -mean D(z_S)
     critic    wgan-gp: mean D(z_S) - mean D(z_T) + 10 mean over images of (|grad D(z)| - 1)^2
@@ -8,10 +8,10 @@ with z = a z_T + (1 - a) z_S, a uniform in [0, 1] per image, grad D(z) that of t
 
 The holistic term of Liu, Chen, Liu, Qin, Luo, Wang, "Structured Knowledge Distillation for Semantic Segmentation" (CVPR
 2019, arXiv 1903.04197; irfanICMLL/structure_knowledge_distillation utils/criterion.py, utils/sagan.py), which SSTKD
-takes over; on Miyato et al., "Spectral Normalization for GANs" (arXiv 1802.05957), Zhang et al., "Self-Attention GANs"
+uses; based on Miyato et al., "Spectral Normalization for GANs" (arXiv 1802.05957), Zhang et al., "Self-Attention GANs"
 (arXiv 1805.08318) and Gulrajani et al., "Improved Training of Wasserstein GANs" (arXiv 1704.00028).
 
-How sure each default is: V verified in SKD's code. A batch without images is a ValueError.
+V marks defaults verified in SKD's code. A batch without images raises ValueError.
 """
 
 from itertools import pairwise
@@ -29,15 +29,15 @@ _LEAST_SIDE = 64  # four halvings and a 4 x 4 window
 
 
 class HolisticCritic(nn.Module):
-    """Score maps (N, K, H, W) to judgements (N, 1, h, w), one per 64 x 64 window at steps of 16.
+    """Score maps (N, K, H, W) to critic outputs (N, 1, h, w), one per 64 x 64 window with stride 16.
 
     Batch normalisation of the scores, four 4x4 convolutions of stride 2 with spectral normalisation, self-attention
     after the third and the fourth, a 4x4 convolution. Maps with a side below 64 are resized to it (bilinear). Computed
     in float32 (float64 for float64 parameters) with autocast off.
 
-    In train mode every call updates the running statistics and makes one power iteration, before use, as the
-    authors' code does. The batch normalisation is per process, also where others are synchronised: the gradient
-    penalty is differentiated twice.
+    In train mode every call first updates the running statistics and makes one power iteration, as in the authors'
+    code. The batch normalisation is never synchronised between processes, because the gradient penalty is
+    differentiated twice.
 
     Args:
         classes: K.
@@ -81,7 +81,7 @@ class HolisticCritic(nn.Module):
             return out
 
     def with_fixed_parameters(self, scores: Tensor) -> Tensor:
-        """The same judgements with no gradient for the critic; buffers are updated as in `forward`."""
+        """As `forward`, but without gradients for the critic's parameters; buffers are updated."""
         fixed = {name: parameter.detach() for name, parameter in self.named_parameters()}
         out: Tensor = torch.func.functional_call(self, fixed, (scores,))
         return out
@@ -106,10 +106,10 @@ class ScoreNorm(nn.Module):
 
 
 class SpectralConv(nn.Conv2d):
-    """A 4x4 convolution of stride 2 whose weight is divided by its largest singular value sigma.
+    """A 4x4 convolution of stride 2 with its weight divided by the largest singular value sigma (spectral norm).
 
-    One power iteration per call follows it in train mode: v = W' u / |W' u|, u = W v / |W v|, sigma = u' W v, with u
-    and v taken as constants. torch's own parametrisation turns u first; the authors' code v.
+    In train mode every call makes one power iteration: v = W' u / |W' u|, u = W v / |W v|, sigma = u' W v, with u and v
+    as constants. torch's own parametrisation updates u first, the authors' code v.
     """
 
     u: Tensor
@@ -119,7 +119,7 @@ class SpectralConv(nn.Conv2d):
         super().__init__(width_in, width_out, 4, stride=2, padding=1)
         self.register_buffer("u", _unit(torch.randn(width_out)))
         self.register_buffer("v", _unit(torch.randn(width_in * 16)))
-        for _ in range(15):  # as torch's: random vectors say nothing of sigma, should eval mode come first
+        for _ in range(15):  # as in torch, because random vectors would give a wrong sigma in eval mode
             self._iterate(self.weight.flatten(1))
 
     @torch.no_grad()
@@ -132,14 +132,14 @@ class SpectralConv(nn.Conv2d):
         matrix = self.weight.flatten(1)
         if self.training:
             self._iterate(matrix)
-        # Copies: a later call overwrites the buffers before this one's gradient is taken.
+        # Copies, because a later call overwrites the buffers before this call's backward pass.
         sigma = self.u.clone() @ (matrix @ self.v.clone())
         out: Tensor = self._conv_forward(x, self.weight / sigma, self.bias)
         return out
 
 
 class SelfAttention(nn.Module):
-    """x + gamma * values summed by softmax(query' key) over positions; gamma starts at 0."""
+    """x + gamma * attention, with softmax(query' key) over positions; gamma is initially 0."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -157,10 +157,10 @@ class SelfAttention(nn.Module):
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    """The student's term, -mean D(z_S), for either kind of critic; from judgements of any shape.
+    """The student's term, -mean D(z_S), for either kind of critic; from critic outputs of any shape.
 
     Raises:
-        ValueError: there is no judgement.
+        ValueError: the tensor is empty.
     """
     _check_judgements(fake)
     return -fake.mean()
@@ -170,12 +170,12 @@ def critic_loss(fake: Tensor, real: Tensor, kind: Adversarial = "wgan-gp") -> Te
     """The critic's term without the gradient penalty.
 
     Args:
-        fake: judgements of the student's scores, of any shape.
-        real: of the teacher's.
+        fake: critic outputs for the student's scores, of any shape.
+        real: critic outputs for the teacher's scores.
         kind: "wgan-gp" or "hinge" (V).
 
     Raises:
-        ValueError: an unknown kind, or no judgement.
+        ValueError: an unknown kind, or an empty tensor.
     """
     check_kind(kind)
     _check_judgements(fake, real)
@@ -188,14 +188,14 @@ def gradient_penalty(critic: nn.Module, fake: Tensor, real: Tensor, share: Tenso
     """weight times the mean over images of (|grad| - 1)^2 at share * real + (1 - share) * fake.
 
     Args:
-        critic: scores to judgements.
-        fake: the student's scores (N, K, H, W); no gradient goes back to them.
-        real: the teacher's, of the same shape.
+        critic: maps scores to critic outputs.
+        fake: the student's scores (N, K, H, W); they get no gradient.
+        real: the teacher's scores, of the same shape.
         share: uniform in [0, 1], (N, 1, 1, 1).
-        weight: of the penalty (V).
+        weight: weight of the penalty (V).
 
     Raises:
-        ValueError: the scores differ in shape or are empty, or it is called in `torch.inference_mode`.
+        ValueError: the scores differ in shape or are empty, or the call is in `torch.inference_mode`.
     """
     _check_gradients()
     if fake.shape != real.shape:
@@ -217,14 +217,14 @@ def adversarial_terms(
     kind: Adversarial = "wgan-gp",
     penalty: float = 10.0,
 ) -> tuple[Tensor, Tensor]:
-    """The student's term, which moves the student alone, and the critic's with its penalty, which moves the critic.
+    """The student's term (gradients only for the student), and the critic's with its penalty (only for the critic).
 
     Args:
-        critic: of both.
-        student: its scores (N, K, H, W).
-        teacher: its scores, of the same shape.
-        generator: CPU stream of the penalty's shares.
-        kind: of the critic's term (V).
+        critic: the critic.
+        student: the student's scores (N, K, H, W).
+        teacher: the teacher's scores, of the same shape.
+        generator: CPU random stream for the penalty's shares.
+        kind: kind of the critic's term (V).
         penalty: weight of the gradient penalty (V).
 
     Raises:
@@ -241,7 +241,7 @@ def adversarial_terms(
 
 
 def check_kind(kind: str) -> None:
-    """Raise ValueError for what is no kind of adversarial term."""
+    """Raise ValueError unless `kind` is a kind of adversarial term."""
     if kind not in get_args(Adversarial):
         raise ValueError(f"unknown adversarial term {kind!r}; allowed: {', '.join(map(repr, get_args(Adversarial)))}")
 

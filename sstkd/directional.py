@@ -1,4 +1,4 @@
-"""The directional filter bank of the contourlet transform on its own: critically sampled, perfectly reconstructing.
+"""The directional filter bank of the contourlet transform: critically sampled, with perfect reconstruction.
 
 Bamberger, Smith, "A filter bank for the directional decomposition of images" (IEEE Trans. Signal Proc. 40, 1992), as
 the tree of Do, Vetterli, "The contourlet transform" (IEEE Trans. Image Proc. 14, 2005).
@@ -43,10 +43,10 @@ def directional_filter_bank(
 def inverse_directional_filter_bank(
     bands: Sequence[Tensor], directional: Directional = "pkva", boundary: Boundary = "periodic"
 ) -> Tensor:
-    """The maps (..., H, W) that `directional_filter_bank` split, from all of its 2 ** k bands.
+    """Reconstruct the maps (..., H, W) from all 2 ** k bands of `directional_filter_bank`.
 
     Raises:
-        ValueError: a number of bands that is no power of two, shapes that do not belong together, unknown filters.
+        ValueError: the number of bands is not a power of two, shapes do not match, or unknown filters.
     """
     number = len(bands)
     if not number or number & (number - 1) or any(band.ndim < 2 for band in bands):

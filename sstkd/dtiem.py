@@ -1,6 +1,6 @@
 """Denoised Texture Intensity Equalization Module: equalised intensities of anchor regions of a feature map.
 
-    regions   rectangles of the teacher's map, most of them where it is textured or uncertain
+    regions   rectangles of the teacher's map, mostly where it is textured or uncertain
     intensity s_i = cosine(feature at position i, mean feature of the region)
     quantise  N uniform levels over the region's range, then t damped Lloyd-Max steps; C_n = share of level n
     denoise   C_n <- min(C_n, clip/N) + (what was cut off) / N
@@ -15,8 +15,8 @@ arXiv 1912.08193), in `sstkd.regions`. `equalize` has no parameters: a teacher n
 collapse. `graph` needs weights that a teacher was trained with (`sstkd.texture_head`); frozen and the same on both
 sides, they cannot collapse either.
 
-How sure each hyper-parameter is: V verified in a source that was opened, V2 in a secondary source, I inferred, R
-recalled and unconfirmed, D decided by this project.
+Certainty of each hyper-parameter: V verified in the source itself, V2 in a secondary source, I inferred, R recalled and
+unconfirmed, D decided by this project.
 
 Shapes: N images, M regions, P positions read per region, N_l levels, D length of a graph's vectors.
 """

@@ -1,4 +1,4 @@
-"""Texture enhancement of a histogram by a graph over its levels, with weights that a teacher was trained with.
+"""Texture enhancement of a histogram by a graph over its levels, with weights trained with a teacher.
 
     e_n = MLP(L_n, N C_n);  q, k, v = linear maps of e;  f_m = sum_n softmax_n(k_m . q_n) v_n;  F_m = ReLU(BN(W f_m))
 
@@ -24,14 +24,14 @@ HOW_TO_TRAIN = (
 
 
 class GraphEnhancement(nn.Module):
-    """A vector for each level of a histogram, out of all its levels and shares.
+    """A vector for each level of a histogram, computed from all levels and shares.
 
     Args:
         width: D, length of the vectors (decided, D; STLNet's 128 and 256 belong to a head of its own).
         hidden: width inside the embedding (decided, D).
 
     Raises:
-        ValueError: a value that is no integer or below 1.
+        ValueError: a value is not an integer or below 1.
     """
 
     texture_settings: Tensor
@@ -51,10 +51,10 @@ class GraphEnhancement(nn.Module):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> "GraphEnhancement":
-        """The graph out of a state dict: its own, a `TextureHead`'s, or that of a network which holds one.
+        """The graph from a state dict: its own, a `TextureHead`'s, or that of a network that contains one.
 
         Raises:
-            ValueError: no graph in it, several, or one whose tensors do not fit together.
+            ValueError: it contains no graph, several graphs, or tensors that do not fit together.
         """
         mark = "texture_settings"
         prefixes = [name.removesuffix(mark) for name in state if name.rpartition(".")[2] == mark]
@@ -79,14 +79,14 @@ class GraphEnhancement(nn.Module):
         return batches is not None and int(batches) > 0
 
     def remember(self, settings: Sequence[float | None]) -> None:
-        """Note the quantisation it is trained with, in the order of SETTINGS; None is stored as 0."""
+        """Store the quantisation used in training, in the order of SETTINGS; None is stored as 0."""
         self.texture_settings.copy_(torch.tensor([value or 0.0 for value in settings]))
 
     def check(self, settings: Sequence[float | None]) -> None:
-        """Refuse to be used untrained, or with another quantisation than it was trained with; None reads as 0.
+        """Check that the graph is trained, and with this quantisation; None counts as 0.
 
         Raises:
-            ValueError: says which, and how to train one.
+            ValueError: it is untrained or was trained with another quantisation.
         """
         if not self.trained():
             raise ValueError(f"the texture graph has random weights. {HOW_TO_TRAIN}.")

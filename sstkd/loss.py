@@ -1,4 +1,4 @@
-"""The whole loss of SSTKD, term by term.
+"""The complete loss of SSTKD.
 
     L = w_re L_re + w_str L_str + w_sta L_sta + w_adv L_adv
 
@@ -27,16 +27,16 @@ Importance = Literal["texture", "uncertainty"]
 class SSTKDLoss(nn.Module):
     """Response, structural, statistical and adversarial terms, each weighted, in a dict.
 
-    A term of weight 0 is neither built nor computed nor returned. With the adversarial term comes "critic", the
-    critic's own loss: it reaches the critic's parameters and nothing else, as the others reach everything but them. So
-    one backward pass of the sum serves both, and the critic's parameters go to an optimizer of their own:
+    Terms of weight 0 are not computed. The adversarial term adds "critic", the critic's own loss: it has gradients only
+    for the critic's parameters, and the other terms have none for them. So one backward pass of the sum is enough, and
+    the critic's parameters get their own optimizer:
 
         loss = SSTKDLoss(classes=19)
         critic = torch.optim.Adam(loss.critic.parameters(), lr=4e-4, betas=(0.9, 0.99))
         terms = loss(student_features, teacher_features, student_logits, teacher_logits)
         sum(terms.values()).backward()
 
-    How sure each default is: V verified, V2 verified in a secondary source, R recalled and unconfirmed, I inferred, D
+    Certainty of each default: V verified, V2 verified in a secondary source, R recalled and unconfirmed, I inferred, D
     this project's decision.
 
     Args:
@@ -44,25 +44,24 @@ class SSTKDLoss(nn.Module):
         w_str: weight of the structural term (R).
         w_sta: weight of the statistical term (R).
         w_adv: weight of the student's adversarial term (R).
-        temperature: of the response term (R).
-        cdm: the decomposition; `CDM()` when not given. Unused without the structural term.
-        dtiem: the equalisation; `DTIEM()` when not given. Unused without the statistical term.
-        regions: regions per image; 0 is one region, the whole map (D).
-        region_importance: what regions are preferred for: the teacher's local texture, or a small margin between its
+        temperature: temperature of the response term (R).
+        cdm: the decomposition; default: `CDM()`. Unused without the structural term.
+        dtiem: the equalisation; default: `DTIEM()`. Unused without the statistical term.
+        regions: regions per image; 0: the whole map is one region (D).
+        region_importance: criterion for preferred regions: the teacher's local texture, or a small margin between its
             two highest class probabilities (D).
-        region_options: further arguments of `sample_regions`, which says how sure they are.
+        region_options: further arguments of `sample_regions`.
         congruence: weight of `congruence_loss` in the statistical term (V2, the weight D).
         classes: number of classes; needed for the critic only.
         adversarial: kind of critic, "wgan-gp" or "hinge" with the same penalty (V for SKD's code).
         critic_width: channels of the critic's first convolution (V).
         gradient_penalty: weight of the penalty (V).
-        check_finite: look for NaN and infinities in what the terms are computed of, and for features whose norms
-            overflow, whichever terms are on. On CUDA that waits for the device, once a call; where something else
-            watches the terms it can be switched off. It stands for `dtiem`'s own switch.
+        check_finite: check the inputs for NaN, infinities and overflowing norms. On CUDA this synchronises once per
+            call; it can be switched off if the terms are checked elsewhere. Replaces the option of `dtiem`.
 
     Raises:
-        ValueError: a weight that is negative or not finite, a value out of range, options that `sample_regions` does
-            not know or refuses, or no classes for the critic.
+        ValueError: a weight is negative or not finite, a value is out of range, `region_options` are invalid, or
+            `classes` is missing for the critic.
     """
 
     def __init__(
@@ -120,18 +119,19 @@ class SSTKDLoss(nn.Module):
         teacher_logits: Tensor,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """The weighted terms that are on: "response", "structural", "statistical", "adversarial", "critic".
+        """The terms with non-zero weight: "response", "structural", "statistical", "adversarial", "critic".
 
         Args:
-            student_features: low-level features (N, C, H, W), brought to the teacher's width. None without textures.
-            teacher_features: the same of the teacher; nothing trained has touched it.
+            student_features: low-level features (N, C, H, W), projected to the teacher's width; None without texture
+                terms.
+            teacher_features: the teacher's low-level features, without a trained layer after them.
             student_logits: class scores (N, K, h, w).
-            teacher_logits: of the same shape.
-            generator: stream for regions and for the critic's interpolation; a CPU one. The global one without it.
+            teacher_logits: class scores of the same shape.
+            generator: CPU random stream for regions and the critic's interpolation; default: the global one.
 
         Raises:
-            ValueError: shapes that differ, features that are missing, a batch without images, or (with `check_finite`)
-                features or scores that hold a NaN or an infinity; names them. Also a critic in `torch.inference_mode`.
+            ValueError: shapes differ, features are missing, the batch has no images, or (with `check_finite`) features
+                or scores contain NaN or infinities; names them. Also for a critic in `torch.inference_mode`.
         """
         if generator is None:
             generator = torch.default_generator
@@ -147,7 +147,7 @@ class SSTKDLoss(nn.Module):
         return terms
 
     def _check(self, student: Tensor | None, teacher: Tensor | None, our_scores: Tensor, their_scores: Tensor) -> None:
-        """Refuse what the terms that are on cannot be computed of."""
+        """Check the inputs of the terms with non-zero weight."""
         features, scores = {}, {}
         if self.w_str or self.w_sta:
             if student is None or teacher is None:
@@ -169,8 +169,8 @@ class SSTKDLoss(nn.Module):
     def _textures(
         self, student: Tensor | None, teacher: Tensor | None, logits: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        assert student is not None and teacher is not None  # `_check` has seen to it
-        # Under autocast features come in half precision; the difference of two such maps has few digits left.
+        assert student is not None and teacher is not None  # checked in `_check`
+        # Under autocast features have half precision, which is too coarse for differences.
         dtype = torch.promote_types(student.dtype, torch.float32)
         student, teacher = student.to(dtype), teacher.detach().to(dtype)
         terms = {}
@@ -205,10 +205,10 @@ class SSTKDLoss(nn.Module):
 
 
 def _check_region_options(options: Mapping[str, Any], regions: int) -> None:
-    """Refuse at once what `sample_regions` would refuse at the first step."""
+    """Check the options of `sample_regions` at construction instead of at the first step."""
     allowed = [p.name for p in signature(sample_regions).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
     unknown = [name for name in options if name not in allowed]
     if unknown:
         raise ValueError(f"region_options has {', '.join(map(repr, unknown))}; allowed: {', '.join(allowed)}")
-    # A stream of its own: building a loss must not move the global one.
+    # A separate stream, because building a loss must not advance the global one.
     sample_regions(torch.zeros(1, 1, 1), max(regions, 1), torch.Generator(), **options)

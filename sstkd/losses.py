@@ -2,9 +2,9 @@
 
 Terms from Ji et al., "Structural and Statistical Texture Knowledge Distillation for Semantic Segmentation" (CVPR 2022,
 arXiv 2305.03944); the reductions behind the paper's weights are not known, those below are this project's choice.
-How sure each default is: V2 verified in a secondary source, R recalled and unconfirmed, D this project's decision.
+Certainty of each default: V2 verified in a secondary source, R recalled and unconfirmed, D this project's decision.
 
-A batch without images is a ValueError in every term and every module; images without regions (M = 0) are a loss of 0.
+A batch without images raises ValueError in every term and module; images without regions (M = 0) give a loss of 0.
 """
 
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ def structural_loss(bands: Sequence[Tensor], target: Sequence[Tensor] | None = N
 
         L_str = sum over stacks, images, channels, directions, positions of (student - teacher)^2 / number of terms
 
-    One mean over everything, not a mean of means: a stack counts by its number of coefficients.
+    One mean over all coefficients, not a mean of means: stacks are weighted by their number of coefficients.
 
     Args:
-        bands: the student's stacks of subbands, (N, C, D, h, w) each, as the CDM returns them.
-        target: the teacher's. None: `bands` are those of student - teacher already, which is the same because the CDM
-            is linear, and costs one transform instead of two.
+        bands: the student's stacks of subbands from the CDM, (N, C, D, h, w) each.
+        target: the teacher's stacks. None: `bands` are those of student - teacher; equal because the CDM is linear, and
+            needs one transform instead of two.
 
     Raises:
-        ValueError: no stack, no coefficient in them, or the two sides differ in number or shapes.
+        ValueError: there are no stacks or coefficients, or the two sides differ in number or shapes.
     """
     if not bands:
         raise ValueError("there are no subbands to compare")
@@ -55,7 +55,7 @@ def statistical_loss(student: Tensor | Equalized, teacher: Tensor | Equalized, c
         L_sta = mean (student - teacher)^2 + congruence L_con
 
     Args:
-        student: equalised intensities (N, M, P), a graph's vectors (N, M, P, D), or what `DTIEM.equalize` gives.
+        student: equalised intensities (N, M, P), a graph's vectors (N, M, P, D), or the result of `DTIEM.equalize`.
         teacher: the same of the teacher.
         congruence: weight of `congruence_loss`, finite and not negative (the term V2, its weight decided, D).
 
@@ -82,9 +82,9 @@ def congruence_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
         L_con = mean (F_S - F_T)^2,  F_n = C_0 + ... + C_n after denoising
 
-    A region's levels span its own range, so this compares the shapes of two histograms, not where they lie. The journal
-    version of the paper (arXiv 2503.08043) names a "quantization congruence loss" (V2); its formula is not known to
-    this project and this one is its own (decided, D).
+    A region's levels span its own range, so this compares the shapes of two histograms, not their positions. The
+    journal version of the paper (arXiv 2503.08043) names a "quantization congruence loss" (V2) with an unknown formula;
+    this one is this project's (decided, D).
 
     Returns:
         A scalar. Without regions (M = 0) it is 0, with a gradient of 0.

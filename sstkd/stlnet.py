@@ -19,7 +19,7 @@ parameters are those of the released code (its weights load), which differs from
     zeros     a zero feature has similarity 0 with gradient 0; the code's gradient there is 1e12
     precision intensities, levels and counts in float32 or wider, whatever autocast says
 
-How sure each default is: V verified in the released code.
+V marks defaults verified in the released code.
 
 Shapes: N images, C channels, H x W map, P positions, L levels, S = s^2 cells.
 """
@@ -194,11 +194,11 @@ class PTFEM(nn.Module):
 
 
 class STL(nn.Module):
-    """The whole head: [PTFEM, TEM, input], concatenated.
+    """The complete head: [PTFEM, TEM, input], concatenated.
 
     Args:
-        channels: of the map.
-        levels: of the texture enhancement (128: V).
+        channels: channels of the map.
+        levels: levels of the texture enhancement (128: V).
         width: channels of each of the three parts of the result (256: V).
     """
 
@@ -221,7 +221,7 @@ class STL(nn.Module):
 
 
 class _Conv(nn.Module):
-    """Convolution without bias in 1 or 2 dimensions, then batch normalisation and ReLU if asked for."""
+    """Convolution without bias in 1 or 2 dimensions, then optional batch normalisation and ReLU."""
 
     def __init__(
         self, dimensions: int, wide_in: int, wide_out: int, *, kernel: int = 1, norm: bool = False, relu: bool = False

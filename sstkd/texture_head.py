@@ -1,15 +1,15 @@
-"""A texture head: what a teacher is trained with so that DTIEM's variant `graph` has weights.
+"""A texture head that trains a teacher's weights for DTIEM's variant `graph`.
 
     tiles of the features -> DTIEM's quantisation -> GraphEnhancement -> enhanced map; [enhanced, features] -> scores
 
-The enhanced map beside the features it came from, then a 1x1 classifier, is how STLNet (Zhu et al., CVPR 2021, arXiv
-2103.04133) trains its texture enhancement module; tiles instead of the whole map are this project's decision, so that
-the graph meets regions of the size it will be used on. In the training step of a teacher:
+As in STLNet (Zhu et al., CVPR 2021, arXiv 2103.04133), a 1x1 classifier reads the enhanced map concatenated with its
+input features; tiles instead of the whole map are this project's decision, so that the graph is trained on regions of
+the size it is used on. In the training step of a teacher:
 
     scores = F.interpolate(head(low_level_features), labels.shape[-2:], mode="bilinear")
     loss = task + 0.4 * F.cross_entropy(scores, labels, ignore_index=255)
 
-A teacher that is trained already stays as it is when only the head is trained, on its detached features.
+For an already trained teacher, train only the head, on detached features.
 """
 
 import torch
@@ -21,13 +21,13 @@ from sstkd.quantize import interpolate_vectors, whole
 
 
 class TextureHead(nn.Module):
-    """Class scores from features and their enhanced texture; `head.graph.state_dict()` is what DTIEM needs.
+    """Class scores from features and their enhanced texture; DTIEM needs `head.graph.state_dict()`.
 
     Args:
         channels: C of the features.
         classes: K.
-        width: D, of the graph's vectors and of the projected features (decided, D).
-        hidden: of the graph's embedding (decided, D).
+        width: D, width of the graph's vectors and of the projected features (decided, D).
+        hidden: width of the graph's embedding (decided, D).
         tiles: regions along each side of the map, the same number of rows and columns (decided, D: a tile is as large
             as the largest region that `sample_regions` draws).
         levels: this and the next four as in `DTIEM`, which must be given the same values.

@@ -1,7 +1,7 @@
-"""Methods over many pairs and datasets: what each gains where, its rank, and what may be concluded.
+"""Methods over many pairs and datasets: gains by task, ranks, and the conclusion.
 
-Tasks are the pairs of one or several experiments. Within a task everything is `analysis.comparison`'s; across tasks
-only methods with all their runs count, and a method that failed on a task is last there.
+Tasks are the pairs of one or several experiments. Values within a task are from `analysis.comparison`; across tasks
+only methods with all their runs count, and a method that failed on a task is ranked last there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ WITHIN = 5.0
 
 @dataclass(frozen=True)
 class Task:
-    """A pair on a dataset, with a name of its own."""
+    """A pair on a dataset, with a unique name."""
 
     name: str
     block: Block
@@ -46,10 +46,10 @@ class Standing:
         label: the method.
         rank: its mean rank, 1 is best.
         gain: mean over tasks of its mean difference to the baseline, in percentage points, with the t interval over
-            tasks; None for the baseline, or where it failed on a task.
+            tasks; None for the baseline, or if it failed on a task.
         better: the probability that one of its runs beats one of the baseline's; None for the baseline.
         area: mean height of its performance profile up to `WITHIN` percentage points from the best.
-        wins, losses: on how many tasks its difference to the baseline is significant, above or below 0.
+        wins, losses: number of tasks with a significant difference to the baseline, above or below 0.
     """
 
     label: str
@@ -68,11 +68,11 @@ class Across:
     Attributes:
         tasks: in the order of the experiments.
         methods: every label, the baseline (student without distillation) first.
-        ranked: standings by rank, of the methods that were run on every task.
-        unranked: why other methods have no rank, by label.
-        friedman: p-value of "all ranked methods are equally good"; None for fewer than three, or one task.
+        ranked: standings, by rank, of the methods that were run on every task.
+        unranked: reason why other methods have no rank, by label.
+        friedman: p-value of "all ranked methods are equally good"; None for fewer than three methods, or one task.
         critical: Nemenyi's critical difference of mean ranks; None with one task.
-        groups: sets of methods that it does not tell apart.
+        groups: sets of methods that do not differ by more than it.
     """
 
     tasks: tuple[Task, ...]
@@ -84,7 +84,7 @@ class Across:
     groups: tuple[tuple[str, ...], ...]
 
     def cell(self, method: str, task: Task) -> str:
-        """The difference to the baseline, with its interval; the baseline's own mIoU; or what is missing."""
+        """The difference to the baseline with its interval, the baseline's own mIoU, or what is missing."""
         x = task.block.line(method)
         if x is None or x.miou is None:
             return "not run" if x is None else x.absences
@@ -96,7 +96,7 @@ class Across:
 
     @property
     def pick(self) -> str:
-        """What may be concluded, and how sure it is."""
+        """The conclusion in words, with its significance."""
         if not self.ranked:
             return "Nothing can be concluded: no method but the baseline was run on all tasks."
         first = self.ranked[0]
@@ -122,7 +122,7 @@ class Across:
 
 
 def across(tables: Sequence[Table]) -> Across:
-    """Bring the tables of one or several experiments together.
+    """Combine the tables of one or several experiments.
 
     Args:
         tables: at least one, all of one protocol version.
@@ -185,7 +185,7 @@ def _value(task: Task, label: str) -> float:
 
 
 def _rankable(tasks: Sequence[Task], methods: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The methods with all their runs on every task; and why the others are left out."""
+    """The methods with all their runs on every task, and the reasons why the others are left out."""
     ranked, left = [], {}
     for name in methods:
         missing = [task.name for task in tasks if _run_values(task.block.line(name)) is None]
@@ -223,7 +223,7 @@ def _standings(ranked: Sequence[str], tasks: Sequence[Task]) -> tuple[Standing, 
 
 
 def profile_gaps(found: Across) -> dict[str, Any]:
-    """By ranked method how far it is behind the best of every task, in percentage points: (tasks,)."""
+    """By ranked method, its distance to the best method of every task in percentage points: (tasks,)."""
     names = [s.label for s in found.ranked]
     table = np.array([[_value(task, name) for name in names] for task in found.tasks])
     return dict(zip(names, gaps(table).T, strict=True)) if names else {}
@@ -231,7 +231,7 @@ def profile_gaps(found: Across) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Cost:
-    """A method on a task: what its student costs and what its training took, beside its mIoU in percent."""
+    """A method on a task: the cost of its student and of its training, and its mIoU in percent."""
 
     label: str
     task: str
@@ -248,8 +248,8 @@ def costs(found: Across, rows: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
     Args:
         found: the comparison.
         rows: by run_id, with student_parameters, student_macs, train_seconds and student_latency_ms. Seconds are the
-            median over the method's runs that have them, latency over those of all methods on the task: the
-            method does not change the time that inference takes.
+            median over the method's runs, latency the median over all methods' runs on the task, because the method
+            does not affect inference.
     """
     out = []
     for task in found.tasks:
@@ -270,9 +270,9 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Places of the points (cost, score) that no other one beats in both: cheaper or equal, and better or equal.
+    """Indices of the Pareto-optimal points (cost, score), lower cost and higher score being better.
 
-    In the order of their cost; of equal points the first.
+    Ordered by cost; of equal points only the first.
     """
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
     front: list[int] = []
@@ -283,16 +283,16 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def class_gains(task: Task, rows: Mapping[str, Mapping[str, Any]], column: str) -> dict[str, list[float]] | None:
-    """By method the mean over paired seeds of its IoU of each class less the baseline's, in percentage points.
+    """By method, the mean over paired seeds of each class's IoU minus the baseline's, in percentage points.
 
     Args:
-        task: which.
+        task: the task.
         rows: by run_id, with the column.
         column: a confusion column of the rows, e.g. "dev_confusion" or "dev_boundary_confusion".
 
     Returns:
-        (K,) a method; nan for a class that a side has neither in labels nor predictions. None where the column was not
-        kept.
+        (K,) for each method; nan for a class that is in neither labels nor predictions of one side. None if the rows
+        lack the column.
     """
     baseline = task.block.baseline
     if baseline is None or any(rows[run][column] is None for run in baseline.run_ids.values()):

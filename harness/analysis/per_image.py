@@ -1,4 +1,4 @@
-"""How much the differences of a comparison depend on the images of val, where matrices per image were kept."""
+"""Bootstrap intervals over the images of val, from confusion matrices per image."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,19 +16,19 @@ from harness.results.paths import per_image_path
 from harness.results.per_image import read_per_image
 
 COLUMNS = ("run_id", "per_image_sha256", "absent_policy")
-"""Of rows, that `with_images` needs."""
+"""Columns of rows that `with_images` needs."""
 
 
 def with_images(table: Table, directory: str | Path, rows: Any) -> Table:
-    """The table with `images` filled in: of every method with the baseline, over the seeds that both have.
+    """The table with `images` filled in: every method against the baseline, over their common seeds.
 
     Args:
         table: a comparison.
-        directory: the experiment's, with `per_image/`.
+        directory: the experiment's results folder, with `per_image/`.
         rows: `pyarrow.Table` with at least `COLUMNS`, of its runs.
 
     Raises:
-        ValueError: a damaged file, or another one than its row's; names it.
+        ValueError: a file is corrupt or does not match its row; names it.
     """
     import pyarrow.compute as pc
 

@@ -14,7 +14,7 @@ MOST_SEEDS = 200
 
 @dataclass(frozen=True)
 class Shown:
-    """What seeds show of one method's difference to the student without distillation, in percentage points.
+    """Statistical power for one method's difference to the baseline, in percentage points.
 
     Attributes:
         label: the method's line.
@@ -22,7 +22,7 @@ class Shown:
         difference: their mean difference.
         deviation: standard deviation of the differences over seeds, with its 95 % interval.
         smallest: by number of seeds, the smallest difference that is found with probability `POWER`.
-        seeds: how many it takes to find the difference measured so far; None above `MOST_SEEDS`, or where it is 0.
+        seeds: number of seeds to find the difference measured so far; None above `MOST_SEEDS`, or if it is 0.
     """
 
     label: str
@@ -34,14 +34,14 @@ class Shown:
 
 
 def shown(block: Block, numbers: Sequence[int]) -> list[Shown]:
-    """What numbers of seeds show, for each method with two pairs of runs or more; most is known with many pairs.
+    """Power for several numbers of seeds, for each method with two pairs of runs or more.
 
-    The level is that of the first step of Holm's correction over the block's comparisons: a difference of this size is
-    found even if it is the only one.
+    The level is that of the first step of Holm's correction over the block's comparisons, so a difference of this size
+    is found even if it is the only one.
 
     Args:
-        block: of a comparison.
-        numbers: of seeds, each >= 2.
+        block: a block of the comparison.
+        numbers: numbers of seeds, each >= 2.
 
     Raises:
         ValueError: a number below 2.
@@ -67,7 +67,7 @@ def shown(block: Block, numbers: Sequence[int]) -> list[Shown]:
 
 
 def _needed(difference: float, deviation: float, level: float) -> int | None:
-    """The fewest seeds that find a difference; found by halving, since more seeds always find smaller ones."""
+    """The fewest seeds that find a difference, by bisection."""
     low, high = 2, MOST_SEEDS
     if difference <= 0 or detectable_difference(deviation, high, level, POWER) > difference:
         return None
@@ -81,7 +81,7 @@ def _needed(difference: float, deviation: float, level: float) -> int | None:
 
 
 def phrase(block: Block) -> str | None:
-    """One sentence for a table's footer; None where no two pairs of runs are there."""
+    """One sentence for a table's footer; None with fewer than two pairs of runs."""
     n = max((len(x.values) for x in block.methods), default=0)
     if n < 2:
         return None

@@ -1,7 +1,7 @@
-"""Which method is better over many pairs and datasets: ranks, chances of improvement, profiles of what is lost.
+"""Methods over many pairs and datasets: ranks, probability of improvement, performance profiles.
 
-A cell is one method on one task (a teacher/student pair on a dataset). Higher values are better, in any unit. A cell
-whose training diverged or failed is -inf: it loses to every number and is never left out.
+A cell is one method on one task (a teacher/student pair on a dataset). Higher values are better, in any unit. If the
+training diverged or failed, the cell is -inf: it is worse than every number and never left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ def mean_ranks(values: ArrayLike) -> NDArray[np.float64]:
     """Mean rank of every method over the tasks; 1 is the best, equal values share the mean of their ranks.
 
     Args:
-        values: (N, k) of N tasks and k methods; `LOST` where there is no result.
+        values: (N, k) of N tasks and k methods; `LOST` if there is no result.
 
     Returns:
         (k,) in [1, k].
@@ -31,7 +31,7 @@ def mean_ranks(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def friedman(values: ArrayLike) -> float:
-    """p-value of "all methods are equally good" (M. Friedman, 1937), the test that comes before pairwise comparisons.
+    """p-value of "all methods are equally good" (M. Friedman, 1937), tested before pairwise comparisons.
 
     Args:
         values: (N, k) as in `mean_ranks`, k >= 3.
@@ -50,7 +50,7 @@ def friedman(values: ArrayLike) -> float:
 
 
 def critical_difference(methods: int, tasks: int, level: float = 0.05) -> float:
-    """Nemenyi's critical difference of mean ranks: two methods further apart differ, however many pairs are looked at.
+    """Nemenyi's critical difference of mean ranks; corrected for all pairwise comparisons.
 
     q sqrt(k (k + 1) / (6 N)), q the studentized range's quantile over sqrt(2) (J. Demsar, Statistical Comparisons of
     Classifiers over Multiple Data Sets, JMLR 2006).
@@ -70,14 +70,14 @@ def critical_difference(methods: int, tasks: int, level: float = 0.05) -> float:
 
 
 def groups(ranks: Mapping[str, float], difference: float) -> list[tuple[str, ...]]:
-    """The largest sets of methods that are no further apart than the critical difference, best first.
+    """The largest sets of methods within the critical difference of each other, best first.
 
     Args:
         ranks: mean rank by method.
         difference: `critical_difference`.
 
     Returns:
-        Sets of two or more, each from its best to its worst method; none within another one.
+        Sets of two or more, each from its best to its worst method; no set contains another.
     """
     ordered = sorted(ranks, key=lambda name: (ranks[name], name))
     found: list[tuple[str, ...]] = []
@@ -107,12 +107,12 @@ def probability_of_improvement(
     Args:
         a: values of the runs, by task: (runs of a,) each; `LOST` for one that diverged.
         b: the same tasks' values of the other method.
-        rng: the stream the resamples are drawn from.
+        rng: random stream of the resamples.
         confidence: in (0, 1).
         resamples: number of resamples, >= 1.
 
     Returns:
-        A probability, its interval (none where every task has one run of each), and the number of tasks.
+        A probability, its interval (none if every task has one run of each), and the number of tasks.
 
     Raises:
         ValueError: no task, different numbers of tasks, a task without runs, nan or +inf.
@@ -140,7 +140,7 @@ def interquartile_mean(values: ArrayLike) -> float:
     """Mean of the middle half: the lowest and the highest quarter (rounded down) are left out.
 
     Args:
-        values: (n,), n >= 1; `LOST` for a run that diverged, which the mean stays above while few of them did.
+        values: (n,), n >= 1; `LOST` for a run that diverged; the mean is finite as long as few runs did.
 
     Raises:
         ValueError: no values, nan or +inf.
@@ -151,9 +151,9 @@ def interquartile_mean(values: ArrayLike) -> float:
 
 
 def gaps(values: ArrayLike) -> NDArray[np.float64]:
-    """How far every cell is behind the best method of its task; inf for a lost one.
+    """Distance of every cell to the best method of its task; inf for a lost one.
 
-    Of -log(cost) they are the logarithms of E. Dolan and J. More's performance ratios (2002); of mIoU they are points.
+    For values -log(cost), the logarithms of E. Dolan and J. More's performance ratios (2002); for mIoU, points.
 
     Args:
         values: (N, k) as in `mean_ranks`.

@@ -1,4 +1,4 @@
-"""Is a difference significant? Intervals over seeds, paired differences, and the correction for many comparisons.
+"""Significance: intervals over seeds, paired differences, and the correction for multiple comparisons.
 
 Values are plain numbers in any unit; results keep that unit. The paired t interval decides: with three to five seeds it
 has its nominal coverage if the differences are roughly normal. The percentile bootstrap interval is too narrow for so
@@ -16,15 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 from harness.analysis.arrays import BySeed
 from harness.metrics import Absent
 
-# Differences with a smaller relative deviation are equal up to rounding; a t statistic would only measure rounding.
+# Differences with a smaller relative deviation are equal up to rounding, and a t statistic would be meaningless.
 _EQUAL = 1e-12
-_AT_ONCE = 500  # resamples of images whose weights are in memory together
+_AT_ONCE = 500  # resamples of images with weights in memory at once
 _DRAWN_AT_ONCE = 2**16  # values that `bootstrap_interval` has in memory together
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its two-sided confidence interval; `low` and `high` are None where there is no interval.
+    """A mean with its two-sided confidence interval; `low` and `high` are None if there is no interval.
 
     Attributes:
         mean: mean of the values, in their unit.
@@ -45,7 +45,7 @@ class Interval:
 
     @property
     def reversed(self) -> Self:
-        """The same of the negated values: a comparison seen from its other side, b - a."""
+        """The interval of the negated values, b - a instead of a - b."""
         low = None if self.high is None else -self.high
         high = None if self.low is None else -self.low
         return replace(self, mean=-self.mean, low=low, high=high)
@@ -56,7 +56,7 @@ class Difference(Interval):
     """Mean of the paired differences a - b, with the p-value of "there is none".
 
     Attributes:
-        p_value: two-sided, paired t; None where there is no interval.
+        p_value: two-sided, paired t; None if there is no interval.
     """
 
     p_value: float | None = None
@@ -115,12 +115,12 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence
 
     Args:
         a: value by seed.
-        b: value by seed; seeds that only one side has are left out, `n` says how many pairs are left.
+        b: value by seed; seeds that only one side has are left out, `n` is the number of pairs.
         confidence: in (0, 1).
 
     Returns:
-        `low`, `high` and `p_value` are None for one pair. They are None too when all differences are the same number
-        other than zero: without any variance the seeds changed nothing, which is no evidence.
+        `low`, `high` and `p_value` are None for one pair, and also if all differences are equal and not zero: without
+        variance between seeds there is no evidence.
 
     Raises:
         ValueError: no seed in common, a non-finite value, or a confidence outside (0, 1).
@@ -154,7 +154,7 @@ def bootstrap_interval(
 
     Args:
         values: (n,) finite numbers, n >= 1; n < 2 has no interval.
-        rng: the stream the resamples are drawn from; the same stream gives the same interval.
+        rng: random stream of the resamples; the same stream gives the same interval.
         confidence: in (0, 1).
         resamples: number of resamples, >= 1.
 
@@ -183,19 +183,19 @@ def image_bootstrap(
     resamples: int = 10_000,
     absent: Absent = "skip",
 ) -> Interval:
-    """mIoU of `a` less that of `b`, with its percentile bootstrap interval over the images of the split.
+    """mIoU of `a` minus that of `b`, with its percentile bootstrap interval over the images of the split.
 
-    Every resample draws images, the same ones for both sides and all runs, adds up what was counted on them and takes
-    the mIoU of the sums. It shows how much the difference depends on these images; the interval of
-    `paired_difference` shows how much it depends on the seeds.
+    Every resample draws images, the same for both sides and all runs, and computes the mIoU of their summed counts.
+    This interval shows how much the difference depends on the images; that of `paired_difference` shows how much it
+    depends on the seeds.
 
     Args:
         a: (S, N, 2, K) of S runs on N images: `harness.metrics.hits_and_unions` of each.
-        b: the same of the S runs that those of `a` are paired with, on the same images.
-        rng: the stream the resamples are drawn from; the same stream gives the same interval.
+        b: the same for the S paired runs, on the same images.
+        rng: random stream of the resamples; the same stream gives the same interval.
         confidence: in (0, 1).
         resamples: number of resamples, >= 1.
-        absent: what the mean does with a class that is in none of the images drawn.
+        absent: treatment of a class that is in none of the drawn images.
 
     Returns:
         The mean over the runs' differences on the whole split, in [-1, 1], its interval, and N. No interval for one
@@ -215,7 +215,7 @@ def image_bootstrap(
     images = shapes[0][1]
 
     def difference(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of the images weighted by (R, N): (R,)."""
+        """Differences (R,) for R weightings (R, N) of the images."""
         one, other = (_weighted_miou(x, weights, absent) for x in sides)
         return np.asarray((one - other).mean(axis=1))
 
@@ -246,7 +246,7 @@ def detectable_difference(deviation: float, n: int, level: float = 0.05, power: 
     Args:
         deviation: standard deviation of the paired differences between seeds, > 0; the result has its unit.
         n: planned number of seeds, >= 2.
-        level: of the two-sided test; divide it by the number of comparisons for the first step of Holm's correction.
+        level: level of the two-sided test; divide by the number of comparisons for the first step of Holm's correction.
         power: in (level, 1).
 
     Raises:
@@ -262,7 +262,7 @@ def detectable_difference(deviation: float, n: int, level: float = 0.05, power: 
 
 @functools.lru_cache(maxsize=4096)
 def _shift(n: int, level: float, power: float) -> float:
-    """A true difference in standard errors of the mean that the test finds with this power."""
+    """The true difference, in standard errors of the mean, that the test finds with this power."""
     from scipy import special
 
     critical = _t_quantile(1 - level, n)
@@ -272,7 +272,7 @@ def _shift(n: int, level: float, power: float) -> float:
     from scipy import optimize  # half a second to load
 
     def missing(shift: float) -> float:
-        """Power at a difference of `shift` standard errors, less the wanted one (the far tail counts, too)."""
+        """Power at a difference of `shift` standard errors (both tails) minus the required power."""
         near, far = (special.nctdtr(n - 1, shift, end) for end in (critical, -critical))
         return float(1 - near + np.nan_to_num(far)) - power
 
@@ -281,7 +281,7 @@ def _shift(n: int, level: float, power: float) -> float:
 
 
 def deviation_interval(differences: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Standard deviation of paired differences with its chi-square interval: how well so few seeds know it.
+    """Standard deviation of paired differences with its chi-square interval.
 
     Args:
         differences: (n,) finite numbers, roughly normal; n < 2 has no standard deviation.
@@ -304,10 +304,10 @@ def deviation_interval(differences: ArrayLike, confidence: float = 0.95) -> Inte
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: p-values that may be compared with one level, however many comparisons there are.
+    """Holm's step-down adjustment of p-values for multiple comparisons.
 
-    The chance of at least one false finding among all of them stays below the level (S. Holm, A Simple Sequentially
-    Rejective Multiple Test Procedure, 1979).
+    Comparing the adjusted p-values with a level keeps the family-wise error rate below it (S. Holm, A Simple
+    Sequentially Rejective Multiple Test Procedure, 1979).
 
     Args:
         p_values: (m,) in [0, 1], in any order; may be empty.

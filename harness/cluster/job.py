@@ -1,7 +1,7 @@
 """An experiment as a job of a running Ray cluster: start it or find it again, follow its log, fetch its rows.
 
-The job is `python -m harness.cli run` on the head node. Its id follows from the experiment's runs, so that re-running
-the command finds a running job instead of starting a second one.
+The job is `python -m harness.cli run` on the head node. Its id is derived from the experiment's runs, so that
+re-running the command finds a running job instead of starting a second one.
 """
 
 import asyncio
@@ -31,22 +31,22 @@ from harness.results.storage import Storage
 N = TypeVar("N", bound=Network)
 RETRY_SECONDS = 2.0
 PATIENCE_SECONDS = 300.0
-"""How long a cluster may be silent while its job's log is followed."""
+"""How long a cluster may not answer while its job's log is followed."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is submitted.
+    """The job to submit.
 
     Attributes:
         file: the experiment file.
-        experiment: what was read from it, with paths of the cluster.
+        experiment: its content, with paths on the cluster.
         overrides: `key.path=value`.
-        results: the results folder on the cluster; `~/` is its user's home.
-        python: the interpreter there.
-        names: environment variables that the job gets with the values they have here.
-        excludes: patterns of files that the job does not get.
+        results: the results folder on the cluster; `~/` is the home folder there.
+        python: the Python interpreter on the cluster.
+        names: environment variables to pass to the job, with their local values.
+        excludes: patterns of files to leave out of the package.
         retry_failed: run failed runs again.
     """
 
@@ -61,7 +61,7 @@ class Job:
 
     @property
     def base_id(self) -> str:
-        """The experiment's name and a digest of its run_ids, so that only changes of results change it."""
+        """The experiment's name and a digest of its run_ids, so that only changes that affect results change it."""
         ids = sorted(run.run_id for run in foreseen(self.experiment))
         return f"{self.experiment.name}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:8]}"
 
@@ -71,10 +71,10 @@ class Job:
         return f"{self.results}/{self.experiment.name}"
 
     def package(self, to: Path) -> tuple[Path, str]:
-        """The job's package, made below `to`, and the experiment file's place in it.
+        """Create the job's package below `to`; returns its path and the experiment file's path in it.
 
         Raises:
-            ValueError: it is too large, a variable is not set, or something in it looks like a secret.
+            ValueError: it is too large, a variable is not set, or it contains something like a secret.
         """
         project = Path.cwd()
         text = self.file.read_bytes()
@@ -92,7 +92,7 @@ class Job:
         return path, name
 
     def command(self, name: str) -> str:
-        """The shell command of the job; `name` is the experiment file's in the package."""
+        """The shell command of the job; `name` is the experiment file's path in the package."""
         words = ["-m", "harness.cli", "run", name, *override_arguments(self.experiment, self.overrides)]
         if self.retry_failed:
             words.append("--retry-failed")
@@ -101,7 +101,7 @@ class Job:
 
 
 def override_arguments(experiment: Experiment, overrides: Sequence[str]) -> list[str]:
-    """The `--set` options of a run on a cluster, which always joins the Ray that is there."""
+    """The `--set` options of a run on a cluster, which always uses the running Ray."""
     settings = [*overrides, *(["resources.address=auto"] if experiment.resources.address != "auto" else [])]
     return [word for setting in settings for word in ("--set", setting)]
 
@@ -114,8 +114,8 @@ def refuse_lost(results: str) -> None:
     """
     if not results.startswith(("/", "~/")):
         raise ValueError(
-            f"--cluster-results {results}: is below the job's own folder, which goes with the job; write an absolute "
-            "folder or ~/FOLDER. Rows go to a URI by the file's resources.storage"
+            f"--cluster-results {results}: is below the job's own folder, which is deleted with the job; give an "
+            "absolute folder or ~/FOLDER. To store rows at a URI, set resources.storage in the file"
         )
 
 
@@ -125,13 +125,13 @@ def shell_path(path: str) -> str:
 
 
 def exposed(address: str) -> str | None:
-    """What to tell the user if the token would travel in clear to `address`; None if it does not."""
+    """A warning if the token would be sent unencrypted to `address`; else None."""
     parts = urlsplit(address)
     if parts.scheme == "https" or parts.hostname in LOOPBACK:
         return None
     return (
-        f"{address} is neither this machine nor https: the token, which lets anybody run code on the cluster, travels "
-        "in clear. Better: ssh -N -L 8265:127.0.0.1:8265 HEAD, and --address http://127.0.0.1:8265"
+        f"{address} is neither this machine nor https: the token, which allows to run code on the cluster, is sent "
+        "unencrypted. Better: ssh -N -L 8265:127.0.0.1:8265 HEAD, and --address http://127.0.0.1:8265"
     )
 
 
@@ -139,7 +139,7 @@ def connect(address: str) -> Any:
     """Ray's client for jobs, with token authentication unless RAY_AUTH_MODE says otherwise.
 
     Raises:
-        ValueError: nothing answers, there is no token, or it is not the cluster's.
+        ValueError: the cluster does not answer, or the token is missing or wrong.
     """
     if urlsplit(address).scheme not in ("http", "https"):
         raise ValueError(f"--address {address}: write the dashboard's address, such as http://127.0.0.1:8265")
@@ -168,14 +168,14 @@ def connect(address: str) -> Any:
 
 
 def start(client: Any, job: Job) -> tuple[str, bool]:
-    """Start the job, or find it where it waits or runs already.
+    """Start the job, unless it is already pending or running.
 
     Returns:
         Its id, and whether it was started now.
 
     Raises:
         ValueError: as `Job.package`.
-        OSError: the cluster does not take it.
+        OSError: the cluster does not accept it.
     """
     base = job.base_id
     with tempfile.TemporaryDirectory() as folder:
@@ -197,14 +197,14 @@ def start(client: Any, job: Job) -> tuple[str, bool]:
                     metadata={"experiment": job.experiment.name, "runs": str(runs)},
                 )
             except RuntimeError as error:
-                if "already exists" in str(error):  # somebody was quicker
+                if "already exists" in str(error):  # submitted by someone else in the meantime
                     continue
                 raise OSError(_refusal(error)) from None
             return name, True
 
 
 def _refusal(error: RuntimeError) -> str:
-    return f"the cluster does not take the job: {str(error).strip().rpartition(chr(10))[2]}"
+    return f"the cluster does not accept the job: {str(error).strip().rpartition(chr(10))[2]}"
 
 
 def _number(name: str, base: str) -> int | None:
@@ -218,7 +218,7 @@ def _runtime_env(job: Job, package: Path) -> dict[str, Any]:
 
 
 def follow(client: Any, name: str, write: Callable[[str], object]) -> Any:
-    """Write a job's log as it comes, from its beginning; returns Ray's JobDetails once the job has ended.
+    """Write a job's log from its beginning, as it grows; returns Ray's JobDetails after the job has ended.
 
     Raises:
         OSError: the cluster has not answered for `PATIENCE_SECONDS`.
@@ -251,7 +251,7 @@ def follow(client: Any, name: str, write: Callable[[str], object]) -> Any:
 
 
 async def _tail(client: Any, name: str, write: Callable[[str], object], shown: list[int]) -> None:
-    """One connection to a job's log, which Ray sends from its beginning; `shown` letters were written before."""
+    """One connection to a job's log. Ray sends it from the beginning; `shown` characters were already written."""
     seen = 0
     async for text in client.tail_job_logs(name):
         seen += len(text)
@@ -268,13 +268,13 @@ def exit_code(info: Any) -> int:
 
 
 def fetch_rows(client: Any, job: Job, directory: Path) -> Pulled | None:
-    """Fetch the experiment's rows into a results folder here; None if the cluster wrote all of them there itself.
+    """Fetch the experiment's rows into a local results folder; None if the cluster wrote all of them there itself.
 
-    They come from `resources.storage` if that is reached from here, else from the head node through the job server. A
-    folder is the cluster's if it has the rows: one of that name may be here by chance.
+    They are fetched from `resources.storage` if it is accessible from here, else from the head node through the job
+    server. A local folder counts as the cluster's only if it has the rows.
 
     Raises:
-        ValueError: rows are missing, damaged, contradict each other, or are too large for that way.
+        ValueError: rows are missing, corrupt, contradict each other, or are too large for the job server.
         OSError: the cluster or the storage does not answer, or there are no rows.
     """
     storage = job.experiment.resources.storage
@@ -286,7 +286,7 @@ def fetch_rows(client: Any, job: Job, directory: Path) -> Pulled | None:
     if there.is_dir() and directory.is_dir() and there.samefile(directory):
         there_too = set(store.finished(directory))
         expected = {run.run_id for run in foreseen(with_digests(job.experiment, directory))}
-        # Runs whose steps follow from a time have ids that only the cluster knows.
+        # If the number of steps is derived from a time budget, only the cluster knows the run_ids.
         if expected <= there_too or (there_too and rules.needs_times(job.experiment)):
             return None
     with tempfile.TemporaryDirectory() as folder:
@@ -311,7 +311,7 @@ def fetch_rows(client: Any, job: Job, directory: Path) -> Pulled | None:
 
 
 def with_digests(experiment: Experiment, directory: Path) -> Experiment:
-    """The experiment with the digests of weights that only the cluster knew, as each pair's newest row has them."""
+    """The experiment with digests of weight files on the cluster, from each pair's newest row."""
     rows = store.read_rows(directory, ["pair", "role", "spec", "finished_at"]).to_pylist()
     students = sorted((row for row in rows if row["role"] == "student"), key=lambda row: row["finished_at"])
     newest = {row["pair"]: json.loads(row["spec"]) for row in students}

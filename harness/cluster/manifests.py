@@ -1,7 +1,7 @@
 """Manifests that start a Ray cluster for one experiment and end it afterwards: a KubeRay RayJob, a Slurm script.
 
-Both hold the experiment file as it is, token authentication and no usage statistics. Environment variables are in them
-by name only.
+Both contain the experiment file unchanged, enable token authentication and disable usage statistics. Environment
+variables are included by name only.
 """
 
 import hashlib
@@ -24,23 +24,23 @@ from harness.experiment.spec import Experiment
 from harness.results.storage import is_uri
 
 MOUNT = "/mnt/sstkd-bench"
-"""Where pods see the shared volume."""
+"""Mount point of the shared volume in the pods."""
 _CONFIG = "/etc/sstkd-bench"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the experiment file does not say.
+    """Options that are not in the experiment file.
 
     Attributes:
         overrides: `key.path=value`.
         names: environment variables of the runs, besides those in the experiment's paths.
-        results: the results folder, seen by every node.
+        results: the results folder, accessible from every node.
         retry_failed: run failed runs again.
-        nodes: how many share the workers.
+        nodes: number of nodes for the workers.
         memory: GiB per node.
-        image: of the pods.
-        claim: the volume claim that the pods share.
+        image: the pods' container image.
+        claim: the pods' shared volume claim.
     """
 
     overrides: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Share:
-    """One node's part of an experiment: its workers, their CPUs, CPUs that load data besides, whole GPUs."""
+    """One node's part of an experiment: its workers, their CPUs, additional CPUs for loading data, GPUs."""
 
     nodes: int
     workers: int
@@ -65,11 +65,11 @@ class Share:
 
 
 def share(resources: Resources, nodes: int | None) -> Share:
-    """How the workers of concurrent runs are distributed over nodes.
+    """Distribute the workers of concurrent runs over nodes.
 
     Args:
-        resources: the experiment's; without `concurrent` one run at a time.
-        nodes: None for as many as there are workers, or GPUs that are shared by workers.
+        resources: the experiment's resources; without `concurrent` one run at a time.
+        nodes: number of nodes; None: one per worker, or per GPU if workers share GPUs.
     """
     total = resources.workers * (resources.concurrent or 1)
     together = math.floor(1 / resources.gpus_per_worker) if 0 < resources.gpus_per_worker < 1 else 1
@@ -86,7 +86,7 @@ def _checked(file: Path, experiment: Experiment, options: Options) -> tuple[str,
     """The experiment file's text, and the names of all environment variables the runs need.
 
     Raises:
-        ValueError: something looks like a secret, or a name is none.
+        ValueError: something looks like a secret, or a name is invalid.
     """
     text = file.read_text()
     secrets.refuse_secrets(text, str(file))
@@ -107,12 +107,11 @@ def slurm(file: Path, experiment: Experiment, options: Options) -> str:
     """A script for sbatch.
 
     Raises:
-        ValueError: as `kuberay`, the results folder is a URI, or the experiment file has the line that ends it in the
-            script.
+        ValueError: as `kuberay`, the results folder is a URI, or the experiment file contains the script's end marker.
     """
     if options.results is not None and is_uri(options.results):
         raise ValueError(
-            f"--cluster-results {options.results}: is no folder; rows go to a URI by the file's resources.storage"
+            f"--cluster-results {options.results}: is not a folder; for a URI, set resources.storage in the file"
         )
     text, names = _checked(file, experiment, options)
     if "END_OF_EXPERIMENT" in text.splitlines():
@@ -146,13 +145,13 @@ def kuberay(file: Path, experiment: Experiment, options: Options) -> str:
     """A ConfigMap with the experiment and the RayJob that runs it, as YAML.
 
     Raises:
-        ValueError: no image is named, the results folder is not absolute, something looks like a secret, or a name is
-            none.
+        ValueError: no image is given, the results folder is not absolute, something looks like a secret, or a name is
+            invalid.
     """
     if options.results is not None and not options.results.startswith("/"):
         raise ValueError(
-            f"--cluster-results {options.results}: would end with the pod; write an absolute folder on a volume, such "
-            f"as {MOUNT}/results. Rows go to a URI by the file's resources.storage"
+            f"--cluster-results {options.results}: would be deleted with the pod; give an absolute folder on a volume, "
+            f"such as {MOUNT}/results. To store rows at a URI, set resources.storage in the file"
         )
     if options.image is None:
         raise ValueError(
@@ -226,7 +225,7 @@ def _ray_job(experiment: Experiment, options: Options, name: str, names: Sequenc
 def _pod(
     container: str, resources: dict[str, str], options: Options, name: str, names: Sequence[str]
 ) -> dict[str, Any]:
-    """A pod's template: the shared volume, the experiment, variables from a secret, and no more rights than needed."""
+    """A pod's template: the shared volume, the experiment, variables from a secret, and minimal permissions."""
     variables: list[dict[str, Any]] = [{"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}]
     variables += [{"name": key, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}} for key in names]
     mounts = [{"name": "shared", "mountPath": MOUNT}, {"name": "experiment", "mountPath": _CONFIG, "readOnly": True}]
@@ -252,7 +251,7 @@ def _pod(
 
 
 def _dns_name(name: str) -> str:
-    """A Kubernetes name of at most 40 letters (KubeRay appends to it), the first one a to z; different ones differ."""
+    """A unique Kubernetes name of at most 40 characters (KubeRay appends to it) that starts with a letter."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if plain == name and len(plain) <= 40 and plain[0].isalpha():
         return plain
@@ -262,7 +261,7 @@ def _dns_name(name: str) -> str:
 
 
 class _Literal(str):
-    """Text that is written as a block, line by line."""
+    """Text that is written as a YAML block."""
 
 
 class _Dumper(yaml.SafeDumper):

@@ -1,4 +1,4 @@
-"""The package of a cluster job: a folder without what is big, secret or made by tools, as one zip file."""
+"""The package of a cluster job: a folder as one zip file, without large, secret or generated files."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 LIMIT_BYTES = 100 * 2**20
-"""What Ray's job server takes in one request."""
+"""Size limit of a request to Ray's job server."""
 MAX_FILES = 10_000
 NOT_AT_TOP = ("results", "data", "build", "dist", "site")
 NOT_ANYWHERE = (
@@ -17,23 +17,23 @@ NOT_ANYWHERE = (
     *("*.pyc", "*.pt", "*.pth", "*.safetensors", "*.onnx", "*.npz", "*.arrow", "*.zip", "*.tar", "*.gz"),
     *(".env", ".env.*", "*.pem", "*.key", "id_rsa*", "id_ed25519*", ".netrc", "auth_token"),
 )
-"""Patterns of a folder's or file's name; `.sstkd-bench-JOBID` has the token of a Slurm job that runs."""
+"""Patterns of folder or file names; `.sstkd-bench-JOBID` has the token of a running Slurm job."""
 ENVIRONMENT = "pyvenv.cfg"
 """A folder with this file is a virtual environment, whatever its name."""
 
 
 def files_of(folder: Path, excludes: Sequence[str] = ()) -> list[str]:
-    """Relative paths, sorted, of what a job gets of a folder; in a git checkout nothing that git ignores.
+    """Sorted relative paths of the files to package; in a git checkout without files that git ignores.
 
     Args:
-        folder: the project's.
-        excludes: more patterns, of a relative path or of one name in it.
+        folder: the project's folder.
+        excludes: more patterns, of relative paths or of names in them.
 
     Raises:
-        ValueError: more than `MAX_FILES`, or a file's name is no text.
+        ValueError: more than `MAX_FILES` files, or a file's name is not UTF-8.
     """
     found = []
-    listed = sorted(set(_listed(folder)))  # git names a file in conflict several times
+    listed = sorted(set(_listed(folder)))  # git lists a file in conflict several times
     environments = {Path(name).parent for name in listed if Path(name).name == ENVIRONMENT} - {Path()}
     for name in listed:
         parts = Path(name).parts
@@ -78,13 +78,13 @@ def _listed(folder: Path) -> Iterator[str]:
 
 
 def write_zip(path: Path, folder: Path, names: Sequence[str], extra: Mapping[str, bytes]) -> None:
-    """Pack files of a folder, and others by their content; the same files give the same bytes.
+    """Zip files of a folder and additional content; equal files give equal bytes.
 
     Args:
         path: the zip file to write.
-        folder: the project's.
+        folder: the project's folder.
         names: relative paths in it.
-        extra: content by name in the package; readable by the owner alone.
+        extra: content by name in the package; readable only by the owner.
 
     Raises:
         ValueError: the package would be larger than `LIMIT_BYTES`; names the largest files.

@@ -1,7 +1,7 @@
-"""Rows through a job's log, for a cluster whose storage cannot be reached otherwise.
+"""Transfers rows through a job's log, for a cluster without accessible storage.
 
-On the cluster `python -m harness.cluster.rows_by_log FOLDER` prints the row files; here `received` reads them.
-Text only: nothing that comes from a cluster is unpickled, and each file is checked as a row before it counts.
+On the cluster `python -m harness.cluster.rows_by_log FOLDER` prints the row files; locally `received` reads them.
+The transfer is text: nothing from the cluster is unpickled, and every file is validated as a row.
 """
 
 import base64
@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 LIMIT_BYTES = 32 * 2**20
-"""Of all row files together; a log is kept on the head node and fetched in one answer."""
+"""Limit for all row files together, because the log is kept on the head node and fetched in one response."""
 _NAME = re.compile(r"([a-z_]+/)?runs/[A-Za-z0-9][A-Za-z0-9._-]*\.parquet")
-"""Of a row below an experiment's folder, or below one of the folders in it that have rows of their own."""
+"""Path of a row below the experiment's folder, or below a folder in it with rows of its own."""
 
 
 def send(folder: Path, limit: int = LIMIT_BYTES) -> None:

@@ -1,7 +1,7 @@
 """Environment variables of a cluster job, and checks that no secret is written where others can read it.
 
-Ray shows a job's command, metadata and runtime environment to whoever may list jobs, and logs the latter. Values of
-variables therefore travel in a file of the job's package that only its owner reads.
+Ray shows a job's command, metadata and runtime environment to everyone who may list jobs, and logs the latter. Values
+of variables are therefore passed in a file of the job's package that only its owner can read.
 """
 
 import os
@@ -17,7 +17,7 @@ HOOK = "harness.cluster.secrets.load"
 _KEYS = r"passw(?:or)?d|secret(?:[_-]?key)?|token|api[_-]?key|access[_-]?key"
 _SECRETS = (
     (re.compile(rf"^\W*[\w.-]*(?:{_KEYS})\W*[:=]\s*[^\s#]", re.IGNORECASE), "a secret"),
-    # Within a line: of a mapping in braces, of an address, of a shell's command; `$...` only says where it is.
+    # Anywhere in a line: in a mapping, an address or a shell command; `$...` is only a reference.
     (re.compile(rf"[{{,]\s*[\"']?[\w.-]*(?:{_KEYS})[\"']?\s*:\s*[^\s#$]", re.IGNORECASE), "a secret"),
     (re.compile(rf"[\s?&;'\"][\w.-]*(?:{_KEYS})=[\"']?[^\s$\"'&]", re.IGNORECASE), "a secret"),
     (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), "an access key"),
@@ -28,10 +28,10 @@ _SECRETS = (
 
 
 def written(names: Sequence[str], environment: Mapping[str, str]) -> str:
-    """The content of `FILE`: the variables as a shell, and `load`, read them.
+    """The content of `FILE`: the variables, in a format for the shell and for `load`.
 
     Raises:
-        ValueError: a name is none, stands with a value, or is not set here.
+        ValueError: a name is invalid, includes a value, or is not set.
     """
     lines = []
     for name in names:
@@ -49,7 +49,7 @@ def written(names: Sequence[str], environment: Mapping[str, str]) -> str:
 
 
 def load() -> None:
-    """Set what `FILE` has; called in a process whose current folder is the job's package."""
+    """Set the variables of `FILE` from the current folder, the job's package."""
     path = Path(FILE)
     if not path.is_file():
         return  # not in the job's package, or a job without variables
@@ -60,14 +60,14 @@ def load() -> None:
 
 
 def refuse_secrets(text: str, place: str) -> None:
-    """Stop before something that looks like a secret becomes part of a job or a manifest.
+    """Refuse a text that contains something like a secret.
 
     Args:
-        text: what would be shown or sent.
+        text: text to show or send.
         place: its name, for the message.
 
     Raises:
-        ValueError: with the line, and not with what stands there.
+        ValueError: gives the line's number, not its content.
     """
     for number, line in enumerate(text.splitlines(), 1):
         for pattern, what in _SECRETS:

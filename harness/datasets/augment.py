@@ -1,8 +1,8 @@
 """Augmentation of one training pair.
 
-Scaling by s and cropping (h, w) is done the other way round: a window of (h / s, w / s) is cut from the source and
-resized to (h, w), so that nothing outside the crop is ever computed. OpenCV runs it; whoever calls this in a worker
-sets OpenCV's own threads to zero there (`cv2.setNumThreads(0)`), since the worker is the unit of parallelism.
+Instead of scaling by s and cropping (h, w), a window of (h / s, w / s) is cut from the source and resized to (h, w), so
+that only the crop is computed. In a data-loading worker, call `cv2.setNumThreads(0)`, because the workers already run
+in parallel.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from harness.datasets.base import Image, Label
 from harness.datasets.decode import value_counts
 
 TRIES = 10
-"""Other places that a crop above the cap is tried at."""
+"""How often another crop is tried if one exceeds `class_cap`."""
 
 
 def augment(
@@ -37,32 +37,31 @@ def augment(
 ) -> tuple[Image, Label]:
     """Random scale, crop with padding, horizontal flip and photometric jitter.
 
-    Each call takes the same numbers from `rng` whatever it does with them, so that a switched-off option does not move
-    what comes later in the stream.
+    Each call draws equally many numbers from `rng`, so that switching an option off does not change later draws.
 
     Args:
         image: (H, W, 3) uint8.
         label: (H, W) uint8.
-        rng: the stream of this pair.
+        rng: random stream of this pair.
         crop_hw: height and width of the result in pixels.
-        scale: both sides are multiplied by a factor drawn uniformly from this range (rounded so that the window in the
-            source is whole pixels); the image is interpolated bilinearly, the label by nearest neighbour.
+        scale: range of the scale factor, drawn uniformly (rounded so that the window in the source is whole pixels);
+            the image is interpolated bilinearly, the label by nearest neighbour.
         flip: probability of a horizontal flip, in [0, 1].
-        brightness: the image is shifted by up to this share of 255 either way, in [0, 1].
+        brightness: largest shift of the image in either direction, as a share of 255, in [0, 1].
         contrast: differences from `fill` are multiplied by a factor of up to 1 +- this, in [0, 1].
         saturation: the saturation (HSV) is multiplied by a factor of up to 1 +- this, in [0, 1].
-        hue: the hue is turned by up to this many degrees either way, in [0, 180].
+        hue: largest rotation of the hue in either direction in degrees, in [0, 180].
         scale_step: scales are `scale[0]` plus multiples of this, each equally likely, up to `scale[1]`; 0 for any.
-        class_cap: a crop in which one class has more than this share of the labelled pixels is replaced by another one,
-            ten times at most (MMSegmentation's `cat_max_ratio`); in (0, 1], 1 keeps the first.
+        class_cap: largest share of one class among a crop's labelled pixels; otherwise another crop is tried, at most
+            ten times (MMSegmentation's `cat_max_ratio`); in (0, 1], 1 keeps the first crop.
         fill: RGB in 0..255 of pixels outside the source; the dataset's mean.
         ignore_index: label of pixels outside the source.
 
     Returns:
-        image (crop_h, crop_w, 3) uint8 and label (crop_h, crop_w) uint8; the inputs are not changed.
+        Image (crop_h, crop_w, 3) uint8 and label (crop_h, crop_w) uint8; the inputs are not changed.
 
     Raises:
-        ValueError: shapes or dtypes other than these, or a parameter outside its range.
+        ValueError: other shapes or dtypes, or a parameter is out of range.
     """
     _check(image, label, crop_hw, scale, scale_step, class_cap)
     _check_shares(flip=flip, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue / 180)
@@ -74,7 +73,7 @@ def augment(
     shown, truth = _window(image, fill, top, left, window_hw), _window(label, ignore_index, top, left, window_hw)
     if window_hw != crop_hw:
         shown = _resize(shown, crop_hw, cv2.INTER_LINEAR)
-        # INTER_NEAREST rounds down and moves the label against the image by up to half a pixel; _EXACT does not.
+        # INTER_NEAREST would shift the label against the image by up to half a pixel; _EXACT does not.
         truth = _resize(truth, crop_hw, cv2.INTER_NEAREST_EXACT)
     if u_flip < flip:
         shown, truth = _bytes(cv2.flip(shown, 1)), _bytes(cv2.flip(truth, 1))
@@ -88,7 +87,7 @@ def augment(
 
 
 def _factor(scale: tuple[float, float], step: float, u: float) -> float:
-    """The scale that the uniform number `u` stands for."""
+    """The scale for the uniform random number `u`."""
     low, high = scale
     if not step:
         return low + (high - low) * u
@@ -99,7 +98,7 @@ def _factor(scale: tuple[float, float], step: float, u: float) -> float:
 def _place(
     label: Label, window_hw: tuple[int, int], class_cap: float, ignore_index: int, uniform: list[float]
 ) -> tuple[int, int]:
-    """Top and left of the first window in which no class is above `class_cap`; of the last one tried if none is."""
+    """Top and left of the first window in which no class exceeds `class_cap`, or else of the last one tried."""
     for u_y, u_x in zip(uniform[::2], uniform[1::2], strict=True):
         top, left = _offset(label.shape[0], window_hw[0], u_y), _offset(label.shape[1], window_hw[1], u_x)
         if class_cap == 1:
@@ -113,7 +112,7 @@ def _place(
 
 
 def _offset(size: int, window: int, u: float) -> int:
-    """Where the window begins: anywhere inside the source if that is larger, else such that it holds all of it."""
+    """First pixel of the window: anywhere inside a larger source, otherwise so that the window contains the source."""
     room = abs(size - window)
     shift = min(int(u * (room + 1)), room)
     return shift if size >= window else -shift
@@ -122,7 +121,7 @@ def _offset(size: int, window: int, u: float) -> int:
 def _window(
     x: NDArray[np.uint8], fill: tuple[float, float, float] | int, top: int, left: int, window_hw: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Cut a window, which may begin before the source and end after it; what lies outside is `fill`. May be a view."""
+    """Cut a window that may exceed the source; pixels outside are `fill`. The result may be a view."""
     bottom, right = top + window_hw[0], left + window_hw[1]
     inside = x[max(top, 0) : min(bottom, x.shape[0]), max(left, 0) : min(right, x.shape[1])]
     if inside.shape[:2] == window_hw:
@@ -137,7 +136,7 @@ def _resize(x: NDArray[np.uint8], size_hw: tuple[int, int], how: int) -> NDArray
 
 
 def _bytes(x: Any) -> NDArray[np.uint8]:
-    """OpenCV's results are typed as arrays of any number; here they are bytes."""
+    """Narrow the type of OpenCV's results to bytes."""
     assert x.dtype == np.uint8
     out: NDArray[np.uint8] = x
     return out
@@ -152,7 +151,7 @@ def _jitter(image: Image, shift: float, gain: float, centre: tuple[float, float,
 
 
 def _recolour(image: Image, gain: float, degrees: float) -> Image:
-    """Multiply the saturation and turn the hue, in HSV with 256 hues."""
+    """Multiply the saturation and rotate the hue, in HSV with 256 hues."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     values = np.arange(256)
     table = np.stack([values + round(degrees * 256 / 360), np.clip(np.round(values * gain), 0, 255), values], axis=1)

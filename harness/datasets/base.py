@@ -1,4 +1,4 @@
-"""What every dataset provides: three splits of (image, label) pairs, and their description."""
+"""The interface of a dataset: three splits of (image, label) pairs, and their description."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ Label = NDArray[np.uint8]
 
 
 class Split(Protocol):
-    """A finite sequence of (image, label) pairs that are the same whenever they are read."""
+    """A finite sequence of (image, label) pairs; reading a pair again gives the same pair."""
 
     def __len__(self) -> int:
-        """How many pairs there are."""
+        """Number of pairs."""
         ...
 
     def __getitem__(self, index: int) -> tuple[Image, Label]:
@@ -36,15 +36,15 @@ class DataInfo:
         num_classes: K; labels are 0..K-1.
         class_names: K names.
         palette: K RGB colours, for pictures of labels.
-        mean: what is subtracted from an image, RGB, in 0..255; also the colour outside of it.
-        std: what it is divided by then, RGB.
-        content_hash: sha256 of the splits' content; two rows with the same hash saw the same data.
-        note: what the data is, in one sentence.
-        ignore_index: the label that never counts.
-        floor_dev_miou: mIoU on dev of the best classifier of a single pixel by itself; None where it was not computed.
+        mean: RGB mean in 0..255, subtracted from an image; also the padding colour.
+        std: RGB standard deviation, divides the difference.
+        content_hash: sha256 of the splits' content; rows with the same hash used the same data.
+        note: description of the data in one sentence.
+        ignore_index: the label that is never counted.
+        floor_dev_miou: mIoU of the single-pixel baseline on dev; None if not computed.
         floor_val_miou: the same on val.
-        shareable: whether rows that anybody may see can hold its photographs and labels.
-        bgr: whether networks see the channels in the order blue, green, red.
+        shareable: whether public rows may contain its photographs and labels.
+        bgr: whether networks get the channels in the order blue, green, red.
     """
 
     name: str
@@ -89,10 +89,10 @@ def intensity_histogram(split: Split, num_classes: int, ignore_index: int) -> ND
 
 
 def fit_intensity_table(histogram: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The class for each grey level that makes the mIoU on `histogram` as high as it gets, one level at a time.
+    """Choose a class for each grey level to maximise the mIoU on `histogram`, changing one level at a time.
 
-    Starts from the class of highest likelihood (classes weighted equally, since mIoU weighs them so) and changes single
-    entries while that helps; each change raises the mIoU, so it terminates.
+    Starts from the class of highest likelihood (classes weighted equally, as in mIoU) and changes single entries as
+    long as the mIoU increases.
 
     Args:
         histogram: (256, K) pixels by grey level and class, of the training split.
@@ -108,7 +108,7 @@ def fit_intensity_table(histogram: NDArray[np.int64]) -> NDArray[np.int64]:
     while changed:
         changed = False
         for level, counts in enumerate(histogram):
-            # Row c of a trial is what hits and predictions become if this level is given to class c.
+            # Row c of a trial: hits and predictions if this level is assigned to class c.
             old = np.eye(len(labelled), dtype=np.int64)[table[level]]
             trial_hit = hit - old * counts + np.diag(counts)
             trial_said = said - old * counts.sum() + np.eye(len(labelled), dtype=np.int64) * counts.sum()
@@ -129,9 +129,6 @@ def table_confusion(table: NDArray[np.int64], histogram: NDArray[np.int64]) -> N
 
 
 def intensity_floors(train: Split, tests: Iterable[Split], num_classes: int, ignore_index: int = 255) -> list[float]:
-    """The mIoU on each of `tests` of a 256-entry table from grey level to class that was learned on `train`.
-
-    Whatever a network scores above it, it owes to more than one pixel.
-    """
+    """The mIoU on each of `tests` of a table from grey level to class fitted on `train` (single-pixel baseline)."""
     table = fit_intensity_table(intensity_histogram(train, num_classes, ignore_index))
     return [miou(table_confusion(table, intensity_histogram(test, num_classes, ignore_index))) for test in tests]

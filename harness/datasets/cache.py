@@ -1,8 +1,8 @@
 """The prepared cache: a dataset's pairs in memory-mapped Arrow files, decoded (`raw`) or not (`encoded`).
 
-A cache is a folder with `manifest.json`, `index.parquet` (a line per pair: names, digests, class counts) and
-`shards/*.arrow`, one record batch per pair. Label maps hold class indices already. Reading it needs no other
-file, gives exactly the pixels of the dataset's own files, and needs no decoding if it is `raw`.
+A cache is a folder with `manifest.json`, `index.parquet` (one row per pair: names, digests, class counts) and
+`shards/*.arrow`, one record batch per pair. Label maps hold class indices. Reading it needs no other file, gives
+exactly the pixels of the dataset's own files, and needs no decoding if it is `raw`.
 """
 
 import functools
@@ -59,11 +59,11 @@ class Shard(BaseModel):
     bytes: int
     sha256: str
     plan: str
-    """Digest of what went into it; the same plan makes the same file."""
+    """Digest of the shard's input; equal plans give equal files."""
 
 
 class Manifest(BaseModel):
-    """What a cache holds."""
+    """Description of a cache's content."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     version: int
@@ -80,7 +80,7 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pair is: its shard's file and digest, and its row there."""
+    """Location of a pair: its shard's file and digest, and its row there."""
 
     file: str
     sha256: str
@@ -96,7 +96,7 @@ def read_manifest(root: Path) -> Manifest:
     """The manifest of a cache.
 
     Raises:
-        ValueError: it cannot be read or is of another version; names the file and the remedy.
+        ValueError: it cannot be read or is of another version.
     """
     path = root / MANIFEST
     try:
@@ -113,7 +113,7 @@ def read_manifest(root: Path) -> Manifest:
 
 
 def write_manifest(root: Path, index: Any, **facts: Any) -> Manifest:
-    """Complete the cache: write its index (a `pyarrow.Table`), then its manifest of `facts`."""
+    """Complete the cache: write its index (a `pyarrow.Table`), then its manifest with `facts`."""
     sink = pa.BufferOutputStream()
     pq.write_table(index, sink, compression="zstd")
     content = sink.getvalue().to_pybytes()
@@ -144,7 +144,7 @@ def read_index(root: Path, manifest: Manifest) -> dict[str, list[tuple[Sample, E
     """Every pair of the cache by official split, in order.
 
     Raises:
-        ValueError: the index or a shard is missing, corrupt or not of this manifest; names the file and the remedy.
+        ValueError: the index or a shard is missing, corrupt or does not match the manifest; names the file.
     """
     remedy = "Prepare the cache again; complete shards are kept."
     for shard in manifest.shards:
@@ -156,7 +156,7 @@ def read_index(root: Path, manifest: Manifest) -> dict[str, list[tuple[Sample, E
     try:
         content = (root / INDEX).read_bytes()
         if hashlib.sha256(content).hexdigest() != manifest.index_sha256:
-            raise ValueError("its content is not what was written")
+            raise ValueError("its content has changed since it was written")
         columns = pq.read_table(pa.BufferReader(content), schema=_INDEX).to_pydict()
     except (pa.ArrowInvalid, OSError, ValueError) as error:
         raise ValueError(f"{root / INDEX}: not readable ({error}). {remedy}") from None
@@ -181,7 +181,7 @@ def write_shard(path: Path, pairs: Iterable[tuple[bytes, Image | None, Label]], 
 
     Args:
         path: the file.
-        pairs: the encoded image, its pixels where they are to be stored instead (always for `raw`), class indices.
+        pairs: encoded image, its pixels if these are stored instead (always for `raw`), class indices.
         how: `raw` stores pixels; `encoded` stores the image's own bytes (or a PNG of the pixels) and packs the label.
 
     Raises:
@@ -227,7 +227,7 @@ def _one_value(content: Any) -> Any:
 
 
 def read_pair(root: Path, place: Place, how: Format) -> tuple[Image, Label]:
-    """One pair: image (H, W, 3) uint8 RGB and class indices (H, W) uint8; views of the mapped file where it is `raw`.
+    """One pair: image (H, W, 3) uint8 RGB and class indices (H, W) uint8; views of the mapped file if it is `raw`.
 
     Raises:
         ValueError: the shard is not readable; names it.
@@ -238,7 +238,7 @@ def read_pair(root: Path, place: Place, how: Format) -> tuple[Image, Label]:
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not readable ({error}). Prepare the cache again.") from None
     height, width = batch.column(2)[0].as_py(), batch.column(3)[0].as_py()
-    # The column's own buffer: going by its only value would copy.
+    # The column's own buffer, because reading its only value would copy.
     image, label = (batch.column(i).buffers()[2] for i in (0, 1))
     if how == "raw":
         return _shaped(image, (height, width, 3)), _shaped(label, (height, width))
@@ -257,7 +257,7 @@ def _shaped(buffer: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def corrupt(root: Path, manifest: Manifest) -> Iterator[str]:
-    """A line for each shard whose content has changed since it was written."""
+    """One line for each shard with content that changed after it was written."""
     for shard in manifest.shards:
         path = root / shard.file
         try:
@@ -271,5 +271,5 @@ def corrupt(root: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def variant_text(variant: dict[str, Any]) -> str:
-    """A variant in one canonical line."""
+    """Canonical one-line text of a variant."""
     return json.dumps(variant, sort_keys=True)

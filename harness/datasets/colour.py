@@ -1,4 +1,4 @@
-"""What a single pixel's colour tells: the floor of a dataset in colour, as `base.intensity_floors` is for grey."""
+"""The single-pixel baseline of a dataset in colour (for grey images: `base.intensity_floors`)."""
 
 from collections.abc import Iterable
 
@@ -9,16 +9,15 @@ from harness.datasets.base import Split, table_confusion
 from harness.metrics import miou
 
 BITS = 6
-"""Bits per channel that a table looks at. On landcover a table of 5 bits scores less on dev and val, and so does one of
-7, which learns colours by heart that train has a few times only."""
+"""Bits per channel of a colour table. On landcover, dev and val mIoU are lower with 5 bits, and also with 7 bits, which
+overfit to colours that occur only a few times in train."""
 ROUNDS = 40
 
 
 def colour_floors(train: Split, tests: Iterable[Split], num_classes: int, ignore_index: int = 255) -> list[float]:
-    """The mIoU on each of `tests` of a table from colour to class that was learned on `train`.
+    """The mIoU on each of `tests` of a table from colour to class fitted on `train` (single-pixel baseline).
 
-    Whatever a network scores above it, it owes to more than one pixel. A colour that `train` does not have is taken for
-    the nearest one that it has.
+    A colour that does not occur in `train` is replaced by the nearest one that does.
     """
     histogram = colour_histogram(train, num_classes, ignore_index)
     known = np.flatnonzero(histogram.any(1))
@@ -32,7 +31,7 @@ def colour_floors(train: Split, tests: Iterable[Split], num_classes: int, ignore
 
 
 def colour_histogram(split: Split, num_classes: int, ignore_index: int = 255) -> NDArray[np.int64]:
-    """Pixels of every (colour, class): (8**BITS, K). A colour's index is its red, green and blue bits in a row."""
+    """Pixels of every (colour, class): (8**BITS, K). A colour's index is the concatenated red, green and blue bits."""
     total = np.zeros(8**BITS * num_classes, np.int64)
     for i in range(len(split)):
         image, label = split[i]
@@ -44,12 +43,12 @@ def colour_histogram(split: Split, num_classes: int, ignore_index: int = 255) ->
 
 
 def fit_colour_table(histogram: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The class for each colour that makes the mIoU on `histogram` as high as it gets, all colours at a time.
+    """Choose a class for each colour to maximise the mIoU on `histogram`, updating all colours at once.
 
-    Starts from the class of highest likelihood, as `base.fit_intensity_table` does. To first order, giving n pixels of
-    a colour, h of them of class c, to c changes the mIoU by (h (1 + IoU) - IoU n) / U / K, with IoU and union U of
-    class c; every colour gets the class where that is most. Repeated with IoU and U that follow by half a step, it
-    comes to rest where that one does, in a tenth of the time for thousands of colours.
+    Starts from the class of highest likelihood, as `base.fit_intensity_table` does. To first order, assigning n pixels
+    of a colour, h of them of class c, to c changes the mIoU by (h (1 + IoU) - IoU n) / U / K, with IoU and union U of
+    class c; every colour gets the class with the largest change. Iterated with IoU and U damped by half a step, this
+    converges to the same result as `fit_intensity_table`, 10 times as fast for thousands of colours.
 
     Args:
         histogram: (N, K) pixels by colour and class, of the training split.
@@ -71,17 +70,17 @@ def fit_colour_table(histogram: NDArray[np.int64]) -> NDArray[np.int64]:
         union += step * (labelled + confusion.sum(0) - true - union)
         iou, scale = hit / np.maximum(union, 1), np.maximum(union, 1)
         gain = (histogram * (1 + iou) - iou * pixels) / scale
-        # A class that has no pixel cannot gain any.
+        # A class without pixels cannot gain.
         table = np.argmax(np.where(labelled > 0, gain, -np.inf), axis=1)
     return best
 
 
 def _nearest(colours: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where in the ascending `known` each of `colours` stands, or else the one that is nearest in RGB."""
+    """Index in the ascending `known` of each of `colours`, or of the nearest colour in RGB if it is not there."""
     place: NDArray[np.int64] = np.minimum(np.searchsorted(known, colours), len(known) - 1)
     new = np.flatnonzero(known[place] != colours)
     rgb = _channels(known)
-    # In parts, since all distances at once could be a gigabyte. Whole numbers: exact in floating point.
+    # In chunks, because all distances at once could need a gigabyte. Integers are exact in floating point.
     for part in np.array_split(new, len(new) // 256 + 1):
         other = _channels(colours[part])
         place[part] = np.argmin((rgb * rgb).sum(1) - 2 * other @ rgb.T, axis=1)

@@ -1,4 +1,4 @@
-"""From bytes to pixels: images, label maps, and both at a smaller size. Every error names the file."""
+"""Decodes and downscales images and label maps. Every error names the file."""
 
 import contextlib
 import io
@@ -19,13 +19,13 @@ _COLOUR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def image_pixels(data: bytes | memoryview, file: object) -> Image:
-    """Decode an encoded image as it is stored; an orientation tag is not followed, since labels have none.
+    """Decode an image; its orientation tag is ignored, because labels have none.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: the bytes are no whole image; names `file`.
+        ValueError: the bytes are not a complete image; names `file`.
     """
     buffer = np.frombuffer(data, np.uint8)
     if png_depth(data) == 16:
@@ -45,10 +45,10 @@ def label_values(data: bytes | memoryview, file: object) -> NDArray[np.uint8]:
     """Decode a label map: a grey image with 8 bits per pixel, a palette image, or a .mat file of SBD.
 
     Returns:
-        (H, W) uint8 of the stored values (of a palette image: the indices).
+        Stored values (H, W) uint8; for a palette image, the indices.
 
     Raises:
-        ValueError: not a readable image, or one with colours or another number of bits; names `file`.
+        ValueError: not a readable image, in colour, or not of 8 bits; names `file`.
     """
     if str(file).endswith(".mat"):
         return _mat_values(data, file)
@@ -58,7 +58,7 @@ def label_values(data: bytes | memoryview, file: object) -> NDArray[np.uint8]:
             values = np.asarray(picture)
     if mode == "P":
         with _opened(data, file, "label map") as picture:
-            picture.verify()  # checksums, which reading the pixels does not look at
+            picture.verify()  # checksums, which reading the pixels does not check
         return values
     depth = png_depth(data)
     if mode != "L" or depth not in (None, 8):
@@ -71,15 +71,15 @@ def label_values(data: bytes | memoryview, file: object) -> NDArray[np.uint8]:
 
 
 def _mat_values(data: bytes | memoryview, file: object) -> NDArray[np.uint8]:
-    """GTcls.Segmentation of a MATLAB file of version 5, as SBD's folder cls has them."""
-    from scipy.io import loadmat  # takes a third of a second, and one dataset needs it
+    """GTcls.Segmentation of a MATLAB file of version 5, as in SBD's folder cls."""
+    from scipy.io import loadmat  # slow to import (a third of a second) and needed by one dataset
 
-    # Version and byte order. Such a file is read as numbers and text only; versions 4 and 7.3 are other formats.
+    # Version and byte order. Version 5 holds only numbers and text; versions 4 and 7.3 are other formats.
     if bytes(data[124:128]) not in (b"\0\1IM", b"\1\0MI"):
         raise ValueError(f"{file}: not a MATLAB file of version 5. Fetch the file again.")
     try:
         values = loadmat(io.BytesIO(data), variable_names=["GTcls"])["GTcls"][0, 0]["Segmentation"]
-    except Exception as error:  # what a damaged file makes of the reader is not documented
+    except Exception as error:  # the reader's errors on damaged files are not documented
         raise ValueError(f"{file}: GTcls.Segmentation cannot be read ({error!r}). Fetch the file again.") from None
     if not isinstance(values, np.ndarray) or values.dtype != np.uint8 or values.ndim != 2:
         raise ValueError(f"{file}: GTcls.Segmentation is not an array (H, W) of 8 bits")
@@ -88,7 +88,7 @@ def _mat_values(data: bytes | memoryview, file: object) -> NDArray[np.uint8]:
 
 @contextlib.contextmanager
 def _opened(data: bytes | memoryview, file: object, what: str) -> Iterator[PILImage.Image]:
-    """Pillow's view of the bytes, its errors turned into one that names the file."""
+    """The bytes opened by Pillow; its errors become a ValueError that names the file."""
     try:
         with PILImage.open(io.BytesIO(data)) as picture:
             yield picture
@@ -102,7 +102,7 @@ def _opened(data: bytes | memoryview, file: object, what: str) -> Iterator[PILIm
 
 
 def png_depth(data: bytes | memoryview) -> int | None:
-    """Bits per channel that a PNG's header names; None for anything that is no PNG."""
+    """Bits per channel from a PNG's header; None if it is not a PNG."""
     return data[24] if bytes(data[:8]) == b"\x89PNG\r\n\x1a\n" and len(data) > 24 else None
 
 
@@ -111,11 +111,11 @@ def to_classes(values: NDArray[np.uint8], table: NDArray[np.int16], file: object
 
     Args:
         values: (H, W) uint8.
-        table: (256,) int16: class index or the ignore index of every value, `NOT_ALLOWED` where it may not occur.
-        file: for the message.
+        table: (256,) int16: class index or ignore index of every value, `NOT_ALLOWED` if it must not occur.
+        file: file name for the message.
 
     Raises:
-        ValueError: a value that is not allowed; names it and how often it occurs.
+        ValueError: a value is not allowed; gives the value and its number of pixels.
     """
     wrong = np.flatnonzero(table == NOT_ALLOWED)
     if wrong.size:
@@ -137,9 +137,9 @@ def value_counts(values: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def shrink(image: Image, label: Label | None, short_side: int | None) -> tuple[Image, Label | None]:
-    """Bring the shorter side down to `short_side` pixels; smaller pairs are left alone.
+    """Downscale to `short_side` pixels on the shorter side; smaller pairs are returned unchanged.
 
-    The image is averaged over areas, the label takes the nearest pixel.
+    The image is averaged over areas, the label is resized by nearest neighbour.
     """
     size_hw = (image.shape[0], image.shape[1])
     wanted = shrunk_size(size_hw, short_side)
@@ -153,7 +153,7 @@ def shrink(image: Image, label: Label | None, short_side: int | None) -> tuple[I
 
 
 def shrunk_size(size_hw: tuple[int, int], short_side: int | None) -> tuple[int, int]:
-    """Height and width that `shrink` gives an image of this size."""
+    """Height and width after `shrink`."""
     if short_side is None or min(size_hw) <= short_side:
         return size_hw
     factor = short_side / min(size_hw)
@@ -167,7 +167,7 @@ def _ranges(values: NDArray[np.int64]) -> str:
 
 
 def _bytes(x: Any) -> NDArray[np.uint8]:
-    """OpenCV's results are typed as arrays of any number; here they are bytes."""
+    """Narrow the type of OpenCV's results to bytes."""
     assert x.dtype == np.uint8
     out: NDArray[np.uint8] = x
     return out

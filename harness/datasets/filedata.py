@@ -1,4 +1,4 @@
-"""A dataset in files, or its prepared cache, as the three splits that a run sees."""
+"""Loads the three splits of a run from a dataset in files or from its prepared cache."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +14,14 @@ from harness.datasets.index import Entry
 from harness.datasets.source import IGNORE, OFFICIAL, Sample, Source, require_none, tables_sha256
 from harness.datasets.tree import Tree
 
-# Of ImageNet, in 0..255: what most encoders were pretrained with; `train.normalize` names the alternatives.
+# Mean and standard deviation of ImageNet in 0..255, used to pretrain most encoders; `train.normalize` has others.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 Read = Callable[[], tuple[Image, Label]]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One labelled pair: its sample, its entry in the index, and how to read it."""
+    """One labelled pair: its sample, its entry in the index, and its reader."""
 
     sample: Sample
     entry: Entry
@@ -36,14 +36,14 @@ class Pairs:
     short_side: int | None = None
 
     def __len__(self) -> int:
-        """How many pairs there are."""
+        """Number of pairs."""
         return len(self.pairs)
 
     def __getitem__(self, i: int) -> tuple[Image, Label]:
         """Pair `i`: image (H, W, 3) uint8 RGB and label (H, W) uint8; they may be read-only views.
 
         Raises:
-            ValueError: a file cannot be read (any more); names it.
+            ValueError: a file cannot be read; names it.
         """
         image, label = decode.shrink(*self.pairs[i].read(), self.short_side)
         assert label is not None
@@ -51,7 +51,7 @@ class Pairs:
 
     @property
     def one_size(self) -> bool:
-        """Whether all pairs are of one size; known without reading them."""
+        """Whether all pairs are of one size, from the index."""
         return len({decode.shrunk_size(pair.entry.size_hw, self.short_side) for pair in self.pairs}) == 1
 
     @property
@@ -96,18 +96,18 @@ def load(
     dev_seed: int,
     short_side: int | None,
 ) -> Data:
-    """Read a dataset's folder or its prepared cache, and cut dev from train.
+    """Read a dataset's folder or its prepared cache, and split dev off train.
 
     Args:
         source: the dataset.
-        root: its folder, or the one `sstkd-bench data prepare` wrote.
-        variant: the dataset's own parameters, as `source.listing` takes them.
+        root: its folder, or the one written by `sstkd-bench data prepare`.
+        variant: the dataset's own parameters, as for `source.listing`.
         dev_fraction: share of train (without its extra samples) that becomes dev, in (0, 1).
-        dev_seed: of the cut.
-        short_side: pairs are downscaled to this many pixels on their shorter side; None keeps their size.
+        dev_seed: seed of the split.
+        short_side: downscale to this many pixels on the shorter side; None keeps the size.
 
     Raises:
-        ValueError: a parameter is out of range, the folder is incomplete, or files are wrong; names them.
+        ValueError: a parameter is out of range, the folder is incomplete, or files are invalid; names them.
     """
     if root is None:
         raise ValueError(
@@ -201,19 +201,19 @@ def _cached(
 
 
 def _cut(source: Source, pairs: Sequence[Pair], fraction: float, rng: np.random.Generator) -> Any:
-    """(N,) bool: which of the training pairs become dev."""
+    """Which of the training pairs become dev, (N,) bool."""
     if source.cut == "group":
         return splits.by_group([pair.sample.group for pair in pairs], fraction, rng)
     return splits.by_presence(np.stack([pair.entry.counts[:-1] > 0 for pair in pairs]), fraction, rng)
 
 
 def _content_hash(name: str, tables: str, short_side: int | None, parts: Mapping[str, Pairs]) -> str:
-    """Two runs with the same hash saw the same files, labels and splits, whether prepared or not."""
+    """Hash of files, labels and splits; the same for the folder and its prepared cache."""
     digest = hashlib.sha256(f"{name}\0{tables}\0{short_side}".encode())
     for split, pairs in parts.items():
         digest.update(f"\0{split}\0{len(pairs)}".encode())
         for pair in pairs.pairs:
             sample = pair.sample
-            coding = "" if sample.table == "ids" else sample.table  # which of the tables reads this label map
+            coding = "" if sample.table == "ids" else sample.table  # the label map's table
             digest.update(f"{sample.name}\0{coding}".encode() + pair.entry.image_sha256 + pair.entry.label_sha256)
     return digest.hexdigest()

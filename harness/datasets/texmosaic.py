@@ -1,9 +1,9 @@
 """texmosaic: mosaics of real texture photographs, a small-scale benchmark that needs no download; not a street scene.
 
-Eight photographs that ship inside the scikit-image wheel are the eight classes. Each is cut into three rectangles that
-share no pixel: one for train, one for dev, one for val. A mosaic is a ragged Voronoi partition; every region is filled
-with a randomly rotated and scaled piece of one photograph, and its grey levels are replaced by their ranks, so that
-inside every region every grey level is equally frequent and a single pixel says nothing about its class.
+The eight classes are eight photographs from the scikit-image wheel. Each is cut into three disjoint rectangles, one
+each for train, dev and val. A mosaic is a ragged Voronoi partition; every region is filled with a randomly rotated and
+scaled piece of one photograph, and its grey levels are replaced by their ranks, so that all grey levels are equally
+frequent in every region and a single pixel contains no information on its class.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Texture:
-    """One class: the photograph's file name, the rectangle of it that is textured, and the colour of the class."""
+    """One class: the photograph's file name, its textured rectangle, and the colour of the class."""
 
     name: str
     file: str
@@ -35,7 +35,7 @@ class Texture:
     colour: tuple[int, int, int]
 
 
-# The colours are Okabe and Ito's eight, which people with any common colour-vision deficiency can tell apart.
+# Okabe and Ito's eight colours, distinguishable with the common colour-vision deficiencies.
 TEXTURES = (
     Texture("brick", "brick.png", (0, 0, 512, 512), (213, 94, 0)),
     Texture("grass", "grass.png", (0, 0, 512, 512), (0, 158, 115)),
@@ -57,7 +57,7 @@ class Mosaics:
     labels: NDArray[np.uint8]
 
     def __len__(self) -> int:
-        """How many mosaics there are."""
+        """Number of mosaics."""
         return len(self.grey)
 
     def __getitem__(self, index: int) -> tuple[Image, Label]:
@@ -102,20 +102,20 @@ def texmosaic(
         dev: number of dev mosaics.
         val: number of val mosaics.
         regions: fewest and most regions of a mosaic.
-        rotate: a piece is rotated by up to this many degrees either way, 0..180. It is also mirrored in half of the
-            cases, unless `rotate` is 0.
-        zoom: a piece is enlarged by a factor drawn log-uniformly from this range.
-        ragged: how far borders are displaced at random; 0 gives smooth borders, 1 up to about 3 % of `size`.
-        noise: standard deviation of the Gaussian noise added to a piece before it is ranked, in units of the piece's
-            own standard deviation; it hides fine detail and leaves the grey levels' distribution alone.
+        rotate: largest rotation of a piece in degrees in either direction, 0..180. Half of the pieces are also
+            mirrored, unless `rotate` is 0.
+        zoom: range of the factor by which a piece is enlarged, drawn log-uniformly.
+        ragged: random displacement of borders; 0 gives smooth borders, 1 up to about 3 % of `size`.
+        noise: standard deviation of the Gaussian noise added to a piece before ranking, in units of the piece's own
+            standard deviation; it hides fine detail and does not change the distribution of grey levels.
         void: half-width in pixels of the border between regions that is labelled 255; 0 for none.
-        seed: mosaics are a function of the seed, the split and their index, not of how many there are.
+        seed: a mosaic depends on the seed, the split and its index, not on the number of mosaics.
 
     Returns:
-        Data with (size, size, 3) images; `info` has both floors.
+        Data with (size, size, 3) images; `info` has the single-pixel baselines of dev and val.
 
     Raises:
-        ValueError: a parameter is out of range (what was given, what is allowed), or a photograph is missing.
+        ValueError: a parameter is out of range, or a photograph is missing.
     """
     recipe = Recipe(size, regions, rotate, zoom, ragged, noise, void)
     counts = {"train": train, "dev": dev, "val": val}
@@ -145,7 +145,7 @@ def texmosaic(
 
 
 def split_boxes(texture: Texture) -> dict[str, Box]:
-    """The three rectangles of a photograph: the left 60 % is train, the rest is dev (upper half) and val (lower)."""
+    """The three rectangles of a photograph: left 60 % train, the rest dev (upper half) and val (lower half)."""
     top, left, bottom, right = texture.box
     x, y = left + (right - left) * 3 // 5, (top + bottom) // 2
     return {"train": (top, left, bottom, x), "dev": (top, x, y, right), "val": (y, x, bottom, right)}
@@ -173,7 +173,7 @@ def read_photograph(texture: Texture) -> NDArray[np.uint8]:
 def texture_areas() -> dict[str, list[NDArray[np.float32]]]:
     """The photographs' areas by split, one per class, evenly lit: {"train": [(h, w) float32, ...], ...}.
 
-    Everything after the cut reads one area only, so nothing of one split can reach another.
+    All later steps read a single area, so no pixel of one split can get into another.
     """
     areas: dict[str, list[NDArray[np.float32]]] = {name: [] for name in SPLITS}
     for texture in TEXTURES:
@@ -188,7 +188,7 @@ def _even_light(area: NDArray[np.uint8], sigma: float = 16.0) -> NDArray[np.floa
     x = area.astype(np.float32)
     x -= cv2.GaussianBlur(x, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     power = cv2.GaussianBlur(x * x, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
-    # One grey level is the photographs' resolution: below it a deviation is rounding, which must not be blown up.
+    # A deviation below one grey level is rounding, which must not be amplified.
     out: NDArray[np.float32] = x / np.sqrt(power + 1.0)
     return out
 
@@ -207,7 +207,7 @@ def _mosaic(
     """One mosaic: grey (H, W) uint8 and label (H, W) uint8."""
     count = int(rng.integers(recipe.regions[0], recipe.regions[1] + 1))
     regions = _partition(recipe, count, rng)
-    # Whole permutations first, so that classes are equally frequent and repeat only when all have been used.
+    # Complete permutations first, so that classes are equally frequent and repeat only after all have been used.
     rounds = -(-count // len(areas))
     classes = np.concatenate([rng.permutation(len(areas)) for _ in range(rounds)])[:count].astype(np.uint8)
     grey = np.zeros(regions.shape, np.uint8)
@@ -227,10 +227,10 @@ def _mosaic(
 
 
 def _partition(recipe: Recipe, count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Region index of every pixel, (H, W) uint8: the nearest of `count` sites, seen through a displaced grid.
+    """Region index of every pixel, (H, W) uint8: the nearest of `count` sites on a displaced grid.
 
-    Each site has a metric (stretched, turned) and a size of its own, so regions differ in shape; the displacement has a
-    slow part, which bends borders, and a fast part, which frays them, more in some mosaics than in others.
+    Each site has its own size and (stretched, rotated) metric, so regions differ in shape. The displacement has a
+    low-frequency part that bends borders and a high-frequency part that frays them; its strength varies by mosaic.
     """
     size = recipe.size
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
@@ -258,7 +258,7 @@ def _smooth_noise(cells: int, size: int, rng: np.random.Generator) -> NDArray[np
 def _piece(
     area: NDArray[np.float32], shape: tuple[int, int], recipe: Recipe, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """A rotated and scaled piece of an area, `shape` (h, w); the area is mirrored where the piece is larger than it."""
+    """A rotated and scaled piece, `shape` (h, w), of an area; the area is mirrored if the piece exceeds it."""
     angle = np.deg2rad(rng.uniform(-recipe.rotate, recipe.rotate))
     factor = float(np.exp(rng.uniform(np.log(recipe.zoom[0]), np.log(recipe.zoom[1]))))
     mirror = -1.0 if rng.random() < 0.5 and recipe.rotate > 0 else 1.0
@@ -266,7 +266,7 @@ def _piece(
     h, w = shape
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / factor
     turn[:, 0] *= mirror
-    # Half the extent (x, y) of the piece in the area; its centre keeps that distance from the area's sides if it can.
+    # Half the extent (x, y) of the piece in the area; its centre keeps this distance from the sides if possible.
     half = np.abs(turn) @ np.array([w, h]) / 2 + 1
     extent = np.array(area.shape[::-1], float)
     half = np.minimum(half, extent / 2)
@@ -287,11 +287,11 @@ def _ranks(values: NDArray[np.float32], noise: float, rng: np.random.Generator) 
     n = values.size
     if noise > 0:
         values = values + noise * float(values.std()) * rng.standard_normal(n, dtype=np.float32)
-    # A random order first: ties resolved in scan order would draw a gradient across a flat region.
+    # Random order first: resolving ties in scan order would create a gradient across a flat region.
     shuffled = rng.permutation(n)
     order = shuffled[np.argsort(values[shuffled], kind="stable")]
     out = np.empty(n, np.uint8)
-    # A random phase, since n ranks on 256 levels would otherwise tell small regions apart by which levels occur.
+    # A random phase; otherwise the set of levels that occur would identify small regions of n < 256 pixels.
     out[order] = ((np.arange(n) + rng.random()) * (256.0 / n)).astype(np.uint8)
     return out
 

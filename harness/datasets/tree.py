@@ -1,4 +1,4 @@
-"""A dataset's folder; names in list files and symbolic links cannot lead out of it."""
+"""A dataset's folder; names in list files and symbolic links outside of it are refused."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ class Tree:
         root: the folder.
 
     Raises:
-        ValueError: there is no such folder.
+        ValueError: the folder does not exist.
     """
 
     def __init__(self, root: Path) -> None:
@@ -25,7 +25,7 @@ class Tree:
         """The path of `name`, a `/`-separated path below the root; it need not exist.
 
         Raises:
-            ValueError: `name` is absolute, holds `..`, or leads out of the root through a symbolic link.
+            ValueError: `name` is absolute, contains `..`, or a symbolic link leads out of the root.
         """
         parts = name.split("/")
         if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
@@ -48,9 +48,9 @@ class Tree:
         """Sorted `/`-separated names, below the root, of the files in `folder` that end in `suffix`.
 
         Args:
-            folder: below the root; `.` is the root; one that does not exist holds no files.
-            suffix: such as ".png", case-sensitive, or several.
-            deep: look into the sub-folders too (one level).
+            folder: folder below the root; `.` is the root; a missing folder has no files.
+            suffix: one or several suffixes such as ".png", case-sensitive.
+            deep: include the sub-folders (one level).
         """
         found: list[str] = []
         where = self.file(folder) if folder != "." else self.root
@@ -73,7 +73,7 @@ class Tree:
         """Stripped, non-empty lines of a list file below the root.
 
         Raises:
-            ValueError: there is no such file, or it is not text.
+            ValueError: the file is missing or not text.
         """
         path = self.file(name)
         try:

@@ -13,14 +13,14 @@ class Adversary(nn.Module):
 
     Args:
         classes: channels of the score maps.
-        weight: of the student's term.
+        weight: weight of the student's adversarial term.
         kind: "wgan-gp" or "hinge".
         width: channels of the critic's first convolution.
-        lr: learning rate of its Adam, whose betas are 0.9 and 0.99.
+        lr: learning rate of the critic's Adam (betas 0.9 and 0.99).
         penalty: weight of the gradient penalty.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value is out of range.
     """
 
     def __init__(self, classes: int, weight: float, kind: Adversarial, width: int, lr: float, penalty: float) -> None:

@@ -1,4 +1,4 @@
-"""What several distillers share: reading taps, matching sizes and widths, divergences, lengths, checks of values."""
+"""Shared by several distillers: reading taps, matching sizes and widths, divergences, vector norms, value checks."""
 
 from math import inf
 from typing import Any, get_args, get_type_hints
@@ -11,7 +11,7 @@ from harness.taps import NetworkInfo, Pair, TapInfo, Taps, View
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` itself, or as float32 where autocast made it half precision: too few digits for log-softmax and sums."""
+    """`x` in float32 if autocast made it half precision, which is too coarse for log-softmax and sums; else `x`."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -23,9 +23,9 @@ def match_size(x: Tensor, like: Tensor) -> Tensor:
 
 
 def nearest_labels(labels: Tensor, like: Tensor) -> Tensor:
-    """Labels (N, H, W) at the size of the map `like`, each the nearest one: row floor(i H / h), exactly.
+    """Labels (N, H, W) resized to the map `like` by nearest neighbour: row i reads row floor(i H / h), exactly.
 
-    `F.interpolate` means the same row, but its float32 can land one before it, as from 360 rows to 129.
+    `F.interpolate` uses the same rule, but float32 rounding can select the row before, e.g. from 360 rows to 129.
     """
     rows, columns = (
         torch.arange(like.shape[dim], device=labels.device) * labels.shape[dim] // like.shape[dim] for dim in (-2, -1)
@@ -34,11 +34,11 @@ def nearest_labels(labels: Tensor, like: Tensor) -> Tensor:
 
 
 def _over(x: Tensor, temperature: float) -> Tensor:
-    return x if temperature == 1 else x / temperature  # a division by 1 costs a map
+    return x if temperature == 1 else x / temperature  # dividing by 1 would allocate a map
 
 
 class _SoftenedKL(torch.autograd.Function):
-    """Keeps p_S - p_T for the backward pass and nothing else: the gradient is that over the temperature."""
+    """Saves only p_S - p_T for the backward pass; the gradient is (p_S - p_T) / temperature."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, dim: int) -> Tensor:
@@ -60,14 +60,14 @@ class _SoftenedKL(torch.autograd.Function):
 def softened_kl(student: Tensor, teacher: Tensor, temperature: float, dim: int) -> Tensor:
     """KL(p_T || p_S) of the softmax over `dim` at a temperature, summed over `dim`; in float32 at least.
 
-    The gradient is the student's alone, and can be taken once.
+    Only the student gets a gradient, and backward can run only once.
     """
     found: Tensor = _SoftenedKL.apply(at_least_float32(student), at_least_float32(teacher), temperature, dim)
     return found
 
 
 def softened_entropy(scores: Tensor, temperature: float, dim: int) -> Tensor:
-    """-sum p log p of the softmax over `dim` at a temperature: what a cross-entropy has more than the divergence."""
+    """-sum p log p of the softmax over `dim` at a temperature: the cross-entropy minus the divergence."""
     log_p = F.log_softmax(at_least_float32(scores) / temperature, dim)
     return -(log_p.exp() * log_p).sum(dim)
 
@@ -79,16 +79,16 @@ def kd_loss(
     convention: str = "canonical",
     images: int | None = None,
 ) -> Tensor:
-    """Divergence of the class distributions per position; logits (N, K, h, w) both.
+    """Divergence between the class distributions at each position.
 
     Args:
-        student: logits.
+        student: logits (N, K, h, w).
         teacher: logits of the same shape.
         temperature: T.
         convention: "canonical": T^2 KL, mean over batch and positions (CIRKD; TorchDistiller "spatial").
             "skd": cross-entropy instead of KL, times N, no T^2 (structure_knowledge_distillation).
             "ifvd": KL / K, no T^2 (IFVD; CWD's comparison). "mmrazor": canonical times h w.
-        images: N of "skd", the global batch's (`View.images`); these logits' own when not given.
+        images: N of "skd", the size of the global batch (`View.images`); default: N of these logits.
     """
     if convention == "skd":
         ours, theirs = (_over(at_least_float32(x), temperature) for x in (student, teacher))
@@ -105,15 +105,15 @@ def kd_loss(
 def cwd_loss(
     student: Tensor, teacher: Tensor, tau: float, convention: str = "canonical", student_channels: int | None = None
 ) -> Tensor:
-    """Divergence of the distributions over positions, per channel; maps (N, C, h, w) both.
+    """Divergence between the distributions over positions of each channel.
 
     Args:
-        student: maps, already brought to the teacher's width.
+        student: maps (N, C, h, w), already projected to the teacher's width.
         teacher: maps of the same shape.
         tau: temperature.
         convention: "canonical": tau^2 KL, mean over batch and channels (TorchDistiller, mmrazor). "cirkd": divided by
-            the student's own width instead of C. "mmseg": as cirkd, and cross-entropy instead of KL.
-        student_channels: the student's own width; C when not given.
+            the student's width instead of C. "mmseg": as cirkd, and cross-entropy instead of KL.
+        student_channels: the student's width before the projection; default: C.
     """
     ours, theirs = student.flatten(2), teacher.flatten(2)
     divergence = softened_kl(ours, theirs, tau, 2)
@@ -126,7 +126,7 @@ def cwd_loss(
 
 
 def read_tap(taps: Taps, name: str) -> Tensor:
-    """The map called "stem", "stage1", ..., "last" (the deepest stage), "decoder" or "logits"."""
+    """A tap by name: "stem", "stage1", ..., "last" (the deepest stage), "decoder" or "logits"."""
     if name in ("decoder", "logits"):
         found: Tensor = getattr(taps, name)
         return found
@@ -134,7 +134,7 @@ def read_tap(taps: Taps, name: str) -> Tensor:
 
 
 def tap_info(network: NetworkInfo, name: str) -> TapInfo:
-    """Width and stride of what `read_tap` reads.
+    """Width and stride of the map that `read_tap` returns.
 
     Raises:
         ValueError: the network has no such tap.
@@ -153,7 +153,7 @@ def _stage(stages: list[str], name: str) -> str:
 
 
 def missing_tap(pair: Pair, *names: str) -> str | None:
-    """Why taps cannot be read in both networks, or None when they can."""
+    """Which tap is missing in which network; None if both networks have all of them."""
     for role, network in (("student", pair.student), ("teacher", pair.teacher)):
         for name in names:
             try:
@@ -167,7 +167,7 @@ def widths(pair: Pair, name: str) -> tuple[int, int]:
     """Channels of a tap in student and teacher.
 
     Raises:
-        ValueError: one of them has no such tap.
+        ValueError: either network lacks the tap.
     """
     reason = missing_tap(pair, name)
     if reason is not None:
@@ -176,13 +176,13 @@ def widths(pair: Pair, name: str) -> tuple[int, int]:
 
 
 def adapter(pair: Pair, name: str, bias: bool = False, always: bool = False) -> nn.Module:
-    """A 1x1 convolution from the student's width to the teacher's; identity where they are equal, unless `always`."""
+    """A 1x1 convolution from the student's width to the teacher's; identity if they are equal, unless `always`."""
     ours, theirs = widths(pair, name)
     return nn.Conv2d(ours, theirs, 1, bias=bias) if always or ours != theirs else nn.Identity()
 
 
 def compared(view: View, name: str, adapter: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-    """A tap of student and teacher at the teacher's size, the student's through `adapter` before it is resized."""
+    """A tap of student and teacher; the student's goes through `adapter` and is resized to the teacher's size."""
     theirs = read_tap(view.taught(), name)
     ours = read_tap(view.student, name)
     return match_size(ours if adapter is None else adapter(ours), theirs), theirs
@@ -196,7 +196,7 @@ def check_positive(method: str, **values: float) -> None:
 
 
 def check_weights(method: str, **values: float) -> None:
-    """Raises ValueError unless every weight is finite and not negative; 0 switches a term off."""
+    """Raises ValueError unless every weight is finite and not negative."""
     wrong = [f"{name}={value}" for name, value in values.items() if not 0 <= value < inf]
     if wrong:
         raise ValueError(
@@ -206,7 +206,7 @@ def check_weights(method: str, **values: float) -> None:
 
 
 def check_choices(method: str, init: object, **values: str) -> None:
-    """Raises ValueError unless every value is one that the signature of `init` lists, which Python does not check."""
+    """Raises ValueError unless every value is among the Literals in the signature of `init`."""
     declared = get_type_hints(init)
     for name, value in values.items():
         allowed = get_args(declared[name])
@@ -215,7 +215,7 @@ def check_choices(method: str, init: object, **values: str) -> None:
 
 
 class _Length(torch.autograd.Function):
-    """Keeps the map itself; a zero vector has the gradient 0, as with `torch.linalg.vector_norm`."""
+    """Saves the map itself; a zero vector has gradient 0, as with `torch.linalg.vector_norm`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ class _Length(torch.autograd.Function):
 
 
 class _Unit(torch.autograd.Function):
-    """Keeps the result, not the map."""
+    """Saves the result instead of the map."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -245,23 +245,23 @@ class _Unit(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         made, divisors = ctx.saved_tensors
-        # What points along a vector changes its length alone.
+        # A gradient component along the vector only changes its length.
         along = (grad * made).sum(1, keepdim=True)
         return torch.addcmul(grad, made, along, value=-1).div_(divisors)
 
 
 def length(x: Tensor) -> Tensor:
-    """(N, C, ...) to the lengths (N, ...) of its vectors over C.
+    """Norms (N, ...) of the vectors over C of (N, C, ...).
 
-    On a CPU an eighth of the time of a norm over a dimension that is not the last; backward makes no map but the
-    gradient.
+    On a CPU 8 times as fast as `torch.linalg.vector_norm` over a dimension that is not the last; backward allocates
+    only the gradient.
     """
     found: Tensor = _Length.apply(x)
     return found
 
 
 def unit(x: Tensor) -> Tensor:
-    """(N, C, ...) with every vector over C of length 1; a zero vector stays. At the cost of `length`."""
+    """(N, C, ...) with every vector over C normalised to length 1; zero vectors stay zero. As fast as `length`."""
     found: Tensor = _Unit.apply(x)
     return found
 
@@ -272,7 +272,7 @@ def mse(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def attention(x: Tensor, like: Tensor) -> Tensor:
-    """Mean over channels of `x`^2 at the size of `like`, as vectors (N, h w) of length 1; a zero map gives zeros."""
+    """Mean of `x`^2 over channels, resized to `like`, as vectors (N, h w) of length 1; a zero map gives zeros."""
     energy = length(at_least_float32(x)).square().unsqueeze(1) / x.shape[1]
     return F.normalize(match_size(energy, like).flatten(1), dim=1)
 
@@ -287,18 +287,18 @@ def kd_of(view: View, weight: float, temperature: float = 1.0, convention: str =
 
 
 def squared_error(student: Tensor, teacher: Tensor, convention: str) -> Tensor:
-    """Squared differences: mean over all elements ("canonical"), or their sum / N, as MGD and Af-DCD have it."""
+    """Squared differences: mean over all elements ("canonical"), or the sum / N of MGD and Af-DCD."""
     return mse(student, teacher) * (1 if convention == "canonical" else teacher[0].numel())
 
 
 def random_mask(like: Tensor, dropped: float, generator: torch.Generator) -> Tensor:
-    """(N, 1, h, w) of `like`'s type: 0 at a share `dropped` of the positions, drawn one by one, 1 elsewhere."""
+    """Mask (N, 1, h, w) of `like`'s type: each position is 0 with probability `dropped`, else 1."""
     drawn = torch.rand(len(like), 1, *like.shape[-2:], generator=generator)
     return (drawn <= 1 - dropped).to(like.device, like.dtype)
 
 
 def generator_block(channels: int) -> nn.Module:
-    """3x3 convolution, ReLU, 3x3 convolution, all of one width."""
+    """3x3 convolution, ReLU, 3x3 convolution, all with `channels` channels."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(channels, channels, 3, padding=1)
     )

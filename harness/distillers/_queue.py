@@ -1,4 +1,4 @@
-"""Queues of features per class, filled without a loop over positions or classes and without waiting for the device."""
+"""Queues of features per class, filled without a loop over positions or classes and without a device sync."""
 
 import torch
 import torch.distributed as dist
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class ClassQueue(nn.Module):
-    """`size` unit vectors per class, overwritten in turn; random ones at the start.
+    """Ring buffer of `size` unit vectors per class, initially random.
 
-    Entries that do not fit before the end go to the last places, and writing starts again at the first, as in
-    winycg/CIRKD losses/cirkd_memory.py.
+    As in winycg/CIRKD losses/cirkd_memory.py, entries that would cross the end are written to the last slots, and
+    writing then restarts at slot 0.
     """
 
     entries: Tensor
@@ -23,10 +23,10 @@ class ClassQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, features: Tensor, counts: Tensor) -> None:
-        """Write features (N, K, F, C) of which the first counts (N, K) of each image and class are meant.
+        """Write the first `counts` (N, K) of the F features (N, K, F, C) of each image and class.
 
         Raises:
-            ValueError: F is more than the queue holds of a class.
+            ValueError: F exceeds the queue's size.
         """
         _, size, width = self.entries.shape
         most = features.shape[2]
@@ -39,13 +39,13 @@ class ClassQueue(nn.Module):
             full = self.pointer + count >= size
             start = (size - count).where(full, self.pointer)
             meant = slots < count.unsqueeze(1)
-            # Slots that are not meant rewrite what already stands in a place of their class that no other slot takes.
+            # Unused slots rewrite the present value of a place of their class that no other slot writes.
             places = (start.unsqueeze(1) + slots) % size + first.unsqueeze(1)
             flat[places] = torch.where(meant.unsqueeze(2), image.to(flat.dtype), flat[places])
             self.pointer.copy_((self.pointer + count).where(~full, 0))
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` entries of each class at random places, the same for all classes: (K count, C)."""
+        """`count` entries of each class from random places, the same places for all classes: (K count, C)."""
         places = torch.randperm(self.entries.shape[1], generator=generator)[:count]
         return self.take(places.to(self.entries.device))
 
@@ -61,10 +61,10 @@ def choose_own(labels: Tensor, classes: int, most: int, generator: torch.Generat
         labels: (N, P), -1 where ignored.
         classes: K.
         most: F.
-        generator: CPU stream.
+        generator: CPU random stream.
 
     Returns:
-        positions (N, K, F) and how many of them are meant (N, K).
+        Positions (N, K, F) and how many of them are valid (N, K).
     """
     keys = torch.rand(labels.shape, generator=generator, dtype=torch.float64).to(labels.device)
     order = (labels + keys).argsort(1)  # by class, at random within it; ignored positions first
@@ -76,9 +76,9 @@ def choose_own(labels: Tensor, classes: int, most: int, generator: torch.Generat
 
 
 def choose_first(labels: Tensor, classes: int, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """As `choose_own`, but of a class with n positions random ones among the image's first n, whatever they show.
+    """As winycg/CIRKD losses/cirkd_memory.py: for a class with n positions, random ones of the image's first n.
 
-    What winycg/CIRKD losses/cirkd_memory.py does.
+    These positions need not belong to the class. Arguments and result as in `choose_own`.
     """
     counts = _counts(labels, classes)[:, 1:]
     keys = torch.rand(*counts.shape, labels.shape[1], generator=generator).to(labels.device)
@@ -88,14 +88,13 @@ def choose_first(labels: Tensor, classes: int, most: int, generator: torch.Gener
 
 
 def region_means(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Normalised means (N, K, C) of features (N, C, P) per image and class, and which classes are there (N, K).
+    """Normalised means (N, K, C) of features (N, C, P) per image and class, and which classes are present (N, K).
 
-    Features that are a transposed (N, P, C) are not copied.
+    Features that are a transposed view of (N, P, C) are not copied.
     """
     images, width, positions = features.shape
     counts = _counts(labels, classes)
-    # Positions image by image and class by class, so that a mean is one of a run of them: a table of which position is
-    # in which class, N P K numbers and nearly all 0, is not made.
+    # Sorted by image and class, each mean is over consecutive positions. This avoids a one-hot tensor of N P K numbers.
     first = torch.arange(images, device=labels.device).unsqueeze(1) * positions
     index = (labels.argsort(1) + first).flatten()
     runs = counts.flatten().cumsum(0) - counts.flatten()
@@ -105,13 +104,13 @@ def region_means(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor
 
 
 def _counts(labels: Tensor, classes: int) -> Tensor:
-    """(N, 1 + K) positions with the label -1, 0, ..., K - 1."""
+    """(N, 1 + K) numbers of positions with the label -1, 0, ..., K - 1."""
     found = torch.zeros(len(labels), 1 + classes, dtype=torch.long, device=labels.device)
     return found.scatter_add_(1, labels + 1, torch.ones_like(labels))
 
 
 def gathered(features: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Both of all processes, in the order of their ranks, so that every process fills its queue alike."""
+    """Features and counts of all ranks, in rank order, so that every rank fills its queue equally."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return features, counts
     parts = []

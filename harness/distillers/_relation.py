@@ -1,7 +1,7 @@
-"""Divergence between the rows of two similarity matrices, without keeping either.
+"""Divergence between the rows of two similarity matrices, without storing either matrix.
 
-A row is the softmax over keys of (anchor . key) / temperature. Rows are made in blocks; the gradient is taken in the
-same pass, for a scalar loss needs it times one number, so the backward pass neither recomputes nor stores a matrix.
+A row is the softmax over keys of (anchor . key) / temperature. Rows are computed in blocks. The forward pass also
+computes the gradient; the backward pass only scales it, so it neither recomputes nor stores a matrix.
 """
 
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_ELEMENTS = 2**20  # of one block of one matrix: 4 MiB in float32, which stays in the cache
-_ROWS = 64  # of a block at least: each reads and writes all keys
+_ELEMENTS = 2**20  # elements per block of a matrix: 4 MiB in float32, which fits in the cache
+_ROWS = 64  # least rows per block: each block reads and writes all keys
 
 
 class _RowKL(torch.autograd.Function):
@@ -59,11 +59,11 @@ def row_kl(
     """Mean over anchors (and groups) of KL between softmax rows of similarities.
 
     Args:
-        anchors: the student's (A, C).
-        keys: what they are compared with, (groups * K, C).
-        teacher: its anchors (A, D); no gradient.
-        teacher_keys: (groups * K, D); no gradient.
-        temperature: the similarities are divided by it.
+        anchors: the student's anchors (A, C).
+        keys: the student's keys (groups * K, C).
+        teacher: the teacher's anchors (A, D); no gradient.
+        teacher_keys: the teacher's keys (groups * K, D); no gradient.
+        temperature: divides the similarities.
         groups: the softmax runs over the K keys of each group.
     """
     with torch.autocast(anchors.device.type, enabled=False):

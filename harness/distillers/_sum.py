@@ -1,4 +1,4 @@
-"""Several distillers in one run: their terms side by side, each under its method's name."""
+"""Several distillers in one run; each term is named after its method."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,7 +12,7 @@ class Sum(Distiller):
     """The terms of all `parts`, as "METHOD.TERM".
 
     Args:
-        parts: distillers by method name. In this order they draw from the step's random stream.
+        parts: distillers by method name, in the order in which they draw from the step's random stream.
     """
 
     def __init__(self, parts: Mapping[str, Distiller]) -> None:

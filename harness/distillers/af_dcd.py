@@ -10,11 +10,11 @@ differences; A, G, m as in `mgd`.
 Paper: Fan, Li, Wang, Yao, "Augmentation-free Dense Contrastive Knowledge Distillation for Efficient Semantic
 Segmentation", NeurIPS 2023, arXiv 2312.04168.
 Authors' code: OSVAI/Af-DCD losses/ocmgd.py (2e-6 and 5e-3 on Cityscapes, tau 0.07, patches of 4x4, pooling 4).
-Deviation: A is left out where the widths are equal (theirs fails there); positions beyond the last whole patch are left
-out and a map smaller than a patch is one patch; their mask with a fixed hole and their two-branch G are not offered.
-Different sizes are resized to the teacher's.
-Reduction: sum over channels and positions, mean over batch ("af-dcd", to which the weight 2e-6 belongs), or mean over
-elements ("canonical"); L_c as written. Ignored pixels count.
+Deviation: A is omitted if the widths are equal (the authors' code fails there); positions beyond the last complete
+patch are dropped, and a map smaller than a patch is one patch; the authors' fixed mask and two-branch G are not
+offered. Different sizes are resized to the teacher's.
+Reduction: sum over channels and positions, mean over batch ("af-dcd", for which 2e-6 is the published weight), or mean
+over elements ("canonical"); L_c as written. Ignored pixels count.
 """
 
 from collections.abc import Mapping
@@ -62,7 +62,7 @@ def omni_contrast(
     ours, theirs = vectors(student), vectors(teacher)
     group = torch.arange(groups, device=ours.device).repeat(rows * columns)
     same = group[:, None] == group
-    # Far vectors have scores whose exponential is denormal; log-softmax takes those in its stride, logsumexp does not.
+    # Exponentials of distant vectors' scores are denormal, which slows logsumexp down but not log-softmax.
     scores = (torch.cdist(ours, theirs, p=1) / -tau).masked_fill_(same.fill_diagonal_(False), float("-inf"))
     return -scores.log_softmax(2).diagonal(dim1=1, dim2=2).mean() * groups
 
@@ -71,20 +71,20 @@ class AfDCD(Distiller):
     """Masked reconstruction and omni-contrast.
 
     Args:
-        pair: widths of both networks' taps.
+        pair: channels of both networks' taps.
         feature: weight of the reconstruction term.
         contrast: weight of the contrastive term.
         kd: weight of pixel-wise KD at temperature 1; 0 leaves it out.
-        groups: into which the teacher's channels are cut.
+        groups: number of groups that the teacher's channels are divided into.
         pool: side of the max-pooling windows.
         patch: height and width of a patch, in pooled positions.
         tau: temperature of the contrast.
         dropped: share of the positions that are masked, in [0, 1).
-        tap: the feature.
+        tap: feature map to compare.
         convention: reduction of the reconstruction term, see above.
 
     Raises:
-        ValueError: a value outside its range, a tap that is missing, or a width that is no multiple of `groups`.
+        ValueError: a value is out of range, a tap is missing, or a width is not a multiple of `groups`.
     """
 
     paper: ClassVar[str] = "Fan et al., NeurIPS 2023, arXiv 2312.04168"
@@ -124,7 +124,7 @@ class AfDCD(Distiller):
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
-        """A reason when one network does not have the tap, or its width does not divide into groups."""
+        """Reason if either network lacks the tap or its width is not a multiple of `groups`, else None."""
         tap, groups = parameters.get("tap", "decoder"), parameters.get("groups", 4)
         reason = missing_tap(pair, tap)
         if reason is not None:
@@ -135,7 +135,7 @@ class AfDCD(Distiller):
         return f"the teacher's {tap} has {channels} channels, no multiple of groups {groups}"
 
     def forward(self, view: View) -> dict[str, Tensor]:
-        """{"feature", "contrast", "kd"}, those that are on."""
+        """{"feature", "contrast", "kd"}; terms of weight 0 are left out."""
         terms = {}
         if self.feature or self.contrast:
             ours, theirs = compared(view, self.tap, self.adapter)

@@ -1,11 +1,11 @@
-"""Attention transfer: where the features are large is where the teacher's are.
+"""Attention transfer: the student's features are large at the positions where the teacher's are.
 
     L = weight * mean over batch and positions of (a_S - a_T)^2  +  kd * L_kd
     a = q / |q|_2,   q = mean over channels of F^2, as a vector over positions
 
 Paper: Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv 1612.03928.
-Authors' code: szagoruyko/attention-transfer utils.py; the same number in winycg/CIRKD losses/at.py (weight 10000 beside
-kd 1, on the feature in front of the classifier), mmrazor and RepDistiller. The paper's own formula is the norm of the
+Authors' code: szagoruyko/attention-transfer utils.py; the same value in winycg/CIRKD losses/at.py (weight 10000 with
+kd 1, on the feature before the classifier), mmrazor and RepDistiller. The paper's own formula is the norm of the
 difference, mean over batch (torchdistill "paper").
 Deviation: none. Maps of different size are resized to the teacher's before they are normalised.
 Reduction: mean over batch and positions; ignored pixels count.
@@ -30,13 +30,13 @@ class AT(Distiller):
     """Attention transfer.
 
     Args:
-        pair: what taps there are.
-        weight: of the attention term.
+        pair: available taps of both networks.
+        weight: weight of the attention term.
         kd: weight of pixel-wise KD at temperature 1; 0 leaves it out.
-        taps: features; the term is the sum over them.
+        taps: feature maps to compare; the term is the sum over them.
 
     Raises:
-        ValueError: a weight outside its range, no taps, or one that one of the networks does not have.
+        ValueError: a weight is out of range, `taps` is empty, or either network lacks one.
     """
 
     paper: ClassVar[str] = "Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928"
@@ -56,7 +56,7 @@ class AT(Distiller):
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
-        """A reason when there are no taps or one network does not have one of them."""
+        """Reason if `taps` is empty or either network lacks one, else None."""
         taps = parameters.get("taps", ("decoder",))
         return missing_tap(pair, *taps) if taps else "taps is empty; at least one is needed"
 

@@ -18,9 +18,9 @@ class OwnOptimizer:
     """Adam for parameters that the recipe's optimizer does not train, such as a critic's.
 
     Attributes:
-        parameters: their gradients come only from terms of their own.
+        parameters: parameters that get gradients only from terms of their own.
         lr: initial learning rate; it follows the recipe's schedule.
-        betas: of Adam.
+        betas: Adam's betas.
     """
 
     parameters: tuple[nn.Parameter, ...]
@@ -33,9 +33,9 @@ class Distiller(nn.Module):
 
     Attributes:
         paper: citation, one line.
-        space: what a search may change: {hyper-parameter: (low, high)}, log-uniform.
+        space: search space {hyper-parameter: (low, high)}, log-uniform.
         optional: hyper-parameters of `space` that a search may also set to 0, which removes their term.
-        needs: {hyper-parameter of `space`: another one}; it has no effect if the other is 0.
+        needs: {hyper-parameter of `space`: another one}; the first has no effect if the other is 0.
         weights: hyper-parameters that scale terms; doubling all of them doubles every term.
         caveat: what a table must state about the default values, e.g. that they are unverified; empty if nothing.
         needs_teacher: if False, the training loop skips the teacher's forward pass.
@@ -61,7 +61,7 @@ class Distiller(nn.Module):
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
-        """Why this method does not apply to `pair` with these hyper-parameters; None if it does."""
+        """Reason why the method does not apply to `pair` with these hyper-parameters; None if it applies."""
         return None
 
     def own_optimizers(self) -> tuple[OwnOptimizer, ...]:
@@ -69,7 +69,7 @@ class Distiller(nn.Module):
         return ()
 
     def equal_buffers(self) -> tuple[str, ...]:
-        """Names of buffers that every process keeps equal by itself, so that they are not sent at each step."""
+        """Names of buffers that stay equal on all ranks without a broadcast at each step."""
         return ()
 
     def forward(self, view: View) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""CIRKD: positions relate to positions of other images as they do in the teacher.
+"""CIRKD: similarities between positions of different images follow the teacher's.
 
     L = batch * L_b + pixel * L_p + region * L_r  +  kd * L_kd
     L_b = mean over ordered pairs of images (i, j), i = j included, and positions of i of KL(row_T || row_S),
@@ -6,16 +6,15 @@
     L_p, L_r = T^2 mean over labelled positions of KL(row_T || row_S),
           row = softmax over entries of a queue of (cosine / tau) / T
 
-The queues hold the teacher's features per class, of single positions (L_p) and of an image's mean (L_r). The student
-comes in through 1x1 convolution, batch normalisation, ReLU, 1x1 convolution.
+The queues hold the teacher's features per class: of single positions (L_p) and of image means (L_r). The student's
+features are projected by 1x1 convolution, batch normalisation, ReLU, 1x1 convolution.
 
 Paper: Yang, Zhou, An, Jiang, Xu, Zhang, "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR
 2022, arXiv 2204.06986.
 Authors' code: winycg/CIRKD losses/cirkd_mini_batch.py, losses/cirkd_memory.py (kd 1, batch 1, pixel and region 0.1, on
 Pascal VOC 0.01; queues of 20000 and 2000 per class, 4096 and 1024 entries compared with).
-Deviation: the authors enqueue the image's first pixels in place of the class's own; ours are the class's own.
-`convention` "cirkd" does as they do. A batch without labels gives 0, theirs NaN. Different sizes are resized to the
-teacher's.
+Deviation: the authors enqueue the image's first pixels instead of the class's own, which are enqueued here unless
+`convention` is "cirkd". A batch without labels gives 0 instead of NaN. Different sizes are resized to the teacher's.
 Reduction: as written.
 """
 
@@ -45,12 +44,12 @@ from harness.taps import Pair, View
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """(N, C, h, w) to its positions (N h w, C), each of length 1."""
+    """Positions (N h w, C) of (N, C, h, w), each normalised to length 1."""
     return unit(at_least_float32(x).permute(0, 2, 3, 1).flatten(0, 2))
 
 
 def minibatch_loss(student: Tensor, teacher: Tensor, tau: float, pool: int = 1) -> Tensor:
-    """The mini-batch term; maps (N, C, h, w), widths may differ, sizes not; averages of `pool` x `pool` windows."""
+    """The mini-batch term on `pool` x `pool` averages of maps (N, C, h, w); widths may differ, sizes must match."""
     maps = (at_least_float32(x) for x in (student, teacher))
     ours, theirs = (unit_rows(F.avg_pool2d(x, pool, ceil_mode=True) if pool > 1 else x) for x in maps)
     return row_kl(ours, ours, theirs, theirs, tau, groups=len(student))
@@ -67,26 +66,26 @@ class CIRKD(Distiller):
     """Relations across images, within the batch and against queues of the teacher's features.
 
     Args:
-        pair: widths of both networks' taps, and the classes.
+        pair: channels of both networks' taps, and the number of classes.
         batch: weight of the mini-batch term; the batch is the micro-batch of one process, as in the authors' code.
         pixel: weight of the term against the queues of positions.
         region: weight of the term against the queues of class means.
         kd: weight of pixel-wise KD at temperature 1; 0 leaves it out.
-        pool: the mini-batch term sees averages of windows of this side; its cost falls with the fourth power (the
-            authors' option for large maps is 2).
+        pool: the mini-batch term averages windows of pool x pool positions; its cost falls as pool^-4 (the authors'
+            option for large maps is 2).
         tau: temperature of the similarities.
         temperature: T of the memory terms.
         pixel_memory: entries per class in the queue of positions. The queues hold K (pixel_memory + region_memory)
             vectors of the teacher's width: 0.86 GB at 19 classes and 512 channels, in every checkpoint too.
         region_memory: entries per class in the queue of class means.
-        pixel_contrast: entries of all classes together that a step compares with.
+        pixel_contrast: entries, over all classes, that a step compares with.
         region_contrast: the same for class means.
-        enqueued: positions of each class and image that a step enqueues at most.
-        tap: the feature.
+        enqueued: most positions per class and image that a step enqueues.
+        tap: feature map to compare.
         convention: how the enqueued positions are chosen, see above.
 
     Raises:
-        ValueError: a value outside its range, or a tap that one of the networks does not have.
+        ValueError: a value is out of range, or either network lacks the tap.
     """
 
     paper: ClassVar[str] = "Yang et al., CVPR 2022, arXiv 2204.06986"
@@ -146,15 +145,15 @@ class CIRKD(Distiller):
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
-        """A reason when one network does not have the tap."""
+        """Reason if either network lacks the tap, else None."""
         return missing_tap(pair, parameters.get("tap", "decoder"))
 
     def equal_buffers(self) -> tuple[str, ...]:
-        """The queues: equal at the start, and filled with the features of every process."""
+        """The queues: equal at the start, and filled with the features of all ranks."""
         return tuple(name for name, _ in self.named_buffers() if name.startswith(("pixels.", "regions.")))
 
     def forward(self, view: View) -> dict[str, Tensor]:
-        """{"batch", "pixel", "region", "kd"}, those that are on."""
+        """{"batch", "pixel", "region", "kd"}; terms of weight 0 are left out."""
         ours, theirs = compared(view, self.tap)
         terms = {}
         if self.batch:
@@ -181,7 +180,7 @@ class CIRKD(Distiller):
 
     @torch.no_grad()
     def _enqueue(self, teacher: Tensor, labels: Tensor, generator: torch.Generator) -> None:
-        """Teacher features (N, P, C) of unit length and their labels (N, P), -1 where ignored; of every process."""
+        """Enqueue teacher features (N, P, C) of unit length with labels (N, P), -1 where ignored, from all ranks."""
         if self.pixel:
             choose = choose_first if self.convention == "cirkd" else choose_own
             found, counts = choose(labels, self.num_classes, self.enqueued, generator)

@@ -2,12 +2,12 @@
 
     L = w tau^2 / (N C) * sum_{n,c} sum_positions p_T log(p_T / p_S),   p = softmax_positions(map / tau)
 
-on the logits (w = `logits`) and on a feature (w = `feature`; a 1x1 convolution brings the student to the teacher's
+on the logits (w = `logits`) and on a feature (w = `feature`; a 1x1 convolution projects the student to the teacher's
 width).
 
 Paper: Shu, Liu, Gao, Yan, Shen, "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021,
 arXiv 2011.13256.
-Authors' code: irfanICMLL/TorchDistiller SemSeg-distill (logits 3, features 50, tau 4); the same number in winycg/CIRKD
+Authors' code: irfanICMLL/TorchDistiller SemSeg-distill (logits 3, features 50, tau 4); the same value in winycg/CIRKD
 and mmrazor.
 Deviation: log-softmax instead of softmax().log(), which is NaN on peaked maps; the feature term is divided by the
 map's own width, not by the student's (`convention` "cirkd"). Different sizes are resized to the teacher's.
@@ -37,16 +37,16 @@ class CWD(Distiller):
     """Channel-wise KL divergence on logits, on features, or on both.
 
     Args:
-        pair: widths of both networks' taps.
+        pair: channels of both networks' taps.
         logits: weight of the term on logits; 0 leaves it out.
         feature: weight of the term on features (published: 50); 0 leaves it out.
-        tau: temperature of both.
-        tap: the feature.
+        tau: temperature of both terms.
+        tap: feature map to compare.
         convention: the source of the reduction, see `cwd_loss`; "mmseg" (pppppM/mmsegmentation-distiller: 5,
-            tau 1) has an adapter with bias.
+            tau 1) uses an adapter with bias.
 
     Raises:
-        ValueError: a value outside its range, or a tap that one of the networks does not have.
+        ValueError: a value is out of range, or either network lacks the tap.
     """
 
     paper: ClassVar[str] = "Shu et al., ICCV 2021, arXiv 2011.13256"
@@ -73,11 +73,11 @@ class CWD(Distiller):
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
-        """A reason when the feature term is on and one network does not have the tap."""
+        """Reason if the feature term is on and either network lacks the tap, else None."""
         return missing_tap(pair, parameters.get("tap", "decoder")) if parameters.get("feature") else None
 
     def forward(self, view: View) -> dict[str, Tensor]:
-        """{"cwd": scalar, "cwd_feature": scalar}, those that are on."""
+        """{"cwd": scalar, "cwd_feature": scalar}; terms of weight 0 are left out."""
         taught = view.taught()
         terms = {}
         if self.logits:

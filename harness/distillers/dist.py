@@ -1,4 +1,4 @@
-"""DIST: the student keeps the teacher's relations between classes and between positions, not its values.
+"""DIST: the student matches the teacher's correlations between classes and between positions, not its values.
 
     L = inter * (1 - mean over positions of corr_classes(p_S, p_T)) + intra * (1 - mean over classes of corr_positions)
 
@@ -7,8 +7,8 @@ N h w positions of one class; both times tau^2.
 
 Paper: Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, arXiv 2205.10536.
 Authors' code: hunto/DIST_KD segmentation/losses/dist_kd.py (1 and 1, tau 1, and 0.4 times the same on the auxiliary
-head's scores); mmrazor's file gives it on a matrix of positions x classes, and another number on (N, C, H, W).
-Deviation: no auxiliary scores: a teacher in eval mode has none.
+head's scores); mmrazor's file gives the same value on a matrix of positions x classes, but another on (N, C, H, W).
+Deviation: no auxiliary scores, because a teacher in eval mode has none.
 Reduction: mean over batch and positions (inter), over classes (intra); ignored pixels count.
 """
 
@@ -26,7 +26,7 @@ _EPS = 1e-8
 
 
 class _Correlation(torch.autograd.Function):
-    """Keeps the two maps, which both relations share, and numbers per group; no gradient for the second."""
+    """Saves the two maps, shared by both relations, and scalars per group; no gradient for the second map."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -76,7 +76,7 @@ class DIST(Distiller):
         tau: temperature of the softmax.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value is out of range.
     """
 
     paper: ClassVar[str] = "Huang et al., NeurIPS 2022, arXiv 2205.10536"
@@ -94,7 +94,7 @@ class DIST(Distiller):
         self.inter, self.intra, self.tau = inter, intra, tau
 
     def forward(self, view: View) -> dict[str, Tensor]:
-        """{"inter": scalar, "intra": scalar}, those that are on."""
+        """{"inter": scalar, "intra": scalar}; terms of weight 0 are left out."""
         teacher = view.taught().logits
         student = match_size(view.student.logits, teacher)
         inter, intra = relations(student, teacher, self.tau)

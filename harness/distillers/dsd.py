@@ -1,4 +1,4 @@
-"""Double similarity distillation: how attention changes between layers, and how classes resemble each other.
+"""Double similarity distillation: changes of attention between layers, and similarities between classes.
 
     L = pixel * L_psd + category * L_csd  +  kd * L_kd
     L_psd = mean over pairs of layers n < m, batch and positions of (r_mn^S - r_mn^T)^2
@@ -8,10 +8,10 @@
 
 Paper: Feng, Sun, Diao, Li, Gao, "Double Similarity Distillation for Semantic Image Segmentation", TIP 2021,
 arXiv 2107.08591.
-Authors' code: none; winycg/CIRKD losses/dsd.py (1000 and 10, beside kd 1) on the auxiliary head's scores, the feature
-in front of the classifier and the scores.
-Deviation: the deepest stage stands for the auxiliary scores, for a teacher in eval mode has none. Maps of different
-size are resized to the teacher's logits before they are normalised.
+Authors' code: none; winycg/CIRKD losses/dsd.py (1000 and 10, with kd 1) on the auxiliary head's scores, the feature
+before the classifier and the scores.
+Deviation: the deepest stage replaces the auxiliary scores, which a teacher in eval mode does not have. Maps of
+different size are resized to the teacher's logits before they are normalised.
 Reduction: as written; ignored pixels count.
 """
 
@@ -41,7 +41,7 @@ from harness.taps import Pair, View
 def psd_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     """Pixel-wise similarity term from two or more maps (N, C_k, h_k, w_k) of each network.
 
-    All are brought to the size of the teacher's last; widths are free.
+    All are resized to the teacher's last map; widths may differ.
     """
 
     def residuals(maps: list[Tensor]) -> Tensor:
@@ -68,7 +68,7 @@ class _Halved(torch.autograd.Function):
 
 
 def halved(x: Tensor) -> Tensor:
-    """Means of 2 x 2 windows of (N, C, h, w); of an odd side the last has one row or column."""
+    """Means of 2 x 2 windows of (N, C, h, w); if a side is odd, its last window has one row or column."""
     if x.shape[-2] % 2 or x.shape[-1] % 2:
         return F.avg_pool2d(x, 2, ceil_mode=True)
     found: Tensor = _Halved.apply(x)
@@ -89,7 +89,7 @@ class DSD(Distiller):
     """Pixel-wise and category-wise similarity.
 
     Args:
-        pair: what taps there are.
+        pair: available taps of both networks.
         pixel: weight of the pixel-wise similarity term; 0 leaves it out.
         category: weight of the category-wise similarity term; 0 leaves it out.
         kd: weight of pixel-wise KD at temperature 1; 0 leaves it out.
@@ -97,7 +97,7 @@ class DSD(Distiller):
         taps: maps of the pixel-wise term, at least two.
 
     Raises:
-        ValueError: a value outside its range, fewer than two taps, or one that one of the networks does not have.
+        ValueError: a value is out of range, fewer than two taps, or a tap that either network lacks.
     """
 
     paper: ClassVar[str] = "Feng et al., TIP 2021, arXiv 2107.08591"
@@ -128,14 +128,14 @@ class DSD(Distiller):
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
-        """A reason when the pixel-wise term is on and its taps are fewer than two or missing in one network."""
+        """Reason if the pixel-wise term is on and has fewer than two taps or either network lacks one, else None."""
         taps = parameters.get("taps", ("last", "decoder", "logits"))
         if not parameters.get("pixel", 1.0):
             return None
         return missing_tap(pair, *taps) if len(taps) > 1 else f"taps is {tuple(taps)}; at least two are needed"
 
     def forward(self, view: View) -> dict[str, Tensor]:
-        """{"psd", "csd", "kd"}, those that are on."""
+        """{"psd", "csd", "kd"}; terms of weight 0 are left out."""
         taught = view.taught()
         terms = {}
         if self.pixel:

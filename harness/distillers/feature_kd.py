@@ -1,12 +1,12 @@
-"""Plain feature distillation: the squared difference of the features in front of the classifiers.
+"""Plain feature distillation: the squared difference of the features before the classifiers.
 
     L = weight * mean over elements of (A f_S - f_T)^2
 
-A: a 1x1 convolution to the teacher's width, nothing where the widths are equal.
+A: a 1x1 convolution to the teacher's width; identity if the widths are equal.
 
 Paper: the baseline that specialised methods are compared with at matched wall-clock in arXiv 2604.25530 (2026); its
 weight is not known, so `weight` 1 is this project's choice.
-Authors' code: none; with equal widths the number of HobbitLong/RepDistiller distiller_zoo/FitNet.py.
+Authors' code: none; with equal widths the same value as HobbitLong/RepDistiller distiller_zoo/FitNet.py.
 Deviation: different sizes are resized to the teacher's.
 Reduction: mean over batch, channels and positions; ignored pixels count.
 """
@@ -25,12 +25,12 @@ class FeatureKD(Distiller):
     """Mean squared error of features.
 
     Args:
-        pair: widths of both networks' taps.
-        weight: of the term.
-        tap: the feature.
+        pair: channels of both networks' taps.
+        weight: weight of the term.
+        tap: feature map to compare.
 
     Raises:
-        ValueError: a weight outside its range, or a tap that one of the networks does not have.
+        ValueError: a weight is out of range, or either network lacks the tap.
     """
 
     paper: ClassVar[str] = "the plain baseline of arXiv 2604.25530, 2026"
@@ -45,7 +45,7 @@ class FeatureKD(Distiller):
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
-        """A reason when one network does not have the tap."""
+        """Reason if either network lacks the tap, else None."""
         return missing_tap(pair, parameters.get("tap", "decoder"))
 
     def forward(self, view: View) -> dict[str, Tensor]:

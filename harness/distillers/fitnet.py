@@ -3,8 +3,8 @@
     L = weight * mean over elements of (W f_S - f_T)^2  +  kd * L_kd
 
 Paper: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv 1412.6550.
-Authors' code: none for segmentation; winycg/CIRKD losses/fitnet.py (weight 10, beside kd 1), on the feature in front of
-the classifier, with the convolution (no bias) also where the widths are equal.
+Authors' code: none for segmentation; winycg/CIRKD losses/fitnet.py (weight 10, with kd 1), on the feature before the
+classifier, with the convolution (no bias) even if the widths are equal.
 Deviation: none. Different sizes are resized to the teacher's.
 Reduction: mean over batch, channels and positions; ignored pixels count.
 """
@@ -23,13 +23,13 @@ class FitNet(Distiller):
     """Mean squared error of adapted features.
 
     Args:
-        pair: widths of both networks' taps.
-        weight: of the feature term.
+        pair: channels of both networks' taps.
+        weight: weight of the feature term.
         kd: weight of pixel-wise KD at temperature 1; 0 leaves it out.
-        tap: the feature.
+        tap: feature map to compare.
 
     Raises:
-        ValueError: a weight outside its range, or a tap that one of the networks does not have.
+        ValueError: a weight is out of range, or either network lacks the tap.
     """
 
     paper: ClassVar[str] = "Romero et al., ICLR 2015, arXiv 1412.6550"
@@ -45,7 +45,7 @@ class FitNet(Distiller):
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
-        """A reason when one network does not have the tap."""
+        """Reason if either network lacks the tap, else None."""
         return missing_tap(pair, parameters.get("tap", "decoder"))
 
     def forward(self, view: View) -> dict[str, Tensor]:

@@ -1,17 +1,17 @@
-"""FreeKD: the bands of a Haar transform of the feature are imitated where the teacher's own bands say it matters.
+"""FreeKD: imitates the Haar bands of the teacher's feature, weighted by masks computed from these bands.
 
     L = weight * sum over levels l = 1..3 of mean over tokens, batch and coefficients of m_l |B_l(f_S) - B_l(f_T)|
     m_l = sigmoid(token_l' sum of B_l(f_T) over its three orientations)
 
-B_l: the three detail bands of level l; a side that is odd is continued by a zero.
+B_l: the three detail bands of level l; an odd side is padded with a zero.
 
 Paper: Zhang, Huang, Liu, Cheng, Liu, Zhang, "FreeKD: Knowledge Distillation via Semantic Frequency Prompt", CVPR 2024,
 arXiv 2311.12079.
-Authors' code: Gumpest/FreeKD mmrazor/models/losses/freekd.py (weight 1, 2 tokens), for detectors; the variables that
-are named after orientations there are levels.
-Deviation: a 1x1 convolution where widths differ. The authors load tokens that were trained on the teacher beforehand;
-they are not released, so tokens stay at their random start unless `train_tokens`: trained on this loss alone, they
-would learn to switch the masks off. Different sizes are resized to the teacher's.
+Authors' code: Gumpest/FreeKD mmrazor/models/losses/freekd.py (weight 1, 2 tokens), for detectors; its variables named
+after orientations are levels.
+Deviation: a 1x1 convolution if the widths differ. The authors load tokens trained beforehand on the teacher, which are
+not released; here tokens keep their random initial values unless `train_tokens`, because training on this loss alone
+would drive the masks to 0. Different sizes are resized to the teacher's.
 Reduction: as written; ignored pixels count.
 """
 
@@ -32,7 +32,7 @@ LEVELS = 3
 def haar(x: Tensor, levels: int = LEVELS) -> tuple[Tensor, list[Tensor]]:
     """Orthonormal Haar transform of (N, C, H, W): the low-pass and, from fine to coarse, bands (N, C, 3, h, w).
 
-    Band 0 differs along the height, 1 along the width, 2 along both.
+    Band 0 is high-pass along the height, 1 along the width, 2 along both.
     """
     bands = []
     for _ in range(levels):
@@ -52,7 +52,7 @@ def freekd_loss(student: Tensor, teacher: Tensor, tokens: Tensor) -> Tensor:
     Args:
         student: maps (N, C, h, w).
         teacher: maps of the same shape.
-        tokens: (1 + levels, T, C); the first row, of the low-pass, is not used.
+        tokens: (1 + levels, T, C); the first row (low-pass) is not used.
     """
     student, teacher = at_least_float32(student), at_least_float32(teacher)
     total = student.new_zeros(())
@@ -67,14 +67,14 @@ class FreeKD(Distiller):
     """Masked differences of Haar bands.
 
     Args:
-        pair: widths of both networks' taps.
-        weight: of the term.
+        pair: channels of both networks' taps.
+        weight: weight of the term.
         tokens: masks per level.
-        train_tokens: train the tokens beside the student.
-        tap: the feature.
+        train_tokens: train the tokens together with the student.
+        tap: feature map to compare.
 
     Raises:
-        ValueError: a value outside its range, or a tap that one of the networks does not have.
+        ValueError: a value is out of range, or either network lacks the tap.
     """
 
     paper: ClassVar[str] = "Zhang et al., CVPR 2024, arXiv 2311.12079"
@@ -99,7 +99,7 @@ class FreeKD(Distiller):
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
-        """A reason when one network does not have the tap."""
+        """Reason if either network lacks the tap, else None."""
         return missing_tap(pair, parameters.get("tap", "decoder"))
 
     def forward(self, view: View) -> dict[str, Tensor]:

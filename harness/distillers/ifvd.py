@@ -1,17 +1,17 @@
-"""Intra-class feature variation: how far each position's feature is from the mean of its class, as in the teacher.
+"""Intra-class feature variation: the similarity of each position to its class mean follows the teacher's.
 
     L = weight * mean over batch and positions of (c_S - c_T)^2  +  kd * L_kd  +  adversarial * L_adv
     c_p = f_p' m_{y_p} / (|f_p| |m_{y_p}|),   m_y = mean of f over the image's positions of class y
 
-Labels are resized to the feature (nearest). An ignored position counts as equal in both, i.e. adds 0 to the mean.
+Labels are resized to the feature (nearest). An ignored position adds 0 to the mean.
 
 Paper: Wang, Zhou, Jiang, Bai, Xu, "Intra-class Feature Variation Distillation for Semantic Segmentation", ECCV 2020,
 https://www.ecva.net/papers/eccv_2020/papers_ECCV/papers/123520341.pdf.
 Authors' code: YukangWang/IFVD utils/criterion.py (200, kd 10 in its own reduction, adversarial 0.001); the same number
-in winycg/CIRKD losses/ifvd.py (20, beside kd 1).
-Deviation: means by one matrix product over all classes; the authors loop over classes and keep 42 maps for the backward
-pass. An ignored position where the feature is 0 counts as equal, too.
-Reduction: mean over batch and positions, ignored ones included; `kd` as `convention` says, by default the authors'.
+in winycg/CIRKD losses/ifvd.py (20, with kd 1).
+Deviation: one matrix product gives the means of all classes; the authors loop over classes and keep 42 maps for the
+backward pass. An ignored position with a zero feature also adds 0.
+Reduction: mean over batch and positions, including ignored ones; `kd` by `convention`, by default the authors'.
 """
 
 from collections.abc import Mapping
@@ -40,9 +40,9 @@ def ifv_loss(student: Tensor, teacher: Tensor, labels: Tensor, num_classes: int,
     """Mean squared difference of the cosines between features and their class means.
 
     Args:
-        student: maps (N, C, h, w); widths may differ, sizes not.
+        student: maps (N, C, h, w); widths may differ, sizes must match.
         teacher: maps of the same size.
-        labels: classes at any size (N, H, W); what is `ignore_index` or no class is ignored.
+        labels: classes (N, H, W) of any size; `ignore_index` and values outside 0..K-1 are ignored.
         num_classes: K.
         ignore_index: label of ignored pixels.
     """
@@ -68,18 +68,18 @@ class IFVD(Distiller):
     """Intra-class variation, pixel-wise and adversarial terms.
 
     Args:
-        pair: widths of both networks' taps, and the classes.
-        weight: of the intra-class term.
+        pair: channels of both networks' taps, and the number of classes.
+        weight: weight of the intra-class term.
         kd: weight of pixel-wise KD at temperature 1; 0 leaves it out.
         adversarial: weight of the student's adversarial term; 0 leaves it and the critic out.
-        tap: the feature.
-        convention: reduction of the `kd` term, see `kd_loss`; the others agree everywhere.
+        tap: feature map to compare.
+        convention: reduction of the `kd` term, see `kd_loss`; the other terms have only one.
         critic_width: channels of the critic's first convolution; the others are proportional.
         critic_lr: initial learning rate of the critic's Adam; follows the recipe's schedule.
         gradient_penalty: weight of the critic's gradient penalty.
 
     Raises:
-        ValueError: a value outside its range, or a tap that one of the networks does not have.
+        ValueError: a value is out of range, or either network lacks the tap.
     """
 
     paper: ClassVar[str] = "Wang et al., ECCV 2020"
@@ -122,7 +122,7 @@ class IFVD(Distiller):
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
-        """A reason when one network does not have the tap."""
+        """Reason if either network lacks the tap, else None."""
         return missing_tap(pair, parameters.get("tap", "decoder"))
 
     def own_optimizers(self) -> tuple[OwnOptimizer, ...]:
@@ -130,7 +130,7 @@ class IFVD(Distiller):
         return (self.adversary.optimizer(),) if hasattr(self, "adversary") else ()
 
     def forward(self, view: View) -> dict[str, Tensor]:
-        """{"ifv", "kd", "adversarial", "critic"}, those that are on."""
+        """{"ifv", "kd", "adversarial", "critic"}; terms of weight 0 are left out."""
         taught = view.taught()
         ours, theirs = compared(view, self.tap)
         terms = {"ifv": self.weight * ifv_loss(ours, theirs, view.labels, self.num_classes, self.ignore_index)}

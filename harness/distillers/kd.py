@@ -4,9 +4,9 @@
 
 Paper: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531; per pixel as in
 Liu et al., "Structured Knowledge Distillation", CVPR 2019, arXiv 1903.04197.
-Authors' code: winycg/CIRKD losses/kd.py has this reduction (weight 1, T 1). `convention` gives the numbers of others,
-so that their weights can be used as published: SKD 10, IFVD and CWD 10.
-Deviation: none. Logits are those before the head's up-sampling; different sizes are resized to the teacher's.
+Authors' code: winycg/CIRKD losses/kd.py has this reduction (weight 1, T 1). `convention` selects the reduction of other
+repositories, so that their weights can be used as published: SKD 10, IFVD and CWD 10.
+Deviation: none. The logits are taken before the head's up-sampling; different sizes are resized to the teacher's.
 Reduction: sum over classes, mean over batch and positions; ignored pixels count, as in the authors' code.
 """
 
@@ -25,12 +25,12 @@ class KD(Distiller):
 
     Args:
         pair: not used.
-        weight: of the term.
+        weight: weight of the term.
         temperature: T.
         convention: the source of the reduction, see `kd_loss`; "skd" is defined for T = 1.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value is out of range.
     """
 
     paper: ClassVar[str] = "Hinton et al., 2015, arXiv 1503.02531"

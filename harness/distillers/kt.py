@@ -3,18 +3,17 @@
     L = logits * L_div(z_S, z_T) + feature * L_div(A f_S, f_T)  +  kd * L_kd
     L_div = 1 / (N C) * sum of d(x_S, x_T),  by `divergence`
         kl     tau^2 KL of the softmax over positions at tau: the canonical CWD
-        mse    squared difference of maps that have length 1 over channels
-        l1     absolute difference of maps that have length 1 over positions
-        huber  delta times mse; where the mean absolute difference is above delta, delta (|difference| - delta / 2)
+        mse    squared difference of maps normalised to length 1 over channels
+        l1     absolute difference of maps normalised to length 1 over positions
+        huber  delta times mse; if the mean absolute difference is above delta, delta (|difference| - delta / 2)
 
 Paper: Cheung, Woo, Kim, Hwang, "Knowledge tailoring: Bridging the teacher-student gap in semantic segmentation",
 Pattern Recognition 172, 2025, https://doi.org/10.1016/j.patcog.2025.112399.
 Authors' code: seok-hwa/KT losses/KT.py (kl, tau 4, all weights 1, kd at T 4), train_KT.py.
-Deviation: this is their divergence where it suffices. Their tailoring of what it compares (logits masked by class,
-features weighted by the correlation of channels, and a triplet term on those) is left out. Features have a 1x1
-convolution where widths differ.
-Reduction: sum over positions, mean over batch and channels, those of the student before the convolution ("kt") or of
-what is compared ("canonical"); ignored pixels count.
+Deviation: only the divergence. The tailoring of its inputs (logits masked by class, features weighted by the
+correlation of channels, and a triplet term on these) is left out. A 1x1 convolution if the features' widths differ.
+Reduction: sum over positions, mean over batch and channels: the student's channels before the convolution ("kt") or
+those of the compared maps ("canonical"); ignored pixels count.
 """
 
 from collections.abc import Mapping
@@ -63,19 +62,19 @@ class KT(Distiller):
     """The released divergence on logits and features.
 
     Args:
-        pair: widths of both networks' taps.
+        pair: channels of both networks' taps.
         logits: weight of the term on logits; 0 leaves it out.
         feature: weight of the term on features; 0 leaves it out.
         kd: weight of pixel-wise KD at temperature `tau`; 0 leaves it out.
-        divergence: what is compared, see above.
+        divergence: kind of divergence, see above.
         tau: temperature.
-        delta: of "huber".
-        tap: the feature.
-        convention: "kt": the feature term divided by the student's own width, to which the weight 1 belongs.
-            "canonical": by the width of what is compared, the teacher's.
+        delta: threshold of "huber".
+        tap: feature map to compare.
+        convention: divisor of the feature term. "kt": the student's width, for which 1 is the published weight.
+            "canonical": the teacher's width.
 
     Raises:
-        ValueError: a value outside its range, or a tap that one of the networks does not have.
+        ValueError: a value is out of range, or either network lacks the tap.
     """
 
     paper: ClassVar[str] = "Cheung et al., Pattern Recognition 172, 2025"
@@ -113,11 +112,11 @@ class KT(Distiller):
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
-        """A reason when the feature term is on and one network does not have the tap."""
+        """Reason if the feature term is on and either network lacks the tap, else None."""
         return missing_tap(pair, parameters.get("tap", "decoder")) if parameters.get("feature", 1.0) else None
 
     def forward(self, view: View) -> dict[str, Tensor]:
-        """{"kt_logits", "kt_feature", "kd"}, those that are on."""
+        """{"kt_logits", "kt_feature", "kd"}; terms of weight 0 are left out."""
         taught = view.taught()
         terms = {}
         if self.logits:

@@ -1,17 +1,17 @@
-"""Masked generative distillation: from a student's feature with holes the teacher's whole feature is generated.
+"""Masked generative distillation: generates the teacher's complete feature from the student's masked feature.
 
     L = weight * r |G(m * A f_S) - f_T|^2  +  cwd * L_cwd on logits
     m = 0 at a random `dropped` share of the positions, 1 elsewhere
 
-A: a 1x1 convolution to the teacher's width where the widths differ; G: 3x3 convolution, ReLU, 3x3 convolution; r by
+A: a 1x1 convolution to the teacher's width if the widths differ; G: 3x3 convolution, ReLU, 3x3 convolution; r by
 `convention`.
 
 Paper: Yang, Li, Shao, Shi, Yuan, Yuan, "Masked Generative Distillation", ECCV 2022, arXiv 2205.01529.
-Authors' code: yzd-v/MGD seg/mmseg/distillation/losses/mgd.py (2e-5, dropped 0.75, on the backbone's last stage, beside
+Authors' code: yzd-v/MGD seg/mmseg/distillation/losses/mgd.py (2e-5, dropped 0.75, on the backbone's last stage, with
 CWD on logits, 3 at tau 4).
 Deviation: different sizes are resized to the teacher's before the mask.
-Reduction: sum over channels and positions, mean over batch ("mgd", to which the weight 2e-5 belongs), or mean over
-elements ("canonical"). The error counts at every position, masked or not; ignored pixels count.
+Reduction: sum over channels and positions, mean over batch ("mgd", for which 2e-5 is the published weight), or mean
+over elements ("canonical"). Masked and unmasked positions count equally; ignored pixels count.
 """
 
 from collections.abc import Mapping
@@ -41,16 +41,16 @@ class MGD(Distiller):
     """Generation of the teacher's feature from a masked one, and channel-wise KL on logits.
 
     Args:
-        pair: widths of both networks' taps.
-        weight: of the generation term.
+        pair: channels of both networks' taps.
+        weight: weight of the generation term.
         cwd: weight of channel-wise distillation of the logits; 0 leaves it out.
-        tau: temperature of that.
+        tau: temperature of `cwd`.
         dropped: share of the positions that are masked, in [0, 1).
-        tap: the feature.
+        tap: feature map to compare.
         convention: reduction of the generation term, see above.
 
     Raises:
-        ValueError: a value outside its range, or a tap that one of the networks does not have.
+        ValueError: a value is out of range, or either network lacks the tap.
     """
 
     paper: ClassVar[str] = "Yang et al., ECCV 2022, arXiv 2205.01529"
@@ -81,7 +81,7 @@ class MGD(Distiller):
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
-        """A reason when one network does not have the tap."""
+        """Reason if either network lacks the tap, else None."""
         return missing_tap(pair, parameters.get("tap", "last"))
 
     def forward(self, view: View) -> dict[str, Tensor]:

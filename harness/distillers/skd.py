@@ -1,20 +1,20 @@
-"""Structured knowledge distillation: pixels, pairs of regions, and the whole score map.
+"""Structured knowledge distillation: pixel-wise, pair-wise and holistic (adversarial) terms.
 
     L = pixel * L_pixel + pairwise * L_pair + holistic * L_adv
     L_pixel = divergence of the class distributions per position
     L_pair  = mean over batch and pairs of nodes of (a_ij^S - a_ij^T)^2,   a_ij = f_i' f_j / (|f_i| |f_j|)
-    L_adv   = -mean D(z_S), with a critic D that is trained beside the student
+    L_adv   = -mean D(z_S), with a critic D that is trained together with the student
 
-The nodes f are the feature in front of the classifier, max-pooled with windows of `scale` times its size.
+The nodes f are the feature before the classifier, max-pooled with windows of `scale` times its size.
 
 Paper: Liu, Chen, Liu, Qin, Luo, Wang, "Structured Knowledge Distillation for Semantic Segmentation", CVPR 2019,
 arXiv 1903.04197.
 Authors' code: irfanICMLL/structure_knowledge_distillation utils/criterion.py, utils/utils.py (10 / 1 / 0.1, windows of
 half the map, norms without gradient). winycg/CIRKD losses/skd.py differs: 1 / 10 / 0.001, 2x2 windows, gradient through
-the norms; that is `convention` "cirkd" and not the same number.
-Deviation: a node of norm 0 gives similarity 0; the critic has an Adam of its own and its loss no weight.
-Reduction: L_pair mean over batch and pairs; L_pixel as `convention` says, by default the authors' (see `kd_loss`), to
-which the weight 10 belongs; ignored pixels count.
+the norms; this is `convention` "cirkd" and gives other values.
+Deviation: a node of norm 0 gives similarity 0; the critic has its own Adam, and its loss is not weighted.
+Reduction: L_pair mean over batch and pairs; L_pixel by `convention`, by default the authors' (see `kd_loss`), for which
+10 is the published weight; ignored pixels count.
 """
 
 from collections.abc import Mapping
@@ -45,10 +45,10 @@ def pairwise_loss(student: Tensor, teacher: Tensor, scale: float = 0.5, conventi
     """Mean squared difference of the cosine similarities between all pairs of nodes.
 
     Args:
-        student: maps (N, C, h, w); widths may differ, sizes not.
+        student: maps (N, C, h, w); widths may differ, sizes must match.
         teacher: maps of the same size.
-        scale: side of a pooling window as a share of the map's side; windows do not overlap, the last may be cut.
-        convention: "canonical": norms are constants to the gradient. "cirkd": 2x2 windows, and they are not.
+        scale: side of a pooling window as a share of the map's side; windows do not overlap, the last may be smaller.
+        convention: "canonical": no gradient through the norms. "cirkd": 2x2 windows, gradient through the norms.
     """
     height, width = teacher.shape[-2:]
     window = (2, 2) if convention == "cirkd" else (max(1, int(height * scale)), max(1, int(width * scale)))
@@ -62,24 +62,24 @@ def pairwise_loss(student: Tensor, teacher: Tensor, scale: float = 0.5, conventi
 
 
 class SKD(Distiller):
-    """Pixel-wise, pair-wise and holistic terms; a term of weight 0 is neither built nor computed nor returned.
+    """Pixel-wise, pair-wise and holistic terms; terms of weight 0 are not computed.
 
     Args:
-        pair: widths of both networks' taps, and the classes.
+        pair: channels of both networks' taps, and the number of classes.
         pixel: weight of the pixel-wise term.
         pairwise: weight of the pair-wise term.
         holistic: weight of the student's adversarial term.
         scale: side of a pooling window as a share of the map's side (published: 0.5).
         tap: the feature of the pair-wise term.
-        convention: "skd": the pixel term as the authors reduce it. "canonical": as `kd` by default. "cirkd": pixel as
-            canonical, pairs of 2x2 windows.
-        adversarial: kind of the critic's loss, both with a gradient penalty.
+        convention: "skd": the authors' reduction of the pixel term. "canonical": the default reduction of `kd`.
+            "cirkd": pixel term as canonical, pair-wise term on 2x2 windows.
+        adversarial: kind of the critic's loss; both kinds have a gradient penalty.
         critic_width: channels of the critic's first convolution; the others are proportional.
         critic_lr: initial learning rate of the critic's Adam; follows the recipe's schedule.
         gradient_penalty: weight of the critic's gradient penalty.
 
     Raises:
-        ValueError: a value outside its range, or a tap that one of the networks does not have.
+        ValueError: a value is out of range, or either network lacks the tap.
     """
 
     paper: ClassVar[str] = "Liu et al., CVPR 2019, arXiv 1903.04197"
@@ -125,7 +125,7 @@ class SKD(Distiller):
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
-        """A reason when the pair-wise term is on and one network does not have the tap."""
+        """Reason if the pair-wise term is on and either network lacks the tap, else None."""
         return missing_tap(pair, parameters.get("tap", "decoder")) if parameters.get("pairwise", 1.0) else None
 
     def own_optimizers(self) -> tuple[OwnOptimizer, ...]:
@@ -133,7 +133,7 @@ class SKD(Distiller):
         return (self.adversary.optimizer(),) if hasattr(self, "adversary") else ()
 
     def forward(self, view: View) -> dict[str, Tensor]:
-        """{"pixel", "pairwise", "adversarial", "critic"}, those that are on."""
+        """{"pixel", "pairwise", "adversarial", "critic"}; terms of weight 0 are left out."""
         taught = view.taught()
         terms: dict[str, Tensor] = {}
         scores = match_size(view.student.logits, taught.logits)

@@ -1,19 +1,18 @@
-"""Structural and statistical texture knowledge distillation (SSTKD), after the paper alone.
+"""Structural and statistical texture knowledge distillation (SSTKD), implemented from the paper.
 
     L = w_re L_re + w_str L_str + w_sta L_sta + w_adv L_adv
     L_re  = T^2 mean over pixels of KL(teacher || student) on low-resolution logits
     L_str = mean over all subband coefficients of (CDM(f_T) - CDM(f_S))^2
     L_sta = mean over regions and positions of (DTIEM(f_T) - DTIEM(f_S))^2
-    L_adv = -mean D(z_S), with a critic D that is trained beside the student
+    L_adv = -mean D(z_S), with a critic D that is trained together with the student
 
-f_T: the teacher's `stages`, each resized (bilinear) to `stride` and concatenated; nothing trained touches it. f_S: the
-same of the student, brought to the teacher's width by a 1x1 convolution and batch normalisation trained with it. z_S:
-the student's low-resolution logits on the teacher's grid.
+f_T: the teacher's `stages`, each resized (bilinear) to `stride` and concatenated; no trained layer follows. f_S: the
+same of the student, projected to the teacher's width by a trained 1x1 convolution and batch normalisation. z_S: the
+student's low-resolution logits on the teacher's grid.
 
 Ji, Wang, Tao, Huang, Hua, Lu, "Structural and Statistical Texture Knowledge Distillation for Semantic Segmentation",
-CVPR 2022, arXiv 2305.03944. The authors published no code, so there is none to deviate from; the parts are `sstkd.loss`
-and what it is made of. The paper's weights belong to reductions that are not known: the default weights are unverified
-and a starting point for a search, not a reproduction.
+CVPR 2022, arXiv 2305.03944. The authors published no code; the loss is in `sstkd.loss`. The reductions behind the
+paper's weights are unknown: the default weights are unverified, a starting point for a search and not a reproduction.
 """
 
 from collections.abc import Mapping
@@ -37,52 +36,52 @@ from sstkd.loss import SSTKDLoss
 class SSTKD(Distiller):
     """Response, structural, statistical and adversarial terms.
 
-    A term of weight 0 is neither built nor computed nor returned. With the adversarial term comes "critic", the loss
-    of the critic, which moves the critic alone. How sure each default is: V verified in a source that was opened, V2
-    verified in a secondary source, R recalled and unconfirmed, I inferred, D this project's decision.
+    Terms of weight 0 are not computed. The adversarial term adds "critic", the critic's own loss, which trains only the
+    critic. How certain each default is: V verified in the source itself, V2 verified in a secondary source, R recalled
+    and unconfirmed, I inferred, D this project's decision.
 
     Args:
-        pair: widths of both networks' taps.
+        pair: channels of both networks' taps.
         w_re: weight of the response term (R).
         w_str: weight of the structural term (R).
         w_sta: weight of the statistical term (R).
         w_adv: weight of the student's adversarial term (R).
-        temperature: of the response term (R).
+        temperature: temperature of the response term (R).
         stages: taps of the low-level feature (I; the choice of taps D).
-        stride: of the grid both texture terms work on, in input pixels (I).
+        stride: stride of the grid of both texture terms, in input pixels (I).
         levels: depth k of the 2**k directions per pyramid level, coarse to fine (two pyramid levels V2, the depths R).
         pyramid: low-pass pair of the Laplacian pyramid (D).
         directional: filters of the directional bank (D).
-        boundary: what maps are continued by, as in `sstkd.contourlet` (D).
-        band_weights: subbands as they are, or each scaled to unit variance under white noise (D).
-        quantization_levels: levels of the intensity (D).
-        quantization_iterations: re-estimation steps of the levels (that there are some V2, the number D).
+        boundary: padding of the maps, as in `sstkd.contourlet` (D).
+        band_weights: subbands unscaled, or each scaled to unit variance under white noise (D).
+        quantization_levels: number of intensity levels (D).
+        quantization_iterations: re-estimation steps of the levels (their use V2, the number D).
         quantization_relaxation: length of such a step, in (0, 1) (D).
         quantization_min_range: least width of the level grid, in units of the cosine (D).
-        clip_limit: cut of a level's share as a multiple of the uniform share, at least 1; None does not cut (that
-            intensities are limited V2, the rule and the value D).
-        variant: what is compared: equalised intensities, or the vectors of a graph that the teacher was trained with
-            (both D, the graph itself V).
+        clip_limit: upper limit of a level's share as a multiple of the uniform share, at least 1; None does not clip
+            (the use of a limit V2, the rule and the value D).
+        variant: compares equalised intensities, or the vectors of a graph that the teacher was trained with (both D,
+            the graph itself V).
         graph_weights: safetensors or `weights_only` file with the graph of variant "graph".
-        graph_sha256: of that file.
+        graph_sha256: SHA-256 of that file.
         congruence: weight of the difference of cumulative distributions within the statistical term (V2, the value D).
-        regions: regions per image; 0 is one region, the whole map (D).
-        region_importance: what regions are preferred for: the teacher's local texture, or a small margin between its
+        regions: regions per image; 0: the whole map is one region (D).
+        region_importance: criterion for preferred regions: the teacher's local texture, or a small margin between its
             two highest class probabilities (D).
         region_sizes: sides of regions as shares of the map's sides (D).
         region_aspects: height over width of regions, relative to the map's (D).
-        region_points: positions read along each side of a region (D).
+        region_points: positions sampled along each side of a region (D).
         region_oversample: random candidates per region (the scheme R, the value D).
         region_important: share of the regions that is chosen by importance (the scheme R, the value D).
         adversarial: kind of the critic's loss, both with a gradient penalty (V in SKD's code, which SSTKD takes over).
         critic_width: channels of the critic's first convolution; the others are proportional (V).
         critic_lr: initial learning rate of the critic's Adam; follows the recipe's schedule (V).
-        critic_betas: of that Adam (R).
+        critic_betas: betas of that Adam (R).
         gradient_penalty: weight of the critic's gradient penalty (V).
 
     Raises:
-        ValueError: a value outside its range, a stage that one of the networks does not have, graph weights that are
-            missing or were trained for another quantisation.
+        ValueError: a value is out of range, either network lacks a stage, or graph weights are missing or were trained
+            with another quantisation.
     """
 
     paper: ClassVar[str] = (
@@ -184,13 +183,13 @@ class SSTKD(Distiller):
             adversarial=adversarial,
             critic_width=critic_width,
             gradient_penalty=gradient_penalty,
-            # It would wait for the device at every step; `_name_taps` looks when a term says that there is something.
+            # This check would sync with the device at every step; `_name_taps` checks only after a term is not finite.
             check_finite=False,
         )
 
     @classmethod
     def skip(cls, pair: Pair, **parameters: Any) -> str | None:
-        """A reason when a texture term is on and a stage is missing in either network."""
+        """Reason if a texture term is on and either network lacks a stage, else None."""
         values = {name: p.default for name, p in signature(cls).parameters.items()} | parameters
         if not values["w_str"] and not values["w_sta"]:
             return None
@@ -203,10 +202,10 @@ class SSTKD(Distiller):
         return (OwnOptimizer(tuple(self.loss.critic.parameters()), self.critic_lr, self.critic_betas),)
 
     def forward(self, view: View) -> dict[str, Tensor]:
-        """The weighted terms that are on: "response", "structural", "statistical", "adversarial", "critic".
+        """The terms with non-zero weight: "response", "structural", "statistical", "adversarial", "critic".
 
         Raises:
-            FloatingPointError: on a CPU, a term is not finite because a tap is not; names the taps.
+            FloatingPointError: on a CPU, if a term is not finite because of a tap; names the taps.
         """
         student, teacher = view.student, view.taught()
         ours = theirs = None
@@ -217,14 +216,14 @@ class SSTKD(Distiller):
         # Networks of different output stride are compared on the teacher's grid.
         scores = _resized(student.logits, (teacher.logits.shape[-2], teacher.logits.shape[-1]))
         terms: dict[str, Tensor] = self.loss(ours, theirs, scores, teacher.logits, view.generator)
-        # On CUDA a term's value is a wait at every step, and when the loop reads the terms these taps are gone: there
-        # its own check names the term. A run that fails so can be repeated on a CPU to learn the tap.
+        # On CUDA, reading a term would sync at every step. The training loop's own check names only the term, after the
+        # taps are freed; repeating the run on a CPU names the tap.
         if scores.device.type == "cpu" and not all(term.isfinite() for term in terms.values()):
             self._name_taps(view)
         return terms
 
     def _name_taps(self, view: View) -> None:
-        """Raise if a tap that the terms read is not finite; a term may also overflow out of finite taps."""
+        """Raise if a tap is not finite. (A term can also overflow although all taps are finite.)"""
         stages = self.stages if self.loss.w_str or self.loss.w_sta else ()
         found = []
         for role, taps in (("student", view.student), ("teacher", view.taught())):
@@ -247,9 +246,7 @@ def _graph(path: str | None, sha256: str | None) -> GraphEnhancement | None:
     if path is None:
         return None
     if sha256 is None:
-        raise ValueError(
-            f"graph_weights is {path}: give graph_sha256 too, so that the row says which weights they were"
-        )
+        raise ValueError(f"graph_weights is {path}: give graph_sha256 too, so that the row identifies the weights")
     return GraphEnhancement.from_state(load_state(Path(path), sha256))
 
 

@@ -1,4 +1,4 @@
-"""The DeepLabV3 of CIRKD and the papers after it (DIST, MGD, Af-DCD, ...): a dilated deep-stem ResNet under ASPP.
+"""The DeepLabV3 of CIRKD and later papers (DIST, MGD, Af-DCD, ...): a dilated deep-stem ResNet with ASPP.
 
     a = cbr1x1([cbr1x1(f4), cbr3x3 of dilation 12, 24 and 36 (f4), up(cbr1x1(mean(f4)))])
     z = conv1x1(drop0.1(cbr3x3(drop0.5(a))))
@@ -8,10 +8,9 @@ f3, f4: stages 3 and 4 at stride 8. cbr: convolution, batch normalisation, ReLU.
 
 Chen, Papandreou, Schroff, Adam, "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017, arXiv
 1706.05587; widths as in Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR
-2022, arXiv 2204.06986, winycg/CIRKD models/deeplabv3.py. That file has two versions. Since the second one (`head_width`
-512 for every encoder) the networks have 79,084,262 (ResNet-101) and 22,762,918 (ResNet-18) parameters with the
-auxiliary head at 19 classes; in the first one (256 and 128) 61,118,950 and 13,607,974, the 61.1 M and 13.6 M that the
-paper prints.
+2022, arXiv 2204.06986, winycg/CIRKD models/deeplabv3.py. That file has two versions. In the second (`head_width` 512
+for every encoder) the networks have 79,084,262 (ResNet-101) and 22,762,918 (ResNet-18) parameters with the auxiliary
+head at 19 classes; in the first (256 and 128) 61,118,950 and 13,607,974, the paper's 61.1 M and 13.6 M.
 """
 
 import torch
@@ -31,9 +30,9 @@ RATES = (12, 24, 36)
 
 
 class ASPP(nn.Module):
-    """Five views of stage 4 (1x1, three dilations, the mean), merged to `width` channels, and a 3x3 convolution.
+    """Five branches on stage 4 (1x1, three dilations, the mean), merged to `width` channels, and a 3x3 convolution.
 
-    In train mode the mean has one value per image and channel: batch normalisation needs two images or more.
+    In train mode the mean has one value per image and channel, so batch normalisation needs at least two images.
     """
 
     def __init__(self, width_in: int, width: int) -> None:
@@ -50,7 +49,7 @@ class ASPP(nn.Module):
         self.last = nn.Sequential(*conv_bn(width, width, 3, nn.ReLU(inplace=True)), nn.Dropout(0.1))
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """The encoder's maps, of which the last (N, width_in, h, w) is read, to (N, width, h, w)."""
+        """The last of the encoder's maps, (N, width_in, h, w), to (N, width, h, w)."""
         deepest = features[-1]
         views = [view(deepest) for view in self.views]
         merged = self.merge(torch.cat([*views, resized_like(self.mean(deepest), deepest)], dim=1))
@@ -65,10 +64,10 @@ def deeplabv3(
 
     Args:
         encoder_name: `tu-resnet101` (teacher), `tu-resnet18` (student), or 34, 50, 152.
-        encoder_weights: None; ImageNet weights are loaded from a file, by `build`.
+        encoder_weights: None; `build` loads ImageNet weights from a file.
         classes: number of classes.
-        head_width: channels of the ASPP and of the map in front of the classifier.
-        auxiliary: with the auxiliary head on stage 3, which has a quarter of that stage's channels.
+        head_width: channels of the ASPP and of the map before the classifier.
+        auxiliary: add the auxiliary head on stage 3, with a quarter of that stage's channels.
 
     Raises:
         ValueError: another encoder, or a value out of range.

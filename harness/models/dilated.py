@@ -1,4 +1,4 @@
-"""What the papers' networks share: a dilated ResNet with a deep stem, built by timm, and the parts SegNet calls."""
+"""Shared by the papers' networks: timm's dilated ResNet with a deep stem, and the parts that SegNet calls."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +10,17 @@ from harness.experiment.method import nearest
 
 ENCODERS = tuple(f"tu-resnet{depth}" for depth in (18, 34, 50, 101, 152))
 STRIDE = 8
-_STEM_WIDTH = 64  # of the first two 3x3 convolutions; the third has twice as many
-_WIDTHS = (64, 128, 256, 512)  # of the four stages, before a bottleneck's factor 4
+_STEM_WIDTH = 64  # channels of the first two 3x3 convolutions; the third has twice as many
+_WIDTHS = (64, 128, 256, 512)  # channels of the four stages, before a bottleneck's factor 4
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A segmentation network in the parts that SegNet calls in order, named as segmentation-models-pytorch names them.
+    """The parts of a segmentation network, in SegNet's order and with the names of segmentation-models-pytorch.
 
     Attributes:
         encoder: image (N, 3, H, W) to [image, stem, stage1, ..., stage4]; has `output_stride` and `out_channels`.
-        decoder: that list to the map in front of the classifier, (N, C, H/8, W/8).
+        decoder: that list to the map before the classifier, (N, C, H/8, W/8).
         segmentation_head: classifier, up-sampling, activation.
         auxiliary: stage 3 to class scores (N, K, H/8, W/8), for training only; None without such a head.
     """
@@ -32,14 +32,14 @@ class Parts:
 
 
 def deep_stem_resnet(encoder_name: str, half_width: bool = False) -> Any:
-    """ResNet of output stride 8 whose stem is three 3x3 convolutions of 64, 64 and 128 channels.
+    """ResNet of output stride 8 with a stem of three 3x3 convolutions of 64, 64 and 128 channels.
 
     Args:
         encoder_name: one of ENCODERS.
-        half_width: half of every width, the stem's included.
+        half_width: halve all widths, including the stem's.
 
     Raises:
-        ValueError: another encoder.
+        ValueError: the encoder is not in ENCODERS.
     """
     if encoder_name not in ENCODERS:
         raise ValueError(
@@ -59,9 +59,9 @@ def deep_stem_resnet(encoder_name: str, half_width: bool = False) -> Any:
 
 
 def conv_bn(width_in: int, width_out: int, kernel: int, activation: nn.Module, **options: Any) -> nn.Sequential:
-    """Convolution that keeps the size, batch normalisation, activation; (N, width_in, h, w) to (N, width_out, h, w).
+    """Same-size convolution, batch normalisation, activation: (N, width_in, h, w) to (N, width_out, h, w).
 
-    `options` are those of nn.Conv2d; there is no bias unless they ask for one.
+    `options` are keywords of nn.Conv2d; the default is no bias.
     """
     padding = kernel // 2 * int(options.get("dilation", 1))
     conv = nn.Conv2d(width_in, width_out, kernel, padding=padding, **{"bias": False, **options})
@@ -74,15 +74,15 @@ def classifier(width: int, classes: int) -> nn.Sequential:
 
 
 def resized_like(x: Tensor, target: Tensor) -> Tensor:
-    """Bilinear, corners aligned: (N, C, h, w) to the height and width of `target`."""
+    """(N, C, h, w) resized to the height and width of `target`, bilinear with aligned corners."""
     return nn.functional.interpolate(x, size=target.shape[-2:], mode="bilinear", align_corners=True)
 
 
 def checked_width(name: str, value: object) -> int:
-    """A number of channels.
+    """`value` as a number of channels.
 
     Raises:
-        ValueError: it is no whole number of at least 1.
+        ValueError: it is not an integer of at least 1.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} is a number of channels, a whole number of at least 1; given {value!r}.")
@@ -90,7 +90,7 @@ def checked_width(name: str, value: object) -> int:
 
 
 def checked_switch(name: str, value: object) -> bool:
-    """A yes or no.
+    """`value` as a bool.
 
     Raises:
         ValueError: it is neither true nor false.

@@ -1,4 +1,4 @@
-"""Pretrained weights of an encoder: which tensor of a file is which of the network's, and why a file does not fit."""
+"""Loads pretrained weights of an encoder: matches tensor names, and explains why a file does not fit."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from harness.experiment.spec import Network
 from harness.models.weights import load_state
 
-# A deep stem as the distillation papers' ResNets name it (left), and as timm does. The others' bn1 is not timm's.
+# Names of a deep stem in the distillation papers' ResNets (left) and in timm. Their bn1 is not timm's bn1.
 _FLAT_STEM = {
     "conv1.": "conv1.0.",
     "bn1.": "conv1.1.",
@@ -25,7 +25,7 @@ def load_encoder(encoder: nn.Module, network: Network) -> None:
     """Load the file that `network.encoder_weights` names: a state dict of the encoder or of the whole timm model.
 
     Raises:
-        ValueError: the file is missing or another one, or its tensors do not fit; says which, and the remedy.
+        ValueError: the file is missing, has another checksum, or its tensors do not fit.
     """
     assert network.encoder_weights is not None
     weights = network.encoder_weights
@@ -51,21 +51,21 @@ def load_encoder(encoder: nn.Module, network: Network) -> None:
 
 
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the `module.` that DataParallel and DistributedDataParallel put before every name."""
+    """Removes the prefix `module.` that DataParallel and DistributedDataParallel add to every name."""
     if not all(name.startswith("module.") for name in state):
         return state
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def _left_over(unused: Iterable[str], own: Iterable[str], complete: bool) -> list[str]:
-    """What a deeper or another encoder has in the very parts that this one is made of.
+    """Unused tensors of the file that show that it is of another (e.g. deeper) encoder.
 
-    Not counted are whole parts that the encoder lacks: the classifier, and the stages behind the last one that is read.
+    Parts that the encoder lacks entirely do not count: the classifier, and stages after the last one in use.
 
     Args:
-        unused: names in the file that no tensor of the encoder took.
+        unused: names in the file that match no tensor of the encoder.
         own: names of the encoder's tensors.
-        complete: no stage is cut off, so a part numbered beyond the encoder's own is too much.
+        complete: the encoder has all its stages, so further numbered parts count too.
     """
     plain = [name.removeprefix("model.") for name in own]
     parts = {_part(name) for name in plain}
@@ -81,7 +81,7 @@ def _part(name: str) -> str:
 
 
 def _name_in_file(key: str, state: Mapping[str, Tensor]) -> str | None:
-    """How a weight file calls the encoder's tensor: as the encoder does, or as the plain timm model does."""
+    """A tensor's name in a weight file: the encoder's own name, or the plain timm model's."""
     plain = key.removeprefix("model.")
     # timm flattens the outermost sequence of a backbone with feature maps: stages.0.x becomes stages_0.x.
     for name in (key, plain, re.sub(r"^([A-Za-z]\w*?)_(\d+)\.", r"\1.\2.", plain)):
@@ -91,7 +91,7 @@ def _name_in_file(key: str, state: Mapping[str, Tensor]) -> str | None:
 
 
 def _with_timm_stem(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the deep stem of the distillation papers' checkpoints; no other ResNet has a conv3 outside its stages."""
+    """Rename the deep stem of the distillation papers' checkpoints, recognised by a conv3 outside the stages."""
     if "conv3.weight" not in state or "layer1.0.conv1.weight" not in state:
         return state
     renamed = {}
@@ -102,7 +102,7 @@ def _with_timm_stem(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _stem(state: Mapping[str, Tensor]) -> list[tuple[int, ...]]:
-    """Shapes of the convolutions of a ResNet's stem, in order; empty for what has no stem of that name."""
+    """Shapes of the convolutions of a ResNet's stem, in order; empty if there is no such stem."""
     at = {name: re.fullmatch(r"(?:model\.)?conv1(?:\.(\d+))?\.weight", name) for name in state}
     named = [(int(match[1] or 0), name) for name, match in at.items() if match and state[name].ndim == 4]
     return [tuple(state[name].shape) for _, name in sorted(named)]

@@ -1,4 +1,4 @@
-"""What an encoder expects of its images: the per-channel mean and standard deviation of its pretraining."""
+"""Input normalisation of an encoder: the per-channel mean and standard deviation of its pretraining."""
 
 import timm
 
@@ -7,8 +7,8 @@ Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 IMAGENET: Statistics = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 CAFFE_MEAN = (122.67891434, 116.66876762, 104.00698793)
-"""RGB mean that networks converted from Caffe subtract; they see BGR and are not divided by anything."""
-# Of the pretrained-models.pytorch collection, which segmentation-models-pytorch takes these from.
+"""RGB mean for networks converted from Caffe, which take BGR images and do not divide by a standard deviation."""
+# From pretrained-models.pytorch, the source of segmentation-models-pytorch.
 _HALF: Statistics = ((127.5,) * 3, (127.5,) * 3)
 _DPN: Statistics = ((124.0, 117.0, 104.0), (1 / 0.0167,) * 3)
 _OTHERS = {"xception": _HALF, "inceptionv4": _HALF, "inceptionresnetv2": _HALF, "dpn": _DPN}
@@ -17,8 +17,8 @@ _OTHERS = {"xception": _HALF, "inceptionv4": _HALF, "inceptionresnetv2": _HALF, 
 def input_statistics(encoder: str) -> Statistics:
     """Mean and standard deviation of the images that `encoder` was pretrained on.
 
-    timm's own record for `tu-NAME`; ImageNet's for encoders of segmentation-models-pytorch, but for the few that
-    differ. Nothing is looked up on a network.
+    From timm's configuration for `tu-NAME`; ImageNet's for encoders of segmentation-models-pytorch, with a few
+    exceptions. Needs no internet access.
 
     Args:
         encoder: as in an experiment file.

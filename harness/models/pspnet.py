@@ -1,4 +1,4 @@
-"""The PSPNet of the distillation papers (SKD, IFVD, CWD, SSTKD): a dilated deep-stem ResNet under pyramid pooling.
+"""The PSPNet of the distillation papers (SKD, IFVD, CWD, SSTKD): a dilated deep-stem ResNet with pyramid pooling.
 
     z = conv1x1(drop(abn(conv3x3([up(abn(conv1x1(pool_b(f4)))) for b in 1, 2, 3, 6] + [f4]))))
     z_aux = conv1x1(drop(abn(conv3x3(f3))))
@@ -11,9 +11,9 @@ in the distillation papers' code (YukangWang/IFVD networks/pspnet.py, the same i
 With the auxiliary head at 19 classes: 70,437,350 parameters (ResNet-101), 13,068,262 (ResNet-18) and 3,271,686
 (ResNet-18 of half width), the papers' 70.43 M, 13.07 M and 3.27 M.
 
-Deviations: a 512 x 1024 image gives maps of 64 x 128, where the authors' max-pooling (`ceil_mode`) gives 65 x 129, so
-that cells are 8 x 8 pixels and every network of the benchmark has the same grid; plain batch normalisation instead of
-in-place-activated one, which takes the absolute value of its scale.
+Deviations: a 512 x 1024 image gives maps of 64 x 128 (65 x 129 with the authors' `ceil_mode` max-pooling), so that
+cells are 8 x 8 pixels and all networks of the benchmark have the same grid; plain batch normalisation instead of the
+in-place-activated one, which uses the absolute value of its scale.
 """
 
 import torch
@@ -35,9 +35,9 @@ _DROPOUT = 0.1
 
 
 class PyramidPooling(nn.Module):
-    """Stage 4 beside its means over 1x1, 2x2, 3x3 and 6x6 bins, merged by a 3x3 convolution to `width` channels.
+    """Stage 4 and its means over 1x1, 2x2, 3x3 and 6x6 bins, merged by a 3x3 convolution to `width` channels.
 
-    In train mode the 1x1 bin has one value per image and channel: batch normalisation needs two images or more.
+    In train mode the 1x1 bin has one value per image and channel, so batch normalisation needs at least two images.
     """
 
     def __init__(self, width_in: int, width: int) -> None:
@@ -50,7 +50,7 @@ class PyramidPooling(nn.Module):
         self.merge = nn.Sequential(*merged, nn.Dropout2d(_DROPOUT))
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """The encoder's maps, of which the last (N, width_in, h, w) is read, to (N, width, h, w)."""
+        """The last of the encoder's maps, (N, width_in, h, w), to (N, width, h, w)."""
         deepest = features[-1]
         pooled = [resized_like(pool(deepest), deepest) for pool in self.bins]
         merged: Tensor = self.merge(torch.cat([*pooled, deepest], dim=1))
@@ -70,25 +70,25 @@ def pspnet(
 
     Args:
         encoder_name: `tu-resnet101` (teacher), `tu-resnet18` (student), or 34, 50, 152.
-        encoder_weights: None; ImageNet weights are loaded from a file, by `build`.
+        encoder_weights: None; `build` loads ImageNet weights from a file.
         classes: number of classes.
-        head_width: channels per pyramid bin, of the map in front of the classifier and in the auxiliary head; a quarter
-            of stage 4's when not given, which is 512, 128 and 64 in the papers' three networks.
-        half_width: half of every width of the encoder, the stem's included.
-        auxiliary: with the auxiliary head on stage 3.
+        head_width: channels per pyramid bin, of the map before the classifier and in the auxiliary head; default: a
+            quarter of stage 4's (512, 128 and 64 in the papers' three networks).
+        half_width: halve all widths of the encoder, including the stem's.
+        auxiliary: add the auxiliary head on stage 3.
 
     Raises:
         ValueError: another encoder, or a value out of range.
     """
     encoder = deep_stem_resnet(encoder_name, checked_switch("half_width", half_width))
     third, fourth = encoder.out_channels[-2:]
-    # timm, like torchvision, keeps the preceding stage's dilation in a stage's first block; the papers' do not.
+    # timm and torchvision use the preceding stage's dilation in a stage's first block; the papers do not.
     _dilate(encoder.model["layer3"], 2)
     _dilate(encoder.model["layer4"], 4)
     width = fourth // 4 if head_width is None else checked_width("head_width", head_width)
     head = None
     if checked_switch("auxiliary", auxiliary):
-        # The papers' code gives this convolution a bias although batch normalisation follows.
+        # The papers' code has a bias here although batch normalisation follows.
         head = nn.Sequential(
             *conv_bn(third, width, 3, nn.LeakyReLU(_SLOPE), bias=True),
             nn.Dropout2d(_DROPOUT),

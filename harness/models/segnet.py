@@ -1,4 +1,4 @@
-"""A segmentation network with taps, without hooks: the parts are called in order, what passes between them is kept."""
+"""A segmentation network with taps, without hooks: calls the parts in order and keeps the maps between them."""
 
 import inspect
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from harness.models.encoder_weights import load_encoder
 from harness.models.pspnet import pspnet
 from harness.taps import NetworkInfo, TapInfo, Taps
 
-# DPT reads class tokens beside the feature maps and does not follow encoder -> decoder -> head.
+# DPT also reads class tokens and does not follow encoder -> decoder -> head.
 ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "unet": smp.Unet,
     "unetplusplus": smp.UnetPlusPlus,
@@ -34,7 +34,7 @@ ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "deeplabv3-cirkd": deeplabv3,
 }
 
-# Set by the spec's own keys, or would change what `full` means: class scores of an RGB image.
+# These are set by other keys of the experiment file, or would change the meaning of `full`: class scores of an image.
 _RESERVED = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
 _LEARNT: dict[tuple[str, int], tuple[NetworkInfo, frozenset[str]]] = {}  # by network and classes
 _DRY_SIDE = 128  # image side of dry runs: PAN pools its deepest map three times, and needs 8 positions there
@@ -43,12 +43,12 @@ _DRY_SIDE = 128  # image side of dry runs: PAN pools its deepest map three times
 class SegNet(nn.Module):
     """Encoder, decoder and head of a segmentation network, called one after the other.
 
-    For segmentation-models-pytorch's networks `full` is bit-identical to the wrapped network's own output. Inputs whose
-    size is no multiple of the encoder's stride are padded at the bottom and right by their border values. `full` is
-    cropped back, and every other tap to the cells that hold a part of the image: networks that pad differently still
-    give maps of the same area.
+    For segmentation-models-pytorch's networks `full` is bit-identical to the wrapped network's own output. If the
+    input's size is not a multiple of the encoder's stride, it is padded at the bottom and right by its border values.
+    `full` is cropped back, and every other tap to the cells that cover the image, so that networks with different
+    padding give maps of the same area.
 
-    An auxiliary head reads stage 3, in train mode and unless it is frozen.
+    In train mode an auxiliary head on stage 3 is called too, unless it is frozen.
     """
 
     def __init__(self, network: Any) -> None:
@@ -64,7 +64,7 @@ class SegNet(nn.Module):
         """Image (N, 3, H, W) to its taps.
 
         Raises:
-            ValueError: not a batch of RGB images, or the head does not return to the image's size.
+            ValueError: not a batch of RGB images, or the head's output does not have the image's size.
         """
         if image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(f"a batch of RGB images is (N, 3, H, W); given {tuple(image.shape)}")
@@ -98,7 +98,7 @@ class SegNet(nn.Module):
 
     @torch.no_grad()
     def info(self) -> NetworkInfo:
-        """Widths and strides of all taps; from a dry run in eval mode, unless `build` has made one."""
+        """Widths and strides of all taps, from a dry run in eval mode or from the one that `build` made."""
         if self._info is None:
             training = self.training
             parameter = next(self.parameters())
@@ -116,8 +116,8 @@ def _stages(features: list[Tensor]) -> dict[str, Tensor]:
 def build(network: Network, num_classes: int, seed: int) -> SegNet:
     """Build a network on the CPU; its initial weights depend on `seed` alone. Nothing is downloaded.
 
-    Parameters that cannot reach the output (an encoder stage behind the last one the decoder reads) are frozen, so that
-    neither weight decay nor a distributed reducer waits for a gradient that never comes.
+    Parameters that do not affect the output (an encoder stage that the decoder does not read) are frozen, so that
+    weight decay does not change them and DistributedDataParallel does not wait for their gradients.
 
     Raises:
         ValueError: unknown architecture, encoder or parameter, or encoder weights that do not fit.
@@ -130,7 +130,7 @@ def build(network: Network, num_classes: int, seed: int) -> SegNet:
     _check_parameters(network)
     keywords: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in network.parameters.items()}
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would move the GPUs' streams, too
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
         try:
             model: Any = ARCHITECTURES[network.architecture](
                 encoder_name=network.encoder, encoder_weights=None, classes=num_classes, **keywords
@@ -168,10 +168,10 @@ def build(network: Network, num_classes: int, seed: int) -> SegNet:
 
 
 def _check_parameters(network: Network) -> None:
-    """Names that the architecture has; a timm backbone checks the remaining ones itself, other encoders drop them.
+    """Check the parameters' names; a timm backbone checks its own parameters itself.
 
     Raises:
-        ValueError: a reserved or an unknown name.
+        ValueError: a name is reserved or unknown.
     """
     signature = inspect.signature(ARCHITECTURES[network.architecture])
     named = [name for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD and name not in _RESERVED]
@@ -190,7 +190,7 @@ def _dry_image(parameter: Tensor) -> Tensor:
 
 
 def _described(taps: Taps) -> NetworkInfo:
-    """Widths and strides, from the taps of the dry image."""
+    """Widths and strides of the dry run's taps."""
 
     def tap(x: Tensor) -> TapInfo:
         return TapInfo(channels=x.shape[1], stride=_DRY_SIDE // x.shape[2])
@@ -199,14 +199,14 @@ def _described(taps: Taps) -> NetworkInfo:
 
 
 def _dry_run(network: SegNet) -> tuple[NetworkInfo, frozenset[str]]:
-    """What `info` says, and the parameters that get no gradient.
+    """The network's `info`, and the names of parameters without a gradient.
 
-    Both from one forward and backward pass in eval mode, which changes no statistics.
+    From one forward and backward pass in eval mode, which changes no statistics.
     """
     network.eval()
     taps = network(_dry_image(next(network.parameters())))
     scores = taps.full.sum()
-    if network.auxiliary is not None:  # silent in eval mode
+    if network.auxiliary is not None:  # not called in eval mode
         scores = scores + network.auxiliary(taps.stages["stage3"]).sum()
     scores.backward()
     unused = frozenset(name for name, parameter in network.named_parameters() if parameter.grad is None)

@@ -1,4 +1,4 @@
-"""Batch normalisation over the global batch of several workers, on GPUs and, for parity with them, on CPUs."""
+"""Batch normalisation over the global batch of several workers, on GPUs and, for parity, on CPUs."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 def convert_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Every BatchNorm2d below `module` (timm's with a built-in activation too) made synchronous over the ranks.
+    """Replace every BatchNorm2d in `module` (also timm's with activation) by one synchronised over the ranks.
 
-    On CUDA by timm's conversion to torch.nn.SyncBatchNorm; on the CPU, where torch has none, by ours. Parameters,
-    buffers and state dict keys stay the same.
+    On CUDA by torch.nn.SyncBatchNorm (timm's conversion), on the CPU by `CPUSyncBatchNorm`. Parameters, buffers and
+    state dict keys stay the same.
     """
     if device.type == "cuda":
         converted: nn.Module = convert_sync_batchnorm(module)
@@ -25,7 +25,7 @@ def convert_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 class CPUSyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d on (N, C, H, W) whose statistics are those of the global batch; shares the tensors of `source`."""
+    """BatchNorm2d on (N, C, H, W) with statistics of the global batch; shares the tensors of `source`."""
 
     def __init__(self, source: nn.BatchNorm2d) -> None:
         super().__init__(source.num_features, source.eps, source.momentum, source.affine, source.track_running_stats)
@@ -35,10 +35,10 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
         self.train(source.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise; then timm's drop and act, if the source had them.
+        """Normalise; then apply timm's drop and act, if the source has them.
 
         Raises:
-            ValueError: in train mode, one value per channel over all ranks.
+            ValueError: in train mode, if there is only one value per channel over all ranks.
         """
         x = self._normalise(x) if self.training else super().forward(x)
         for name in ("drop", "act"):
@@ -48,8 +48,8 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
 
     def _normalise(self, x: Tensor) -> Tensor:
         given, channels = x.dtype, x.shape[1]
-        x = x.to(torch.promote_types(given, torch.float32))  # under autocast too few digits for sums
-        # Two passes: sum of squares minus squared sum would lose the digits that parity needs.
+        x = x.to(torch.promote_types(given, torch.float32))  # half precision is too coarse for sums
+        # Two passes, because sum of squares minus squared sum is too inaccurate for parity with GPUs.
         total = _AllReduce.apply(torch.cat([x.sum((0, 2, 3)), x.new_full((1,), x.numel() // channels)]))
         count = total[-1]
         if count <= 1:
@@ -72,7 +72,7 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
 
 
 class _AllReduce(torch.autograd.Function):
-    """Sum over the ranks; the gradient of a sum that every rank uses is the sum of the ranks' gradients."""
+    """Sum over the ranks; since every rank uses the sum, its gradient is the sum of the ranks' gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weight files: named by content, read without executing code."""
+"""Weight files: identified by their SHA-256, read without executing code."""
 
 import hashlib
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def load_state(path: Path, expected_sha256: str) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors, .pt or .pth file whose content is the expected one.
+    """Read a state dict from a .safetensors, .pt or .pth file with the given SHA-256.
 
     Raises:
-        ValueError: the file is missing, differs from the expected one, or is not a plain state dict.
+        ValueError: the file is missing, has another SHA-256, or is not a plain state dict.
     """
     if not path.is_file():
         raise ValueError(
@@ -55,7 +55,7 @@ def load_state(path: Path, expected_sha256: str) -> dict[str, Tensor]:
 def save_state(state: Mapping[str, Tensor], path: Path) -> str:
     """Write a state dict as safetensors, atomically; returns the file's SHA-256."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Serialised in memory, so that a full disk is an OSError and not an error of the format's own.
+    # Serialised in memory, so that a full disk raises OSError instead of a safetensors error.
     content = save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
     write_atomic(path, content)
     return hashlib.sha256(content).hexdigest()
@@ -65,13 +65,13 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, assi
     """Load a state dict that must fit exactly.
 
     Args:
-        network: gets the values.
-        state: the values by name.
-        source: where they are from, for the message.
-        assign: take the tensors themselves where their types are the network's, instead of copying what is in them.
+        network: network to load into.
+        state: tensors by name.
+        source: origin of the state dict, for the message.
+        assign: use the tensors themselves instead of copies where their types are the network's.
 
     Raises:
-        ValueError: names in one and not in the other, or other shapes; says how many and the first ones.
+        ValueError: names are missing or unknown, or shapes differ; gives their number and the first ones.
     """
     own = network.state_dict()
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())

@@ -1,4 +1,4 @@
-"""The cells of a paper's table: measured here, published there, and the table of them."""
+"""The cells of a paper's table, with measured and published values, and the table of cells."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,10 @@ class Cell:
 
     Attributes:
         line, column: their titles.
-        why_not: why nothing was measured; empty where something was.
+        why_not: reason why nothing was measured; else empty.
         measured: mean over seeds with its 95 % t interval.
         vs_student: paired difference to the student without distillation.
-        figure: what was published; None where no figure could be verified.
+        figure: the published value; None if none could be verified.
     """
 
     line: str
@@ -38,7 +38,7 @@ class Cell:
 
     @property
     def texts(self) -> tuple[str, str, str, str]:
-        """Of `PARTS`."""
+        """The texts of `PARTS`."""
         measured, difference = self.why_not, "–"
         if self.measured is not None:
             measured = mean_text(self.measured)
@@ -51,7 +51,7 @@ class Cell:
         return measured, difference, published, "–" if self.gap is None else f"{self.gap:+.2f}"
 
     def record(self, table: str) -> dict[str, Any]:
-        """Its numbers, unrounded; None where there are none."""
+        """Its numbers, unrounded; None if missing."""
         m, d, f = self.measured, self.vs_student, self.figure
         found: dict[str, Any] = {"table": table, "method": self.line, "column": self.column}
         found |= dict(zip(("mean", "low", "high", "n"), (m.mean, m.low, m.high, m.n) if m else [None] * 4, strict=True))
@@ -75,12 +75,12 @@ class Grid:
 
     @property
     def sheet(self) -> Sheet:
-        """As the formats write it; in CSV a line per cell."""
+        """The table for all output formats; CSV has one line per cell."""
         return sheet(self.id, self.title, self.head, self.rows, self.notes, self.records)
 
     @property
     def long(self) -> Sheet:
-        """A row per cell where the columns are those of cells, for the terminal: a paper's tables are wider."""
+        """One row per cell (if the table has cells), because a paper's tables are too wide for the terminal."""
         columns = list(dict.fromkeys(cell.column for cell in self.cells))
         title = f"{self.title} ({self.id})"
         if self.head[1:] != tuple(f"{column}: {part}" for column in columns for part in PARTS):

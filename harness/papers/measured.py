@@ -1,4 +1,4 @@
-"""A paper's table rebuilt: what was measured here, from rows alone, beside what was published; nothing is filled in."""
+"""Rebuilds a paper's table with values measured here (from rows only) next to the published values."""
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,7 +17,7 @@ from harness.papers.tables import NETWORKS, RECIPES, Column, Line, Ours, PaperTa
 
 @dataclass(frozen=True)
 class Setting(Shared):
-    """What the runs of one cell share, as the rows' columns of the same names; but for the last one."""
+    """Properties shared by the runs of one cell, named as the rows' columns (except the last one)."""
 
     experiment: str
     role: str
@@ -39,7 +39,7 @@ class Setting(Shared):
 
 _SHARED = tuple(name for name in Setting.columns() if name != "is_trial")
 COLUMNS = ("run_id", *_SHARED, "seed", "val_miou", "trial")
-"""Columns of rows that `build` needs."""
+"""Columns of the rows that `build` needs."""
 
 
 def prepared(rows: Any) -> Runs[Setting]:
@@ -60,9 +60,9 @@ def build(table: PaperTable, runs: Runs[Setting], figures: Collection[Figure]) -
     """One of a paper's tables from rows and published figures.
 
     Args:
-        table: which; with columns.
-        runs: what `prepared` makes of rows.
-        figures: all that were published.
+        table: a table with columns.
+        runs: rows from `prepared`.
+        figures: all published figures.
 
     Raises:
         ValueError: rows of several comparisons (experiments, recipes, rulesets, protocol versions) fit the table.
@@ -86,9 +86,9 @@ def costs(table: PaperTable, counted: Mapping[str, tuple[float, float]], figures
     """A table of costs.
 
     Args:
-        table: which; with networks.
-        counted: of each network, 10^6 parameters and 10^9 MACs, computed from it now.
-        figures: all that were published.
+        table: a table with networks.
+        counted: 10^6 parameters and 10^9 MACs of each network, computed from it.
+        figures: all published figures.
     """
     by_key = {(f.student, f.metric): f for f in figures if f.method == "cost" and f.protocol == table.protocol}
     names = [*table.networks, *sorted({student for student, _ in by_key} - set(table.networks))]
@@ -115,7 +115,7 @@ def costs(table: PaperTable, counted: Mapping[str, tuple[float, float]], figures
 
 
 def _title(column: Column, columns: Sequence[Column]) -> str:
-    """The title of a column: what distinguishes it from the others."""
+    """The title of a column: the properties in which columns differ."""
     parts = [column.student]
     if len({c.dataset for c in columns}) > 1:
         parts.append(column.dataset)
@@ -169,7 +169,7 @@ def _cell(
 
 
 def _values(table: PaperTable, runs: Runs[Setting], rows: Sequence[Setting]) -> dict[int, float]:
-    """val mIoU in percent by seed, of runs that have one."""
+    """val mIoU in percent by seed, for runs with a result."""
     places = runs.places(rows)
     places = places[~np.isnan(runs.own["val_miou"][places])]
     seeds = runs.own["seed"][places].tolist()
@@ -198,7 +198,7 @@ def _of(rows: Sequence[Setting], ours: Ours | None) -> list[Setting]:
 
 
 def _one_comparison(table: PaperTable, rows: Sequence[Setting], baseline: Sequence[Setting]) -> None:
-    """Refuse a method's rows, and those of the baseline, that are not of one comparison."""
+    """Check that the rows of a method and of the baseline belong to one comparison."""
 
     def identity(row: Setting) -> tuple[Any, ...]:
         recipe = json.loads(row.recipe)
@@ -243,7 +243,7 @@ def _notes(
 
 
 def _differences(table: PaperTable, row: Setting) -> list[str]:
-    """In what a row's recipe is not the protocol's."""
+    """Differences between a row's recipe and the protocol's."""
     known, recipe = RECIPES[table.protocol], json.loads(row.recipe)
     crop = (recipe.get("augment") or {}).get("crop_hw")
     compared: list[tuple[str, Any, Any, Callable[[Any], str]]] = [

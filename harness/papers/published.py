@@ -1,6 +1,6 @@
-"""Published figures: what papers and their authors' repositories say, with the source and how sure each figure is.
+"""Published figures from papers and their authors' repositories, with source and certainty.
 
-They are in `results/published/*.csv`, one line per figure, and are shown beside measured numbers, never as such.
+They are in `results/published/*.csv`, one line per figure, and are shown next to measured numbers, never as measured.
 """
 
 import csv
@@ -29,11 +29,11 @@ class Figure:
     """One published figure.
 
     Attributes:
-        dataset, split: of the figure; empty for the cost of a network.
-        protocol: the recipe it belongs to, in the words of its file.
+        dataset, split: empty for the cost of a network.
+        protocol: the recipe, as named in its file.
         teacher, student: networks by the papers' names, e.g. "PSPNet-R18".
         method: e.g. "cwd"; "none" for the student without distillation, "teacher", "cost" for a network's cost.
-        variant: of the method, e.g. "logits".
+        variant: variant of the method, e.g. "logits".
         metric: one of `METRICS`.
         value: in the metric's unit.
         sure: one of `SURE`.
@@ -56,7 +56,7 @@ class Figure:
 
     @property
     def cell(self) -> tuple[str, ...]:
-        """What the figure is of; there is one figure per cell."""
+        """The key of the figure's cell; there is one figure per cell."""
         names = ("dataset", "split", "protocol", "teacher", "student", "method", "variant", "metric")
         return tuple(getattr(self, name) for name in names)
 
@@ -65,7 +65,7 @@ COLUMNS = tuple(field.name for field in fields(Figure))
 
 
 def published_folder(results: Path) -> Path:
-    """`published/` in the results folder, or where it has none, that of the checkout."""
+    """`published/` in the results folder, or else in the checkout."""
     own = results / "published"
     return own if own.is_dir() else Path(harness.__file__).parent.parent / "results" / "published"
 
@@ -74,7 +74,7 @@ def read_published(folder: Path) -> list[Figure]:
     """Every figure of the CSV files in a folder, in the files' order by name.
 
     Raises:
-        ValueError: a file without the columns, an invalid figure, or two for one cell; names file and line.
+        ValueError: columns are missing, a figure is invalid, or a cell has two figures; names file and line.
         FileNotFoundError: there are no such files.
     """
     paths = sorted(folder.glob("*.csv"))

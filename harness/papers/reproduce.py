@@ -1,4 +1,4 @@
-"""Reproducing a paper's table: an experiment for each of its datasets, and the state of each cell."""
+"""Reproduces a paper's table: an experiment for each of its datasets, and the state of each cell."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ BASES = {
     (CIRKD, "voc2012"): "voc2012_cirkd.yaml",
     (CIRKD, "ade20k"): "ade20k_cirkd.yaml",
 }
-"""The file in `experiments/` whose data and recipe are a protocol's, by protocol and dataset."""
+"""The file in `experiments/` with a protocol's data and recipe, by protocol and dataset."""
 SHORT = {SKD: "skd", CIRKD: "cirkd", MMSEG: "mmseg", MGD: "mgd"}
-"""Of protocols, for the names of experiments."""
+"""Short names of protocols, for the names of experiments."""
 WEIGHTS = {"tu-resnet101": "resnet101-imagenet.pth", "tu-resnet18": "resnet18-imagenet.pth"}
 """Files below ${WEIGHTS} with encoders trained on ImageNet; a network of half width has none."""
 
@@ -31,10 +31,10 @@ class Part:
     """The experiment for one dataset of a table.
 
     Attributes:
-        name: of its file.
-        dataset: of its columns.
-        results: name of the experiment, and of its folder of results: the tables of one protocol share their runs.
-        data: the experiment file's content; None where the protocol's recipe is unknown.
+        name: name of its file.
+        dataset: dataset of its columns.
+        results: name of the experiment and its results folder; the tables of one protocol share their runs.
+        data: the experiment file's content; None if the protocol's recipe is unknown.
     """
 
     name: str
@@ -61,18 +61,18 @@ def parts(table: PaperTable, experiments: Path) -> list[Part]:
     """The experiments of a table, dataset by dataset.
 
     Args:
-        table: with columns.
-        experiments: the folder of the files that `BASES` names.
+        table: a table with columns.
+        experiments: the folder with the files of `BASES`.
 
     Raises:
-        ValueError: such a file is no YAML.
-        FileNotFoundError: it is missing.
+        ValueError: a file is not YAML.
+        FileNotFoundError: a file is missing.
     """
     return [_part(table, dataset, experiments) for dataset in dict.fromkeys(c.dataset for c in table.columns)]
 
 
 def results_name(table: PaperTable, dataset: str) -> str:
-    """Of the experiment that measures a table's columns of this dataset."""
+    """Name of the experiment for a table's columns of this dataset."""
     return f"{SHORT[table.protocol]}-{dataset}"
 
 
@@ -95,7 +95,7 @@ def _part(table: PaperTable, dataset: str, experiments: Path) -> Part:
 
 
 def _methods(lines: Sequence[Line]) -> list[Ours]:
-    """Each of our methods once, the controls first."""
+    """Each of our methods once, baselines first."""
     found: dict[str, Ours] = {f"{name}{{}}": (name, {}) for name in REFERENCES}
     for line in lines:
         for ours in line.ours.values() if isinstance(line.ours, Mapping) else [line.ours]:
@@ -125,11 +125,11 @@ def state(cell: Cell, seeds: int) -> str:
 
     Args:
         cell: as measured so far.
-        seeds: how many runs it is to have; a teacher has one.
+        seeds: planned number of runs; a teacher has one.
 
     Returns:
         `not run`, `running (n of N)`, `reproduced`: the published figure lies within the measured 95 % interval, `not
-        reproduced`, `measured` where there is no figure or no interval, or why it cannot be run.
+        reproduced`, `measured` if there is no figure or no interval, or the reason why it cannot be run.
     """
     if cell.measured is None:
         return cell.why_not or NOT_RUN

@@ -1,8 +1,8 @@
-"""The papers' tables as data: which figures are in which row and column, and which of our runs belong there.
+"""The papers' tables as data: rows, columns, published figures and the corresponding methods of this project.
 
-Where the paper's text was not available, rows and columns are inferred from `results/published`: the
-order then is that of its figures' source, and the numbers of the tables are this project's own. SSTKD's ablations have
-the rows that are known of them; most of the figures in their cells could not be verified.
+If the paper's text was not available, rows and columns are inferred from `results/published`: the order is that of the
+figures' source, and the tables are numbered by this project. SSTKD's ablations have only the known rows; most of their
+figures could not be verified.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Ours = tuple[str, Mapping[str, Any]]
-"""A name of the METHODS table, and the parameters that are not its defaults."""
+"""A name in METHODS, and its non-default parameters."""
 
 NETWORKS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "PSPNet-R101": ("pspnet-papers", "tu-resnet101", {}),
@@ -19,12 +19,12 @@ NETWORKS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "DeepLabV3-R101": ("deeplabv3-cirkd", "tu-resnet101", {}),
     "DeepLabV3-R18": ("deeplabv3-cirkd", "tu-resnet18", {}),
 }
-"""Architecture, encoder and parameters by the papers' name; networks that are not here cannot be run here."""
+"""Architecture, encoder and parameters by the papers' name; other networks are not available."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a protocol prescribes, as far as it is known: steps, images per step, crop (H, W) by dataset."""
+    """A protocol's recipe, as far as it is known: steps, images per step, crop (H, W) by dataset."""
 
     steps: int
     batch_size: int | None = None
@@ -44,7 +44,7 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Column:
-    """A student on a dataset; `variant` is that of every line, where the paper has variants as columns."""
+    """A student on a dataset; `variant` applies to all lines, if the paper has variants as columns."""
 
     student: str
     dataset: str = "cityscapes"
@@ -54,8 +54,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Line:
-    """A method as the paper calls it, its published `method` and `variant`, and ours: one for all columns, or by
-    column variant; None where no method here is that one."""
+    """A method: its name in the paper, published `method` and `variant`, and our method (one for all columns, or by
+    column variant; None if there is none)."""
 
     title: str
     method: str
@@ -65,9 +65,9 @@ class Line:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table of a paper. Without columns it is one of costs: parameters and MACs of `networks`.
+    """One table of a paper. Without columns it is a table of costs: parameters and MACs of `networks`.
 
-    `gains`: figures that were published as a gain only belong below it.
+    `gains`: figures published only as gains are listed below the table.
     """
 
     id: str

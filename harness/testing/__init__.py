@@ -1,8 +1,8 @@
-"""What every distiller owes, checked by one call: `check_distiller(MyDistiller)`.
+"""Conformance tests for distillers: `check_distiller(MyDistiller)`.
 
-Each property is a function of a `Case` that raises AssertionError, with what is wrong and what to do. Everything runs
-on the CPU, on small made-up networks, in well under a minute. Most of that is dry runs of fifty real networks, made
-once per process, and two processes that train together.
+Each property is a function of a `Case` that raises AssertionError with the problem and its fix. Everything runs on the
+CPU, on small synthetic networks, in well under a minute, mostly for dry runs of fifty real networks (once per process)
+and a training with two processes.
 """
 
 from collections.abc import Mapping
@@ -42,17 +42,17 @@ PROPERTIES: dict[str, Property] = {
 
 
 def check_distiller(kind: type[Distiller], /, *, waived: Mapping[str, str] | None = None, **parameters: Any) -> None:
-    """Check every property of a distiller, of the project or from outside.
+    """Check every property of a distiller, built-in or external.
 
     Args:
         kind: the class.
-        waived: why something is not asked of it: {"minimum:adversarial": "the critic's taste is no distance"}. Keys are
-            properties, or PROPERTY:TERM for `minimum` and `ignored-pixels`.
+        waived: reasons for not checking something: {"minimum:adversarial": "the critic's score is not a distance"}.
+            Keys are properties, or PROPERTY:TERM for `minimum` and `ignored-pixels`.
         parameters: hyper-parameters that differ from the defaults.
 
     Raises:
-        AssertionError: names the first property that does not hold, and what to do.
-        ValueError: an unknown property in `waived`, or a method that does not apply to the pair it is checked on.
+        AssertionError: the first property that does not hold, and how to fix it.
+        ValueError: an unknown property in `waived`, or the method does not apply to the test pair.
 
     Example:
         >>> check_distiller(KD, temperature=4.0)
@@ -71,8 +71,8 @@ def check_property(case: Case, name: str) -> None:
     """Check one property of PROPERTIES, unless the case waives it.
 
     Raises:
-        AssertionError: it does not hold, or the distiller raised where it should not.
-        ValueError: the method does not apply to the pair it is checked on.
+        AssertionError: it does not hold, or the distiller raised an error.
+        ValueError: the method does not apply to the test pair.
     """
     if name in case.waived:
         return

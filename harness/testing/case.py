@@ -1,4 +1,4 @@
-"""A distiller with its hyper-parameters, as the properties see it."""
+"""A distiller with its hyper-parameters, the input of every property."""
 
 import inspect
 import random
@@ -23,12 +23,12 @@ TASK_TERMS = ("task", "auxiliary")
 
 @dataclass(frozen=True)
 class Case:
-    """What is checked.
+    """The distiller to check.
 
     Attributes:
         kind: the distiller's class.
         parameters: hyper-parameters that differ from the defaults.
-        waived: why something is not asked of it, by PROPERTY or PROPERTY:TERM.
+        waived: reasons for not checking something, by PROPERTY or PROPERTY:TERM.
     """
 
     kind: type[Distiller]
@@ -37,18 +37,18 @@ class Case:
 
     @property
     def label(self) -> str:
-        """The class, with what differs from its defaults."""
+        """The class and its non-default hyper-parameters."""
         values = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
         return self.kind.__name__ + (f"({values})" if values else "")
 
     def keywords(self) -> dict[str, Any]:
-        """Every hyper-parameter by name, as the training passes it to `skip`."""
+        """All hyper-parameters by name, as passed to `skip` by the training."""
         declared = inspect.signature(self.kind).parameters.values()
         defaults = {p.name: p.default for p in declared if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
         return {**defaults, **self.parameters}
 
     def skip(self, pair: Pair) -> str | None:
-        """Why the method does not apply to a pair."""
+        """The reason why the method does not apply to a pair, or None."""
         try:
             reason = self.kind.skip(pair, **self.keywords())
         except Exception as error:
@@ -60,17 +60,17 @@ class Case:
         return reason
 
     def waives(self, name: str, term: str) -> bool:
-        """Whether the property `name` is not asked of `term`."""
+        """Whether the property `name` is waived for `term`."""
         return f"{name}:{term}" in self.waived
 
     def build(self, pair: Pair = MAIN, seed: int = 0) -> Distiller:
-        """The distiller in train mode; what it draws comes from `seed`, as in a run."""
+        """The distiller in train mode, with initial weights from `seed`."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self.kind(pair, **self.parameters).train()
 
     def applies(self) -> None:
-        """Raises ValueError if the method does not apply to the pair that every property needs."""
+        """Raises ValueError if the method does not apply to the test pair."""
         try:
             reason = self.skip(MAIN)
         except AssertionError as error:
@@ -82,7 +82,7 @@ class Case:
             )
 
     def scenes(self) -> Iterator[tuple[str, Pair]]:
-        """The made-up pairs that the method applies to, by what they are."""
+        """The synthetic pairs that the method applies to, with their descriptions."""
         yield from ((name, pair) for name, pair in SCENES.items() if self.skip(pair) is None)
 
 
@@ -92,25 +92,25 @@ def _described(network: NetworkInfo) -> str:
 
 
 class Property(Protocol):
-    """Raises AssertionError, saying what is wrong and what to do, unless the case has it."""
+    """Raises AssertionError with the problem and its fix unless the case has the property."""
 
     def __call__(self, case: Case) -> None:
         """Check `case`."""
 
 
 def require(condition: object, message: str) -> None:
-    """Raise AssertionError with `message` unless `condition`; unlike `assert` it stays under `python -O`."""
+    """Raise AssertionError with `message` unless `condition`, also under `python -O`."""
     if not condition:
         raise AssertionError(message)
 
 
 def checked(distiller: Distiller, seen: View, where: str) -> Terms:
-    """The distiller's terms of one step; that they are what a step needs.
+    """The distiller's terms of one step, after checking that they are valid.
 
     Args:
-        distiller: to be called.
+        distiller: the distiller to call.
         seen: the step.
-        where: what is special about it, for messages.
+        where: description of the step for messages.
     """
     terms: Terms = distiller(seen)
     require(isinstance(terms, dict), f"forward returned {type(terms).__name__}; it returns a dict of named terms")
@@ -134,17 +134,17 @@ def checked(distiller: Distiller, seen: View, where: str) -> Terms:
 
 
 def total(terms: Terms) -> Tensor:
-    """Their sum."""
+    """The sum of the terms."""
     return torch.stack(list(terms.values())).sum()
 
 
 def numbers(terms: Terms) -> dict[str, float]:
-    """Their values."""
+    """The values of the terms."""
     return {name: float(value.detach()) for name, value in terms.items()}
 
 
 def backward(distiller: Distiller, terms: Terms, student: Taps, where: str) -> None:
-    """Gradients of the sum of the terms, all of which are finite."""
+    """Compute the gradients of the sum of the terms, and check that they are finite."""
     if not terms:
         return
     for name, value in terms.items():
@@ -160,7 +160,7 @@ def backward(distiller: Distiller, terms: Terms, student: Taps, where: str) -> N
 
 
 def apart(distiller: Distiller) -> set[int]:
-    """`id` of each parameter that is trained apart."""
+    """`id` of each parameter with an optimizer of its own."""
     return {id(p) for own in distiller.own_optimizers() for p in own.parameters}
 
 
@@ -173,14 +173,14 @@ def reaches(value: Tensor, tensors: Sequence[Tensor]) -> bool:
 
 
 def own_terms(distiller: Distiller, terms: Terms) -> set[str]:
-    """Names of the terms that train what is trained apart."""
+    """Names of the terms with a gradient in parameters that have an optimizer of their own."""
     parameters = [p for own in distiller.own_optimizers() for p in own.parameters]
     return {name for name, value in terms.items() if reaches(value, parameters)}
 
 
 @contextmanager
 def undisturbed(number: int) -> Iterator[None]:
-    """The global streams of `random`, numpy and torch start at `number` inside, must stay there, and end as before."""
+    """Seed the global streams of `random`, numpy and torch with `number`, check that they stay unused, and restore."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     random.seed(number)
     np.random.seed(number)  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""What distillers are checked on: small made-up networks, their maps, and views of a step, all from given seeds."""
+"""Synthetic inputs of the checks: small networks, their maps, and views of a step, all from given seeds."""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -47,7 +47,7 @@ SCENES = {
 
 
 def stream(seed: int = 0) -> torch.Generator:
-    """A generator at its start."""
+    """A new CPU generator."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -99,7 +99,7 @@ def view(
     label: Tensor | None = None,
     progress: float = 0.5,
 ) -> View:
-    """A step of made-up networks; whatever is given replaces what would be drawn from `seed`."""
+    """A step of synthetic networks; arguments replace values drawn from `seed`."""
     return View(
         trainable(maps(pair.student, size, 2 * seed)) if student is None else student,
         maps(pair.teacher, size, 2 * seed + 1) if teacher is None else teacher,
@@ -110,7 +110,7 @@ def view(
 
 
 class Net(nn.Module):
-    """A network of few weights with the taps of `network`, whose strides double from stage to stage."""
+    """A small network with the taps of `network`; strides must double from stage to stage."""
 
     def __init__(self, network: NetworkInfo) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class Net(nn.Module):
 
 
 def net(network: NetworkInfo, seed: int) -> Net:
-    """A `Net` whose weights follow `seed`."""
+    """A `Net` with weights from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return Net(network)

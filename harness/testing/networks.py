@@ -1,4 +1,4 @@
-"""Taps of real networks, eight architectures by six encoders, and pairs that make each of them teacher and student."""
+"""Taps of real networks (eight architectures by six encoders), and pairs with each of them as teacher and student."""
 
 import functools
 
@@ -17,7 +17,7 @@ PAPERS = (("pspnet-papers", "tu-resnet18"), ("deeplabv3-cirkd", "tu-resnet18"))
 
 @functools.cache
 def networks() -> tuple[dict[str, NetworkInfo], dict[str, str]]:
-    """What is known of each network ARCHITECTURE/ENCODER, and why the other ones cannot be built."""
+    """Taps of each network ARCHITECTURE/ENCODER, and the reasons why the others cannot be built."""
     found, refused = {}, {}
     for architecture, encoder in (*((a, e) for a in ARCHITECTURES for e in ENCODERS), *PAPERS):
         try:
@@ -34,7 +34,7 @@ def _info(architecture: str, encoder: str) -> NetworkInfo:
 
 
 def pairs() -> dict[str, Pair]:
-    """TEACHER -> STUDENT. Each network is once either, beside one of another architecture and encoder."""
+    """TEACHER -> STUDENT. Each network is teacher once and student once, with another architecture and encoder."""
     found, _ = networks()
     names = list(found)
     return {

@@ -1,4 +1,4 @@
-"""Two processes that train one model: what must agree between them does."""
+"""Checks that two processes that train one model stay equal."""
 
 import os
 import pickle
@@ -37,9 +37,9 @@ def two_ranks(case: Case) -> None:
 
 
 def disagreements(cases: Sequence[Case]) -> list[str | None]:
-    """What differs between the ranks, or went wrong in one, by case; None where all is well.
+    """Differences between the ranks, or a rank's error, by case; None if there are none.
 
-    All cases in two processes: starting them takes longer than the steps.
+    All cases share two processes, because starting them takes longer than the steps.
     """
     found: list[str | None] = []
     while len(found) < len(cases):  # a case that fails on one rank ends both; the remaining cases start again
@@ -90,7 +90,7 @@ def _compared(folder: Path, count: int, said: str) -> list[str | None]:
 
 
 def work(folder: str, rank: int) -> None:
-    """One rank: every case in turn, its final state into a file."""
+    """One rank: train every case in turn and write its final state to a file."""
     torch.set_num_threads(1)
     meeting = f"file://{folder}/rendezvous"
     try:

@@ -1,4 +1,4 @@
-"""Properties that show over several steps of a training."""
+"""Properties of several training steps."""
 
 import copy
 import io
@@ -20,7 +20,7 @@ STEPS = 3
 
 
 def whole_step(case: Case) -> None:
-    """In steps of a training the student moves, the teacher does not, and nothing that is trained is idle."""
+    """In training steps the student changes, the teacher does not, and every trained parameter gets a gradient."""
     student, teacher = net(MAIN.student, 1), net(MAIN.teacher, 2).eval().requires_grad_(False)
     before = copy.deepcopy(teacher.state_dict())
     distiller = case.build()
@@ -70,7 +70,7 @@ def _not_idle(distiller: Distiller) -> None:
 
 
 def trained_apart(case: Case) -> None:
-    """What has an optimizer of its own is reached by its own terms alone, and they reach nothing else."""
+    """Parameters with their own optimizer get gradients only from their own terms, which train nothing else."""
     distiller, seen = case.build(), view(MAIN)
     optimizers = distiller.own_optimizers()
     parameters = [p for own in optimizers for p in own.parameters]
@@ -111,7 +111,7 @@ def resumed(case: Case) -> None:
 
 
 def copies(case: Case) -> None:
-    """Deep copies and pickled copies, after some steps, give the same numbers and share nothing."""
+    """After some steps, deep copies and pickled copies give the same values and share no parameters."""
     first = case.build()
     _steps(first, MAIN, 0, STEPS)
     for how, other in (("copied", copy.deepcopy(first)), ("pickled", pickle.loads(pickle.dumps(first)))):

@@ -43,7 +43,7 @@ def terms(case: Case) -> None:
 
 
 def gradients(case: Case) -> None:
-    """The terms move the student: some map of it gets a gradient; all are finite, and no term is without one."""
+    """Some map of the student gets a gradient, all gradients are finite, and every term has one."""
     for name, pair in case.scenes():
         distiller, seen = case.build(pair), view(pair)
         found = checked(distiller, seen, name)
@@ -53,7 +53,7 @@ def gradients(case: Case) -> None:
 
 
 def read_only(case: Case) -> None:
-    """The maps of both networks and the labels are as they were after the step."""
+    """The step does not change the maps of either network or the labels."""
     for name, pair in case.scenes():
         distiller = case.build(pair)
         student, teacher, label = maps(pair.student), maps(pair.teacher, seed=1), labels()
@@ -141,7 +141,7 @@ def _be_identity(distiller: Distiller) -> None:
 
 
 def ignored_pixels(case: Case) -> None:
-    """What stands where there is no label changes no term that uses labels; nor does the number that marks it.
+    """Terms that use labels depend neither on unlabelled pixels nor on the value of `ignore_index`.
 
     In eval mode: in train mode statistics of the batch may hold every pixel. The networks have equal strides, and the
     ignored part is as high as the coarsest tap's cell.
@@ -168,7 +168,7 @@ def ignored_pixels(case: Case) -> None:
 
 
 def with_labels(case: Case) -> set[str]:
-    """Terms that are another number when classes are exchanged, or when fewer pixels have labels."""
+    """Terms that change when classes are exchanged, or when fewer pixels have labels."""
     label = _half_labelled()
     exchanged, fewer = torch.where(label == IGNORE, label, (label + 1) % CLASSES), label.clone()
     fewer[:, :48] = IGNORE
@@ -204,7 +204,7 @@ def _overwritten(taps: Taps, other: Taps) -> Taps:
 
 
 def one_stream(case: Case) -> None:
-    """It draws from `view.generator` alone, on the CPU, and the same again from the same start."""
+    """It draws only from `view.generator`, on the CPU, and reproducibly."""
     for training in (True, False):
         first, again = (_under(case, number, training) for number in (1, 2))
         require(
@@ -223,7 +223,7 @@ def _under(case: Case, number: int, training: bool) -> dict[str, float]:
 
 
 def weighted(case: Case) -> None:
-    """Terms are weighted, and linearly: doubling a weight doubles its terms and leaves the others."""
+    """Terms are linear in their weights: doubling a weight doubles its terms and does not change the others."""
     values = case.keywords()
     on = {name: values[name] or 1.0 for name in case.kind.weights if name in values}
     if not case.kind.needs_teacher:
@@ -249,7 +249,7 @@ def weighted(case: Case) -> None:
 
 
 def needs_teacher(case: Case) -> None:
-    """Without the teacher's maps a method that needs them says so, and one that does not works."""
+    """Without the teacher's maps, a method that needs them raises the right error, and one that does not works."""
     distiller, seen = case.build(), view(MAIN)
     alone = View(seen.student, None, seen.labels, seen.progress, seen.generator)
     if not case.kind.needs_teacher:

@@ -32,12 +32,12 @@ class Facts:
     Attributes:
         name: in METHODS.
         paper: citation.
-        caveat: of the default values; empty if there is none.
+        caveat: caveat about the default values; empty if there is none.
         hyperparameters: "name=default", with "[low, high]" if the method declares a search range.
         reason: why it does not apply to the pair; None if it does.
         terms: names of the loss terms at the defaults.
-        extra_parameters: trained with the student and discarded afterwards.
-        buffers_mb: MiB of its buffers, such as queues; they are part of every checkpoint.
+        extra_parameters: number of parameters trained with the student and discarded afterwards.
+        buffers_mb: MiB of its buffers, such as queues, which are part of every checkpoint.
         relative_step: time of a training step relative to the student without distillation; None if not measured.
     """
 
@@ -83,10 +83,10 @@ def describe(teacher: Network, student: Network, num_classes: int, side: int, me
     """Every method on a pair of randomly initialised networks, `none` first; sets torch to one thread.
 
     Args:
-        teacher: of the pair; its encoder weights are not loaded.
-        student: of the pair, likewise.
+        teacher: the pair's teacher; its encoder weights are not loaded.
+        student: the pair's student; its encoder weights are not loaded.
         num_classes: K.
-        side: of the square images, (2, 3, side, side).
+        side: side of the square images, (2, 3, side, side).
         measure: also time a few steps of each method.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Counts on the device: scores become classes, predictions and labels become one int64 confusion matrix.
+"""Argmax of class scores, and confusion matrices counted on the device in int64.
 
-The numbers that are read off the matrix are in `harness.metrics`, which needs no torch.
+Scores computed from a matrix are in `harness.metrics`, which needs no torch.
 """
 
 import cv2
@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-BLOCK = 2**17  # pixels whose running maximum, and the class that holds it, stay in a core's cache
-_COUNTABLE = 2**24  # OpenCV hands counts over as float32, which holds every whole number up to here
+BLOCK = 2**17  # pixels per block, so that the running maximum and its class fit in a core's cache
+_COUNTABLE = 2**24  # OpenCV returns counts as float32, which is exact for integers up to this
 _BYTE = 256
 
 
@@ -51,11 +51,11 @@ def _running_argmax(scores: NDArray[np.floating], out: NDArray[np.uint8]) -> Non
     number = better.view(np.uint8)
     for k in range(1, len(scores)):
         np.greater(scores[k], best, out=better)
-        # Later classes have higher numbers: the highest number among those that were better is the last of them.
+        # Classes are compared in ascending order, so the highest class that raised the maximum is the argmax.
         np.multiply(number, np.uint8(k), out=number)
         np.maximum(out, number, out=out)
         np.maximum(best, scores[k], out=best)
-    if np.isnan(best).any():  # no comparison finds a NaN, but a maximum keeps it
+    if np.isnan(best).any():  # comparisons with NaN are false, but a maximum keeps NaN
         out[...] = torch.from_numpy(scores).argmax(dim=0).numpy()
 
 
@@ -66,7 +66,7 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore
         prediction: class indices of any shape, an integer dtype.
         label: class indices of the same shape, an integer dtype; `ignore_index` is not counted.
         num_classes: K.
-        ignore_index: the label that never counts.
+        ignore_index: the label that is never counted.
 
     Returns:
         (K, K) int64 on the inputs' device, rows = label, columns = prediction.
@@ -86,12 +86,12 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore
 
 
 class Confusion:
-    """A confusion matrix that grows batch by batch on one device.
+    """A confusion matrix that is accumulated batch by batch on one device.
 
     Args:
         num_classes: K.
-        ignore_index: the label that never counts.
-        device: where the counts live; predictions and labels must be there too.
+        ignore_index: the label that is never counted.
+        device: device of the counts, predictions and labels.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255, device: torch.device | str = "cpu") -> None:
@@ -100,14 +100,14 @@ class Confusion:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-        # Reading a value from a GPU waits for everything before it, so there values are checked once, at the end.
+        # Reading a value from a GPU synchronises, so on a GPU values are checked once, at the end.
         self.deferred = self.counts.device.type != "cpu"
         self._extremes = torch.zeros(4, dtype=torch.int64, device=device)
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Add the pixels of one batch; arguments and errors as in `confusion_matrix`.
 
-        On a GPU a value out of range is not counted, and is an error of `numpy`.
+        On a GPU a value out of range is not counted; `numpy` raises the error.
         """
         if not self.deferred:
             self.counts += confusion_matrix(prediction, label, self.num_classes, self.ignore_index)
@@ -142,7 +142,7 @@ def _check(prediction: Tensor, label: Tensor, num_classes: int) -> None:
 
 
 def _histogram(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> NDArray[np.int64] | None:
-    """Counts (K, K) by a two-dimensional histogram of bytes; None if this does not apply or a value is out of range."""
+    """Counts (K, K) by a two-dimensional histogram of bytes; None if not applicable or a value is out of range."""
     if num_classes > _BYTE or not 0 <= ignore_index < _BYTE:
         return None
     said, true = _bytes(prediction), _bytes(label)
@@ -160,7 +160,7 @@ def _histogram(prediction: Tensor, label: Tensor, num_classes: int, ignore_index
 
 
 def _bytes(x: Tensor) -> NDArray[np.uint8] | None:
-    """The values of `x` in one row of bytes, or None if one of them is not a byte."""
+    """The values of `x` as a flat array of bytes, or None if a value is not a byte."""
     values = x.reshape(-1).numpy()
     if values.dtype == np.uint8:
         return values
@@ -174,9 +174,9 @@ def _bytes(x: Tensor) -> NDArray[np.uint8] | None:
 
 
 def _count(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Counts (K, K) of what is in range, and (4,) int64: lowest and highest prediction, and label that is not ignored.
+    """Counts (K, K) of values in range, and (4,) int64: lowest and highest prediction and non-ignored label.
 
-    Any device, any integers; no value is looked at on the host.
+    For any device and integer dtype; without a sync.
     """
     # int64 first: in uint8 the product below would wrap around.
     prediction, label = prediction.reshape(-1).long(), label.reshape(-1).long()

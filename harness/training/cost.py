@@ -1,4 +1,4 @@
-"""What a run costs: time per step, peak memory, parameters, MACs."""
+"""Cost of a run: time per step, peak memory, parameters, MACs."""
 
 import ctypes
 import gc
@@ -23,10 +23,10 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 class StepClock:
-    """Milliseconds of each training step: `with clock: step()`. On CUDA by events, so that nothing waits.
+    """Milliseconds of each training step: `with clock: step()`. On CUDA by events, without a sync.
 
     Args:
-        device: where the step runs.
+        device: device of the step.
         history: milliseconds of the steps before the run was resumed.
     """
 
@@ -57,7 +57,7 @@ class StepClock:
         (self._warm if self._fresh <= WARM_UP_STEPS else self._ms).append(ms)
 
     def history(self) -> list[float]:
-        """Milliseconds of every step after warm-up so far. Waits for the device."""
+        """Milliseconds of every step after warm-up so far. Synchronises with the device."""
         if self._pending:
             torch.cuda.synchronize()
             for start, end in self._pending:
@@ -66,7 +66,7 @@ class StepClock:
         return self._ms
 
     def percentile(self, q: float) -> float | None:
-        """The q-th percentile in ms; of the warm-up steps if there are no others; None before any step."""
+        """The q-th percentile in ms (of the warm-up steps if there are no others); None before any step."""
         values = self.history() or self._warm
         return float(np.percentile(values, q)) if values else None
 
@@ -93,8 +93,8 @@ def latency_ms(predict: Callable[[], object], device: torch.device, seconds: flo
 
     Args:
         predict: the call to time.
-        device: of the computation.
-        seconds: no call begins later than this; of a slow network only the first calls are timed.
+        device: device of the computation.
+        seconds: time limit after which no further call starts.
     """
     clock, began = StepClock(device), time.perf_counter()
     for i in range(WARM_UP_STEPS + LATENCY_CALLS):
@@ -170,7 +170,7 @@ _busy = _Busy()
 
 
 def device_use(device: torch.device) -> dict[str, float | None]:
-    """What this process uses of the device now, for a display.
+    """Current use of the device by this process, for a display.
 
     Returns:
         `memory_mb`: MiB allocated on a CUDA device, else resident in the process. `utilization`: percent of the

@@ -1,6 +1,6 @@
-"""Evaluates a network on a split as `train.evaluation` says: class scores, classes, confusion matrix.
+"""Evaluates a network on a split by `train.evaluation`: class scores, classes, confusion matrix.
 
-Shapes: N images, K classes, H x W pixels of an image; predictions are compared at the labels' own resolution.
+Shapes: N images, K classes, H x W pixels of an image; predictions are compared at the labels' resolution.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ from harness.training.ranks import Ranks
 
 @dataclass(frozen=True)
 class Counted:
-    """Counts over a split, of all ranks together.
+    """Counts over a split, summed over all ranks.
 
     Attributes:
         confusion: (K, K) int64, rows = label, columns = prediction.
         boundary: the same over the pixels near class boundaries; None if not requested.
-        images: (M, 3) int64 of (image, row-major cell, pixels) in no particular order: the entries of each image's
-            matrix that are not 0; None if not requested, and on ranks above 0.
+        images: the non-zero entries of each image's matrix, (M, 3) int64 of (image, row-major cell, pixels) in any
+            order; None if not requested, and on ranks above 0.
     """
 
     confusion: NDArray[np.int64]
@@ -39,15 +39,15 @@ class Counted:
 
 
 def evaluate(network: nn.Module, data: Data, split: str, run: Run, ranks: Ranks, final: bool = False) -> Counted:
-    """Count the network's predictions over a whole split, each sample once for any number of ranks.
+    """Count the network's predictions over a split, each sample once for any number of ranks.
 
     Args:
         network: returns `Taps`; its mode does not change.
         data: the dataset.
         split: "dev" or "val".
-        run: with `train.evaluation` and `train.eval_batch_size`.
-        ranks: all ranks must call.
-        final: also count boundaries and single val images, if the run asks for them.
+        run: gives `train.evaluation` and `train.eval_batch_size`.
+        ranks: all ranks must call this function.
+        final: also count boundaries and single val images, if the run requests them.
 
     Raises:
         ValueError: a label is neither a class nor ignored.
@@ -94,9 +94,9 @@ def predict(network: nn.Module, image: Tensor, how: Evaluation) -> Tensor:
 def class_scores(network: nn.Module, image: Tensor, how: Evaluation) -> Tensor:
     """Class scores of normalised images (N, 3, H, W), at their size: (N, K, H, W).
 
-    With one scale and no flip these are logits. With several views they are softmax probabilities, averaged over the
-    scales and over each image and its mirror image. A view's logits are resized to the images' size before the softmax;
-    both resizings are bilinear with align_corners=False.
+    With one scale and no flip these are logits. Otherwise they are softmax probabilities, averaged over scales and
+    flips. A view's logits are resized to the images' size before the softmax; both resizings are bilinear with
+    align_corners=False.
     """
     size = image.shape[-2:]
     views = [(scale, mirrored) for scale in how.scales for mirrored in ((False, True) if how.flip else (False,))]
@@ -114,30 +114,29 @@ def class_scores(network: nn.Module, image: Tensor, how: Evaluation) -> Tensor:
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows along one side: every `stride`, the last moved back to end flush with the border."""
+    """First pixels of the windows along one side: every `stride`; the last window ends at the border."""
     last = max(0, size - window)
     return [*range(0, last, stride), last]
 
 
 def boundary_band(label: Tensor, distance: int) -> Tensor:
-    """Which pixels are within `distance` of a class boundary of the label: the trimap.
+    """The trimap: pixels within `distance` of a class boundary of the label.
 
-    A pixel belongs to it if the square of side 2 * distance + 1 around it (Chebyshev distance), cut off at the image's
-    border, holds a label other than its own; at distance 1 that is one pixel on either side of every boundary. The
-    ignored label is a class like any other here: a boundary with it counts as one, and its own pixels near one are in
-    the band; whoever counts must leave them out.
+    A pixel is in the band if the square of side 2 * distance + 1 around it (Chebyshev distance), cut off at the image's
+    border, contains another label; at distance 1 that is one pixel on either side of every boundary. The ignored label
+    is treated as a class here, so ignored pixels near a boundary are in the band and must be excluded when counting.
 
-    The measure is that of Kohli, Ladicky and Torr, "Robust Higher Order Potentials for Enforcing Label Consistency",
-    IJCV 82 (2009), and of DeepLab (Chen et al., arXiv:1606.00915): scores over bands of growing width.
+    As in Kohli, Ladicky and Torr, "Robust Higher Order Potentials for Enforcing Label Consistency", IJCV 82 (2009), and
+    DeepLab (Chen et al., arXiv:1606.00915): scores over bands of growing width.
 
     Args:
         label: (N, H, W) of an integer dtype.
-        distance: in pixels, at least 1.
+        distance: distance in pixels, at least 1.
 
     Returns:
         (N, H, W) bool.
     """
-    # One byte per pixel: labels are bytes in every dataset, and equal ones stay equal.
+    # One byte per pixel, because the labels of all datasets are bytes.
     lowest = highest = label.to(torch.uint8)
     for side in (-1, -2):
         lowest = _extreme(lowest, side, distance, torch.minimum)
@@ -146,9 +145,9 @@ def boundary_band(label: Tensor, distance: int) -> Tensor:
 
 
 def _extreme(x: Tensor, side: int, reach: int, of_two: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The lowest or highest of the 2 * reach + 1 values around each one along a side, in log2 of so many passes."""
+    """Minimum or maximum of the 2 * reach + 1 values around each one along a side, in logarithmically many passes."""
     last = x.shape[side] - 1
-    # Beyond the border its own values stand again, which changes no extreme.
+    # Repeating the border values does not change an extreme.
     x = x.index_select(side, torch.arange(-reach, last + reach + 1, device=x.device).clamp_(0, last))
     wanted, span = 2 * reach + 1, 1
     while span < wanted:
@@ -160,7 +159,7 @@ def _extreme(x: Tensor, side: int, reach: int, of_two: Callable[[Tensor, Tensor]
 
 
 def _by_windows(network: nn.Module, image: Tensor, how: Evaluation) -> Tensor:
-    """Logits (N, K, H, W), averaged where windows overlap; an image that one window holds is shown as it is."""
+    """Logits (N, K, H, W), averaged where windows overlap; an image no larger than a window is passed unchanged."""
     height, width = image.shape[-2:]
     window = how.window_hw or (height, width)
     stride = how.stride_hw or tuple(-(-2 * side // 3) for side in window)
@@ -168,7 +167,7 @@ def _by_windows(network: nn.Module, image: Tensor, how: Evaluation) -> Tensor:
     if len(tops) == len(lefts) == 1:
         return _logits(network, image)
     total: Tensor | None = None
-    times = image.new_zeros(height, width)  # how many windows a pixel is in
+    times = image.new_zeros(height, width)  # number of windows that contain a pixel
     for top in tops:
         for left in lefts:
             place = (..., slice(top, top + window[0]), slice(left, left + window[1]))
@@ -193,7 +192,7 @@ def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def _entries(index: int, table: Tensor) -> Tensor:
-    """The entries of one image's matrix that are not 0: (M, 3) int64 of (index, row-major cell, pixels)."""
+    """The non-zero entries of one image's matrix: (M, 3) int64 of (index, row-major cell, pixels)."""
     flat = table.reshape(-1)
     cells = flat.nonzero().squeeze(1)
     return torch.stack([torch.full_like(cells, index), cells, flat[cells]], dim=1)
@@ -201,7 +200,7 @@ def _entries(index: int, table: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _eval_mode(network: nn.Module) -> Iterator[None]:
-    """Eval mode; afterwards every module is in the mode it was in, whatever happened."""
+    """Eval mode; restores every module's previous mode afterwards, also after an error."""
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:

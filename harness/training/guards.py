@@ -1,4 +1,4 @@
-"""Errors for what would silently spoil a comparison: NaN losses, unused terms or parameters, a changing teacher."""
+"""Checks against silent errors in a comparison: NaN losses, unused terms or parameters, a changing teacher."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from harness.training.ranks import Ranks
 
 
 class FiniteTerms:
-    """Checks that loss terms are finite. On CUDA the values stay on the device until `check`, so that nothing waits."""
+    """Checks that loss terms are finite. On CUDA the values stay on the device until `check`, to avoid a sync."""
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -45,7 +45,7 @@ class FiniteTerms:
 
 
 def connected(terms: Mapping[str, Tensor], method: str, distils: bool) -> None:
-    """At the first step: a distiller returns scalar terms, and each has a gradient.
+    """At the first step, check that the distiller returns scalar terms and that each has a gradient.
 
     Raises:
         ValueError: no terms, a term that is not a scalar, or one without a gradient.
@@ -62,7 +62,7 @@ def connected(terms: Mapping[str, Tensor], method: str, distils: bool) -> None:
 
 
 def all_used(step: nn.Module) -> None:
-    """After the first backward pass: every trainable parameter has a gradient.
+    """After the first backward pass, check that every trainable parameter has a gradient.
 
     Raises:
         ValueError: names the parameters without one.
@@ -76,14 +76,14 @@ def all_used(step: nn.Module) -> None:
 
 
 def all_contributed(total: Mapping[str, float], steps: int) -> None:
-    """At the end: no term was 0 in every step.
+    """At the end, check that no term was 0 in every step.
 
     Args:
         total: sum of each term's absolute value over all steps.
-        steps: how many there were.
+        steps: number of steps.
 
     Raises:
-        ValueError: names these terms.
+        ValueError: names the terms that were always 0.
     """
     silent = [name for name, value in total.items() if value == 0.0]
     if steps and silent:
@@ -94,7 +94,7 @@ def all_contributed(total: Mapping[str, float], steps: int) -> None:
 
 
 def teacher_untouched(teacher: nn.Module | None) -> None:
-    """The teacher is in eval mode and frozen.
+    """Check that the teacher is in eval mode and frozen.
 
     Raises:
         ValueError: names the first module in train mode, or the first parameter that requires a gradient.

@@ -43,7 +43,7 @@ class Optimizers:
                 group["lr"] = lr * factor
 
     def step(self, scaler: torch.amp.GradScaler) -> None:
-        """One step of each, then clear the gradients."""
+        """One step of every optimizer, then clear the gradients."""
         for optimizer, _ in self._each:
             scaler.step(optimizer)
         scaler.update()
@@ -51,7 +51,7 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Of each, in order."""
+        """The state of every optimizer, in order."""
         return [optimizer.state_dict() for optimizer, _ in self._each]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:

@@ -51,7 +51,7 @@ def _flat(name: str) -> str:
 SERVERS = {
     # Label ids, not train ids; the server finds files by the image's name in any folder.
     "cityscapes": Server(_table(list(TRAIN_ID_TO_ID)), _flat),
-    # Palette images in the folders of the server's archive, for training on more than VOC's own train split.
+    # Palette images in the folders of the server's archive (the competition that allows data besides VOC's train).
     "voc2012": Server(
         _table(list(range(21))), lambda name: f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png", palette=True
     ),
@@ -70,14 +70,14 @@ def write_predictions(
     root: Path | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Run a trained network over a split and write one PNG per image; the number of images.
+    """Run a trained network on a split and write one PNG per image; returns the number of images.
 
     Args:
         directory: results folder of an experiment.
         run_id: a finished run in it, or the beginning of its run_id.
-        split: "val", "dev", "train", or "test": images without labels.
-        to: folder of the PNGs.
-        root: the dataset's folder, if it is not where the run found it.
+        split: "val", "dev", "train", or "test" (images without labels).
+        to: folder for the PNGs.
+        root: the dataset's folder, if it has moved since the run.
         on_progress: called with the number of images done and the total.
 
     Raises:
@@ -89,8 +89,8 @@ def write_predictions(
     data = load_data(run.data.model_copy(update={"root": place}))
     if data.info.content_hash != row["data_hash"] and split != "test":
         raise ValueError(
-            f"{place}: these are not the data of the run (content {data.info.content_hash[:12]}..., the row "
-            f"says {str(row['data_hash'])[:12]}...); give their folder with --root"
+            f"{place}: not the data of the run (content {data.info.content_hash[:12]}..., expected "
+            f"{str(row['data_hash'])[:12]}...); give the run's data with --root"
         )
     sees = for_inputs(data, run.train.normalize, run.network.encoder)
     network = build(run.network.model_copy(update={"encoder_weights": None}), data.info.num_classes, 0)
@@ -119,7 +119,7 @@ def _row(directory: Path, run_id: str) -> dict[str, Any]:
 def _images(
     data: Data, run: Run, split: str, root: Path | None
 ) -> tuple[int, Iterator[tuple[str, Pixels, tuple[int, int]]]]:
-    """The number of images; and each one's name, pixels for the network, and published size."""
+    """The number of images, and for each image its name, pixels for the network, and published size."""
     if split == "test":
         return _unlabelled(data, run, root)
     pairs = getattr(data, split)

@@ -1,4 +1,4 @@
-"""Data for the figures of textures: subbands, wedges, levels and histograms, of images and of networks."""
+"""Data for the texture figures: subbands, wedges, levels and histograms of images and of networks."""
 
 import io
 import warnings
@@ -24,21 +24,21 @@ from sstkd import CDM, DTIEM, Contourlet, contourlet, whole_map
 
 Array = NDArray[np.float64]
 MAX_SIDE = 512
-_PATCH = 5  # side of the patches that stand for features of a bare image
+_PATCH = 5  # side of the patches used as features of an image
 _SIXTEEN_BITS = 65535
 
 
 @dataclass(frozen=True)
 class Equalisation:
-    """What DTIEM does to a map taken as one region; N levels.
+    """Steps of DTIEM on a map as one region; N levels.
 
     Attributes:
         before: intensities (H, W).
         after: equalised intensities (H, W).
         levels: (N,), in units of the intensity.
         counts: share of each level, (N,).
-        denoised: the same after the limit.
-        cumulative: of the denoised shares, (N,).
+        denoised: shares after the clip limit, (N,).
+        cumulative: cumulative sum of the denoised shares, (N,).
     """
 
     before: Array
@@ -50,10 +50,10 @@ class Equalisation:
 
 
 def read_image(path: Path, multiple: int) -> NDArray[np.uint8]:
-    """An image (H, W, 3) as its camera held it, reduced to sides of at most 512 and cut to multiples of `multiple`.
+    """An upright image (H, W, 3), downscaled to sides of at most 512 and cropped to multiples of `multiple`.
 
     Raises:
-        ValueError: no such file, no image, one that is too large to be read, or with a side below `multiple`.
+        ValueError: the file is missing or not an image, or the image is too large or has a side below `multiple`.
     """
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; give an image file")
@@ -75,7 +75,7 @@ def _decoded(path: Path) -> Image.Image:
     """The upright image in RGB."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns at half of the number at which it refuses.
+            # Pillow warns at half of its error limit.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as file:
                 upright = ImageOps.exif_transpose(file)
@@ -90,7 +90,7 @@ def _decoded(path: Path) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """A 16-bit grey image scaled to its range; `convert` would clip values above 255."""
+    """Scale a 16-bit grey image to its range; `convert` would clip values above 255."""
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > _SIXTEEN_BITS:
         raise ValueError(f"mode {image.mode}, values from {values.min()} to {values.max()}; 8 or 16 bits are needed")
@@ -155,8 +155,8 @@ def equalisation(features: Tensor, dtiem: DTIEM) -> Equalisation:
 
 
 def edges(image: NDArray[np.uint8]) -> Tensor:
-    """Features of a bare image, like those of a first layer: how much brighter each pixel is than its right, left,
-    lower and upper neighbour, or 0 where it is darker, over the 5 x 5 pixels around. (1, 100, H, W), float32."""
+    """Features of an image like those of a first layer, (1, 100, H, W) float32: the positive differences between each
+    pixel and its right, left, lower and upper neighbour, over the surrounding 5 x 5 pixels."""
     x = grey(image).float()
     padded = F.pad(x, [1] * 4, mode="replicate")
     neighbours = padded[..., 1:-1, 2:], padded[..., 1:-1, :-2], padded[..., 2:, 1:-1], padded[..., :-2, 1:-1]
@@ -167,7 +167,7 @@ def edges(image: NDArray[np.uint8]) -> Tensor:
 
 @dataclass(frozen=True)
 class Networks:
-    """A trained student and its teacher, each with the normalisation of its images."""
+    """A trained student and its teacher, each with its input normalisation."""
 
     run: Run
     student: SegNet
@@ -177,10 +177,10 @@ class Networks:
 
 
 def networks(directory: Path, run_id: str) -> Networks:
-    """The student of a finished run with a teacher, out of an experiment's results folder.
+    """The student of a finished run and its teacher, from an experiment's results folder.
 
     Raises:
-        ValueError: no such run, it did not finish or has no teacher, or weights that are missing or others.
+        ValueError: no such run, it did not finish or has no teacher, or weights are missing or have another checksum.
     """
     row = store.read_run(directory, store.find_run(directory, run_id))
     run = Run.model_validate_json(row["spec"])
@@ -198,7 +198,7 @@ def networks(directory: Path, run_id: str) -> Networks:
 
 @dataclass(frozen=True)
 class Reading:
-    """Which features of two networks are compared, and by what."""
+    """Features of two networks to compare, and the transforms for the comparison."""
 
     stages: tuple[str, ...]
     stride: int
@@ -208,7 +208,7 @@ class Reading:
 
 
 def reading(run: Run, cdm: CDM, dtiem: DTIEM) -> Reading:
-    """The options of the run where it is one of SSTKD; else its default taps with the given transforms."""
+    """The run's own options if its method is SSTKD; else SSTKD's default taps with the given transforms."""
     for part in run.method.parts:
         if part.name == "sstkd":
             p = part.parameters
@@ -225,12 +225,12 @@ def reading(run: Run, cdm: CDM, dtiem: DTIEM) -> Reading:
 
 
 def low_level(pair: Networks, image: NDArray[np.uint8], read: Reading) -> tuple[Tensor, Tensor]:
-    """The low-level features of student and teacher on an image: stages, resized to the stride and joined.
+    """The low-level features of student and teacher on an image: stages, resized to the stride and concatenated.
 
-    The student's are those before its adapter, which belongs to the training and is not in the student's weights.
+    The student's are taken before the adapter, which is not part of the student's weights.
 
     Raises:
-        ValueError: a network without one of the stages.
+        ValueError: a network lacks one of the stages.
     """
     sees = pair.student_sees
     x = (torch.from_numpy(image).float() - torch.tensor(sees.mean)) / torch.tensor(sees.std)
@@ -255,7 +255,7 @@ def direction_energy(features: Tensor, cdm: CDM) -> list[Array]:
     out = []
     for k in cdm.levels:
         groups, stacks = stacks[: 2 if k >= 3 else 1], stacks[2 if k >= 3 else 1 :]
-        # Stacks of a level differ in the shape of their bands, not in its size.
+        # The stacks of a level have bands of different shapes but equal size.
         energy = torch.cat([group.double().square().mean((0, 1, 3, 4)) for group in groups])
         out.append((energy / energy.sum()).numpy())
     return out
@@ -265,7 +265,7 @@ def check_folder(to: Path) -> None:
     """Check the folder before drawing.
 
     Raises:
-        ValueError: something that is no folder has this path or one above it.
+        ValueError: the path or one of its parents is not a folder.
     """
     blocked = next((path for path in (to, *to.parents) if path.exists()), to)
     if blocked.exists() and not blocked.is_dir():
@@ -273,10 +273,10 @@ def check_folder(to: Path) -> None:
 
 
 def save(pictures: Mapping[str, NDArray[np.uint8]], to: Path) -> list[Path]:
-    """Write NAME.png of each picture (H, W, 3), in 256 colours, which is a third of the bytes; the paths.
+    """Write each picture (H, W, 3) to NAME.png in 256 colours (a third of the size); returns the paths.
 
     Raises:
-        ValueError: the folder cannot be made or written.
+        ValueError: the folder cannot be created or written.
     """
     paths = []
     try:

@@ -146,7 +146,7 @@ def test_of_two_that_start_at_once_one_finds_the_other(tmp_path, at_home):
 def test_a_cluster_that_refuses(tmp_path, at_home):
     cluster = Cluster()
     cluster.submit_job = lambda **_: (_ for _ in ()).throw(RuntimeError("trace\nno room"))
-    with pytest.raises(OSError, match="does not take the job: no room"):
+    with pytest.raises(OSError, match="does not accept the job: no room"):
         submit.start(cluster, make_job(tmp_path))
 
 
@@ -380,7 +380,7 @@ def test_ctrl_c_leaves_the_job_alone(tmp_path, at_home, monkeypatch):
     monkeypatch.setattr(submit, "follow", interrupted)
     result = call("submit", write(tmp_path), "--address", "http://192.0.2.1:8265", code=130)
     assert "continues without this command" in result.stdout and "submit --stop tiny-" in result.stdout
-    assert "travels in clear" in result.stderr
+    assert "is sent unencrypted" in result.stderr
 
 
 def test_a_job_is_ended_by_its_id(monkeypatch):

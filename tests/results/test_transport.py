@@ -241,7 +241,7 @@ def test_a_folder_of_the_same_name_here_is_not_the_clusters(tmp_path, at_home, c
 def test_a_cluster_that_takes_no_second_job(tmp_path, at_home):
     cluster = Cluster()
     cluster.submit_job = lambda **_: (_ for _ in ()).throw(RuntimeError("trace\nno room"))
-    with pytest.raises(OSError, match="rows cannot be fetched: the cluster does not take the job: no room"):
+    with pytest.raises(OSError, match="rows cannot be fetched: the cluster does not accept the job: no room"):
         submit.fetch_rows(cluster, make_job(tmp_path), tmp_path / "home")
 
 

@@ -14,12 +14,12 @@ _VOID = ((112, 112, 112), (216, 216, 216))
 
 
 def rgb(colour: Sequence[int] | NDArray[Any]) -> str:
-    """The colour as CSS writes it."""
+    """The colour in CSS notation."""
     return "#{:02x}{:02x}{:02x}".format(*(int(v) for v in colour))
 
 
 def class_names(row: Row) -> list[str]:
-    """The names of a row's classes; "class 0" and so on where it has none."""
+    """The names of a row's classes; "class 0" and so on if it has none."""
     return list(row["class_names"] or (f"class {k}" for k in range(row["num_classes"])))
 
 
@@ -40,7 +40,7 @@ def class_colours(palette: Sequence[Sequence[int]] | None, num_classes: int) -> 
 
 
 def colourise(label_map: bytes, colours: NDArray[np.uint8], ignore_index: int) -> bytes:
-    """A label map in colour, void striped in two greys that are no class.
+    """A label map in colour, with void pixels striped in two greys.
 
     Args:
         label_map: PNG, 8-bit grey, class ids.
@@ -51,7 +51,7 @@ def colourise(label_map: bytes, colours: NDArray[np.uint8], ignore_index: int) -
         PNG, RGB, of the same size.
 
     Raises:
-        ValueError: not such a PNG, or an id that is neither a class nor void.
+        ValueError: not such a PNG, or an id is neither a class nor void.
     """
     from PIL import Image, UnidentifiedImageError
 

@@ -1,4 +1,4 @@
-"""What the results page knows of every run, as JSON that stays small: each different value is in it once."""
+"""The data of the results page as compact JSON: each different value is stored once."""
 
 import json
 import math
@@ -23,23 +23,23 @@ COLUMNS = (
     *("pair", "method", "seed", "role", "status", "dev mIoU", "best dev mIoU", "val mIoU", "s/step", "minutes"),
     *("code", "run"),
 )
-"""Of the table of runs."""
+"""Columns of the table of runs."""
 
 
 def page_data(rows: Sequence[Row], table: Table, experiment_file: str, total: int | None = None) -> str:
-    """JSON for a script element: nothing in it can end the element.
+    """JSON for a script element, escaped so that it cannot end the element.
 
     Args:
-        rows: of the runs on the page, as dicts.
+        rows: rows of the runs on the page, as dicts.
         table: their comparison.
-        experiment_file: what the command that repeats a run names.
-        total: how many rows there are, if `rows` are not all.
+        experiment_file: experiment file for the command that repeats a run.
+        total: number of rows of the experiment, if `rows` are not all.
 
     Returns:
-        An object of `missing` (how many rows are not on the page), `columns`, `rows` (the texts of `COLUMNS` for each
-        run, numbers as numbers), `facts` (by name `values`, each once, and `at`, the place of each run's value, -1 for
-        none), `iou` (of each run's classes), and `blocks` (pair, dataset, labels of the references, and of every line
-        its label, texts and runs by seed).
+        An object of `missing` (number of rows not on the page), `columns`, `rows` (the values of `COLUMNS` for each
+        run), `facts` (by name: the distinct `values`, and `at`, the index of each run's value, -1 for none), `iou` (of
+        each run's classes), and `blocks` (pair, dataset, labels of the references, and for every line its label, texts
+        and runs by seed).
     """
     names = {run: line.label for block in table.blocks for line in block.methods for run in line.run_ids.values()}
     places = {str(row["run_id"]): i for i, row in enumerate(rows)}
@@ -107,14 +107,14 @@ def _facts(runs: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[Any]]]
 
 
 def _class_iou(row: Row) -> list[float | None] | None:
-    """In percent, for the cells of the table by class."""
+    """IoU of each class in percent."""
     if row["dev_confusion"] is None:
         return None
     return [None if np.isnan(v) else round(100 * float(v), 1) for v in iou_of(row)]
 
 
 def iou_of(row: Row) -> NDArray[np.float64]:
-    """(K,) IoU of every class on dev, of a row that has been evaluated."""
+    """IoU of every class on dev, (K,), of an evaluated row."""
     iou: NDArray[np.float64] = class_iou(np.reshape(row["dev_confusion"], (row["num_classes"], -1)))
     return iou
 

@@ -1,8 +1,7 @@
-"""One HTML page of an experiment that needs nothing but itself: no network, pictures, data and script inside.
+"""A self-contained HTML page of an experiment: pictures, data and script are inside, nothing is loaded.
 
-Every text that comes from a row passes `_e` on its way into the page, or is data that the script writes as text. The
-content policy in its head forbids the browser to load anything and to run any other script, so text
-that was not escaped could neither run nor load anything.
+Every text from a row is escaped by `_e`, or is data that the script writes as text. In addition, the content security
+policy forbids the browser to load anything or to run another script.
 """
 
 import base64
@@ -27,7 +26,7 @@ from harness.report.plots.style import FAINT, INK, MUTED, figure_svg, style
 
 SCRIPT, STYLE = (Path(__file__).with_name(name).read_text("utf-8") for name in ("page.js", "page.css"))
 
-# Colours of the figure that a dark page cannot show as they are.
+# Colours of the figure that are replaced by the page's theme, for dark mode.
 _THEMED = {INK: "currentColor", MUTED: "var(--muted)", FAINT: "var(--line)", "#0072b2": "var(--blue)"}
 
 _PAGE = Template("""<!DOCTYPE html>
@@ -75,12 +74,12 @@ def render(
     Args:
         table: the comparison of `rows`.
         rows: every row of the experiment as a dict, with `curve` and `losses`.
-        samples: the column `samples` by run_id, for the runs whose predictions are shown.
-        experiment_file: what the command that repeats a run names.
-        total: how many rows there are, of which `rows` may be some; None for as many.
+        samples: the column `samples` by run_id, for the runs with predictions on the page.
+        experiment_file: experiment file for the command that repeats a run.
+        total: number of rows of the experiment; None if `rows` are all.
 
     Raises:
-        ValueError: a sample or a palette that is not what the row's schema says.
+        ValueError: a sample or a palette does not match the row's schema.
     """
     by_id = {str(row["run_id"]): row for row in rows}
     methods = sorted({line.label for block in table.blocks for line in block.methods if line.run_ids})
@@ -138,7 +137,7 @@ The bootstrap interval is too narrow for few seeds and decides nothing.</p>
 
 
 def _said(block: Block) -> str:
-    """What is said below the table; what is said above is in the tiles."""
+    """The remarks below the table."""
     out = []
     for section in block.sections:
         if section.above or not section.texts:
@@ -163,7 +162,7 @@ def _table(number: int, block: Block) -> str:
         tds = []
         for measure in MEASURES[1:]:
             cell, hint = measure.cell(line), measure.hint(line)
-            # Spaces that do not break keep a phone from tearing the numbers apart.
+            # Non-breaking spaces keep numbers together on narrow screens.
             hint = re.sub(r"(?<!\]) ", "\u00a0", hint)
             small = f"<small>{_e(hint)}</small>" if hint else ""
             small += f'<em class="bad">{_e(cell.missing)}</em>' if cell.missing else ""
@@ -186,7 +185,7 @@ def _curves(i: int, block: Block, by_id: Mapping[str, Row]) -> str:
     if not any(one.curves):
         return '<p class="note">No run has a curve yet.</p>'
     wide = _inline(figure_svg(curve_figure([one], 8.6, 4.3), text=True), f"w{i}-")
-    # Shrinking the wide one to a phone would leave letters of three pixels.
+    # Scaled down to a phone, the wide figure would have letters of three pixels.
     narrow = _inline(figure_svg(curve_figure([one], 3.7, 4.4), text=True), f"n{i}-")
     return (
         f'<figure class="curves"><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
@@ -196,7 +195,7 @@ def _curves(i: int, block: Block, by_id: Mapping[str, Row]) -> str:
 
 
 def _inline(svg: str, prefix: str) -> str:
-    """An SVG for the middle of a page: no prologue or metadata, ids of its own, the page's colours."""
+    """An SVG to embed in the page: without prologue and metadata, with unique ids and the page's colours."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = svg.replace('<style type="text/css">*{stroke-linejoin: round; stroke-linecap: butt}</style>', "")
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
@@ -240,7 +239,7 @@ def _by_class(number: int, block: Block, by_id: Mapping[str, Row]) -> str:
 
 
 def _mean(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Mean over runs of (K,) vectors, leaving nan out; nan where all are."""
+    """Mean over runs of (K,) vectors, ignoring nan; nan where all are nan."""
     stack = np.array(values)
     seen = ~np.isnan(stack)
     total, count = np.where(seen, stack, 0).sum(0), seen.sum(0)
@@ -249,7 +248,7 @@ def _mean(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def _heat(percent: float) -> str:
-    """A cell whose shade is its value; the letters take black or white, whichever contrasts more."""
+    """A cell shaded by its value, with black or white text, whichever has more contrast."""
     from matplotlib import colormaps
 
     if np.isnan(percent):

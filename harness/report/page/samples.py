@@ -1,4 +1,4 @@
-"""Sample predictions of the results page: label maps, where they are wrong, where the baseline is."""
+"""Sample predictions of the results page: label maps, errors, and differences to the baseline."""
 
 import base64
 import io
@@ -30,16 +30,16 @@ _KEYS = (
 
 
 def section(number: int, block: Block, by_id: Mapping[str, Row], samples: Mapping[str, Sequence[Sample] | None]) -> str:
-    """The sample images of one block, with radio buttons that choose what they show; needs no script.
+    """The sample images of one block, with radio buttons that select the view; needs no script.
 
     Args:
-        number: of the block, for names that are unique on the page.
-        block: of a comparison.
-        by_id: rows.
+        number: the block's number, for unique names on the page.
+        block: a block of the comparison.
+        by_id: rows by run_id.
         samples: the column `samples` by run_id.
 
     Raises:
-        ValueError: a sample or a palette that is not what the row's schema says.
+        ValueError: a sample or a palette does not match the row's schema.
     """
     baseline = block.references.get("none")
     shown = [("teacher", block.teacher.run_id or "")] + [(x.label, _first_run(x)) for x in block.methods]
@@ -113,7 +113,7 @@ def _errors(guess: bytes, label: bytes, void: int) -> bytes:
 
 
 def _against(guess: bytes, base: bytes, label: bytes, void: int) -> bytes:
-    """Where one prediction is right and the other one is not."""
+    """Where exactly one of two predictions is right."""
     truth = _ids(label)
     right, other = (_ids(each) == truth for each in (guess, base))
     seen = truth != void
@@ -150,5 +150,5 @@ def _picture(name: str, index: int, *views: bytes | None) -> str:
 
 
 def escaped(text: object) -> str:
-    """As text within HTML, attributes included."""
+    """Escape text for HTML, including attributes."""
     return escape(str(text), quote=True)

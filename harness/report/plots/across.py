@@ -1,4 +1,4 @@
-"""Pictures of a comparison over many pairs: gains, ranks, profiles, accuracy against cost. Readable in grey."""
+"""Figures of a comparison over many pairs: gains, ranks, profiles, accuracy against cost. Readable in greyscale."""
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_LETTER = 0.078  # inches, of a label's
+_LETTER = 0.078  # width of a label's letter in inches
 _COST_WIDTH = 11.0
 
 
@@ -34,7 +34,7 @@ def _plain_axes(axes: "Axes") -> None:
 
 
 def heat_map(found: Across) -> "Figure":
-    """Difference to the student without distillation, method by task; framed: significant, hatched: no result."""
+    """Difference to the baseline, method by task; framed: significant, hatched: no result."""
     methods = [m for m in found.methods if any(_difference(m, t) is not None for t in found.tasks)]
     values = np.array([[_or_nan(_difference(m, t)) for t in found.tasks] for m in methods]).reshape(
         len(methods), len(found.tasks)
@@ -92,7 +92,7 @@ def _or_nan(value: float | None) -> float:
 
 
 def rank_plot(found: Across) -> "Figure":
-    """Mean ranks on a line, best left; bars join what the critical difference does not tell apart."""
+    """Mean ranks on a line, best left; bars join methods within the critical difference."""
     figure = _figure(7.6, 1.5 + 0.3 * len(found.ranked) + 0.12 * len(found.groups))
     axes = figure.subplots()
     count = len(found.ranked)
@@ -127,7 +127,7 @@ def rank_plot(found: Across) -> "Figure":
 
 
 def profile_plot(found: Across, behind: Mapping[str, Any]) -> "Figure":
-    """Share of tasks on which a method is within so many points of the best one, as staircases.
+    """Performance profiles: share of tasks on which a method is within x percentage points of the best one.
 
     Args:
         found: the comparison.
@@ -161,13 +161,13 @@ _AXES: tuple[tuple[str, Callable[[Cost], float | None]], ...] = (
 
 
 def cost_plot(found: Across, points: Sequence[Cost]) -> "Figure":
-    """mIoU against what a student costs and what its training took; the line is the Pareto front.
+    """mIoU against the cost of the student and of its training, with the Pareto front.
 
     Args:
         found: the comparison.
-        points: `harness.analysis.across.costs`; one dataset's, since mIoU of several is not one scale.
+        points: `harness.analysis.across.costs` of one dataset, because mIoU is not comparable between datasets.
     """
-    # Rows that were made before latency was measured have none.
+    # Old rows have no latency.
     shown_axes = [(title, value) for title, value in _AXES if any(value(c) is not None for c in points)] or _AXES[:1]
     figure = _figure(_COST_WIDTH, 4.4)
     panels = figure.subplots(1, len(shown_axes), sharey=True, squeeze=False)[0]

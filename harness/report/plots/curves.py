@@ -1,7 +1,7 @@
-"""Pictures of rows: learning curves by method, and label maps in colour.
+"""Figures of rows: learning curves by method.
 
-Everything goes through matplotlib's Figure objects and the Agg and SVG writers, so no window, no pyplot and no global
-state. Colours are Okabe and Ito's, which colour-blind readers can distinguish; line style and marker do it in grey.
+They use matplotlib's Figure objects and the Agg and SVG writers only: no window, no pyplot, no global state. Colours
+are Okabe and Ito's (safe for colour-blind readers); line styles and markers distinguish methods in greyscale.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 THIN = 30
-"""Seeds of a method that are drawn one by one; more would be unreadable, and megabytes."""
+"""Most single seeds of a method that are drawn; more would be unreadable and make large files."""
 _LEGEND_LINE = 0.2  # inches, at its font size
 
 
@@ -40,7 +40,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """What one pair's axes show. `floor` and `teacher` are in percent, or None; an empty title takes no room."""
+    """Content of one pair's axes. `floor` and `teacher` are in percent, or None; an empty title takes no space."""
 
     title: str
     curves: tuple[Curve | None, ...]
@@ -56,7 +56,7 @@ def panel(block: Block, curves: Mapping[str, Sequence[Mapping[str, Any]] | None]
         curves: the column `curve` by run_id.
 
     Returns:
-        One `Curve` per line of the block, None where no run of the method has a curve.
+        One `Curve` per line of the block, None if no run of the method has a curve.
     """
     out: list[Curve | None] = []
     for line in block.methods:
@@ -95,13 +95,13 @@ def curve_figure(panels: Sequence[Panel], width: float = 7.6, height: float = 4.
         axes.set_title(one.title, fontsize=10, color=INK, loc="left")
         handles, labels = axes.get_legend_handles_labels()
         columns = max(1, min(len(labels), int(width / (0.75 + 0.075 * max(map(len, labels), default=0)))))
-        # Outside the axes, so that it cannot lie on a line.
+        # Outside the axes, so that it does not cover a line.
         part.legend(
             handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
             labelcolor=INK, handlelength=3.4, columnspacing=1.4,
         )  # fmt: skip
         lines = max(lines, -(-len(labels) // columns))
-    # The space of a legend of many methods is not taken from the curves.
+    # A long legend enlarges the figure instead of shrinking the curves.
     figure.set_size_inches(width, (height + _LEGEND_LINE * max(0, lines - 3)) * len(panels))
     return figure
 

@@ -1,4 +1,4 @@
-"""Pictures of a search: every trial as a line over its hyper-parameters, and which of these go with the score."""
+"""Figures of a search: parallel coordinates of the trials, and the importance of the hyper-parameters."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,11 @@ _COLOURS = "viridis"
 
 
 def importance(outcome: Outcome) -> dict[str, tuple[float, int]]:
-    """|Spearman's rho| between each hyper-parameter and dev mIoU, over the finished trials in which it matters.
+    """|Spearman's rho| between each hyper-parameter and dev mIoU, over the finished trials in which it has an effect.
 
     Returns:
-        By name, with the number of trials; nothing for a hyper-parameter with fewer than `FEWEST` such trials, or the
-        same value or score in all.
+        Correlation and number of trials by name, without hyper-parameters that have fewer than `FEWEST` such trials, or
+        the same value or score in all.
     """
     out: dict[str, tuple[float, int]] = {}
     for each in outcome.study.space:
@@ -73,7 +73,7 @@ def _parallel(figure: "Figure", axes: "Axes", outcome: Outcome) -> None:
     for trial in sorted(outcome.trials, key=lambda t: -1.0 if t.dev_miou is None else t.dev_miou):
         score = np.nan if trial.dev_miou is None else (100 * trial.dev_miou - low) / (high - low)
         heights = np.array([*(_height(each, trial) for each in space), score])
-        there = ~np.isnan(heights)  # a line has no mark on the axis of what is without effect in it
+        there = ~np.isnan(heights)  # no marker on the axis of a hyper-parameter without effect
         best = trial is outcome.best
         colour: Any = MUTED if trial.dev_miou is None else colours.to_rgba(np.array(100 * trial.dev_miou))
         axes.plot(
@@ -99,7 +99,7 @@ def _parallel(figure: "Figure", axes: "Axes", outcome: Outcome) -> None:
 
 
 def _height(dimension: Dimension, trial: TrialResult) -> float:
-    """Where a trial's line crosses the axis of a dimension; nan where that has no effect."""
+    """Where a trial's line crosses the axis of a dimension; nan if the dimension has no effect."""
     value = trial.point.get(dimension.name)
     if value is None:
         return float("nan")
@@ -109,7 +109,7 @@ def _height(dimension: Dimension, trial: TrialResult) -> float:
 
 
 def _ruler(axes: "Axes", place: int, low: str, high: str, off: str | None) -> None:
-    """An upright axis with its ends written at them."""
+    """A vertical axis with labels at its ends."""
     axes.plot([place, place], [0, 1], color=FAINT, linewidth=1.2, zorder=1)
     axes.annotate(high, (place, 1), (0, 4), textcoords="offset points", ha="center", fontsize=8, color=MUTED)
     if off is None:

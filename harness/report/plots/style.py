@@ -1,4 +1,4 @@
-"""The look that all figures share, and figures as PNG and SVG."""
+"""Common style of all figures, and export as PNG and SVG."""
 
 import io
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 INK, MUTED, FAINT = "#1b1f24", "#5c6670", "#d8dde2"
 """Text and baseline; reference lines and ticks; grid. A page may replace them by its own theme's colours."""
-# The baseline alone has the text's colour; yellow is left out, it is hard to see on white.
+# Only the baseline has the text's colour; without yellow, which is hard to see on white.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES: tuple[Any, ...] = ((0, (5, 2)), "-", (0, (6, 2, 1.2, 2)), (0, (9, 2.5)), (0, (2, 1.2)))
 _MARKERS = "s^DvPX*<>phd8"
@@ -30,12 +30,11 @@ def figure_png(figure: "Figure", dpi: int = 160) -> bytes:
 
 
 def figure_svg(figure: "Figure", text: bool = False) -> str:
-    """The figure as SVG, the same bytes for the same figure.
+    """The figure as SVG; equal figures give equal bytes.
 
     Args:
-        figure: what `curve_figure` returns.
-        text: keep letters as text, for a page with its own font; otherwise they are outlines and look the same
-            everywhere.
+        figure: the figure.
+        text: keep text as text, for a page with its own font; otherwise letters are outlines.
     """
     import matplotlib as mpl
 

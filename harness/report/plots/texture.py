@@ -1,4 +1,4 @@
-"""Pictures of textures: subbands laid out by direction, frequency wedges, levels and histograms, two networks."""
+"""Figures of textures: subbands by direction, frequency wedges, levels and histograms, student and teacher."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.training.texture import Equalisation, Reading
 
 Array = NDArray[np.float64]
-_WIDTH = 11.0  # inches, as all lengths here
+_WIDTH = 11.0  # inches, like all lengths here
 _MAX_HEIGHT = 20.0
 _GAP = 0.1
 _STRIP = 0.22  # a line of text above a panel
@@ -60,7 +60,7 @@ def _bare(axes: "Axes", title: str = "") -> None:
 
 
 def _columns(number: int) -> int:
-    """Panels per row: 8, more where there would be more than 8 rows."""
+    """Panels per row: 8, or more if there would be more than 8 rows."""
     return 8 if number <= 64 else 16
 
 
@@ -82,9 +82,9 @@ def subband_picture(
 ) -> "Figure":
     """Image and low-pass map, then the directions of each level, coarse to fine.
 
-    Each band is drawn by its magnitude over its level's 99th percentile, but at least a hundredth of the image's
-    contrast, so that rounding is not taken for texture; stretched to the shape of the image. The line beside its title
-    runs along the edges it answers to.
+    Each band shows its magnitude relative to its level's 99th percentile, or to a hundredth of the image's contrast if
+    that is larger (so that rounding does not look like texture), stretched to the shape of the image. The line beside
+    its title shows the orientation of the edges it responds to.
     """
     shape = image.shape[0] / image.shape[1]
     number = max(len(bands) for bands in levels)
@@ -110,7 +110,7 @@ def subband_picture(
         "White: 0. Black: the 99th percentile of the level, or more\n"
         "(1 % of the image's contrast, if that is larger).\n\n"
         "Above: number of the direction, rows x columns of\n"
-        "coefficients, and a line along the edges it answers to.\n\n" + transform.replace(", ", "\n")
+        "coefficients, and the orientation of its edges.\n\n" + transform.replace(", ", "\n")
     )
     _text(figure, 2 * (top_width + _GAP) + 2 * _GAP, _GAP + _STRIP, key, linespacing=1.35)
     contrast = float(np.ptp(image.reshape(-1, image.shape[-1]), axis=0).max()) / 255
@@ -131,7 +131,7 @@ def subband_picture(
 
 
 def _direction(figure: "Figure", left: float, top: float, width: float, b: int, shape: tuple[int, ...], k: int) -> None:
-    """Number and size of a band above its panel, and a line along the edges it answers to."""
+    """Number and size of a band above its panel, and a line in the orientation of the edges it responds to."""
     from matplotlib.lines import Line2D
 
     _text(figure, left, top + 0.04, str(b), 9, weight="bold")
@@ -158,12 +158,12 @@ def wedge_picture(wedges: Sequence[Array], transform: str) -> "Figure":
     _overview(axes, wedges)
     key = (
         "Left: frequencies of the image; pi is half of the sampling rate, the origin a constant image.\n"
-        "Grey: where a band answers most, relative to its largest answer; two shades tell neighbours\n"
-        "apart; numbers are directions, as in the picture of the subbands. White: no band reaches\n"
-        f"{_LEAST:.0%} of its largest answer; the middle is left to the low-pass map.\n\n"
-        "Below: one band each, white 0, black its largest answer. Orange: the borders of the ideal wedge.\n"
+        "Grey: the band with the largest response, relative to its maximum; two shades separate\n"
+        "neighbours; numbers are directions, as in the figure of the subbands. White: no band reaches\n"
+        f"{_LEAST:.0%} of its maximum; the centre belongs to the low-pass map.\n\n"
+        "Below: one band each, white 0, black its maximum. Orange: the borders of the ideal wedge.\n"
         "Faint copies are aliases of the pyramid, which halves the sampling rate.\n\n"
-        f"{transform}.\nA band's answer is that of the coefficient in its middle."
+        f"{transform}.\nA band's response is that of its central coefficient."
     )
     _text(figure, overview + 1.15, 0.3, key, linespacing=1.4)
     y = overview + 0.85
@@ -223,7 +223,7 @@ def _borders(axes: "Axes", band: int, number: int, reach: float) -> None:
 
 
 def level_picture(image: NDArray[np.uint8], seen: "Equalisation") -> "Figure":
-    """Image, intensity and equalised map; histogram before, what a level is mapped to, histogram after."""
+    """Image, intensity and equalised map; histogram before, mapping of the levels, histogram after."""
     levels, counts, number = seen.levels, seen.counts, len(seen.levels)
     figure = _figure(5.6, "constrained")
     grid = figure.add_gridspec(2, 3)
@@ -247,7 +247,7 @@ def level_picture(image: NDArray[np.uint8], seen: "Equalisation") -> "Figure":
     )
     mapping.plot(levels, np.cumsum(counts), color=MUTED, linestyle=(0, (5, 2)), linewidth=1, label="without it")
     mapping.set_title("what a level is mapped to", fontsize=9, color=INK)
-    # A sum of float32 shares may end at 1.0000001, which belongs to the last bin.
+    # A sum of float32 shares can be 1.0000001, which belongs to the last bin.
     shares = np.histogram(seen.after.clip(0, 1), number, (0, 1))[0] / seen.after.size
     after.bar((np.arange(number) + 0.5) / number, shares, 0.9 / number, color="#b8c0c8", label="positions")
     after.set_title(f"after: share of each of {number} equal bins", fontsize=9, color=INK)
@@ -271,7 +271,7 @@ def pair_picture(
     maps: Sequence[Array],
     read: "Reading",
 ) -> "Figure":
-    """Image, equalised intensities of student and teacher, and how the energy of each level spreads over directions."""
+    """Image, equalised intensities of student and teacher, and each level's energy by direction."""
     levels = len(energies[0])
     figure = _figure(5.6, "constrained")
     grid = figure.add_gridspec(2, 6, height_ratios=(2.6, 1.9))
