@@ -17,7 +17,8 @@ def contract(case: Case) -> None:
     """A subclass of Distiller at depth 1, in a file that says what it computes: equation, reduction, paper."""
     kind = case.kind
     require(
-        isinstance(kind, type) and issubclass(kind, Distiller), f"{kind} is no subclass of harness.distillers.Distiller"
+        isinstance(kind, type) and issubclass(kind, Distiller),
+        f"{kind} is not a subclass of Distiller",
     )
     require(kind.__mro__[1] is Distiller, f"it inherits from {kind.__mro__[1].__name__}; inherit from Distiller alone")
     module = inspect.getdoc(sys.modules[kind.__module__]) or ""

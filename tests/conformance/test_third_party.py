@@ -66,7 +66,7 @@ def sstkd_bench(installed: Path, *arguments: str) -> str:
 def test_the_page_shows_the_very_file_and_stays_short() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert code == (PACKAGE / "logit_margin.py").read_text()
-    assert len(PAGE.splitlines()) <= 40
+    assert len(PAGE.splitlines()) <= 50
     assert 'py-modules = ["logit_margin"]' in (PACKAGE / "pyproject.toml").read_text()
 
 
