@@ -62,7 +62,8 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
 
     Example:
         >>> import tempfile, harness
-        >>> short = ["train.steps=2", "train.eval_every=2", "pairs.0.teacher.steps=2", "data.parameters.train=16"]
+        >>> short = ["train.steps=2", "train.eval_every=2", "pairs.0.teacher.steps=2"]
+        >>> short += ["data.parameters.train=16", "data.parameters.dev=4", "data.parameters.val=4"]
         >>> experiment = harness.load("experiments/quickstart.yaml", short)
         >>> bench = harness.Bench(experiment, tempfile.mkdtemp())
         >>> teacher = bench.pending()[0]

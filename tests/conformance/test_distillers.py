@@ -68,6 +68,7 @@ def problems() -> dict[str, str | None]:
     return dict(zip(TWO_RANKS, disagreements(list(TWO_RANKS.values())), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", TWO_RANKS)
 def test_two_ranks(problems: dict[str, str | None], method: str) -> None:
     assert problems[method] is None, problems[method]
@@ -203,7 +204,10 @@ def network(architecture: str, encoder: str) -> SegNet:
     return _NETWORKS[key]
 
 
-@ALL
+@pytest.mark.parametrize(
+    "method",
+    [name if name in ("none", "kd", "sstkd") else pytest.param(name, marks=pytest.mark.slow) for name in METHODS],
+)
 @pytest.mark.parametrize("pair", PAIRS)
 def test_real_networks(method: str, pair: str) -> None:
     """One step of the training on real networks, in float32 and with a transformer in bfloat16, too."""

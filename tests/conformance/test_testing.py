@@ -55,6 +55,7 @@ def test_a_broken_distiller_is_refused_by_the_property_it_breaks(name: str, fold
     assert f"Sound: property {broken}: " in told and says in told, told
 
 
+@pytest.mark.slow
 def test_two_ranks_that_differ_or_fail_are_told(folder: Path) -> None:
     cases = [Case(copy_of(name, folder, swap)) for name, (_, swap) in RANKS.items()]
     for (says, _), told in zip(RANKS.values(), disagreements(cases), strict=True):

@@ -68,7 +68,7 @@ def test_it_is_valid(file, places):
     assert len(runs) == len({run.run_id for run in runs})
 
 
-@pytest.mark.parametrize("file", ["backbones_small", *slow_unless("cityscapes")])
+@pytest.mark.parametrize("file", [pytest.param("backbones_small", marks=pytest.mark.slow), *slow_unless("cityscapes")])
 def test_every_method_applies(file, places):
     require_buildable(outline(load(FOLDER / f"{file}.yaml", ["seeds=[0]"])))
 
@@ -90,7 +90,7 @@ def test_it_takes_four_real_steps(file, places, tmp_path):
     takes_four_real_steps(file, tmp_path, [])
 
 
-@pytest.mark.parametrize("file", ["cityscapes_cirkd", "voc2012"])
+@pytest.mark.parametrize("file", [pytest.param("cityscapes_cirkd", marks=pytest.mark.slow), "voc2012"])
 def test_it_takes_four_real_steps_with_small_teachers(file, places, tmp_path):
     encoder = ["encoder=tu-resnet18", "encoder_weights.path=${WEIGHTS}/resnet18-imagenet.pth"]
     takes_four_real_steps(file, tmp_path, [f"pairs.0.teacher.{change}" for change in encoder])

@@ -121,6 +121,7 @@ def test_the_ignored_label_makes_boundaries_and_is_not_counted():
 # Several ranks
 
 
+@pytest.mark.slow
 def test_two_ranks_count_every_sample_once(tmp_path):
     """Also with fewer samples than ranks, and whatever images share a batch."""
     segmenters.by_ranks(tmp_path)

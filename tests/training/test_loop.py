@@ -89,7 +89,13 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("at", "name"), [(1, "none"), (3, "none"), (5, "none"), (6, "none"), (3, "sstkd"), (6, "sstkd")]
+    ("at", "name"),
+    [
+        (3, "none"),
+        *(pytest.param(at, name, marks=pytest.mark.slow) for at, name in ((1, "none"), (5, "none"), (6, "none"))),
+        (3, "sstkd"),
+        pytest.param(6, "sstkd", marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_ends_like_an_undisturbed_one(
     taught: tuple[Path, list[Run]],

@@ -80,6 +80,7 @@ def test_the_command_draws(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "pair.png").exists() and "no networks" in found.output
 
 
+@pytest.mark.slow
 def test_a_student_beside_its_teacher(tmp_path: Path) -> None:
     runs = tiny.plan(tmp_path, "train.steps=2", "pairs.0.teacher.steps=2", methods=["none", "kd"])
     for run in runs:
