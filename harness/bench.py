@@ -86,7 +86,7 @@ class Bench:
         return self._pending(self.runs(), self.directory, retry_failed)
 
     def states(self) -> dict[str, str]:
-        """By run_id: "ok", "failed", "skipped", or "waiting" without a row. Errors as `runs`, but for step times.
+        """By run_id: "ok", "failed", or "waiting" without a row. Errors as `runs`, but for step times.
 
         Before the steps of a budget in seconds have been timed, the runs are those of the plan without it.
         """
@@ -103,7 +103,7 @@ class Bench:
             retry_failed: run failed runs again.
 
         Returns:
-            "ok", "failed" or "skipped" by run_id.
+            "ok" or "failed" by run_id.
 
         Raises:
             ValueError: the search is not complete, a network cannot be built, a method does not apply to its pair, a

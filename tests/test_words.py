@@ -28,6 +28,7 @@ FILES = [
     path
     for pattern in ("harness/**/*.py", "sstkd/**/*.py", "docs/*.md", "experiments/*.yaml", "*.md")
     for path in sorted(ROOT.glob(pattern))
+    if path.name != "CHANGELOG.md"  # which names what was replaced
 ]
 
 

@@ -29,7 +29,7 @@ def tune(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS, 
             with stopped_by_sigterm(), show:
                 outcomes = wanted.tune(show, _trials(wanted, show))
         except KeyboardInterrupt:
-            _interrupted(wanted)
+            _interrupted(wanted, show)
             raise typer.Exit(130) from None
         _draw(outcomes, wanted)
         _print(outcomes, wanted, show if isinstance(show, Events) else None)
@@ -38,11 +38,16 @@ def tune(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS, 
         raise typer.Exit(1)
 
 
-def _interrupted(wanted: "Bench") -> None:
+def _interrupted(wanted: "Bench", show: Any) -> None:
+    from harness.cli.events import Events
     from harness.results.paths import search_folder
     from harness.search import outcome
 
-    done = sum(len(each.trials) for each in outcome.outcomes(wanted.experiment, wanted.directory))
+    outcomes = outcome.outcomes(wanted.experiment, wanted.directory)
+    done = sum(len(each.trials) for each in outcomes)
+    if isinstance(show, Events):
+        states = [trial.status for each in outcomes for trial in each.trials]
+        show.done([*states, *["waiting"] * (sum(each.wanted for each in outcomes) - done)], interrupted=True)
     folder = search_folder(wanted.directory)
     typer.echo(
         f"interrupted: {done} trials have finished, rows in {folder}; re-run the same command to resume", err=True

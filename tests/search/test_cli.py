@@ -53,6 +53,24 @@ def test_the_same_as_json(done):
     assert event["event"] == "search" and [row[1] for row in event["rows"]] == ["none", "kd"]
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_interrupted_search_says_how_far_it_came(tmp_path, monkeypatch, as_json):
+    of = experiment(tmp_path, methods=["none", "kd"])
+    write_trial(tmp_path / "results" / "tiny", studies_of(of)[0], 0, {LR: 0.002})
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bench, "tune", interrupted)
+    options = ["--json"] if as_json else []
+    result = call("tune", tmp_path / "tiny.yaml", "--results", tmp_path / "results", *options, code=130)
+    assert "interrupted: 1 trials have finished" in result.stderr
+    if as_json:
+        (done,) = map(json.loads, result.stdout.splitlines())
+        assert done["event"] == "done" and done["interrupted"]
+        assert done["counts"] == {"ok": 1, "failed": 0, "skipped": 0, "waiting": 7}
+
+
 def test_a_method_without_a_finished_trial_is_exit_code_1(tmp_path):
     of = experiment(tmp_path, methods=["none"])
     (study,) = studies_of(of)
