@@ -158,6 +158,7 @@ def test_a_method_that_cannot_be_timed_is_named(tmp_path: Path) -> None:
         step_times.times(made, tmp_path, "e.yaml")
 
 
+@pytest.mark.slow
 def test_a_method_twice_as_slow_gets_half_of_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Timed by the runs that time steps, with a clock that no load of the machine disturbs."""
     own = types.SimpleNamespace(

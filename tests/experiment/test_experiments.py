@@ -90,7 +90,8 @@ def test_it_takes_four_real_steps(file, places, tmp_path):
     takes_four_real_steps(file, tmp_path, [])
 
 
-@pytest.mark.parametrize("file", [pytest.param("cityscapes_cirkd", marks=pytest.mark.slow), "voc2012"])
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["cityscapes_cirkd", "voc2012"])
 def test_it_takes_four_real_steps_with_small_teachers(file, places, tmp_path):
     encoder = ["encoder=tu-resnet18", "encoder_weights.path=${WEIGHTS}/resnet18-imagenet.pth"]
     takes_four_real_steps(file, tmp_path, [f"pairs.0.teacher.{change}" for change in encoder])
