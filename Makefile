@@ -13,10 +13,10 @@ help:  ## this list
 quickstart: $(VENV)/.installed  ## train 4 distillers x 3 seeds on this machine's CPUs and print the table
 	@$(BIN)/sstkd-bench run experiments/quickstart.yaml
 
-quick: $(VENV)/.installed-dev  ## the tests that need no torch (1 minute)
+quick: $(VENV)/.installed-dev  ## the tests that need no torch
 	$(PYTEST) --quick -m 'not slow' $(TWO)
 
-test: $(VENV)/.installed-dev  ## install the dev extra and landcover's files, run the tests (8 minutes on 2 cores)
+test: $(VENV)/.installed-dev  ## install the dev extra and landcover's files, run the tests
 	$(PYTEST) -m 'not (ray or chaos or slow)' $(TWO)
 	$(PYTEST) -m smoke
 
