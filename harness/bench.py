@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.experiment import rules
 from harness.experiment.plan import outline, plan, timing_runs
+from harness.experiment.resources import Resources
 from harness.experiment.spec import Experiment, Run
 from harness.results import paths, step_times, store
 
@@ -83,7 +84,7 @@ class Bench:
 
     def pending(self, retry_failed: bool = False) -> list[Run]:
         """The runs that have not finished; with `retry_failed` those that failed too. Errors as `runs`."""
-        return self._pending(self.runs(), self.directory, retry_failed)
+        return _pending(self.runs(), self.directory, retry_failed)
 
     def states(self) -> dict[str, str]:
         """By run_id: "ok", "failed", or "waiting" without a row. Errors as `runs`, but for step times.
@@ -113,9 +114,9 @@ class Bench:
         self._points()  # before anything is trained
         self._time_steps(on_update, retry_failed)
         runs = self.runs()
-        if pending := self._pending(runs, self.directory, retry_failed):
+        if pending := _pending(runs, self.directory, retry_failed):
             self.require_ready(pending)  # a finished run needs nothing any more
-            self._launch(runs, self.directory, on_update, retry_failed)
+            _launch(runs, self.experiment.resources, self.directory, on_update, retry_failed)
         return _states(runs, self.directory)
 
     def tune(self, on_update: OnUpdate = _silent, on_trial: OnTrial = _silent) -> "list[Outcome]":
@@ -153,7 +154,7 @@ class Bench:
         Raises:
             ValueError: no results yet, or rows that must not be compared; and as `runs`.
         """
-        return self._compared()[0]
+        return self._compared([run.run_id for run in self.runs()])[0]
 
     def write_report(self, rewrite: bool = True) -> "Table":
         """Write the table, the curves and the HTML page into `directory`.
@@ -170,9 +171,9 @@ class Bench:
         """
         from harness.report.write import write_report
 
-        compared = self._compared()
+        ids = [run.run_id for run in self.runs()]
+        compared = self._compared(ids)
         if rewrite or not (self.directory / "report.html").is_file():
-            ids = [run.run_id for run in self.runs()]
             write_report(self.directory, rules.labels(self.experiment), self.experiment.seeds, ids, self.file, compared)
         return compared[0]
 
@@ -183,8 +184,7 @@ class Bench:
             ValueError: there are none yet; and as `runs`.
         """
         read = store.read_rows(self.directory, list(columns), run_ids=[run.run_id for run in self.runs()])
-        if not read.num_rows:
-            raise ValueError(f"{self.directory}: no results yet. Run it first: sstkd-bench run {self.file}")
+        self._require_results(bool(read.num_rows))
         return read
 
     def require_ready(self, runs: Sequence[Run]) -> None:
@@ -209,34 +209,16 @@ class Bench:
 
         return outcome.found(self.experiment, self.directory, self.file)
 
-    def _compared(self) -> "tuple[Table, int]":
-        """The table, and of how many rows it is."""
+    def _require_results(self, found: bool) -> None:
+        if not found:
+            raise ValueError(f"{self.directory}: no results yet. Run it first: sstkd-bench run {self.file}")
+
+    def _compared(self, ids: Collection[str]) -> "tuple[Table, int]":
+        """The table of these runs, and of how many rows it is."""
         from harness.report.write import table_of
 
-        if not self.directory.is_dir():
-            raise ValueError(f"{self.directory}: no results yet. Run it first: sstkd-bench run {self.file}")
-        ids = [run.run_id for run in self.runs()]
+        self._require_results(not store.finished(self.directory).keys().isdisjoint(ids))
         return table_of(self.directory, rules.labels(self.experiment), self.experiment.seeds, ids)
-
-    def _pending(self, runs: Sequence[Run], directory: Path, retry_failed: bool) -> list[Run]:
-        again = ("waiting", "failed", "skipped") if retry_failed else ("waiting",)
-        states = _states(runs, directory)
-        return [run for run in runs if states[run.run_id] in again]
-
-    def _launch(
-        self,
-        runs: Sequence[Run],
-        directory: Path,
-        on_update: OnUpdate,
-        retry_failed: bool,
-        experiment: Experiment | None = None,
-    ) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        if not os.access(directory, os.W_OK):  # better said now than after the training
-            raise PermissionError(f"{directory} cannot be written; choose another --results folder")
-        from harness.execution import launcher  # torch and ray: seconds
-
-        launcher.run_all(runs, (experiment or self.experiment).resources, directory, on_update, retry_failed)
 
     def _train_teachers(self, wanted: Collection[str | None], on_update: OnUpdate, retry_failed: bool) -> list[Run]:
         """Train teachers before the runs that need them are planned; build every method on its pair before that.
@@ -247,8 +229,8 @@ class Bench:
         runs = outline(self.experiment)
         self.require_ready(runs)
         teachers = [run for run in runs if run.run_id in wanted]
-        if self._pending(teachers, self.directory, retry_failed):
-            self._launch(teachers, self.directory, on_update, retry_failed)
+        if _pending(teachers, self.directory, retry_failed):
+            _launch(teachers, self.experiment.resources, self.directory, on_update, retry_failed)
         return teachers
 
     def _time_steps(self, on_update: OnUpdate, retry_failed: bool) -> None:
@@ -256,7 +238,7 @@ class Bench:
         if not rules.needs_times(self.experiment):
             return
         folder, runs = paths.times_folder(self.directory).absolute(), timing_runs(self.experiment)
-        if not self._pending(runs, folder, retry_failed):
+        if not _pending(runs, folder, retry_failed):
             return
         needed = {run.teacher_run for run in runs if run.method.needs_teacher}
         teachers = self._train_teachers(needed, on_update, retry_failed)
@@ -267,8 +249,7 @@ class Bench:
         source, home = Workspace(self.directory.absolute(), self.experiment.resources), Workspace(folder, resources)
         for run in teachers:
             copy_teacher(run.run_id, self.directory, source, folder, home)
-        timing = self.experiment.model_copy(update={"resources": resources})
-        self._launch([*teachers, *runs], folder, on_update, retry_failed, timing)
+        _launch([*teachers, *runs], resources, folder, on_update, retry_failed)
 
 
 def compare(benches: Iterable[Bench]) -> "Across":
@@ -306,3 +287,20 @@ def compared(benches: Iterable[Bench]) -> "tuple[Across, dict[str, dict[str, Any
 def _states(runs: Sequence[Run], directory: Path) -> dict[str, str]:
     rows = store.finished(directory)
     return {run.run_id: rows.get(run.run_id, "waiting") for run in runs}
+
+
+def _pending(runs: Sequence[Run], directory: Path, retry_failed: bool) -> list[Run]:
+    again = ("waiting", "failed", "skipped") if retry_failed else ("waiting",)
+    states = _states(runs, directory)
+    return [run for run in runs if states[run.run_id] in again]
+
+
+def _launch(
+    runs: Sequence[Run], resources: Resources, directory: Path, on_update: OnUpdate, retry_failed: bool
+) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    if not os.access(directory, os.W_OK):  # better said now than after the training
+        raise PermissionError(f"{directory} cannot be written; choose another --results folder")
+    from harness.execution import launcher  # torch and ray: seconds
+
+    launcher.run_all(runs, resources, directory, on_update, retry_failed)

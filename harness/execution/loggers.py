@@ -216,7 +216,7 @@ def wandb(folder: Path, run: Run) -> Log:
         ValueError: the package is not installed.
     """
     require(["wandb"])
-    mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
     if mode == "offline":
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at the import; it would go to the network
     import wandb as package

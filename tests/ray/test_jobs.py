@@ -215,7 +215,7 @@ def test_ray_submit_takes_the_shipped_files(
     runs = plan(load(file))
     for run in runs:  # the job finds them and prints the table: training is what the other tests do
         network = {"role": run.role, "pair": run.pair, "teacher_run_id": run.teacher_run}
-        row = make_row(run.method.name, run.seed, run_id=run.run_id, **network)
+        row = make_row(run.method.name, run.seed, run_id=run.run_id, spec=run.model_dump_json(), **network)
         store.write_run(home / "sstkd-bench-results" / "tiny", row)
     call(BIN / "ray", "up", "--yes", "--no-config-cache", file, env=env)  # the head is there: nothing is started
     assert (home / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
