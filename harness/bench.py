@@ -246,9 +246,9 @@ class Bench:
 
         # The curves of a few steps are of no use.
         resources = below(self.experiment.resources, self.directory.name).model_copy(update={"loggers": ()})
-        source, home = Workspace(self.directory.absolute(), self.experiment.resources), Workspace(folder, resources)
+        source, target = Workspace(self.directory.absolute(), self.experiment.resources), Workspace(folder, resources)
         for run in teachers:
-            copy_teacher(run.run_id, self.directory, source, folder, home)
+            copy_teacher(run.run_id, self.directory, source, folder, target)
         _launch([*teachers, *runs], resources, folder, on_update, retry_failed)
 
 

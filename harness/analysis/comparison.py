@@ -19,6 +19,7 @@ from harness.analysis.labels import REFERENCES, Label, ordered, references
 from harness.analysis.lines import CONFIDENCE, Comparison, MethodRow
 from harness.analysis.stats import holm, mean_interval, paired_difference, paired_differences, shared_seeds
 from harness.analysis.tables import Block, Table, Teacher
+from harness.experiment.method import compact
 
 _OWN = ("seed", "message", "dev_miou", "best_dev_miou", "step_ms", "peak_memory_mb")
 _SHARED = tuple(name for name in Setting.columns() if name != "elastic_workers")
@@ -116,7 +117,7 @@ def _grouped(rows: Sequence[Setting], listed: Sequence[Label]) -> dict[Label, li
         if row.control is not None:
             controls.setdefault(Label(row.method, control=row.control), []).append(row)
             continue
-        items = tuple(f"{k}={_compact(v)}" for k, v in sorted(json.loads(row.method_parameters).items()))
+        items = tuple(f"{k}={compact(v)}" for k, v in sorted(json.loads(row.method_parameters).items()))
         variants.setdefault(Label(row.method, items), []).append(row)
     groups: dict[Label, list[Setting]] = {label: [] for label in listed}
     by_name = sorted(variants, key=lambda label: (label.method, label.parameters))
@@ -143,10 +144,6 @@ def _listed(variant: Label, listed: Sequence[Label]) -> Label | None:
     known = set(variant.parameters)
     fits = [x for x in listed if x.control is None and x.method == variant.method and set(x.parameters) <= known]
     return max(fits, key=lambda label: (len(label.parameters), str(label)), default=None)
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":")).replace('"', "")
 
 
 def _notes(rows: Sequence[Setting], runs: Runs[Setting]) -> tuple[str, ...]:

@@ -136,20 +136,6 @@ def probability_of_improvement(
     return Interval(mean, float(low), float(high), len(tasks))
 
 
-def interquartile_mean(values: ArrayLike) -> float:
-    """Mean of the middle half: the lowest and the highest quarter (rounded down) are left out.
-
-    Args:
-        values: (n,), n >= 1; `LOST` for a run that diverged; the mean is finite as long as few runs did.
-
-    Raises:
-        ValueError: no values, nan or +inf.
-    """
-    x = np.sort(_runs(values))
-    cut = x.size // 4
-    return float(x[cut : x.size - cut].mean())
-
-
 def gaps(values: ArrayLike) -> NDArray[np.float64]:
     """Distance of every cell to the best method of its task; inf for a lost one.
 

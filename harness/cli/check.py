@@ -27,7 +27,7 @@ def check(
     """Validate an experiment file, list its runs, estimate their cost, and report how fair the comparison is."""
     with answering():
         wanted = bench(file, overrides, results)
-        print_fairness(wanted.experiment, (_runs if wanted.experiment.search is None else _search)(wanted, measure))
+        _print_fairness(wanted.experiment, (_runs if wanted.experiment.search is None else _search)(wanted, measure))
 
 
 def power(
@@ -60,6 +60,13 @@ def power(
         )
 
 
+def _measured(experiment: "Experiment") -> Seconds:
+    from harness.experiment.plan import outline
+    from harness.training.estimate import step_seconds
+
+    return step_seconds(outline(experiment), experiment.resources)
+
+
 def _runs(wanted: "Bench", measure: bool) -> Seconds:
     """List the runs and what they cost; the seconds of a step, where they were measured.
 
@@ -67,18 +74,13 @@ def _runs(wanted: "Bench", measure: bool) -> Seconds:
         ValueError: where steps are timed, a network that cannot be built or a method that does not apply.
     """
     from harness.cli.progress import clock, run_name
-    from harness.experiment.plan import outline
     from harness.report.console import print_columns
     from harness.results import step_times, store
 
     experiment = wanted.experiment
     rows = store.finished(wanted.directory)
     columns = ["run_id", "pair", "run", "steps", "row", *(["s/step", "time"] if measure else [])]
-    lines, seconds, measured = [], 0.0, {}
-    if measure:
-        from harness.training.estimate import step_seconds
-
-        measured = step_seconds(outline(experiment), experiment.resources)
+    lines, seconds, measured = [], 0.0, _measured(experiment) if measure else {}
     runs, unsure = step_times.outlined(experiment, wanted.directory, wanted.file, measured)
     for run in runs:
         steps = 0 if run.checkpoint is not None else run.train.steps
@@ -103,7 +105,7 @@ def _runs(wanted: "Bench", measure: bool) -> Seconds:
     return measured
 
 
-def print_fairness(experiment: "Experiment", step_seconds: Mapping[tuple[str, str, str], float] | None = None) -> None:
+def _print_fairness(experiment: "Experiment", step_seconds: Mapping[tuple[str, str, str], float] | None = None) -> None:
     """Print what will be compared with what, and what makes it unfair; times where they were measured."""
     from harness.analysis import fairness
 
@@ -139,18 +141,13 @@ def _search(wanted: "Bench", measure: bool) -> Seconds:
         ValueError: a network cannot be built, a method does not apply, or timing a step has failed.
     """
     from harness.cli.progress import clock
-    from harness.experiment.plan import outline
     from harness.report.console import print_columns
     from harness.results import step_times, store
     from harness.search import outcome as best
 
     experiment, directory = wanted.experiment, wanted.directory
     rows = store.finished(directory)
-    measured: Seconds = {}
-    if measure:
-        from harness.training.estimate import step_seconds
-
-        measured = step_seconds(outline(experiment), experiment.resources)
+    measured = _measured(experiment) if measure else {}
     runs, unsure = step_times.outlined(experiment, directory, wanted.file, measured)
     lines, total = [], 0.0
 

@@ -52,7 +52,7 @@ class Method(Spec):
             fields = method_entry(part.name).parameters.model_fields
             before = f"{part.name}." if part is not self else ""
             changed += [
-                f"{before}{k}={_compact(v)}"
+                f"{before}{k}={compact(v)}"
                 for k, v in part.parameters.items()
                 if fields[k].is_required() or _jsonable(fields[k].default) != v
             ]
@@ -126,5 +126,6 @@ def _jsonable(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _compact(value: Any) -> str:
+def compact(value: Any) -> str:
+    """A parameter's value as labels show it: JSON without spaces and quotes."""
     return json.dumps(value, separators=(",", ":")).replace('"', "")

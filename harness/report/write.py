@@ -91,7 +91,7 @@ def table_of(
     columns = list(dict.fromkeys((*COLUMNS, *per_image.COLUMNS)))
     rows = store.read_rows(directory, columns, run_ids=run_ids)
     if not rows.num_rows:
-        raise ValueError(f"{directory}: there are no rows (expected {Path(directory) / 'runs'}/*.parquet)")
+        raise ValueError(f"{directory}: no results yet (expected {Path(directory) / 'runs'}/*.parquet)")
     return per_image.with_images(quick_table(rows, methods, seeds), directory, rows), rows.num_rows
 
 

@@ -61,10 +61,10 @@ def run_trial(config: Mapping[str, Any], context: Context) -> None:
         from harness.training.execute import execute
         from harness.training.runtime import Runtime
 
-    resources, home = context.resources, Workspace(context.folder, context.resources)
+    resources, workspace = context.resources, Workspace(context.folder, context.resources)
     place, number = (int(part) for part in ray.tune.get_context().get_trial_name().split("-"))
     run = trial_run(context.studies[place], number, context.algorithm, config["each"]["values"])
-    checkpoints = home.checkpoints(run.run_id)
+    checkpoints = workspace.checkpoints(run.run_id)
 
     def tell(columns: dict[str, Any]) -> None:
         checkpoints.wait()  # Tune may end or pause the trial in its report
@@ -79,10 +79,10 @@ def run_trial(config: Mapping[str, Any], context: Context) -> None:
         on_evaluation=tell,
         **({"share": share_over(context.shelf)} if this_node() == context.node else {}),
     )
-    if home.status(run.run_id) is None:  # else its process died between the row and the report
-        home.fetch(run)
-        execute(run, runtime, home.folder, home.publish, last_try=False)
-    row = store.parse_row(home.place.read(f"runs/{run.run_id}.parquet"), run.run_id)
+    if workspace.status(run.run_id) is None:  # else its process died between the row and the report
+        workspace.fetch(run)
+        execute(run, runtime, workspace.folder, workspace.publish, last_try=False)
+    row = store.parse_row(workspace.place.read(f"runs/{run.run_id}.parquet"), run.run_id)
     ray.tune.report(final(row))
 
 
@@ -97,20 +97,20 @@ def _asked_name(key: Key, number: int) -> str:
     return f"asked/{digest}-{number:05d}.json"
 
 
-def asked(home: Workspace, key: Key, number: int) -> Run | None:
+def asked(workspace: Workspace, key: Key, number: int) -> Run | None:
     """A trial that was begun and is not finished, if its point does not follow from its number."""
     try:
-        return Run.model_validate_json(home.place.read(_asked_name(key, number)))
+        return Run.model_validate_json(workspace.place.read(_asked_name(key, number)))
     except FileNotFoundError:
         return None
 
 
-def remember(home: Workspace, key: Key, run: Run) -> None:
+def remember(workspace: Workspace, key: Key, run: Run) -> None:
     """Keep a trial's run until the trial is finished."""
     assert run.trial is not None
-    home.place.write(_asked_name(key, run.trial.number), run.model_dump_json().encode())
+    workspace.place.write(_asked_name(key, run.trial.number), run.model_dump_json().encode())
 
 
-def forget(home: Workspace, key: Key, number: int) -> None:
+def forget(workspace: Workspace, key: Key, number: int) -> None:
     """The trial is finished."""
-    home.place.remove(_asked_name(key, number))
+    workspace.place.remove(_asked_name(key, number))

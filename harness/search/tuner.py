@@ -86,13 +86,13 @@ def search(experiment: Experiment, directory: Path, on_update: Callable[[TrialUp
     points.keep(folder, experiment, studies, values)
     # Of a trial: one worker.
     resources = below(experiment.resources, directory.name).model_copy(update={"workers": 1})
-    home = Workspace(folder, resources)
-    if home.storage is not None and home.storage.entries("runs"):
-        pull(home.storage, folder)
+    workspace = Workspace(folder, resources)
+    if workspace.storage is not None and workspace.storage.entries("runs"):
+        pull(workspace.storage, folder)
     if all(outcome.complete for outcome in best.outcomes(experiment, directory)):
         return
     for run_id in sorted({str(s.template.teacher_run) for s in studies if s.template.method.needs_teacher}):
-        copy_teacher(run_id, directory, Workspace(directory, experiment.resources), folder, home)
+        copy_teacher(run_id, directory, Workspace(directory, experiment.resources), folder, workspace)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with connected(resources):
@@ -105,8 +105,8 @@ def search(experiment: Experiment, directory: Path, on_update: Callable[[TrialUp
         ):
             outcomes = best.outcomes(experiment, directory)
             if not all(outcomes[place].complete for place in places):
-                _Session(context, home, experiment, outcomes, on_update).run(places, values)
-    home.place.remove_folder(SCRATCH)
+                _Session(context, workspace, experiment, outcomes, on_update).run(places, values)
+    workspace.place.remove_folder(SCRATCH)
 
 
 class _TimeIsUp(tune.Stopper):  # type: ignore[misc]
@@ -136,13 +136,13 @@ class _Session(tune.Callback):  # type: ignore[misc]
     def __init__(
         self,
         context: Context,
-        home: Workspace,
+        workspace: Workspace,
         experiment: Experiment,
         outcomes: Sequence[Outcome],
         on_update: Callable[[TrialUpdate], None],
     ) -> None:
         assert experiment.search is not None
-        self._context, self._home, self._on_update = context, home, on_update
+        self._context, self._workspace, self._on_update = context, workspace, on_update
         self._search: Search = experiment.search
         self._eval_every = experiment.train.eval_every
         self._outcomes = outcomes
@@ -197,7 +197,7 @@ class _Session(tune.Callback):  # type: ignore[misc]
             self._settle(trial)
 
     def _fit(self, space: Mapping[str, Any], config: tune.TuneConfig) -> None:
-        resources, scratch = self._context.resources, self._home.place.below(SCRATCH)
+        resources, scratch = self._context.resources, self._workspace.place.below(SCRATCH)
         each = {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, context=self._context), each),
@@ -220,14 +220,14 @@ class _Session(tune.Callback):  # type: ignore[misc]
 
     def _proposals(self, place: int, numbers: Sequence[int]) -> Any:
         study = self._context.studies[place]
-        begun = {number: asked(self._home, study.key, number) for number in numbers}
+        begun = {number: asked(self._workspace, study.key, number) for number in numbers}
         waiting = {
             number: None if run is None else values_in(study.space, run.method.parameters, run.train.optimizer.lr)
             for number, run in begun.items()
         }
 
         def begin(number: int, values: dict[str, float]) -> dict[str, Any]:
-            remember(self._home, study.key, trial_run(study, number, self._context.algorithm, values))
+            remember(self._workspace, study.key, trial_run(study, number, self._context.algorithm, values))
             return {"each": {"study": place, "number": number, "values": values}}
 
         return algorithms.proposals(self._outcomes[place], self._search, waiting, begin)
@@ -263,15 +263,15 @@ class _Session(tune.Callback):  # type: ignore[misc]
         if self._open.pop(trial.trial_id, None) is None:
             return
         study, number = self._study(trial), self._number(trial)
-        folder, home = self._context.folder, self._home
+        folder, workspace = self._context.folder, self._workspace
         run = trial_run(study, number, self._context.algorithm, trial.config["each"]["values"])
-        if home.status(run.run_id) is None:
+        if workspace.status(run.run_id) is None:
             self._write_row(run, trial)
-            home.offer(run.run_id, folder)
-        elif home.storage is not None:
-            fetch(home.storage, folder, f"runs/{run.run_id}.parquet")
-        home.checkpoints(run.run_id).drop()
-        forget(home, study.key, number)
+            workspace.offer(run.run_id, folder)
+        elif workspace.storage is not None:
+            fetch(workspace.storage, folder, f"runs/{run.run_id}.parquet")
+        workspace.checkpoints(run.run_id).drop()
+        forget(workspace, study.key, number)
         row = store.read_run(folder, run.run_id)
         self._update(trial, row["status"], row["dev_miou"], spent(row), row["message"])
 

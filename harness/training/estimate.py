@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.datasets import SOURCES
+from harness.datasets.texmosaic import TEXTURES
 from harness.distillers import Distiller
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
@@ -80,12 +81,12 @@ def calibrated(runs: Sequence[Run], resources: Resources) -> tuple[dict[tuple[st
 
 
 def classes_of(dataset: str) -> int:
-    """Number of classes of a dataset in files, without reading them.
+    """Number of classes of a dataset, without reading it.
 
     Raises:
-        ValueError: only the files have it, or the dataset has none.
+        ValueError: it depends on the files or on parameters, or there is no such dataset.
     """
-    known = {name: len(source(None).class_names) for name, source in SOURCES.items()}
+    known = {name: len(source(None).class_names) for name, source in SOURCES.items()} | {"texmosaic": len(TEXTURES)}
     if not known.get(dataset):
         names = ", ".join(name for name, count in known.items() if count)
         raise ValueError(f"{dataset}: its classes are not known without reading it; costs without data: {names}")

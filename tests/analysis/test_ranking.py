@@ -13,7 +13,6 @@ from harness.analysis.ranking import (
     friedman,
     gaps,
     groups,
-    interquartile_mean,
     mean_ranks,
     probability_of_improvement,
     profile,
@@ -115,15 +114,6 @@ def test_a_lost_run_loses_and_two_are_even() -> None:
     assert (one.mean, one.low, one.high) == (1.0, None, None)
 
 
-def test_interquartile_mean_is_rliables() -> None:
-    assert interquartile_mean(np.ravel(X)) == pytest.approx(1.061)
-    for n in range(1, 14):
-        x = np.random.default_rng(n).normal(size=n)
-        assert interquartile_mean(x) == pytest.approx(reference.trim_mean(x, 0.25))
-    assert interquartile_mean([LOST, 1.0, 2.0, 9.0]) == 1.5
-    assert interquartile_mean([LOST, LOST, 2.0, 9.0]) == LOST
-
-
 def test_gaps_and_profile_by_hand() -> None:
     found = gaps([[0.5, 0.7], [0.6, 0.6], [LOST, 0.1], [LOST, LOST]])
     np.testing.assert_allclose(found, [[0.2, 0], [0, 0], [np.inf, 0], [np.inf, np.inf]], atol=1e-12)
@@ -158,7 +148,6 @@ def test_ratios_of_costs_are_gaps_of_their_logarithms() -> None:
         (lambda: probability_of_improvement([], [], rng()), "the same tasks"),
         (lambda: probability_of_improvement([[1.0]], [[]], rng()), "at least one number"),
         (lambda: probability_of_improvement([[1.0]], [[1.0]], rng(), 95), "confidence=95"),
-        (lambda: interquartile_mean([]), "at least one number"),
         (lambda: profile([-0.1], [1.0]), ">= 0"),
         (lambda: profile_area([float("nan")], 1.0), ">= 0"),
         (lambda: profile_area([0.1], 0.0), "upper=0.0"),

@@ -291,7 +291,7 @@ def test_a_results_folder_is_a_table_of_all_its_rows(tmp_path: Path) -> None:
     assert "sstkd" in CliRunner().invoke(app, ["tables", "results/examples/quickstart"]).output
     (tmp_path / "empty").mkdir()
     done = CliRunner().invoke(app, ["tables", str(tmp_path / "empty")])
-    assert done.exit_code == 2 and "there are no rows" in done.output
+    assert done.exit_code == 2 and "no results yet" in done.output
     done = CliRunner().invoke(app, ["tables", "results/examples/quickstart", "--set", "seeds=[0]"])
     assert done.exit_code == 2 and "results/examples/quickstart is a results folder: name the file" in done.output
 

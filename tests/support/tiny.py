@@ -57,15 +57,15 @@ def plan(folder: Path, *overrides: str, **changes: Any) -> list[Run]:
     return protocol.plan(load(write(folder, **changes), overrides))
 
 
-def measured(experiment: Path, columns: Collection[str]) -> dict[str, dict[str, Any]]:
+def measured(directory: Path, columns: Collection[str]) -> dict[str, dict[str, Any]]:
     """These columns of every row there is, by run_id."""
     return {
-        run_id: {key: store.read_row(paths.run_path(experiment, run_id))[key] for key in columns}
-        for run_id in store.finished(experiment)
+        run_id: {key: store.read_row(paths.run_path(directory, run_id))[key] for key in columns}
+        for run_id in store.finished(directory)
     }
 
 
-def in_process(run: Run, experiment: Path, **options: Any) -> str:
+def in_process(run: Run, directory: Path, **options: Any) -> str:
     """Execute one run in this process; `options` are those of `Runtime.local`."""
     import torch
 
@@ -74,5 +74,5 @@ def in_process(run: Run, experiment: Path, **options: Any) -> str:
     from harness.training.runtime import Runtime
 
     torch.set_num_threads(1)
-    directory = checkpoint_directory(experiment, run.run_id)
-    return execute(run, Runtime.local(directory, device=torch.device("cpu"), **options), experiment)
+    checkpoints = checkpoint_directory(directory, run.run_id)
+    return execute(run, Runtime.local(checkpoints, device=torch.device("cpu"), **options), directory)

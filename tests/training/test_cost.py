@@ -223,7 +223,7 @@ def test_networks_are_counted_without_computing_anything() -> None:
 
 
 def test_classes_are_those_of_the_datasets_own_modules() -> None:
-    known = {"ade20k": 150, "camvid": 11, "cityscapes": 19, "voc2012": 21}
+    known = {"ade20k": 150, "camvid": 11, "cityscapes": 19, "texmosaic": 8, "voc2012": 21}
     assert {name: estimate.classes_of(name) for name in known} == known
     with pytest.raises(ValueError, match="landcover: its classes are not known"):
         estimate.classes_of("landcover")
