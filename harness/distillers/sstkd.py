@@ -12,8 +12,8 @@ student's low-resolution logits on the teacher's grid.
 
 Ji, Wang, Tao, Huang, Hua, Lu, "Structural and Statistical Texture Knowledge Distillation for Semantic Segmentation",
 CVPR 2022, arXiv 2305.03944. The authors published no code, so deviations from it are unknown; the loss is in
-`sstkd.loss`. The reductions behind the paper's weights are unknown: the default weights are unverified, a starting point
-for a search and not a reproduction.
+`sstkd.loss`. The reductions behind the paper's weights are unknown: the default weights are unverified, a starting
+point for a search and not a reproduction.
 """
 
 from collections.abc import Mapping
