@@ -12,6 +12,7 @@ from harness.execution.status import Status
 from harness.experiment.load import load
 from harness.experiment.spec import Run
 from harness.results import store
+from harness.results.paths import times_folder, weights_path
 from harness.training import estimate
 from tests.support import tiny
 from tests.support.rows import make_row
@@ -43,6 +44,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         for run in runs:
             state = "failed" if run.method.name == "kd" and not retry_failed else "ok"
             status.change(run, state)
+            if run.role == "teacher":
+                weights_path(directory, run.run_id).parent.mkdir(exist_ok=True)
+                weights_path(directory, run.run_id).write_bytes(b"weights")
             store.write_run(directory, row_of(run, state))
         on_update(status)
 
@@ -142,3 +146,13 @@ def test_steps_of_a_budget_in_seconds_are_timed_first(make: Callable[..., harnes
     with pytest.raises(ValueError, match="has not been timed yet: sstkd-bench run"):
         bench.runs()
     assert set(bench.states().values()) == {"waiting"}
+    states = bench.run()
+    teacher, timing, final = launched
+    assert (
+        len(teacher) == 1
+        and timing[0] == teacher[0]
+        and set(timing[1:]) <= store.finished(times_folder(bench.directory)).keys()
+    )
+    assert weights_path(times_folder(bench.directory), teacher[0]).read_bytes() == b"weights"
+    assert list(states) == final == [run.run_id for run in bench.runs()] and set(states.values()) == {"ok"}
+    assert bench.run() == states and len(launched) == 3, "nothing is timed twice"

@@ -53,9 +53,9 @@ def test_looking_at_results_loads_no_torch() -> None:
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", harness.__all__)
+@pytest.mark.parametrize("name", [name for name in harness.__all__ if not (name.isupper() or name == "__version__")])
 def test_it_says_what_it_is(name: str) -> None:
-    assert name in ("__version__", "SCHEMA") or inspect.getdoc(getattr(harness, name))
+    assert len(getattr(harness, name).__doc__ or "") > 20, "of its own, not inherited"
 
 
 @pytest.mark.torch
