@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 TWO := --numprocesses 2 --dist worksteal
+# Every process that a test starts would compile the package and the tests anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart quick test rest soak lint docs clean help
 
