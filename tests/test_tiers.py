@@ -41,11 +41,13 @@ def quick(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*words, str(folder)], capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.mark.slow
 def test_quick_refuses_a_test_that_imports_torch(tmp_path: Path) -> None:
     done = quick(tmp_path, "def test_it():\n    import torch\n")
     assert done.returncode == 1 and "mark the test `torch`" in done.stdout
 
 
+@pytest.mark.slow
 def test_quick_leaves_out_what_says_that_it_imports_torch(tmp_path: Path) -> None:
     done = quick(
         tmp_path, "import pytest\n@pytest.mark.torch\ndef test_it():\n    import torch\ndef test_other(): pass\n"

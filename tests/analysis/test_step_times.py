@@ -182,6 +182,7 @@ def test_a_method_twice_as_slow_gets_half_of_the_steps(tmp_path: Path, monkeypat
     assert control.train.steps == slower.train.steps
 
 
+@pytest.mark.slow
 def test_the_control_is_a_row_of_its_own(tmp_path: Path) -> None:
     made = experiment(tmp_path, budget={"longer": True}, methods=["none", "kd"])
     runs = plan(made, times=given(none=10.0, kd=20.0))

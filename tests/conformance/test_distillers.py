@@ -49,6 +49,7 @@ def test_property(name: str, method: str) -> None:
     check_property(case(method), name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "changed"), VARIANTS, ids=[Case(METHODS[m], c).label for m, c in VARIANTS])
 def test_properties_of_a_variant(method: str, changed: dict[str, Any]) -> None:
     for name in OF_VALUES:

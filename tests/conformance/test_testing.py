@@ -41,6 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_sound_distiller_passes() -> None:
     check_distiller(Sound)
     check_property(Case(Sound, {"weight": 0.5}), "weighted")

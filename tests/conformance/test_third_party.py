@@ -78,6 +78,7 @@ def test_it_has_every_property(installed: Path, monkeypatch: pytest.MonkeyPatch)
     check_distiller(kind, weight=0.3)
 
 
+@pytest.mark.slow
 def test_an_experiment_names_it(installed: Path, tmp_path: Path) -> None:
     """`check` builds it and times a few of its steps; a wrong key is answered as the project's own are."""
     file = tiny.write(tmp_path, methods=methods())

@@ -43,7 +43,10 @@ def absent() -> list[str]:
     return found
 
 
-needs_packages = pytest.mark.skipif(bool(absent()), reason=f"{' and '.join(absent())} missing: {INSTALL}")
+def needs_packages(test):
+    """A test of the packages' own files, which takes seconds."""
+    there = pytest.mark.skipif(bool(absent()), reason=f"{' and '.join(absent())} missing: {INSTALL}")
+    return pytest.mark.slow(there(test))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,6 @@ def shifted(mask, rows):
     return {(y, x): np.roll(mask, (y, x), (0, 1))[rows] for y in range(-2, 3) for x in range(-2, 3)}
 
 
-@pytest.mark.slow
 @needs_packages
 def test_image_and_labels_are_aligned(earth):
     """Blue is water: no shift of the labels makes more pixels agree, or the two coastlines coincide more."""

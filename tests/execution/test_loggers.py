@@ -147,7 +147,7 @@ def elsewhere(name: str, folder: Path, run: Run, steps: tuple[int, ...], ended: 
 class TestMlflow:
     """A store of files below the folder."""
 
-    pytestmark = pytest.mark.filterwarnings("ignore")
+    pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 
     @pytest.fixture(autouse=True)
     def installed(self, environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +232,7 @@ def log_records(content: bytes) -> Iterator[bytes]:
 class TestWandb:
     """Offline files below the folder."""
 
-    pytestmark = pytest.mark.filterwarnings("ignore")
+    pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 
     @pytest.fixture(autouse=True)
     def installed(self, environment: None) -> None:

@@ -125,7 +125,8 @@ def test_the_auxiliary_loss(architecture: str, parameters: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(("architecture", "parameters"), SMALL)
-@pytest.mark.parametrize("weight", [0.4, pytest.param(0.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("weight", [0.4, 0.0])
 def test_a_run_trains_it(tmp_path: Path, architecture: str, parameters: dict[str, Any], weight: float) -> None:
     student = {"architecture": architecture, "encoder": "tu-resnet18", "parameters": parameters}
     changes = {"pairs": [{**tiny.TINY["pairs"][0], "student": student}], "methods": ["none"]}

@@ -103,6 +103,7 @@ def close(found: Tensor, expected: Tensor) -> None:
     assert (found - expected).abs().max() <= 1e-12 * max(1.0, float(expected.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cases())
 def test_two_ranks_equal_one_batch(ranks: list[dict[str, Any]], name: str) -> None:
     expected = run(cases()[name], name, slice(None))

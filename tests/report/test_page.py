@@ -11,7 +11,7 @@ from tests.support.browser import needs_chromium, opened
 from tests.support.commands import ROOT
 from tests.support.rows import make_experiment, make_row
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.slow]
 METHODS = ["none", "kd", "cwd", "sstkd"]
 
 

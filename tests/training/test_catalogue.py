@@ -46,6 +46,7 @@ def test_extra_parameters_are_those_of_the_built_method(listed):
         assert f" {parameters(build_method(Method(name=name), pair, 1)):,} " in listed[name]
 
 
+@pytest.mark.slow
 def test_what_does_not_apply_says_why(tmp_path):
     narrow = Network(architecture="unet", encoder="resnet18", parameters={"decoder_channels": [32, 16, 8, 8, 6]})
     found = {facts.name: facts for facts in catalogue.describe(narrow, narrow, 3, 32, measure=False)}

@@ -211,6 +211,7 @@ def test_use_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device_use(device) == {"memory_mb": 3072.0, "utilization": None}
 
 
+@pytest.mark.slow
 def test_networks_are_counted_without_computing_anything() -> None:
     """On the meta device as with numbers, for every student of the grid of backbones."""
     experiment = load(ROOT / "experiments" / "backbones_small.yaml")

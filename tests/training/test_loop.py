@@ -176,6 +176,7 @@ def test_a_checkpoint_of_other_data_is_not_taken_up(
     assert row["dev_confusion"] == undisturbed("none")["dev_confusion"]
 
 
+@pytest.mark.slow
 def test_accumulation_of_task_gradients_equals_the_whole_batch(tmp_path: Path) -> None:
     """Without batch statistics the split of a batch must not matter, however the void pixels are spread."""
     changes = {"methods": ["none"]}
@@ -403,6 +404,7 @@ def test_ranks_share_the_global_batch(taught: tuple[Path, list[Run]], tmp_path: 
         accumulation_steps(run.train, 3)
 
 
+@pytest.mark.slow
 def test_a_sum_over_images_means_the_global_batch_however_it_is_divided(tmp_path: Path) -> None:
     """`skd` multiplies by the images of a batch, in whose number workers and accumulation steps have no say."""
     found = []

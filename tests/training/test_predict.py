@@ -77,6 +77,7 @@ def cityscapes_ids():
     return TRAIN_ID_TO_ID
 
 
+@pytest.mark.slow
 def test_voc_gets_palette_images_in_the_servers_folders(trained, tmp_path):
     experiment, run_id, root = trained("voc2012")
     write_predictions(experiment, run_id, "val", tmp_path)
@@ -90,6 +91,7 @@ def test_voc_gets_palette_images_in_the_servers_folders(trained, tmp_path):
         np.testing.assert_array_equal(colours[:21], VOC2012.palette)
 
 
+@pytest.mark.slow
 def test_ade20k_gets_one_to_150_at_the_size_of_the_photograph(trained, tmp_path):
     experiment, run_id, root = trained("ade20k", short_side=40)
     write_predictions(experiment, run_id, "val", tmp_path)

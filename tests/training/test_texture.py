@@ -69,6 +69,7 @@ def test_equalisation_is_that_of_the_module() -> None:
     assert (np.diff(seen.after.ravel()[order]) >= -1e-6).all(), "equalisation keeps the order"
 
 
+@pytest.mark.slow
 def test_the_command_draws(tmp_path: Path) -> None:
     image = photograph(tmp_path / "a.png")
     found = RUN.invoke(app, ["show", "texture", str(image), "--to", str(tmp_path / "out")])
@@ -151,6 +152,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     assert texture.read_image(tmp_path / "b.png", 8).shape == (40, 56, 3)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image, file = photograph(tmp_path / "a.png"), tmp_path / "file"
     file.write_text("kept")
@@ -205,6 +207,7 @@ def test_many_directions_make_no_long_figures() -> None:
     bounded(textureplots.subband_picture(np.zeros((8, 8, 3), np.uint8), flat[0], [[*flat], [*flat[:2]]], "transform"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pyramid", ["9-7", "pkva"])
 def test_a_constant_image_has_empty_bands_and_its_own_grey(tmp_path: Path, pyramid: str) -> None:
     pixels = np.full((64, 64, 3), 118, np.uint8)
