@@ -144,10 +144,10 @@ def elsewhere(name: str, folder: Path, run: Run, steps: tuple[int, ...], ended: 
     return process
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 class TestMlflow:
     """A store of files below the folder."""
-
-    pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 
     @pytest.fixture(autouse=True)
     def installed(self, environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,10 +229,10 @@ def log_records(content: bytes) -> Iterator[bytes]:
             parts = b""
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 class TestWandb:
     """Offline files below the folder."""
-
-    pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 
     @pytest.fixture(autouse=True)
     def installed(self, environment: None) -> None:
