@@ -7,15 +7,15 @@
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.experiment import rules
 from harness.experiment.plan import outline, plan, timing_runs
 from harness.experiment.resources import Resources
-from harness.experiment.spec import Experiment, Run
-from harness.results import paths, step_times, store
+from harness.experiment.spec import Dataset, Experiment, Run
+from harness.results import paths, reuse, step_times, store
 
 if TYPE_CHECKING:
     from harness.analysis.across import Across
@@ -79,22 +79,47 @@ class Bench:
         """
         times = None
         if rules.needs_times(self.experiment):
+            self._require_current(paths.times_folder(self.directory))
             times = step_times.times(self.experiment, self.directory, self.file)
         return plan(self.experiment, self._points(), times)
 
     def pending(self, retry_failed: bool = False) -> list[Run]:
         """The runs that have not finished; with `retry_failed` those that failed too. Errors as `runs`."""
-        return _pending(self.runs(), self.directory, retry_failed)
+        return _pending(self.runs(), self.standings(), retry_failed)
 
     def states(self) -> dict[str, str]:
-        """By run_id: "ok", "failed", or "waiting" without a row. Errors as `runs`, but for step times.
+        """By run_id: "ok", "failed", "waiting" without a row, or "stale". Errors as `runs`, but for step times.
 
-        Before the steps of a budget in seconds have been timed, the runs are those of the plan without it.
+        Before the steps of a budget in seconds have been timed, the runs are those of the plan without it. The row of a
+        stale run was made from other data, another teacher, or other source files of a method from outside.
         """
         ready = step_times.timed(self.experiment, self.directory)
-        return _states(self.runs() if ready else outline(self.experiment), self.directory)
+        return _states(self.runs() if ready else outline(self.experiment), self.standings())
 
-    def run(self, on_update: OnUpdate = _silent, retry_failed: bool = False) -> dict[str, str]:
+    def standings(self) -> dict[str, reuse.Standing]:
+        """By run_id: what each row in the folder is worth today, and why."""
+        return reuse.standings(self.directory, None, self.data_hash())
+
+    def require_current(self) -> None:
+        """Look whether the rows here, those of the search and of step times too, are of today's content.
+
+        Raises:
+            ValueError: some are not; names them, with both digests and the remedies.
+        """
+        for folder in (paths.search_folder(self.directory), paths.times_folder(self.directory), self.directory):
+            self._require_current(folder)
+
+    def data_hash(self) -> str | None:
+        """The content of the data as it is now; None where it is not on this machine.
+
+        Raises:
+            ValueError: the data is incomplete, or files are invalid.
+        """
+        return data_hash(self.experiment.data)
+
+    def run(
+        self, on_update: OnUpdate = _silent, retry_failed: bool = False, rerun_changed: bool = False
+    ) -> dict[str, str]:
         """Run all pending runs, as `sstkd-bench run` does, on this machine or on the cluster that `resources` names.
 
         A KeyboardInterrupt stops the runs at once and is raised; the next call resumes them from their checkpoints.
@@ -102,22 +127,27 @@ class Bench:
         Args:
             on_update: called with a `Status` about twice a second, and whenever a run has ended.
             retry_failed: run failed runs again.
+            rerun_changed: run anew what was made from other data, another teacher, other source files of a method from
+                outside, or other code of this package; the rows there are move to the folder `replaced`.
 
         Returns:
             "ok" or "failed" by run_id.
 
         Raises:
             ValueError: the search is not complete, a network cannot be built, a method does not apply to its pair, a
-                logger is not installed, the cluster cannot be reached or is too small.
+                logger is not installed, the cluster cannot be reached or is too small, or rows are stale.
             OSError: the disk is full, the folder cannot be written, or the storage does not answer.
         """
+        if rerun_changed:
+            self._set_aside()
         self._points()  # before anything is trained
         self._time_steps(on_update, retry_failed)
         runs = self.runs()
-        if pending := _pending(runs, self.directory, retry_failed):
+        found = self._require_current(self.directory, [run.run_id for run in runs])
+        if pending := _pending(runs, found, retry_failed):
             self.require_ready(pending)  # a finished run needs nothing any more
-            _launch(runs, self.experiment.resources, self.directory, on_update, retry_failed)
-        return _states(runs, self.directory)
+            self._launch(runs, self.experiment.resources, self.directory, on_update, retry_failed)
+        return _states(runs, self.standings())
 
     def tune(self, on_update: OnUpdate = _silent, on_trial: OnTrial = _silent) -> "list[Outcome]":
         """Search each method's hyper-parameters, as `sstkd-bench tune` does, and write the best points.
@@ -136,6 +166,7 @@ class Bench:
         from harness.experiment.studies import studies_of
         from harness.search import outcome
 
+        self._require_current(paths.search_folder(self.directory))
         found = outcome.outcomes(self.experiment, self.directory)
         if not all(each.complete for each in found):
             studies = studies_of(self.experiment)
@@ -148,19 +179,23 @@ class Bench:
         outcome.write(found, self.directory)
         return found
 
-    def table(self) -> "Table":
+    def table(self, keep_stale: bool = False) -> "Table":
         """The comparison of the methods, from the finished runs.
 
-        Raises:
-            ValueError: no results yet, or rows that must not be compared; and as `runs`.
-        """
-        return self._compared([run.run_id for run in self.runs()])[0]
+        Args:
+            keep_stale: show stale rows (`states`) in blocks of their own, marked; otherwise they are an error.
 
-    def write_report(self, rewrite: bool = True) -> "Table":
+        Raises:
+            ValueError: no results yet, stale rows, or rows that must not be compared; and as `runs`.
+        """
+        return self._compared([run.run_id for run in self.runs()], keep_stale)[0]
+
+    def write_report(self, rewrite: bool = True, keep_stale: bool = False) -> "Table":
         """Write the table, the curves and the HTML page into `directory`.
 
         Args:
             rewrite: also where they are there already.
+            keep_stale: as for `table`.
 
         Returns:
             The comparison.
@@ -172,7 +207,7 @@ class Bench:
         from harness.report.write import write_report
 
         ids = [run.run_id for run in self.runs()]
-        compared = self._compared(ids)
+        compared = self._compared(ids, keep_stale)
         if rewrite or not (self.directory / "report.html").is_file():
             write_report(self.directory, rules.labels(self.experiment), self.experiment.seeds, ids, self.file, compared)
         return compared[0]
@@ -181,8 +216,9 @@ class Bench:
         """Columns of the experiment's own rows, as a pyarrow Table.
 
         Raises:
-            ValueError: there are none yet; and as `runs`.
+            ValueError: there are none yet, or some are stale; and as `runs`.
         """
+        self._require_current(self.directory, [run.run_id for run in self.runs()])
         read = store.read_rows(self.directory, list(columns), run_ids=[run.run_id for run in self.runs()])
         self._require_results(bool(read.num_rows))
         return read
@@ -207,18 +243,49 @@ class Bench:
             return None
         from harness.search import outcome
 
+        self._require_current(paths.search_folder(self.directory))
         return outcome.found(self.experiment, self.directory, self.file)
 
     def _require_results(self, found: bool) -> None:
         if not found:
             raise ValueError(f"{self.directory}: no results yet. Run it first: sstkd-bench run {self.file}")
 
-    def _compared(self, ids: Collection[str]) -> "tuple[Table, int]":
+    def _require_current(self, directory: Path, ids: Collection[str] | None = None) -> dict[str, reuse.Standing]:
+        """What the rows of a folder are worth; an error if some are stale."""
+        if not directory.is_dir():
+            return {}
+        found = reuse.standings(directory, ids, self.data_hash(), weights=True)
+        reuse.require_current(found, directory, self.file)
+        return found
+
+    def _set_aside(self) -> None:
+        """Move rows of other content or code away, those of the search and of step times too."""
+        if self.experiment.resources.storage is not None:
+            raise ValueError(
+                "--rerun-changed: resources.storage holds the rows too. Give another storage, or another name"
+            )
+        for folder in (paths.search_folder(self.directory), paths.times_folder(self.directory), self.directory):
+            if folder.is_dir():
+                found = reuse.standings(folder, None, self.data_hash(), weights=True)
+                reuse.set_aside(folder, [i for i, x in found.items() if x.state == "stale" or x.code == "other"])
+
+    def _compared(self, ids: Collection[str], keep_stale: bool = False) -> "tuple[Table, int]":
         """The table of these runs, and of how many rows it is."""
         from harness.report.write import table_of
 
         self._require_results(not store.finished(self.directory).keys().isdisjoint(ids))
-        return table_of(self.directory, rules.labels(self.experiment), self.experiment.seeds, ids)
+        data = self.data_hash()
+        found = reuse.standings(self.directory, ids, data)
+        if not keep_stale:
+            reuse.require_current(found, self.directory, self.file)
+        return table_of(
+            self.directory,
+            rules.labels(self.experiment),
+            self.experiment.seeds,
+            ids,
+            {run_id: x.reasons for run_id, x in found.items() if x.state == "stale"},
+            reuse.remarks(found, self.directory, data),
+        )
 
     def _train_teachers(self, wanted: Collection[str | None], on_update: OnUpdate, retry_failed: bool) -> list[Run]:
         """Train teachers before the runs that need them are planned; build every method on its pair before that.
@@ -229,8 +296,9 @@ class Bench:
         runs = outline(self.experiment)
         self.require_ready(runs)
         teachers = [run for run in runs if run.run_id in wanted]
-        if _pending(teachers, self.directory, retry_failed):
-            _launch(teachers, self.experiment.resources, self.directory, on_update, retry_failed)
+        found = self._require_current(self.directory, [run.run_id for run in teachers])
+        if _pending(teachers, found, retry_failed):
+            self._launch(teachers, self.experiment.resources, self.directory, on_update, retry_failed)
         return teachers
 
     def _time_steps(self, on_update: OnUpdate, retry_failed: bool) -> None:
@@ -238,7 +306,8 @@ class Bench:
         if not rules.needs_times(self.experiment):
             return
         folder, runs = paths.times_folder(self.directory).absolute(), timing_runs(self.experiment)
-        if not _pending(runs, folder, retry_failed):
+        found = self._require_current(folder)
+        if not _pending(runs, found, retry_failed):
             return
         needed = {run.teacher_run for run in runs if run.method.needs_teacher}
         teachers = self._train_teachers(needed, on_update, retry_failed)
@@ -249,7 +318,22 @@ class Bench:
         source, target = Workspace(self.directory.absolute(), self.experiment.resources), Workspace(folder, resources)
         for run in teachers:
             copy_teacher(run.run_id, self.directory, source, folder, target)
-        _launch([*teachers, *runs], resources, folder, on_update, retry_failed)
+        self._launch([*teachers, *runs], resources, folder, on_update, retry_failed)
+
+    def _launch(
+        self, runs: Sequence[Run], resources: Resources, directory: Path, on_update: OnUpdate, retry_failed: bool
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK):  # better said now than after the training
+            raise PermissionError(f"{directory} cannot be written; choose another --results folder")
+        from harness.execution import launcher  # torch and ray: seconds
+
+        launcher.run_all(runs, resources, directory, on_update, retry_failed, self._judge)
+
+    def _judge(self, directory: Path, ids: Collection[str]) -> dict[str, str]:
+        """The states of runs for the launcher, which may have fetched rows since; an error if some are stale."""
+        found = self._require_current(directory, ids)
+        return {run_id: found[run_id].state if run_id in found else "waiting" for run_id in ids}
 
 
 def compare(benches: Iterable[Bench]) -> "Across":
@@ -284,23 +368,25 @@ def compared(benches: Iterable[Bench]) -> "tuple[Across, dict[str, dict[str, Any
     return across(tables), rows
 
 
-def _states(runs: Sequence[Run], directory: Path) -> dict[str, str]:
-    rows = store.finished(directory)
-    return {run.run_id: rows.get(run.run_id, "waiting") for run in runs}
+def data_hash(data: Dataset) -> str | None:
+    """The content of a dataset as it is now; None where it is not on this machine.
+
+    Raises:
+        ValueError: the data is incomplete, or files are invalid.
+    """
+    from harness.datasets import DATASETS
+
+    if data.root is not None and not Path(data.root).is_dir():
+        return None
+    root = None if data.root is None else Path(data.root)
+    return DATASETS[data.name](root, **data.parameters).info.content_hash
 
 
-def _pending(runs: Sequence[Run], directory: Path, retry_failed: bool) -> list[Run]:
+def _states(runs: Sequence[Run], found: Mapping[str, reuse.Standing]) -> dict[str, str]:
+    return {run.run_id: found[run.run_id].state if run.run_id in found else "waiting" for run in runs}
+
+
+def _pending(runs: Sequence[Run], found: Mapping[str, reuse.Standing], retry_failed: bool) -> list[Run]:
     again = ("waiting", "failed", "skipped") if retry_failed else ("waiting",)
-    states = _states(runs, directory)
+    states = _states(runs, found)
     return [run for run in runs if states[run.run_id] in again]
-
-
-def _launch(
-    runs: Sequence[Run], resources: Resources, directory: Path, on_update: OnUpdate, retry_failed: bool
-) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    if not os.access(directory, os.W_OK):  # better said now than after the training
-        raise PermissionError(f"{directory} cannot be written; choose another --results folder")
-    from harness.execution import launcher  # torch and ray: seconds
-
-    launcher.run_all(runs, resources, directory, on_update, retry_failed)

@@ -45,8 +45,8 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.cluster": ("harness.experiment harness.results", "ray yaml"),
     "harness.testing": ("harness.experiment harness.models harness.distillers harness.training", "torch numpy"),
     "harness.bench": (
-        "harness.experiment harness.results harness.training harness.execution harness.search harness.analysis "
-        "harness.report",
+        "harness.experiment harness.datasets harness.results harness.training harness.execution harness.search "
+        "harness.analysis harness.report",
         "",
     ),
     "harness.cli": (

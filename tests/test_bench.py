@@ -20,7 +20,8 @@ from tests.support.searches import TUNED
 
 
 def row_of(run: Run, status: str = "ok") -> dict[str, Any]:
-    network = {"role": run.role, "pair": run.pair, "teacher_run_id": run.teacher_run}
+    network = {"role": run.role, "pair": run.pair, "teacher_run_id": run.teacher_run, "data_hash": None}
+    network |= {"weights_sha256": None}
     return make_row(run.method.name, run.seed, status, run_id=run.run_id, experiment="tiny", **network)
 
 
@@ -38,7 +39,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """What was launched, call by call; every run gets a row, that of kd says failed the first time."""
     calls: list[list[str]] = []
 
-    def run_all(runs: Any, resources: Any, directory: Path, on_update: Any, retry_failed: bool) -> None:
+    def run_all(runs: Any, resources: Any, directory: Path, on_update: Any, retry_failed: bool, judge: Any) -> None:
         calls.append([run.run_id for run in runs])
         status = Status(runs, {run.run_id: "waiting" for run in runs})
         for run in runs:

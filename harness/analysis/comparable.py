@@ -29,6 +29,8 @@ class Setting(Shared):
     floor_dev_miou: float | None
     teacher_run_id: str | None
     teacher_sha256: str | None
+    source_sha256: str | None
+    code_sha256: str | None
     ruleset: str
     dataset: str
     dataset_parameters: str
@@ -85,6 +87,21 @@ def refuse_pair(rows: Sequence[Setting], where: str) -> None:
     methods = [r for r in rows if r.control is None]
     refuse_mixture("budget_amount", {r.run_id: r.budget_amount for r in methods}, where)
     refuse_mixture("recipe", {r.run_id: _shared_recipe(r, r.budget_unit == "steps") for r in methods}, where)
+
+
+def refuse_teacher(teacher: Setting, weights: str | None, students: Sequence[Setting], where: str) -> None:
+    """Raise if a teacher's row is of other data, classes or weights than those of the students that it taught.
+
+    Args:
+        teacher: its row.
+        weights: SHA-256 of its weights.
+        students: the rows of one pair.
+        where: begins the message.
+    """
+    for column in ("dataset", "data_hash", "num_classes", "absent_policy"):
+        refuse_mixture(column, {r.run_id: getattr(r, column) for r in (teacher, *students)}, where)
+    taught = {r.run_id: r.teacher_sha256 for r in students}
+    refuse_mixture("teacher_sha256", {teacher.run_id: weights, **taught}, where)
 
 
 def refuse_starts(rows: Any, pair: str) -> None:

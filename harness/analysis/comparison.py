@@ -14,14 +14,21 @@ from numpy.typing import NDArray
 
 from harness.analysis import fairness
 from harness.analysis.arrays import BySeed, Runs, split
-from harness.analysis.comparable import Setting, refuse_experiments, refuse_mixture, refuse_pair, refuse_starts
+from harness.analysis.comparable import (
+    Setting,
+    refuse_experiments,
+    refuse_mixture,
+    refuse_pair,
+    refuse_starts,
+    refuse_teacher,
+)
 from harness.analysis.labels import REFERENCES, Label, ordered, references
 from harness.analysis.lines import CONFIDENCE, Comparison, MethodRow
 from harness.analysis.stats import holm, mean_interval, paired_difference, paired_differences, shared_seeds
 from harness.analysis.tables import Block, Table, Teacher
 from harness.experiment.method import compact
 
-_OWN = ("seed", "message", "dev_miou", "best_dev_miou", "step_ms", "peak_memory_mb")
+_OWN = ("seed", "message", "dev_miou", "best_dev_miou", "step_ms", "peak_memory_mb", "weights_sha256")
 _SHARED = tuple(name for name in Setting.columns() if name != "elastic_workers")
 COLUMNS = ("run_id", *_SHARED, *_OWN, "student_init_sha256", "trial", "worker_history")
 """The columns of rows that `quick_table` needs."""
@@ -52,7 +59,7 @@ def quick_table(rows: Any, methods: Sequence[str] = (), seeds: Sequence[int] | N
     if not students:
         raise ValueError(f"no student rows to compare ({rows.num_rows} rows given); run the experiment first")
     refuse_experiments(runs.settings)
-    teachers = [(s.pair, _teacher(s, runs, place)) for s in runs.settings if s.role == "teacher" for place in s.places]
+    teachers = [(s, place) for s in runs.settings if s.role == "teacher" for place in s.places]
     listed = [Label.read(name) for name in methods]
     blocks = []
     for pair in sorted({s.pair for s in students}):
@@ -60,7 +67,7 @@ def quick_table(rows: Any, methods: Sequence[str] = (), seeds: Sequence[int] | N
         refuse_pair(mine, f"pair {pair!r}: ")
         refuse_starts(rows, pair)
         block = _block(pair, mine, runs, listed, seeds)
-        block = replace(block, teacher=_teacher_of(pair, mine, teachers))
+        block = replace(block, teacher=_teacher_of(pair, mine, teachers, runs))
         blocks.append(replace(block, **fairness.of_block(block)))
     return Table(students[0].experiment, students[0].protocol, tuple(blocks))
 
@@ -71,7 +78,8 @@ def _block(
     """The block but for its teacher and what is found of it."""
     groups = _grouped(rows, listed)
     for name, group in groups.items():
-        refuse_mixture("search_sha256", {s.run_id: s.search_sha256 for s in group}, f"pair {pair!r}, {name}: ")
+        for column in ("search_sha256", "source_sha256"):
+            refuse_mixture(column, {s.run_id: getattr(s, column) for s in group}, f"pair {pair!r}, {name}: ")
     expected = np.array(sorted(runs.seeds(rows) if seeds is None else set(seeds)), dtype=np.int64)
     lines = {name: _line(name, group, runs, expected) for name, group in groups.items()}
     named = references(groups)
@@ -104,6 +112,7 @@ def _block(
         caveats=(
             *(text for name, group in groups.items() if (text := _searched(name, group))),
             *(text for name, group in groups.items() if (text := _timed(name, group))),
+            *(text for name, group in groups.items() if (text := _code(name, group, runs))),
             *sorted({f"{s.method}: {s.caveat}" for s in rows if s.caveat}),
         ),
     )
@@ -175,6 +184,18 @@ def _timed(name: Label, rows: Sequence[Setting]) -> str | None:
     if row is None:
         return None
     return f"{name}: {row.steps} steps, from a measured {row.budget_step_ms:.3g} ms per step"
+
+
+def _code(name: Label, rows: Sequence[Setting], runs: Runs[Setting]) -> str | None:
+    """Which seeds of a line were made by which code; None where it is the same, as far as it is known."""
+    made: dict[str, list[Setting]] = {}
+    for s in rows:
+        if s.status == "ok" and s.code_sha256 is not None:
+            made.setdefault(s.code_sha256, []).append(s)
+    if len(made) < 2:
+        return None
+    each = (f"{', '.join(map(str, sorted(runs.seeds(of))))} by {digest[:8]}" for digest, of in made.items())
+    return f"{name}: its rows were made by different code: seeds {'; '.join(each)}"
 
 
 def _ended(rows: Sequence[Setting], runs: Runs[Setting], status: str) -> set[int]:
@@ -251,11 +272,17 @@ def _teacher(setting: Setting, runs: Runs[Setting], place: int) -> Teacher:
     return Teacher(own["run_id"], setting.status, own["message"], miou, setting.steps)
 
 
-def _teacher_of(pair: str, rows: Sequence[Setting], teachers: Sequence[tuple[str, Teacher]]) -> Teacher:
+def _teacher_of(
+    pair: str, rows: Sequence[Setting], teachers: Sequence[tuple[Setting, int]], runs: Runs[Setting]
+) -> Teacher:
     """The teacher of a pair's students, out of those of all pairs."""
     wanted = {s.teacher_run_id for s in rows} - {None}
     sha256 = next((s.teacher_sha256 for s in rows if s.teacher_sha256 is not None), None)
-    found = next((teacher for _, teacher in teachers if teacher.run_id in wanted), None)
+    ids = runs.own["run_id"]
+    found = next(((s, place) for s, place in teachers if ids[place] in wanted), None)
+    if found is not None and found[0].status == "ok":
+        refuse_teacher(found[0], runs.own["weights_sha256"][found[1]], rows, f"pair {pair!r}, its teacher: ")
     if found is None and not wanted and sha256 is None:  # No student got as far as its teacher.
-        found = next((teacher for of, teacher in teachers if of == pair), None)
-    return replace(found or Teacher(), sha256=sha256)
+        found = next(((s, place) for s, place in teachers if s.pair == pair), None)
+    teacher = Teacher() if found is None else _teacher(found[0], runs, found[1])
+    return replace(teacher, sha256=sha256)

@@ -28,6 +28,7 @@ def check(
     with answering():
         wanted = bench(file, overrides, results)
         _print_fairness(wanted.experiment, (_runs if wanted.experiment.search is None else _search)(wanted, measure))
+        wanted.require_current()  # the last thing that is said: `run` would end with it
 
 
 def power(
@@ -44,7 +45,7 @@ def power(
         from harness.analysis.power import POWER
         from harness.experiment import rules
 
-        wanted = bench(file, overrides, results)
+        wanted = bench(file, overrides, results, reading=True)
         planned = len(wanted.experiment.seeds)
         numbers = sorted({*(seeds or ())} or {*USUAL_SEEDS, planned} - {1})
         rows = wanted.rows(COLUMNS)
@@ -75,10 +76,10 @@ def _runs(wanted: "Bench", measure: bool) -> Seconds:
     """
     from harness.cli.progress import clock, run_name
     from harness.report.console import print_columns
-    from harness.results import step_times, store
+    from harness.results import step_times
 
     experiment = wanted.experiment
-    rows = store.finished(wanted.directory)
+    rows = {run_id: standing.state for run_id, standing in wanted.standings().items()}
     columns = ["run_id", "pair", "run", "steps", "row", *(["s/step", "time"] if measure else [])]
     lines, seconds, measured = [], 0.0, _measured(experiment) if measure else {}
     runs, unsure = step_times.outlined(experiment, wanted.directory, wanted.file, measured)
@@ -142,11 +143,11 @@ def _search(wanted: "Bench", measure: bool) -> Seconds:
     """
     from harness.cli.progress import clock
     from harness.report.console import print_columns
-    from harness.results import step_times, store
+    from harness.results import step_times
     from harness.search import outcome as best
 
     experiment, directory = wanted.experiment, wanted.directory
-    rows = store.finished(directory)
+    rows = {run_id: standing.state for run_id, standing in wanted.standings().items()}
     measured = _measured(experiment) if measure else {}
     runs, unsure = step_times.outlined(experiment, directory, wanted.file, measured)
     lines, total = [], 0.0

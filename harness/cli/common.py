@@ -24,6 +24,13 @@ Set = Annotated[
 Results = Annotated[
     Path, typer.Option("--results", help="Results folder; each experiment has a folder of its own in it.")
 ]
+RerunChanged = Annotated[
+    bool,
+    typer.Option(
+        "--rerun-changed",
+        help="Run anew what was made from other data, teachers, source files or code; earlier rows move to `replaced`.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print progress and tables as JSON, one object per line.")]
 Directory = Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")]
 RunId = Annotated[str, typer.Argument(help="The run_id, or its first characters.")]
@@ -51,8 +58,25 @@ def load(file: Path, overrides: list[str] | None, here: bool = True) -> "Experim
     return loader.load(file, overrides or [], here=here)
 
 
-def bench(file: Path, overrides: list[str] | None, results: Path) -> "Bench":
-    """The experiment of a file, and its folder below `results`."""
+def bench(file: Path, overrides: list[str] | None, results: Path, reading: bool = False) -> "Bench":
+    """The experiment of a file, and its folder below `results`.
+
+    Args:
+        file: the experiment file.
+        overrides: those of --set.
+        results: folder of all results.
+        reading: rows are only read: data and weights need not be on this machine.
+    """
     from harness.bench import Bench
 
-    return Bench(load(file, overrides), results, file)
+    try:
+        experiment = load(file, overrides)
+    except ValueError:
+        if not reading:
+            raise
+        experiment = load(file, overrides, here=False)
+        networks = [network for pair in experiment.pairs for network in (pair.teacher, pair.student)]
+        weights = [w for n in networks for w in (n.encoder_weights, getattr(n, "checkpoint", None)) if w is not None]
+        if any(w.sha256 is None for w in weights):  # without the files nobody knows what the runs are called
+            raise
+    return Bench(experiment, results, file)

@@ -26,7 +26,7 @@ def compare(
         from harness.report.across import pictures, to_markdown
 
         folder = to or results / "compare"
-        found, rows = compared(bench(file, overrides, results) for file in files)
+        found, rows = compared(bench(file, overrides, results, reading=True) for file in files)
         _print(found)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "compare.md", to_markdown(found, rows))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, AsJson, File, Results, Set, answering, bench
+from harness.cli.common import DEFAULT_RESULTS, AsJson, File, RerunChanged, Results, Set, answering, bench
 
 if TYPE_CHECKING:
     from harness.bench import Bench
@@ -23,6 +23,7 @@ def run(
     overrides: Set = None,
     results: Results = DEFAULT_RESULTS,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
+    rerun_changed: RerunChanged = False,
     from_search: Annotated[
         bool, typer.Option("--from-search", help="Use the best hyper-parameters that `tune` found.")
     ] = False,
@@ -38,11 +39,11 @@ def run(
         before = wanted.states()
         try:
             with stopped_by_sigterm(), show:
-                states = wanted.run(show, retry_failed)
+                states = wanted.run(show, retry_failed, rerun_changed)
         except KeyboardInterrupt:
             interrupted(wanted, show)
             raise typer.Exit(130) from None
-        table = wanted.write_report(rewrite=states != before or retry_failed)
+        table = wanted.write_report(rewrite=states != before or retry_failed or rerun_changed)
         if isinstance(show, Events):
             show.table(table)
             show.done(states.values())

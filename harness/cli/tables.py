@@ -46,6 +46,13 @@ def tables(
         Paper | None, typer.Option(help="Print this paper's tables: measured beside published figures.")
     ] = None,
     form: Annotated[Format | None, typer.Option("--format", help="Print in this format, and write no files.")] = None,
+    keep_stale: Annotated[
+        bool,
+        typer.Option(
+            "--keep-stale",
+            help="Show rows of other data, teachers or source files too, in blocks of their own, marked.",
+        ),
+    ] = False,
     published: Annotated[
         Path | None, typer.Option("--published", help="Folder of the published figures; RESULTS/published by default.")
     ] = None,
@@ -65,17 +72,19 @@ def tables(
             if file.is_dir():
                 print_folder(file, form)
             else:
-                _print_experiment(file, overrides, results, form)
+                _print_experiment(file, overrides, results, form, keep_stale)
 
 
-def _print_experiment(file: Path, overrides: list[str] | None, results: Path, form: Format | None) -> None:
-    wanted = bench(file, overrides, results)
+def _print_experiment(
+    file: Path, overrides: list[str] | None, results: Path, form: Format | None, keep_stale: bool
+) -> None:
+    wanted = bench(file, overrides, results, reading=True)
     if form is not None:
-        _write(wanted.table(), form)
+        _write(wanted.table(keep_stale), form)
         return
     from harness.report.console import print_table
 
-    print_table(wanted.write_report(), directory=wanted.directory)
+    print_table(wanted.write_report(keep_stale=keep_stale), directory=wanted.directory)
 
 
 def print_paper(

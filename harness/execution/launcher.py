@@ -5,7 +5,7 @@ resumes from the last completed runs and checkpoints.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -27,8 +27,16 @@ from harness.files import sweep
 from harness.results import paths, record, store
 from harness.results.pull import fetch, pull
 
+Judge = Callable[[Path, Collection[str]], Mapping[str, str]]
+"""From a results folder and run_ids: the state of each run, "waiting" without a row; raises if rows are stale."""
 POLL_SECONDS = 0.5
 FETCHERS = 4
+
+
+def rows_as_they_are(directory: Path, run_ids: Collection[str]) -> dict[str, str]:
+    """The status in the rows, whatever they were made from."""
+    rows = store.finished(directory)
+    return {run_id: rows.get(run_id, "waiting") for run_id in run_ids}
 
 
 def run_all(
@@ -37,6 +45,7 @@ def run_all(
     directory: Path,
     on_update: Callable[[Status], None],
     retry_failed: bool = False,
+    judge: Judge = rows_as_they_are,
 ) -> dict[str, str]:
     """Execute all pending runs; finished runs are skipped.
 
@@ -46,6 +55,7 @@ def run_all(
         directory: results folder of the experiment; every worker sees it, unless `resources` name a storage.
         on_update: called about twice a second, and whenever a run ended.
         retry_failed: execute failed and skipped runs again.
+        judge: which rows are results; asked once, after the rows at a storage have been fetched.
 
     Returns:
         "ok" or "failed" by run_id.
@@ -58,7 +68,9 @@ def run_all(
     workspace = Workspace(directory, resources)
     if workspace.storage is not None and workspace.storage.entries("runs"):
         pull(workspace.storage, directory, trusting=True)
-    status = Status(runs, _states(runs, directory, retry_failed))
+    again = ("failed", "skipped") if retry_failed else ()
+    found = judge(directory, [run.run_id for run in runs])
+    status = Status(runs, {run_id: "waiting" if state in again else state for run_id, state in found.items()})
     waiting = [run for run in runs if status.state[run.run_id] == "waiting"]
     _check_teachers(waiting, status, directory, workspace)
     _tidy(status, directory, workspace)
@@ -70,14 +82,6 @@ def run_all(
         with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
             _Launch(waiting, resources, directory, workspace, status, fetchers).run(on_update)
     return status.state
-
-
-def _states(runs: Sequence[Run], directory: Path, retry_failed: bool) -> dict[str, str]:
-    rows = store.finished(directory)
-    again = ("failed", "skipped") if retry_failed else ()
-    return {
-        run.run_id: "waiting" if rows.get(run.run_id, "none") in ("none", *again) else rows[run.run_id] for run in runs
-    }
 
 
 def _check_teachers(waiting: Sequence[Run], status: Status, directory: Path, workspace: Workspace) -> None:

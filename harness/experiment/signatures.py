@@ -36,7 +36,7 @@ def table(package: str, variable: str) -> dict[str, Entry]:
     Raises:
         ValueError: the package, the variable or a name's import cannot be found.
     """
-    path = _source(package)
+    path = source_file(package)
     tree = _parsed(path)
     imported = {
         alias.asname or alias.name: f"{node.module}:{alias.name}"
@@ -70,7 +70,7 @@ def entry(target: str, name: str | None = None) -> Entry:
     if not re.fullmatch(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*", target):
         raise ValueError(f"{target}: write it as package.module:Class")
     module, _, symbol = target.partition(":")
-    path = _source(module)
+    path = source_file(module)
     for node in _parsed(path).body:
         if isinstance(node, ast.FunctionDef) and node.name == symbol:
             return Entry(name or target, target, _model(node, target, path), {})
@@ -91,8 +91,12 @@ def entry(target: str, name: str | None = None) -> Entry:
     raise ValueError(f"{target}: {path} defines no class or function named {symbol!r}")
 
 
-def _source(module: str) -> Path:
-    """The file of a module, found without importing any package of it."""
+def source_file(module: str) -> Path:
+    """The file of a module, found without importing any package of it.
+
+    Raises:
+        ValueError: there is no such module.
+    """
     top, *rest = module.split(".")
     try:
         found = importlib.util.find_spec(top)

@@ -3,10 +3,11 @@
 Everything here is computed from the rows on disk.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from harness.analysis import per_image
 from harness.analysis.comparison import COLUMNS, quick_table
@@ -82,8 +83,18 @@ def table_of(
     methods: Sequence[str] = (),
     seeds: Sequence[int] | None = None,
     run_ids: Collection[str] | None = None,
+    stale: Mapping[str, Sequence[str]] | None = None,
+    remarks: Sequence[str] = (),
 ) -> tuple[Table, int]:
     """The comparison, over images too where they were kept, and the number of rows; arguments as for `write_report`.
+
+    Args:
+        directory: the experiment's directory.
+        methods: the experiment's labels in its order.
+        seeds: the experiment's seeds.
+        run_ids: read only these rows.
+        stale: why rows are stale, by run_id; they get blocks of their own, marked.
+        remarks: on all blocks of the other rows.
 
     Raises:
         ValueError: as `write_report`.
@@ -92,7 +103,27 @@ def table_of(
     rows = store.read_rows(directory, columns, run_ids=run_ids)
     if not rows.num_rows:
         raise ValueError(f"{directory}: no results yet (expected {Path(directory) / 'runs'}/*.parquet)")
-    return per_image.with_images(quick_table(rows, methods, seeds), directory, rows), rows.num_rows
+    parts = []
+    for wanted, texts, mark in _parted(rows, stale or {}, remarks):
+        table = per_image.with_images(quick_table(wanted, methods, seeds), directory, wanted)
+        blocks = (replace(b, pair=b.pair + mark, caveats=(*b.caveats, *texts)) for b in table.blocks)
+        parts.append(replace(table, blocks=tuple(blocks)))
+    return replace(parts[0], blocks=tuple(block for part in parts for block in part.blocks)), rows.num_rows
+
+
+def _parted(
+    rows: Any, stale: Mapping[str, Sequence[str]], remarks: Sequence[str]
+) -> Iterator[tuple[Any, Sequence[str], str]]:
+    """Rows of today's content, then stale ones, with the remarks on their blocks and a mark of the blocks' names."""
+    if not stale:
+        yield rows, remarks, ""
+        return
+    found = list(enumerate(zip(rows["run_id"].to_pylist(), rows["role"].to_pylist(), strict=True)))
+    today = [(place, role) for place, (run_id, role) in found if run_id not in stale]
+    if any(role == "student" for _, role in today):
+        yield rows.take([place for place, _ in today]), remarks, ""
+    reasons = sorted({f"not of today's content: {text}" for texts in stale.values() for text in texts})
+    yield rows.take([place for place, (run_id, _) in found if run_id in stale]), reasons, " (stale)"
 
 
 def _fewer(table: Table) -> Table:

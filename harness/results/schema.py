@@ -18,7 +18,7 @@ import pyarrow as pa
 STATUSES = ("ok", "failed", "skipped")
 ROLES = ("student", "teacher")
 BUDGET_UNITS = ("steps", "seconds")
-HEAVY = ("samples", "curve", "losses")
+HEAVY = ("samples", "curve", "losses", "code_files")
 """Columns that `read_rows` reads only when they are asked for by name."""
 
 _CHOICES = {"status": STATUSES, "role": ROLES, "budget_unit": BUDGET_UNITS, "absent_policy": ("skip", "zero")}
@@ -88,6 +88,9 @@ def _schema() -> Any:
         "caveat": text,  # what a reader must know of the method's values, e.g. that nobody verified them
         "weights_sha256": text,  # of the file with the trained weights
         "data_hash": text,
+        "source_sha256": text,  # of the source files of a method from outside
+        "code_sha256": text,  # of the package's files that the numbers come from ...
+        "code_files": pa.map_(text, text),  # ... and of each, the first 16 digits by path
         "num_classes": whole,
         "class_names": pa.list_(text),
         "palette": pa.list_(pa.list_(whole)),  # [r, g, b] of every class

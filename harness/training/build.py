@@ -109,11 +109,11 @@ def _network_cost(network: str, num_classes: int, height: int, width: int) -> tu
     return parameters(built), macs(built.to("meta"), torch.zeros(1, 3, height, width, device="meta"))
 
 
-def teacher_weights(run: Run, directory: Path) -> tuple[Path, str]:
+def teacher_weights(run: Run, info: DataInfo, directory: Path) -> tuple[Path, str]:
     """File and expected SHA-256 of the run's teacher.
 
     Raises:
-        ValueError: the teacher's own run is missing or failed.
+        ValueError: the teacher's own run is missing or failed, or saw other data than `info` describes.
     """
     assert run.teacher_run is not None
     path = paths.run_path(directory, run.teacher_run)
@@ -122,6 +122,11 @@ def teacher_weights(run: Run, directory: Path) -> tuple[Path, str]:
     row = store.read_row(path)
     if row["status"] != "ok":
         raise ValueError(f"the teacher {run.teacher_run} {row['status']}: {row['message']}")
+    if row["data_hash"] not in (None, info.content_hash):
+        raise ValueError(
+            f"{path}: the teacher saw other data ({row['data_hash'][:12]}..., here {info.content_hash[:12]}...). Put "
+            "that data back, or give the experiment another name, which trains a teacher of its own"
+        )
     return weights_path(directory, run.teacher_run), row["weights_sha256"]
 
 
@@ -132,7 +137,7 @@ def build_teacher(run: Run, info: DataInfo, directory: Path, device: torch.devic
         ValueError: its weights are missing or are not the ones its row names.
     """
     assert run.teacher is not None
-    path, digest = teacher_weights(run, directory)
+    path, digest = teacher_weights(run, info, directory)
     return _load_teacher(run.teacher.model_dump_json(), info.num_classes, path, digest, device, share)
 
 

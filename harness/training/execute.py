@@ -1,5 +1,6 @@
 """Train one run and write its row: the common last step of every way to launch."""
 
+import functools
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from typing import Any
 
 from harness.errors import MACHINE_ERRORS, RunFailed
 from harness.experiment.spec import Run
-from harness.results import record
+from harness.results import content, record
 from harness.training.loop import train
 from harness.training.runtime import Runtime
 
@@ -41,6 +42,7 @@ def execute(
     place: dict[str, Any] = {"workers": runtime.workers, "threads": runtime.threads}
     began = time.perf_counter()
     try:
+        place |= _code(run.method.name, run.data.name)
         result = train(run, runtime, directory)
     except Exception as error:  # the row records every cause
         machine = isinstance(error, MACHINE_ERRORS)
@@ -62,3 +64,9 @@ def execute(
         publish(run.run_id)
         runtime.checkpoints.drop()
     return "ok"
+
+
+@functools.cache
+def _code(method: str, dataset: str) -> dict[str, Any]:
+    """Kept from a method's first run in this process: what is imported does not change with the files."""
+    return content.code_columns(method, dataset)

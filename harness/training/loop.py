@@ -82,7 +82,7 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
     infos = student.info(), (teacher or student).info()
     distiller = build_method(run.method, Pair(*infos, data.info.num_classes, data.info.ignore_index), run.seed)
     facts = run_facts(run, student, distiller, data, device)
-    facts["teacher_sha256"] = teacher_weights(run, directory)[1] if teacher is not None else None
+    facts["teacher_sha256"] = teacher_weights(run, data.info, directory)[1] if teacher is not None else None
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     for network in (student, teacher):
         if network is not None:

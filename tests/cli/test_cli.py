@@ -160,7 +160,7 @@ def test_a_reader_that_leaves_early_is_no_error(rows):
 
 def test_check_lists_runs_and_which_have_rows(tmp_path):
     runs = plan(tmp_path, methods=["none", {"sstkd": {"stages": ["stage1"]}}])
-    store.write_run(tmp_path / "r" / "tiny", make_row(run_id=runs[1].run_id))
+    store.write_run(tmp_path / "r" / "tiny", make_row(run_id=runs[1].run_id, data_hash=None))
     path = tmp_path / "tiny.yaml"
     text = call("check", path, "--no-measure", "--results", tmp_path / "r").stdout.splitlines()
     assert [line.split() for line in text[:5]] == [
@@ -191,11 +191,11 @@ def test_run_reports_and_fails_when_a_run_failed(tmp_path, monkeypatch):
     path, directory = tmp_path / "tiny.yaml", tmp_path / "r" / "tiny"
     launched = []
 
-    def run_all(given, resources, where, on_update, retry_failed):
+    def run_all(given, resources, where, on_update, retry_failed, judge):
         launched.append(retry_failed)
         for run in given:
             status = "failed" if run.method.name == "kd" and not retry_failed else "ok"
-            network = {"role": run.role, "pair": run.pair, "teacher_run_id": run.teacher_run}
+            network = {"role": run.role, "pair": run.pair, "teacher_run_id": run.teacher_run, "data_hash": None}
             store.write_run(where, make_row(run.method.name, run.seed, status, run_id=run.run_id, **network))
 
     monkeypatch.setattr(launcher, "run_all", run_all)
@@ -227,12 +227,12 @@ def test_run_as_json_says_why_a_run_failed(tmp_path, monkeypatch):
     runs = plan(tmp_path)
     path, results = tmp_path / "tiny.yaml", tmp_path / "r"
 
-    def run_all(given, resources, where, on_update, retry_failed):
+    def run_all(given, resources, where, on_update, retry_failed, judge):
         status = Status(given, {run.run_id: "waiting" for run in given})
         on_update(status)
         for run in given:
             state = "failed" if run.method.name == "kd" else "ok"
-            network = {"role": run.role, "pair": run.pair, "teacher_run_id": run.teacher_run}
+            network = {"role": run.role, "pair": run.pair, "teacher_run_id": run.teacher_run, "data_hash": None}
             store.write_run(where, make_row(run.method.name, run.seed, state, run_id=run.run_id, **network))
             status.change(run, "running")
             on_update(status)

@@ -1,0 +1,187 @@
+"""Which finished rows still are results of what the experiment is made of today: one answer for every command.
+
+A run_id says what was asked for; data, methods from outside and teachers are files, which change under the same name. A
+row records their digests, and a row whose digests are not today's is stale: it is neither reused nor shown as today's.
+The package's own files change with every release: rows made by others are reused, and it is said which.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.files import sha256, write_atomic
+from harness.results import content, paths, store
+
+_COLUMNS = (
+    *("run_id", "status", "role", "method", "seed", "pair", "dataset", "data_hash"),
+    *("source_sha256", "code_sha256", "teacher_run_id", "teacher_sha256", "weights_sha256"),
+)
+_SHOWN = 5
+"""Stale rows that a message names."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a row is worth today.
+
+    Attributes:
+        state: "ok", "failed" or "skipped" as in the row; "waiting" for no row, or a failed one of other content;
+            "stale" for a finished row of other content.
+        label: the run as a message names it: role or method, pair, seed.
+        reasons: why it is stale: what differs, with both digests.
+        code: "today's", "other" or "unknown" files of the package made it; empty without a result.
+    """
+
+    state: str
+    label: str = ""
+    reasons: tuple[str, ...] = ()
+    code: str = ""
+
+
+def standings(
+    directory: Path, run_ids: Collection[str] | None, data_hash: str | None, weights: bool = False
+) -> dict[str, Standing]:
+    """What the rows of an experiment are worth.
+
+    Args:
+        directory: its results folder, or the folder of its search or step times.
+        run_ids: of which runs; None for all rows there are.
+        data_hash: today's content of the data; None where the data is not on this machine.
+        weights: also whether the files of teachers' weights are those that their rows name.
+
+    Raises:
+        ValueError: a corrupt row, or a method's module cannot be found.
+    """
+    rows = {row["run_id"]: row for row in store.read_rows(directory, _COLUMNS, run_ids=run_ids).to_pylist()}
+    teachers = {run_id: row for run_id, row in rows.items() if row["role"] == "teacher"}
+    sources = {method: content.outside_sha256(method) for method in {row["method"] for row in rows.values()}}
+    codes: dict[tuple[str, str], str] = {}
+    found = {}
+    for run_id, row in rows.items():
+        differing = _differing(row, data_hash, sources[row["method"]], teachers.get(row["teacher_run_id"]))
+        if weights and row["role"] == "teacher" and row["status"] == "ok":
+            differing += _weights(directory, row)
+        state = row["status"]
+        if differing:
+            state = "stale" if state == "ok" else "waiting"
+        found[run_id] = Standing(state, _label(row), tuple(differing), _code(row, codes) if state == "ok" else "")
+    return {run_id: found.get(run_id, Standing("waiting")) for run_id in (rows if run_ids is None else run_ids)}
+
+
+def require_current(found: Mapping[str, Standing], directory: Path, file: str) -> None:
+    """Raise if finished rows are stale.
+
+    Args:
+        found: of `standings`.
+        directory: where they are.
+        file: the experiment file, for the commands in the message.
+
+    Raises:
+        ValueError: names the first of them with both digests, and the remedies.
+    """
+    stale = {run_id: standing for run_id, standing in found.items() if standing.state == "stale"}
+    if not stale:
+        return
+    lines = [f"{directory}: {len(stale)} of {len(found)} rows are not of today's content:"]
+    lines += [f"  {run_id} ({x.label}): {'; '.join(x.reasons)}" for run_id, x in list(stale.items())[:_SHOWN]]
+    if len(stale) > _SHOWN:
+        lines.append(f"  ... and {len(stale) - _SHOWN} more")
+    lines.append(
+        "Put the earlier content back, or give the experiment another name or --results folder, or train these runs "
+        f"anew: sstkd-bench run {file} --rerun-changed (their rows are moved to `replaced`); "
+        f"sstkd-bench tables {file} --keep-stale shows them in a block of their own"
+    )
+    raise ValueError("\n".join(lines))
+
+
+def remarks(found: Mapping[str, Standing], directory: Path, data_hash: str | None) -> list[str]:
+    """What a reader must know of rows that are shown: other code, unknown code, data that was not looked at."""
+    said = []
+    shown = {run_id: standing for run_id, standing in found.items() if standing.state == "ok"}
+    count = Counter(standing.code for standing in shown.values())
+    if count["other"]:
+        ids = [run_id for run_id, standing in shown.items() if standing.code == "other"]
+        files = ", ".join(changed_files(directory, ids))
+        said.append(
+            f"{_rows(count['other'])} made by other code than today's ({files}); run --rerun-changed makes them anew"
+        )
+    if count["unknown"]:
+        said.append(f"{_rows(count['unknown'])} made before rows had a digest of their code")
+    if shown and data_hash is None:
+        said.append("the data was not looked at: it is not on this machine")
+    return said
+
+
+def changed_files(directory: Path, run_ids: Iterable[str]) -> list[str]:
+    """The package's files that have changed since these rows were made, were removed, or came to be."""
+    rows = store.read_rows(directory, ["method", "dataset", "code_files"], run_ids=list(run_ids))
+    changed: set[str] = set()
+    for row in rows.to_pylist(maps_as_pydicts="strict"):
+        then, now = row["code_files"] or {}, content.code_files(row["method"], row["dataset"])
+        changed |= {name for name in then.keys() | now.keys() if then.get(name) != now.get(name)}
+    return sorted(changed)
+
+
+def set_aside(directory: Path, run_ids: Iterable[str]) -> None:
+    """Move rows, and what belongs to them, to the folder `replaced`, so that their runs are trained anew.
+
+    Raises:
+        ValueError: a row is packed.
+        OSError: the disk is full or cannot be written.
+    """
+    for run_id in run_ids:
+        row = paths.run_path(directory, run_id)
+        if not row.is_file():
+            raise ValueError(f"{directory}: the row {run_id} is packed. First: sstkd-bench results unpack {directory}")
+        (directory / "replaced").mkdir(exist_ok=True)
+        made = sha256(row)[:8]
+        others = [paths.weights_path(directory, run_id), paths.per_image_path(directory, run_id)]
+        for path in filter(Path.is_file, others):
+            path.replace(directory / "replaced" / f"{run_id}-{made}.{path.parent.name}{path.suffix}")
+        # The row last: without it the run is pending, and an interrupted command moves the rest the next time.
+        write_atomic(directory / "replaced" / f"{run_id}-{made}.parquet", row.read_bytes())
+        row.unlink()
+
+
+def _differing(
+    row: Mapping[str, Any], data_hash: str | None, source: str | None, teacher: Mapping[str, Any] | None
+) -> list[str]:
+    """What of a row is not today's; a digest that an earlier row lacks contradicts nothing."""
+    trained = None if teacher is None or teacher["status"] != "ok" else teacher["weights_sha256"]
+    compared = (
+        ("data", row["data_hash"], data_hash),
+        (f"source files of {row['method']}", row["source_sha256"], source),
+        ("teacher", row["teacher_sha256"], trained),
+    )
+    return [
+        f"{what} {then[:12]}... in the row, {now[:12]}... today"
+        for what, then, now in compared
+        if then is not None and now is not None and then != now
+    ]
+
+
+def _weights(directory: Path, row: Mapping[str, Any]) -> list[str]:
+    path, then = paths.weights_path(directory, row["run_id"]), row["weights_sha256"]
+    if then is None or not path.is_file() or (now := sha256(path)) == then:
+        return []
+    return [f"weights {then[:12]}... in the row, {now[:12]}... in {path}"]
+
+
+def _code(row: Mapping[str, Any], known: dict[tuple[str, str], str]) -> str:
+    if row["code_sha256"] is None:
+        return "unknown"
+    key = row["method"], row["dataset"]
+    if key not in known:
+        known[key] = content.code_sha256(content.code_files(*key))
+    return "today's" if known[key] == row["code_sha256"] else "other"
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    what = "teacher" if row["role"] == "teacher" else row["method"]
+    return f"{what}, {row['pair']}, seed {row['seed']}"
+
+
+def _rows(count: int) -> str:
+    return "1 row was" if count == 1 else f"{count} rows were"
