@@ -184,7 +184,7 @@ def parse(text: str, place: Place, lines: dict[KeyPath, int]) -> Any:
         line = text.count("\n", 0, error.position) + 1
         raise ValueError(f"{place(line)}: not valid YAML: the character {text[error.position]!a}; delete it") from None
     except (ValueError, OverflowError):  # PyYAML's, of an escape such as "\\UFFFFFFFF" or %YAML 1.999...
-        raise ValueError(f"{place(None)}: not valid YAML: an escape sequence or a version that does not exist") from None
+        raise ValueError(f"{place(None)}: not valid YAML: no such escape sequence or version") from None
     if node is None:
         return None
     _walk(node, (), lines, place)
