@@ -31,26 +31,20 @@ def _parameters(name: str, settings: list[str] | None) -> dict[str, Any]:
     Raises:
         ValueError: an unknown dataset or parameter, or a value that is not allowed.
     """
-    import yaml
-
-    from harness.experiment.load import validate
+    from harness.experiment import yaml_reader
+    from harness.experiment.load import listed, validate
     from harness.experiment.method import dataset_entry
 
-    given, problems = {}, []
+    given: dict[str, Any] = {}
+    problems: list[str] = []
     for setting in settings or []:
-        key, mark, value = setting.partition("=")
-        if not mark:
-            raise ValueError(f"--set {setting}: KEY=VALUE is needed, e.g. short_side=512")
-        try:
-            given[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--set {setting}: not a YAML value ({' '.join(str(error).split())[:120]})") from None
+        yaml_reader.override(given, setting)
     model = dataset_entry(name).parameters
     found = validate(
-        model, given, (), lambda at, message: problems.append(f"--set {'.'.join(map(str, at))}: {message}")
+        model, given, (), lambda at, message: problems.append(f"--set {yaml_reader.dotted(at)}: {message}")
     )
     if found is None:
-        raise ValueError("\n".join(problems))
+        raise ValueError(listed(problems))
     return found.model_dump(mode="json")
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from harness.datasets import cache, splits
 from harness.datasets.base import Data
@@ -17,7 +16,8 @@ from harness.datasets.filedata import load
 from harness.datasets.pairing import Pairing
 from harness.datasets.source import IGNORE, OFFICIAL, Listing, Sample, Source, table
 from harness.datasets.tree import Tree
-from harness.experiment.method import nearest
+from harness.experiment import yaml_reader
+from harness.experiment.load import listed, validate
 
 CLASSES = "classes.yaml"
 IMAGES = tuple(
@@ -31,7 +31,7 @@ class ClassEntry(BaseModel):
     """One class of classes.yaml."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")
     value: Byte
     """Its value in the masks."""
     colour: list[Byte] | None = Field(None, min_length=3, max_length=3)
@@ -110,32 +110,21 @@ def read_classes(path: Path) -> ClassTable:
     Raises:
         ValueError: no such file, not YAML, an unknown or missing key, a value out of range or twice; a line each.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: the list of classes is missing. Write one:\n{EXAMPLE}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    try:
-        found = ClassTable.model_validate(data)
-    except ValidationError as error:
-        raise ValueError("\n".join(f"{path}: {_explained(item)}" for item in error.errors())) from None
-    if wrong := list(_repeated(found)):
-        raise ValueError("\n".join(f"{path}: {line}" for line in wrong))
+    if not path.is_file():
+        raise ValueError(f"{path}: the list of classes is missing. Write one:\n{EXAMPLE}")
+    data, lines = yaml_reader.read(path, "a list of classes", "classes:, ignore:")
+    problems: list[str] = []
+
+    def report(at: yaml_reader.KeyPath, message: str) -> None:
+        line = next((f":{lines[at[:n]]}" for n in range(len(at), 0, -1) if at[:n] in lines), "")
+        problems.append(f"{path}{line}: {yaml_reader.dotted(at)}: {message}")
+
+    found = validate(ClassTable, data, (), report)
+    if found is not None:
+        problems = [f"{path}: {line}" for line in _repeated(found)]
+    if found is None or problems:
+        raise ValueError(listed(problems))
     return found
-
-
-def _explained(error: Any) -> str:
-    place = ".".join(map(str, error["loc"])) or "the file"
-    if error["type"] == "extra_forbidden":
-        key, allowed = str(error["loc"][-1]), (ClassTable if len(error["loc"]) == 1 else ClassEntry).model_fields
-        return f"{place}: unknown key.{nearest(key, allowed)} Allowed: {', '.join(allowed)}"
-    if error["type"] == "missing":
-        return f"{place}: this key is missing"
-    if error["type"] == "model_type":
-        return f"{place}: not a mapping of keys. Write it as\n{EXAMPLE}"
-    quote = ' (YAML reads it as another type; put it in "quotes")' if error["type"] == "string_type" else ""
-    return f"{place}: {error['input']!r} is given; {error['msg'].replace('Input should be', 'allowed:')}{quote}"
 
 
 def _repeated(found: ClassTable) -> Iterable[str]:

@@ -1,7 +1,7 @@
 """The index of a dataset in files: size, digest and class counts of every pair, computed once and cached.
 
-Every file is read once, to decode it, check its labels and hash its content. The results are cached by path, size and
-time of change, so that later runs check only these.
+Every file is read once, to decode it, check its labels and hash its content. The results are cached by path, size,
+times and inode, so that later runs check only these; `full` hashes every file again.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ LOUD = 1000
 _SCHEMA = pa.schema(
     {
         "files": pa.list_(pa.string()),  # image and label below the root
-        "stamp": pa.list_(pa.int64()),  # size and time of change in ns of both
+        "stamp": pa.list_(pa.int64()),  # see _stamp
         "image_sha256": pa.binary(32),
         "label_sha256": pa.binary(32),
         "height": pa.int32(),
@@ -36,6 +36,9 @@ _SCHEMA = pa.schema(
         "counts": pa.list_(pa.int64()),  # pixels of each class, then ignored ones
     }
 )
+
+
+Stamp = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class Entry:
     label_sha256: bytes
     size_hw: tuple[int, int]
     counts: NDArray[np.int64]
+
+
+Memory = dict[tuple[str, str], tuple[Stamp, Entry]]
+"""By image and label file: what they looked like from outside, and what was in them."""
 
 
 def read_label(source: Source, sample: Sample, data: bytes, file: object) -> Label:
@@ -109,37 +116,55 @@ def build(
 
 
 def survey(
-    source: Source, tree: Tree, samples: Sequence[Sample], tell: Callable[[str], None] | None = None
+    source: Source,
+    tree: Tree,
+    samples: Sequence[Sample],
+    tell: Callable[[str], None] | None = None,
+    full: bool = False,
 ) -> tuple[list[Entry | None], list[str]]:
-    """As `build`, but returns the problems: an entry or None per sample, and one line per problem."""
+    """As `build`, but returns the problems: an entry or None per sample, and one line per problem.
+
+    Args:
+        source: the dataset.
+        tree: its folder.
+        samples: labelled pairs below it.
+        tell: called with a message before many files are read.
+        full: hash all files, those too that seem unchanged.
+    """
     tell = tell or (lambda line: print(line, file=sys.stderr, flush=True))
     file = _memory(source, tree)
     memory = _remembered(file)
     stamps = [_stamp(tree, sample) for sample in samples]
-    found: list[Entry | None] = [
-        memory.get((sample.image, str(sample.label), *stamp)) for sample, stamp in zip(samples, stamps, strict=True)
-    ]
-    missing = [i for i, entry in enumerate(found) if entry is None]
+    known = [_known(memory, sample, stamp) for sample, stamp in zip(samples, stamps, strict=True)]
+    missing = [i for i, entry in enumerate(known) if full or entry is None]
     if not missing:
-        return found, []
+        return known, []
     if len(missing) > LOUD:
         tell(f"{source.name}: reading {len(missing)} pairs below {tree.root} once, to check and to hash them ...")
-    problems: list[str] = []
+    found, problems = list(known), []
 
     def look(i: int) -> Entry | str:
         try:
-            return examine(source, tree, samples[i]).entry
+            entry = known[i]
+            same = entry is not None and _digests(tree, samples[i]) == (entry.image_sha256, entry.label_sha256)
+            return entry if entry is not None and same else examine(source, tree, samples[i]).entry
         except (ValueError, OSError) as error:
             return str(error)
 
     with ThreadPoolExecutor(cores()) as pool:
         for i, answer in zip(missing, pool.map(look, missing), strict=True):
+            found[i] = None if isinstance(answer, str) else answer
             if isinstance(answer, str):
                 problems.append(answer)
-            else:
-                found[i] = answer
-    _remember(file, {**memory, **dict(_keyed(samples, stamps, found))})
+    if any(new is not old for new, old in zip(found, known, strict=True)):
+        _remember(file, {**memory, **dict(_keyed(samples, stamps, found))})
     return found, problems
+
+
+def _digests(tree: Tree, sample: Sample) -> tuple[bytes, bytes]:
+    """Of a pair's image file and label file as they are now."""
+    image, label = (hashlib.sha256(tree.file(name).read_bytes()).digest() for name in (sample.image, str(sample.label)))
+    return image, label
 
 
 def cores() -> int:
@@ -147,25 +172,30 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _stamp(tree: Tree, sample: Sample) -> tuple[int, int, int, int]:
-    """Size and time of change of both files; zeros for a missing file, which is reported when it is read."""
+def _stamp(tree: Tree, sample: Sample) -> Stamp:
+    """Size, times and inode of both files; zeros for a missing file, which is reported when it is read."""
     stamp: list[int] = []
     for name in (sample.image, str(sample.label)):
         try:
             status = tree.file(name).stat()
-            # ctime, because many programs reset mtime.
-            stamp += [status.st_size, status.st_ctime_ns]
+            # ctime too, because many programs reset mtime.
+            stamp += [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         except FileNotFoundError:
-            stamp += [0, 0]
-    return stamp[0], stamp[1], stamp[2], stamp[3]
+            stamp += [0, 0, 0, 0]
+    return tuple(stamp)
+
+
+def _known(memory: Memory, sample: Sample, stamp: Stamp) -> Entry | None:
+    before, entry = memory.get((sample.image, str(sample.label)), ((), None))
+    return entry if before == stamp else None
 
 
 def _keyed(
-    samples: Sequence[Sample], stamps: Sequence[tuple[int, ...]], found: Sequence[Entry | None]
-) -> Iterator[tuple[tuple[str | int, ...], Entry]]:
+    samples: Sequence[Sample], stamps: Sequence[Stamp], found: Sequence[Entry | None]
+) -> Iterator[tuple[tuple[str, str], tuple[Stamp, Entry]]]:
     for sample, stamp, entry in zip(samples, stamps, found, strict=True):
         if entry is not None:
-            yield (sample.image, str(sample.label), *stamp), entry
+            yield (sample.image, str(sample.label)), (stamp, entry)
 
 
 def _memory(source: Source, tree: Tree) -> Path:
@@ -174,7 +204,7 @@ def _memory(source: Source, tree: Tree) -> Path:
     return cache_home() / "index" / f"{source.name}-{digest.hexdigest()[:16]}.parquet"
 
 
-def _remembered(file: Path) -> dict[tuple[str | int, ...], Entry]:
+def _remembered(file: Path) -> Memory:
     if not file.is_file():
         return {}
     try:
@@ -184,28 +214,33 @@ def _remembered(file: Path) -> dict[tuple[str | int, ...], Entry]:
     except (pa.ArrowException, OSError):
         return {}  # corrupt
     return {
-        (*files, *stamp): Entry(image, label, (height, width), np.asarray(counts, np.int64))
+        (files[0], files[1]): (tuple(stamp), Entry(image, label, (height, width), np.asarray(counts, np.int64)))
         for files, stamp, image, label, height, width, counts in zip(*rows.values(), strict=True)
     }
 
 
-def _remember(file: Path, entries: dict[tuple[str | int, ...], Entry]) -> None:
+def _remember(file: Path, entries: Memory) -> None:
     rows = [
         {
-            "files": list(key[:2]),
-            "stamp": list(key[2:]),
+            "files": list(files),
+            "stamp": list(stamp),
             "image_sha256": entry.image_sha256,
             "label_sha256": entry.label_sha256,
             "height": entry.size_hw[0],
             "width": entry.size_hw[1],
             "counts": entry.counts.tolist(),
         }
-        for key, entry in entries.items()
+        for files, (stamp, entry) in entries.items()
     ]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), sink, compression="zstd")
+    keep(file, sink.getvalue().to_pybytes())
+
+
+def keep(file: Path, content: bytes) -> None:
+    """Write a file of the cache folder; a note if that is not possible, because everything in it can be made anew."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, sink.getvalue().to_pybytes())
+        write_atomic(file, content)
     except OSError as error:
         print(f"note: {file} cannot be written ({error.strerror}); the next run reads all files again", file=sys.stderr)

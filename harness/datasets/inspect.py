@@ -121,7 +121,7 @@ def _read_all(
     stock = {}
     for split in OFFICIAL:
         samples = listing.samples.get(split, [])
-        entries, problems = index.survey(source, tree, samples)
+        entries, problems = index.survey(source, tree, samples, full=True)
         found.problems += problems
         stock[split] = [(s, e) for s, e in zip(samples, entries, strict=True) if e is not None]
     return stock

@@ -14,7 +14,7 @@ from harness.experiment import rules, yaml_reader
 from harness.experiment.method import Method, dataset_entry, method_entry, nearest
 from harness.experiment.recipe import Spec
 from harness.experiment.spec import Experiment, Network, PathMark
-from harness.experiment.yaml_reader import KeyPath, dotted
+from harness.experiment.yaml_reader import KeyPath, dotted, shown
 from harness.files import sha256
 
 M = TypeVar("M", bound=BaseModel)
@@ -24,6 +24,11 @@ IN_CLUSTER = ("metadata", "experiment")
 """Place of the experiment in a Ray cluster file: `metadata` is the only key that may hold anything."""
 FILLED_IN = {"overrides": "--set", "given": "methods"}
 """Fields of an experiment that are not keys of a file, and where they come from."""
+SHOWN = 20
+"""Number of errors that are listed."""
+LONGEST = 700
+"""Characters of one error; a value in it may be longer than anybody reads."""
+MOST_RUNS = 100_000
 CLUSTER_KEYS = {"cluster_name", "provider"}
 """Keys that every Ray cluster file has and no experiment has."""
 
@@ -62,12 +67,12 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, here: bool = True) 
         line = next((lines[full[:n]] for n in range(len(full), 0, -1) if full[:n] in lines), None)
         place = f"{path}:{line}" if line else f"{path}"
         where = f"{origin}: {dotted(at)}" if origin else f"{place}: {dotted(full)}"
-        problems.setdefault(at, f"{where}: {message}")
+        problems.setdefault(at, shown(f"{where}: {message}", LONGEST))
 
     if root:  # Ray's launcher writes the file as its own reader understood it to the head node
         for at, value in yaml_reader.read_otherwise_by_ray(path, data, root):
             report(at, f"Ray reads {value!r} here. Quote text, write numbers as 1.0e-3, and true or false in full")
-    from_set |= {yaml_reader.override(data, text): f"--set {text}" for text in overrides}
+    from_set |= {yaml_reader.override(data, text): f"--set {shown(text)}" for text in overrides}
     for key in FILLED_IN.keys() & data.keys():
         report((key,), f"unknown key. It is filled in from {FILLED_IN[key]}; delete it.")
         del data[key]
@@ -76,8 +81,14 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, here: bool = True) 
     if experiment is not None and not problems:
         experiment = _resolve(experiment, data["methods"], report, here)
     if problems or experiment is None:
-        raise ValueError("\n".join(problems.values()))
+        raise ValueError(listed(list(problems.values())))
     return experiment.model_copy(update={"overrides": tuple(overrides)})
+
+
+def listed(problems: Sequence[str]) -> str:
+    """The first `SHOWN` of some problems, a line each, and how many more there are."""
+    more = len(problems) - SHOWN
+    return "\n".join([*problems[:SHOWN], *([f"... and {more} more"] if more > 0 else [])])
 
 
 def _experiment_in(
@@ -117,22 +128,29 @@ def validate(model: type[M], data: Any, at: KeyPath, report: Report) -> M | None
         return model.model_validate_json(json.dumps(data))
     except ValidationError as error:
         problems = error.errors()
-    for problem in problems:
+    for number, problem in enumerate(problems):
         loc = problem["loc"]
         if problem["type"] == "too_short" and any(p["loc"][: len(loc)] == loc != p["loc"] for p in problems):
             continue  # the invalid items are reported themselves
-        if problem["type"] == "extra_forbidden":
+        if number > SHOWN:  # counted, not shown
+            message = problem["type"]
+        elif problem["type"] == "extra_forbidden":
             allowed = [key for key in _model_at(model, loc[:-1]).model_fields if key not in FILLED_IN]
             message = f"unknown key.{nearest(str(loc[-1]), allowed)} Allowed: {', '.join(allowed) or 'no keys'}"
+        elif problem["type"] == "missing" and isinstance(loc[-1], int):
+            message = f"the list ends before this item; given {_given(problem['input'])}"
         elif problem["type"] == "missing":
             message = "this key is missing; it has no default"
         else:
-            given = json.dumps(problem["input"], default=str)
-            message = f"{_words(problem['msg'])}; given {given if len(given) < 80 else given[:77] + '...'}"
+            message = f"{_words(problem['msg'])}; given {_given(problem['input'])}"
             if problem["type"] == "literal_error":
                 message += "." + nearest(str(problem["input"]), re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
         report((*at, *loc), message)
     return None
+
+
+def _given(value: Any) -> str:
+    return shown(json.dumps(value, default=str))
 
 
 def _words(message: str) -> str:

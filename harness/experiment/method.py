@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.experiment import signatures
 from harness.experiment.recipe import Spec
+from harness.experiment.yaml_reader import shown
 
 
 class Method(Spec):
@@ -111,11 +112,13 @@ def dataset_entry(name: str) -> signatures.Entry:
 def _known(name: str, table: dict[str, signatures.Entry], what: str) -> signatures.Entry:
     if name in table:
         return table[name]
-    raise ValueError(f"unknown {what} {name!r}.{nearest(name, table)} Allowed: {', '.join(sorted(table))}")
+    raise ValueError(f"unknown {what} '{shown(name)}'.{nearest(name, table)} Allowed: {', '.join(sorted(table))}")
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the closest of `allowed`, or nothing."""
+    if len(name) > 100:  # no name is
+        return ""
     by_lower = {item.lower(): item for item in allowed}
     near = difflib.get_close_matches(name.lower(), by_lower, n=5, cutoff=0.5)
     near.sort(key=lambda found: sorted(found) != sorted(name.lower()))  # letters in another order come first

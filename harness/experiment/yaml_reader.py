@@ -1,8 +1,9 @@
-"""Experiment files as data: YAML 1.2 scalars, no duplicate keys, a line number for every key, `--set` overrides.
+"""Everything that is YAML as data: YAML 1.2 scalars, no duplicate keys, a line number for every key, `--set` overrides.
 
 PyYAML reads YAML 1.1, where `1e-3` is a string, `off` is False, `1:30` is 90 and a repeated key silently wins; each of
 those has cost somebody a training run, so this loader reads scalars as YAML 1.2 does and refuses repeated keys.
 A file says everything in full: anchors, aliases, merge keys and tags are refused, and with them cycles and YAML bombs.
+Size, depth and number of values are bounded, and so is every text that a message quotes.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,17 @@ import yaml
 KeyPath = tuple[str | int, ...]
 Place = Callable[[int | None], str]  # a line's file and number, for messages
 
-_STR, _FLOAT = "tag:yaml.org,2002:str", "tag:yaml.org,2002:float"
+MOST_BYTES = 1_000_000
+MOST_VALUES = 50_000
+"""Keys, items and plain values of a file together; PyYAML needs some 50 microseconds for each."""
+MOST_LEVELS = 50
+"""Brackets and indentations within each other."""
+MOST_DIGITS = 100
+"""Of an integer. Fields have tighter bounds; this one is for Python, which does not read any number of digits."""
+QUOTED = 80
+"""Characters of a user's text that a message shows."""
+
+_STR, _FLOAT, _INT = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "float", "int"))
 _SCALARS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -33,15 +45,25 @@ _SCALARS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 scalars and without anchors, aliases and tags."""
+    """SafeLoader with YAML 1.2 scalars, bounds, and without anchors, aliases and tags."""
+
+    values = 0
+    levels = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise _refused("anchors (&) and aliases (*) are not read; write the value out, or quote the text", event)
         if getattr(event, "tag", None) is not None:
-            raise _refused(f"tags are not read; delete {event.tag!r}, or quote the text", event)
+            raise _refused(f"tags are not read; delete '{shown(event.tag)}', or quote the text", event)
+        self.values += 1
+        if self.values > MOST_VALUES:
+            raise _refused(f"more than {MOST_VALUES:,} keys and values; shorten it, or divide it", event)
+        if self.levels == MOST_LEVELS:
+            raise _refused(f"more than {MOST_LEVELS} lists and mappings within each other; write it flatter", event)
+        self.levels += 1
         node: yaml.Node | None = super().compose_node(parent, index)
+        self.levels -= 1
         return node
 
 
@@ -58,7 +80,7 @@ def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 _Loader.yaml_implicit_resolvers = {}
 for _name, (_pattern, _first) in _SCALARS.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+_Loader.add_constructor(_INT, _integer)
 
 
 def _number(text: str) -> float:
@@ -66,24 +88,49 @@ def _number(text: str) -> float:
     return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+def shown(text: object, most: int = QUOTED) -> str:
+    """A user's text as a message quotes it: at most `most` characters, control characters escaped."""
+    whole = str(text)
+    part = whole if len(whole) <= most else whole[: most - 3] + "..."
+    return part if part.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in part)
+
+
+def read(
+    path: Path, kind: str = "an experiment file", keys: str = "name:, data:, ..."
+) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     """Read a YAML mapping and the line of each of its keys.
 
+    Args:
+        path: the file.
+        kind: what it is, for messages.
+        keys: some of its keys, for messages.
+
     Raises:
-        ValueError: the file is missing, is not YAML, repeats a key, or is not a mapping.
+        ValueError: the file is missing, too large, is not YAML, repeats a key, or is not a mapping.
     """
+    text = _text(path, kind)
+    lines: dict[KeyPath, int] = {}
+    data = parse(text, lambda line: f"{path}:{line}" if line else f"{path}", lines)
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: {kind} is a mapping of keys ({keys}); this one is not.")
+    return data, lines
+
+
+def _text(path: Path, kind: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe without a writer would block
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError(f"{path}: is not a regular file. Give the path of {kind}.")
+            content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}). Give the path of an experiment file.") from None
+        raise ValueError(f"{path}: cannot be read ({error.strerror}). Give the path of {kind}.") from None
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"{path}: more than {MOST_BYTES:,} bytes, which {kind} has not. Is it another file?")
+    try:
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path}:{line}: is not UTF-8 text ({error.reason}). Save the file as UTF-8.") from None
-    lines: dict[KeyPath, int] = {}
-    data = _parse(text, lambda line: f"{path}:{line}" if line else f"{path}", lines)
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: an experiment file is a mapping of keys (name:, data:, ...); this one is not.")
-    return data, lines
 
 
 def read_otherwise_by_ray(
@@ -94,16 +141,17 @@ def read_otherwise_by_ray(
     Raises:
         ValueError: Ray cannot read the file.
     """
-    text = path.read_text(encoding="utf-8")
+    text = _text(path, "an experiment file")
     with contextlib.suppress(ValueError):
         json.loads(text)
         return  # Ray wrote this itself, from what it had read
     try:
         theirs = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: Ray cannot read this file: {' '.join(str(error).split())}") from None
-    for key in root:
-        theirs = theirs[key]
+        for key in root:
+            theirs = theirs[key]
+    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:  # a date such as 2026-99-99 is a ValueError
+        text = shown(" ".join(str(error).split()), 300)
+        raise ValueError(f"{path}: Ray cannot read this file: {text}") from None
     yield from _differing(experiment, theirs, ())
 
 
@@ -118,23 +166,29 @@ def _differing(ours: Any, theirs: Any, at: KeyPath) -> Iterator[tuple[KeyPath, A
         yield at, theirs
 
 
-def _parse(text: str, place: Place, lines: dict[KeyPath, int]) -> Any:
-    """The plain data of one YAML document; fills `lines`. `place` says where a line is, for messages."""
+def parse(text: str, place: Place, lines: dict[KeyPath, int]) -> Any:
+    """The plain data of one YAML document; fills `lines`. `place` says where a line is, for messages.
+
+    Raises:
+        ValueError: not YAML, beyond the bounds above, a repeated key, or a value that is no plain data.
+    """
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        if node is None:
-            return None
-        _walk(node, (), lines, place)
-        return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(part for part in (error.context, error.problem) if part)
-        what += ". Indent with spaces" if "'\\t'" in what else ""
+        what = shown(what, 300) + (". Indent with spaces" if "'\\t'" in what else "")
         raise ValueError(f"{place(mark.line + 1 if mark else None)}: not valid YAML: {what}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ValueError(f"{place(line)}: not valid YAML: the character {text[error.position]!r}; delete it") from None
+        raise ValueError(f"{place(line)}: not valid YAML: the character {text[error.position]!a}; delete it") from None
+    except (ValueError, OverflowError):  # PyYAML's, of an escape such as "\\UFFFFFFFF" or %YAML 1.999...
+        raise ValueError(f"{place(None)}: not valid YAML: no such escape sequence or version") from None
+    if node is None:
+        return None
+    _walk(node, (), lines, place)
+    return loader.construct_document(node)
 
 
 def _walk(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], place: Place) -> None:
@@ -145,8 +199,10 @@ def _walk(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], place: Place)
             if not isinstance(key, yaml.ScalarNode):
                 raise ValueError(f"{place(line)}: a key is a plain word, not a list or a mapping.")
             if key.tag != _STR:
-                raise ValueError(f"{place(line)}: the key {key.value!r} is not text. Quote it, or correct it.")
+                raise ValueError(f"{place(line)}: the key '{shown(key.value)}' is not text. Quote it, or correct it.")
             below = (*at, key.value)
+            if not key.value.isprintable():
+                raise ValueError(f"{place(line)}: {dotted(below)}: a key has no control characters; correct it.")
             if below in lines:
                 raise ValueError(
                     f"{place(line)}: {dotted(below)}: duplicate key (first on line {lines[below]}). Delete one of them."
@@ -157,8 +213,19 @@ def _walk(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], place: Place)
         for index, value in enumerate(node.value):
             lines[(*at, index)] = value.start_mark.line + 1
             _walk(value, (*at, index), lines, place)
-    elif node.tag == _FLOAT and not math.isfinite(_number(node.value)):
-        raise ValueError(f"{place(node.start_mark.line + 1)}: {dotted(at)}: {node.value} is not a finite number.")
+    elif (problem := _unreadable(node)) is not None:
+        raise ValueError(f"{place(node.start_mark.line + 1)}: {dotted(at)}{': ' if at else ''}{problem}")
+
+
+def _unreadable(node: yaml.Node) -> str | None:
+    """What is wrong with a plain value that its tag lets pass."""
+    if node.tag == _FLOAT and not math.isfinite(_number(node.value)):
+        return f"{shown(node.value)} is not a finite number."
+    if node.tag == _INT and len(node.value) > MOST_DIGITS:
+        return f"{shown(node.value)} has {len(node.value)} digits; at most {MOST_DIGITS} are read."
+    if node.tag == _STR and any("\ud800" <= c <= "\udfff" or c == "\0" for c in node.value):
+        return f"'{shown(node.value)}' is not text: it has a NUL or half of a character; correct it."
+    return None
 
 
 def override(data: dict[str, Any], assignment: str) -> KeyPath:
@@ -168,18 +235,20 @@ def override(data: dict[str, Any], assignment: str) -> KeyPath:
         ValueError: no `=`, an empty key, an index past the end of a list, or a path through a plain value.
     """
     key, sep, text = assignment.partition("=")
-    if not sep or not key.strip() or any(not part for part in key.strip().split(".")):
-        raise ValueError(f"--set {assignment}: write it as key.path=value, for example --set train.steps=20")
-    value = _parse(text, lambda line: f"--set {assignment}", {})
-    parts = key.strip().split(".")
+    parts, name = key.strip().split("."), f"--set {shown(assignment)}"
+    if not sep or not all(parts) or len(parts) > MOST_LEVELS or not key.strip().isprintable():
+        raise ValueError(f"{name}: write it as key.path=value, for example --set train.steps=20")
+    if len(text.encode("utf-8", "surrogateescape")) > MOST_BYTES:
+        raise ValueError(f"{name}: the value has more than {MOST_BYTES:,} bytes; write it into the file")
+    value = parse(text, lambda line: name, {})
     here: Any = data
     path: KeyPath = ()
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
         if isinstance(here, list):
-            if not part.isdecimal() or int(part) >= len(here):
+            if not part.isdecimal() or len(part) > MOST_DIGITS or int(part) >= len(here):
                 raise ValueError(
-                    f"--set {assignment}: {dotted(path)} is a list of {len(here)}; {part!r} is not an index of it"
+                    f"{name}: {dotted(path)} is a list of {len(here)}; '{shown(part)}' is not an index of it"
                 )
             index: str | int = int(part)
         elif isinstance(here, dict):
@@ -187,7 +256,7 @@ def override(data: dict[str, Any], assignment: str) -> KeyPath:
             if not last and here.get(part) is None:
                 here[part] = {}
         else:
-            raise ValueError(f"--set {assignment}: {dotted(path)} is the plain value {here!r}; it has no keys")
+            raise ValueError(f"{name}: {dotted(path)} is the plain value {shown(repr(here))}; it has no keys")
         path = (*path, index)
         if last:
             here[index] = value
@@ -217,4 +286,4 @@ def expand_variables(text: str) -> str:
 
 def dotted(path: KeyPath) -> str:
     """A key path as users write it for `--set`: `pairs.0.teacher`."""
-    return ".".join(str(part) for part in path)
+    return ".".join(shown(part) for part in path)

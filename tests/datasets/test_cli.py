@@ -77,7 +77,7 @@ def test_mistakes(tmp_path):
     assert "--root is missing" in refused("data", "check", "camvid")
     assert "no such folder" in refused("data", "check", "camvid", "--root", tmp_path / "x")
     assert "Did you mean 'dev_seed'?" in refused("data", "check", "camvid", "--root", tmp_path, "--set", "dev_sed=1")
-    assert "not a YAML value" in refused("data", "check", "camvid", "--root", tmp_path, "--set", "dev_seed=[a")
+    assert "not valid YAML" in refused("data", "check", "camvid", "--root", tmp_path, "--set", "dev_seed=[a")
     assert "short_side is 0" in refused(
         "data", "prepare", "camvid", "--root", tmp_path, "--to", tmp_path / "y", "--set", "short_side=0"
     )
