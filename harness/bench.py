@@ -145,6 +145,7 @@ class Bench:
         runs = self.runs()
         found = self._require_current(self.directory, [run.run_id for run in runs])
         if pending := _pending(runs, found, retry_failed):
+            data_hash(self.experiment.data, full=True)  # what rows are made from is not taken from memory
             self.require_ready(pending)  # a finished run needs nothing any more
             self._launch(runs, self.experiment.resources, self.directory, on_update, retry_failed)
         return _states(runs, self.standings())
@@ -368,18 +369,21 @@ def compared(benches: Iterable[Bench]) -> "tuple[Across, dict[str, dict[str, Any
     return across(tables), rows
 
 
-def data_hash(data: Dataset) -> str | None:
+def data_hash(data: Dataset, full: bool = False) -> str | None:
     """The content of a dataset as it is now; None where it is not on this machine.
+
+    Args:
+        data: the dataset.
+        full: read every file, also those whose size and times are what they were.
 
     Raises:
         ValueError: the data is incomplete, or files are invalid.
     """
-    from harness.datasets import DATASETS
+    from harness.datasets.content import content_hash
 
     if data.root is not None and not Path(data.root).is_dir():
         return None
-    root = None if data.root is None else Path(data.root)
-    return DATASETS[data.name](root, **data.parameters).info.content_hash
+    return content_hash(data, full)
 
 
 def _states(runs: Sequence[Run], found: Mapping[str, reuse.Standing]) -> dict[str, str]:
