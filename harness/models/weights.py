@@ -221,7 +221,7 @@ def _unread(error: Exception) -> str:
         return f"it holds the Python object {named[1]}, which only code can make. Load it where it comes from. {SAVE}."
     if isinstance(error, EOFError) or "truncated" in str(error) or "unexpected EOF" in str(error):
         return f"it is cut short. {FETCH}."
-    return f"it is no state dict that was written by torch.save, or a damaged one. {FETCH}, or {SAVE[0].lower()}{SAVE[1:]}."
+    return f"it is no state dict written by torch.save, or a damaged one. {FETCH}, or {SAVE[0].lower()}{SAVE[1:]}."
 
 
 def _is_state(content: Mapping[Any, Any]) -> bool:
