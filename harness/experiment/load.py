@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from harness.experiment import rules, yaml_reader
+from harness.experiment import network_rules, rules, yaml_reader
 from harness.experiment.method import Method, dataset_entry, method_entry, nearest
 from harness.experiment.recipe import Spec
 from harness.experiment.spec import Experiment, Network, PathMark
@@ -251,9 +251,13 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
         data = data.model_copy(update={"parameters": found.model_dump(mode="json") if found else {}})
     except ValueError as error:
         report(("data", "name"), str(error))
-    pairs = experiment.pairs
+    pairs, roles = experiment.pairs, ("teacher", "student")
+    for index, pair in enumerate(pairs):
+        for role in roles:
+            network = getattr(pair, role)
+            for at, message in network_rules.problems(network.architecture, network.encoder, network.parameters):
+                report(("pairs", index, role, *at), message)
     if here:
-        roles = ("teacher", "student")
         pairs = tuple(p.model_copy(update={role: _digested(getattr(p, role)) for role in roles}) for p in pairs)
     same = [(p.teacher, p.student) for p in pairs]
     for key, items, names in (

@@ -9,9 +9,10 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from harness.experiment.method import Method, as_method
+from harness.experiment.network_rules import how_to_make
 from harness.experiment.recipe import (
     Budget,
     Control,
@@ -91,6 +92,16 @@ class Network(Spec):
     """More keyword arguments of the architecture, e.g. {encoder_depth: 4}."""
     encoder_weights: Weights | None = None
     """Pretrained encoder weights; random initialisation without them."""
+
+    @field_validator("encoder_weights", mode="before")
+    @classmethod
+    def _a_file(cls, given: Any, info: ValidationInfo) -> Any:
+        if isinstance(given, str):
+            raise ValueError(
+                "weights are a file, named by a mapping {path: FILE, sha256: DIGEST}; nothing is downloaded while runs "
+                f"are trained. Make the file once: {how_to_make(str(info.data.get('encoder', 'NAME'))[:100])}"
+            )
+        return given
 
 
 class Teacher(Network):

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from harness.experiment.spec import Network
-from harness.models.weights import load_state
+from harness.models.weights import differences, load_state
 
 # Names of a deep stem in the distillation papers' ResNets (left) and in timm. Their bn1 is not timm's bn1.
 _FLAT_STEM = {
@@ -29,32 +29,19 @@ def load_encoder(encoder: nn.Module, network: Network) -> None:
     """
     assert network.encoder_weights is not None
     weights = network.encoder_weights
-    state = _with_timm_stem(_unwrapped(load_state(Path(weights.path), weights.digest)))
+    state = _with_timm_stem(load_state(Path(weights.path), weights.digest))
     own = encoder.state_dict()
     source = {key: _name_in_file(key, state) for key in own}
     found = {key: state[name] for key, name in source.items() if name is not None}
     missing = sorted(key for key in own if key not in found and not key.endswith("num_batches_tracked"))
-    shapes = [
-        f"{key}: file {tuple(value.shape)}, network {tuple(own[key].shape)}"
-        for key, value in found.items()
-        if value.shape != own[key].shape
-    ]
     left_over = _left_over(state.keys() - source.values(), own, complete=getattr(encoder, "_depth", 5) >= 5)
-    if missing or shapes or left_over:
+    if differing := differences(missing, left_over, own, found):
         raise ValueError(
             _stem_differs(weights.path, network, state, own)
-            or f"{weights.path}: does not fit the encoder {network.encoder}: {len(missing)} tensors missing "
-            f"(first {missing[:3]}), {len(shapes)} of another shape (first {shapes[:3]}), {len(left_over)} left over "
-            f"(first {left_over[:3]}). Give weights of this very encoder."
+            or f"{weights.path}: does not fit the encoder {network.encoder}: {differing}. "
+            "Give weights of this very encoder."
         )
     encoder.load_state_dict(found, strict=False)
-
-
-def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Removes the prefix `module.` that DataParallel and DistributedDataParallel add to every name."""
-    if not all(name.startswith("module.") for name in state):
-        return state
-    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def _left_over(unused: Iterable[str], own: Iterable[str], complete: bool) -> list[str]:
@@ -125,7 +112,8 @@ def _stem_differs(path: str, network: Network, state: Mapping[str, Tensor], own:
 
 
 def _described(stem: list[tuple[int, ...]]) -> str:
-    """`three 3x3 convolutions to 64, 64, 128 channels`."""
+    """`three 3x3 convolutions from 3 to 64, 64, 128 channels`."""
     count = {1: "one", 2: "two", 3: "three"}.get(len(stem), str(len(stem)))
     noun = "convolution" if len(stem) == 1 else "convolutions"
-    return f"{count} {stem[0][2]}x{stem[0][3]} {noun} to {', '.join(str(shape[0]) for shape in stem)} channels"
+    widths = ", ".join(str(shape[0]) for shape in stem)
+    return f"{count} {stem[0][2]}x{stem[0][3]} {noun} from {stem[0][1]} to {widths} channels"

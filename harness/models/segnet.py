@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.experiment import network_rules
 from harness.experiment.method import nearest
 from harness.experiment.spec import Network
+from harness.experiment.yaml_reader import dotted
 from harness.models.deeplabv3 import deeplabv3
 from harness.models.encoder_weights import load_encoder
 from harness.models.pspnet import pspnet
@@ -122,11 +124,8 @@ def build(network: Network, num_classes: int, seed: int) -> SegNet:
     Raises:
         ValueError: unknown architecture, encoder or parameter, or encoder weights that do not fit.
     """
-    if network.architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"unknown architecture {network.architecture!r}.{nearest(network.architecture, ARCHITECTURES)} "
-            f"Allowed: {', '.join(ARCHITECTURES)}"
-        )
+    for at, message in network_rules.problems(network.architecture, network.encoder, network.parameters):
+        raise ValueError(f"{dotted(at)}: {message}" if at[0] == "parameters" else message)
     _check_parameters(network)
     keywords: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in network.parameters.items()}
     with torch.random.fork_rng(devices=[]):

@@ -1,14 +1,31 @@
-"""Weight files: identified by their SHA-256, read without executing code."""
+"""Weight files: identified by their SHA-256, judged by their content, read without executing code."""
 
 import hashlib
-from collections.abc import Mapping
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from harness.files import sha256, write_atomic
+
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights", "module"),
+    *("ema", "model_ema", "ema_state_dict", "state_dict_ema", "params_ema", "student", "teacher"),
+)
+"""Keys under which training programs keep a state dict inside a checkpoint."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+"""What DataParallel, torch.compile and training programs put before every name."""
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+FETCH = "Fetch the file again"
+SAVE = "Save its state dict: safetensors.torch.save_file(model.state_dict(), FILE)"
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
@@ -22,10 +39,12 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def load_state(path: Path, expected_sha256: str) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors, .pt or .pth file with the given SHA-256.
+    """Read a state dict from a file with the given SHA-256: safetensors, or what `torch.save` writes.
+
+    Wrappings are removed (`unwrapped`).
 
     Raises:
-        ValueError: the file is missing, has another SHA-256, or is not a plain state dict.
+        ValueError: the file is missing, has another SHA-256, is not a state dict, or has values that are not finite.
     """
     if not path.is_file():
         raise ValueError(
@@ -37,18 +56,34 @@ def load_state(path: Path, expected_sha256: str) -> dict[str, Tensor]:
             f"{path}: has sha256 {found}, expected {expected_sha256}. It is a different file, or a corrupt one."
         )
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on arbitrary bytes the unpickler may raise anything
-        raise ValueError(
-            f"{path}: cannot be read as weights ({error}). Save it with safetensors.torch.save_file."
-        ) from None
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path}: is not a state dict (a mapping of names to tensors). Save model.state_dict().")
+        state = unwrapped(_content(path))
+        _check_values(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return state
+
+
+def unwrapped(content: Any) -> dict[str, Tensor]:
+    """The state dict in a checkpoint: that under one of `WRAPPERS`, without `PREFIXES` that all its names have.
+
+    Args:
+        content: what was read from a file.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    while isinstance(content, dict) and not _is_state(content):
+        inside = [key for key in WRAPPERS if isinstance(content.get(key), dict) and content[key]]
+        if len(inside) > 1:
+            raise ValueError(f"holds several state dicts ({', '.join(inside)}). Save the one that is meant by itself.")
+        if not inside:
+            raise ValueError(f"is not a state dict: a mapping with the keys {_some(content)}, none of them one. {SAVE}")
+        content = content[inside[0]]
+    if not isinstance(content, dict):
+        raise ValueError(f"is not a state dict (a mapping of names to tensors) but a {type(content).__name__}. {SAVE}")
+    state: dict[str, Tensor] = content
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), ""):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 
@@ -71,15 +106,163 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, assi
         assign: use the tensors themselves instead of copies where their types are the network's.
 
     Raises:
-        ValueError: names are missing or unknown, or shapes differ; gives their number and the first ones.
+        ValueError: names are missing or unknown, or shapes or kinds of number differ; gives the first of them.
     """
     own = network.state_dict()
-    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
-    if missing or unknown or shapes:
+    differing = differences(own.keys() - state.keys(), state.keys() - own.keys(), own, state)
+    if differing:
         raise ValueError(
-            f"{source}: does not fit this network: {len(missing)} tensors missing {missing[:3]}, "
-            f"{len(unknown)} unknown {unknown[:3]}, {len(shapes)} of another shape {shapes[:3]}. "
+            f"{source}: does not fit this network: {differing}. "
             "Give weights saved from the same architecture, encoder, parameters and number of classes."
         )
     network.load_state_dict(dict(state), assign=assign and all(own[n].dtype == state[n].dtype for n in own))
+
+
+def differences(
+    missing: Iterable[str], unknown: Iterable[str], own: Mapping[str, Tensor], found: Mapping[str, Tensor]
+) -> str:
+    """How weights differ from what a network needs, in words; empty if they fit.
+
+    Args:
+        missing: names that the network has and the file lacks.
+        unknown: names that the file has and the network lacks.
+        own: the network's tensors.
+        found: the file's tensors, by the network's names.
+    """
+    both = [name for name in own if name in found]
+    shapes = [
+        f"{name} is {_shape(found[name])} in the file and {_shape(own[name])} in the network"
+        for name in both
+        if found[name].shape != own[name].shape
+    ]
+    kinds = [
+        f"{name} is {_kind(found[name])} in the file and {_kind(own[name])} in the network"
+        for name in both
+        if found[name].is_floating_point() != own[name].is_floating_point()
+    ]
+    listed = [(sorted(missing), "missing"), (sorted(unknown), "unknown"), (shapes, "of another shape")]
+    return ", ".join(
+        f"{len(names)} tensors {what} (first: {_some(names)})"
+        for names, what in (*listed, (kinds, "of another kind of number"))
+        if names
+    )
+
+
+def _content(path: Path) -> Any:
+    """What is in a file, by its first bytes and not by its name.
+
+    Raises:
+        ValueError: it is no weight file, cut short, or holds other things than tensors.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(512)
+    if problem := _no_weights(start):
+        raise ValueError(problem)
+    if start[8:9] == b"{":
+        return _safetensors(path, size, int.from_bytes(start[:8], "little"))
+    if start[:2] == b"PK":
+        _check_archive(path)
+    elif start[:1] != b"\x80":
+        raise ValueError(f"cannot be read as weights: it begins like no weight file. {FETCH}, or give another.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on arbitrary bytes the unpickler may raise anything
+        raise ValueError(f"cannot be read as weights: {_unread(error)}") from None
+
+
+def _safetensors(path: Path, size: int, header: int) -> dict[str, Tensor]:
+    if size < 8 + header:
+        raise ValueError(f"is cut short: it has {size} bytes, its header alone needs {header}. {FETCH}.")
+    try:
+        return load_file(path)
+    except Exception as error:  # on arbitrary bytes the library may raise anything
+        cut = "MetadataIncompleteBuffer" in str(error)
+        raise ValueError(f"is {'cut short' if cut else 'a damaged safetensors file'}. {FETCH}.") from None
+
+
+def _check_archive(path: Path) -> None:
+    """Check that a zip archive is whole and is one of torch.save.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:  # on arbitrary bytes the library may raise anything
+        raise ValueError(f"is cut short: the end of its archive is missing or damaged. {FETCH}.") from None
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise ValueError(f"is a TorchScript program. Load it where it comes from. {SAVE}.")
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise ValueError(f"is an archive of other files (first: {_some(names)}), not of weights. Unpack it.")
+
+
+def _no_weights(start: bytes) -> str | None:
+    """What a file is by its first bytes, where these are no weights."""
+    text = start.lstrip().lower()
+    if not start:
+        return f"is empty. {FETCH}."
+    if start.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer, not the file that it stands for. Fetch it: git lfs pull."
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
+        return "is a web page, not weights: its address asks for something first. Download it with a browser."
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")) or start[257:262] == b"ustar":
+        return "is a packed archive. Unpack it and give the weight file inside."
+    return None
+
+
+def _unread(error: Exception) -> str:
+    """Why torch did not read a file; its own words advise to execute what the file says."""
+    named = re.search(r"(?:GLOBAL|Unsupported global:|class) ([A-Za-z_][\w.]{0,80})", str(error))
+    if isinstance(error, pickle.UnpicklingError) and named:
+        return f"it holds the Python object {named[1]}, which only code can make. Load it where it comes from. {SAVE}."
+    if isinstance(error, EOFError) or "truncated" in str(error) or "unexpected EOF" in str(error):
+        return f"it is cut short. {FETCH}."
+    return f"it is no state dict written by torch.save, or a damaged one. {FETCH}, or {SAVE[0].lower()}{SAVE[1:]}."
+
+
+def _is_state(content: Mapping[Any, Any]) -> bool:
+    return bool(content) and all(isinstance(n, str) and isinstance(value, Tensor) for n, value in content.items())
+
+
+def _check_values(state: Mapping[str, Tensor]) -> None:
+    """Check that all tensors are plain ones of floating-point numbers or integers, and finite.
+
+    Raises:
+        ValueError: names the first ones that are not.
+    """
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_meta or value.is_quantized or value.dtype not in FLOATS + WHOLE:
+            kind = "meta" if value.is_meta else str(value.layout if value.layout != torch.strided else value.dtype)
+            raise ValueError(f"the tensor {_short(name)} is of the kind {kind.removeprefix('torch.')}; give float32.")
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise ValueError(f"the tensor {_short(name)} claims {value.numel()} values, more than there are. {SAVE}.")
+    bad = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if bad:
+        raise ValueError(
+            f"{len(bad)} of {len(state)} tensors have values that are not finite (NaN or infinity; first: "
+            f"{_some(bad)}). The training that wrote them has diverged: give an earlier checkpoint."
+        )
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "a single number"
+
+
+def _kind(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _some(names: Iterable[object]) -> str:
+    """The first three of some names, as a message can show them."""
+    listed = list(names)
+    return ", ".join(_short(name) for name in listed[:3]) + (", ..." if len(listed) > 3 else "")
+
+
+def _short(name: object) -> str:
+    """A name as a message can show it: no control characters, no more than 160 characters."""
+    text = "".join(c if c.isprintable() else "?" for c in str(name))
+    return text if len(text) <= 160 else f"{text[:150]}..."

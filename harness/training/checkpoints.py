@@ -52,7 +52,7 @@ class Checkpoints:
             self._write(step, state)
             return
         self.wait()
-        self._pending = self._thread.submit(self._write, step, _copied(state))
+        self._pending = self._thread.submit(self._write, step, copied(state))
 
     def wait(self) -> None:
         """Wait until the current write is done.
@@ -82,7 +82,8 @@ class Checkpoints:
         for step in self.steps():
             try:
                 found = self.read(step)
-                problem = refuse(found)
+                inside = found.get("step", step)
+                problem = refuse(found) if inside == step else f"says that it is of step {str(inside)[:40]}"
             except FileNotFoundError:  # another process that executes this run has removed it
                 continue
             except ValueError as error:
@@ -111,7 +112,9 @@ class Checkpoints:
         try:
             state: State = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
         except Exception as error:  # complete, but torch cannot read it
-            raise ValueError(f"cannot be read ({type(error).__name__}: {error})") from None
+            raise ValueError(f"cannot be read ({type(error).__name__})") from None
+        if not isinstance(state, dict):
+            raise ValueError(f"holds a {type(state).__name__}, not the state of a run")
         return state
 
     def drop(self) -> None:
@@ -139,12 +142,12 @@ def _file(step: int) -> str:
     return f"step-{step:09d}.pt"
 
 
-def _copied(value: Any) -> Any:
-    """Plain data with every tensor copied to main memory."""
+def copied(value: Any) -> Any:
+    """Plain data (dicts, lists, tuples) with every tensor copied to main memory."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
+        return {key: copied(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_copied(item) for item in value)
+        return type(value)(copied(item) for item in value)
     return value

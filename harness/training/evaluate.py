@@ -17,6 +17,7 @@ from harness.datasets import Data
 from harness.experiment.recipe import Evaluation
 from harness.experiment.spec import Run
 from harness.taps import Taps
+from harness.training import guards
 from harness.training.batches import evaluation_batches
 from harness.training.confusion import Confusion, argmax, confusion_matrix
 from harness.training.ranks import Ranks
@@ -51,17 +52,19 @@ def evaluate(network: nn.Module, data: Data, split: str, run: Run, ranks: Ranks,
 
     Raises:
         ValueError: a label is neither a class nor ignored.
+        FloatingPointError: a class score is not finite.
     """
     info, how, device = data.info, run.train.evaluation, ranks.device
     classes, ignore = info.num_classes, info.ignore_index
     samples = getattr(data, split)
     own = range(ranks.rank, len(samples), ranks.workers)
     counts, near = Confusion(classes, ignore, device), Confusion(classes, ignore, device)
+    finite = guards.FiniteScores(ranks, split)
     distance = how.boundary if final else None
     one_by_one = final and how.per_image and split == "val"
     indices, images = iter(own), [torch.zeros(0, 3, dtype=torch.int64, device=device)]
     for image, label in evaluation_batches(samples, info, ranks, run.train.eval_batch_size, own):
-        prediction = predict(network, image, how)
+        prediction = predict(network, image, how, finite.watch)
         if one_by_one:
             for said, true in zip(prediction, label, strict=True):
                 table = confusion_matrix(said, true, classes, ignore)
@@ -71,6 +74,7 @@ def evaluate(network: nn.Module, data: Data, split: str, run: Run, ranks: Ranks,
             counts.update(prediction, label)
         if distance is not None:
             near.update(prediction, label.masked_fill(~boundary_band(label, distance), ignore))
+    finite.check()
     ranks.sum(counts.counts)
     boundary = None
     if distance is not None:
@@ -81,14 +85,18 @@ def evaluate(network: nn.Module, data: Data, split: str, run: Run, ranks: Ranks,
 
 
 @torch.no_grad()
-def predict(network: nn.Module, image: Tensor, how: Evaluation) -> Tensor:
-    """Classes of normalised images (N, 3, H, W), in eval mode and without gradients.
+def predict(
+    network: nn.Module, image: Tensor, how: Evaluation, watch: Callable[[Tensor], None] = lambda scores: None
+) -> Tensor:
+    """Classes of normalised images (N, 3, H, W), in eval mode and without gradients; `watch` sees the class scores.
 
     Returns:
         (N, H, W) on the images' device, uint8 for up to 256 classes and int64 for more; the first class wins a tie.
     """
     with _eval_mode(network):
-        return argmax(class_scores(network, image, how))
+        scores = class_scores(network, image, how)
+        watch(scores)
+        return argmax(scores)
 
 
 def class_scores(network: nn.Module, image: Tensor, how: Evaluation) -> Tensor:

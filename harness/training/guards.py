@@ -1,4 +1,4 @@
-"""Checks against silent errors in a comparison: NaN losses, unused terms or parameters, a changing teacher."""
+"""Checks against silent errors in a comparison: NaN losses, weights or scores, unused terms, a changing teacher."""
 
 from collections.abc import Mapping
 
@@ -41,6 +41,53 @@ class FiniteTerms:
         raise FloatingPointError(
             f"loss term {culprits} is not finite at step {int(step)}. Lower train.optimizer.lr, set train.clip_norm, "
             "or use precision bf16/fp32."
+        )
+
+
+class FiniteScores:
+    """Checks that a network's class scores are finite. On CUDA the values stay on the device until `check`.
+
+    Args:
+        ranks: all ranks evaluate, and all call `check`.
+        what: what is scored, for the message.
+    """
+
+    def __init__(self, ranks: Ranks, what: str) -> None:
+        self._ranks, self._what = ranks, what
+        self._fine = torch.ones(1, device=ranks.device)
+
+    def watch(self, scores: Tensor) -> None:
+        """Look at the scores of one batch."""
+        if scores.numel():
+            low, high = scores.detach().aminmax()  # both are NaN if a score is
+            self._fine = torch.minimum(self._fine, (low.isfinite() & high.isfinite()).float())
+
+    def check(self) -> None:
+        """Raise if a score was not finite on any rank.
+
+        Raises:
+            FloatingPointError: a score was not finite.
+        """
+        if not float(self._ranks.minimum(self._fine)):
+            raise FloatingPointError(
+                f"the network's scores on {self._what} are not finite, so no figure of it means anything: its weights "
+                "have diverged. Lower train.optimizer.lr, set train.clip_norm, or give other weights"
+            )
+
+
+def finite_weights(student: nn.Module, step: int, ranks: Ranks) -> None:
+    """Check that all weights and statistics are finite, on every rank.
+
+    Raises:
+        FloatingPointError: names the first tensors that are not, and the step.
+    """
+    state = {name: value for name, value in student.state_dict().items() if value.is_floating_point()}
+    fine = torch.stack([value.isfinite().all().float() for value in state.values()]).to(ranks.device)
+    bad = [name for name, ok in zip(state, ranks.minimum(fine).tolist(), strict=True) if not ok]
+    if bad:
+        raise FloatingPointError(
+            f"{len(bad)} of {len(state)} tensors of the network are not finite after step {step} "
+            f"(first: {', '.join(bad[:3])}). Lower train.optimizer.lr, set train.clip_norm, or use precision bf16/fp32."
         )
 
 

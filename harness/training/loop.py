@@ -58,7 +58,7 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
 
     Raises:
         ValueError: teacher, method, data or sizes do not fit together; says how to fix it.
-        FloatingPointError: a loss term is not finite; names it.
+        FloatingPointError: a loss term, a weight or a class score is not finite; names it.
 
     Example:
         >>> import tempfile, harness
@@ -152,6 +152,7 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
         log.add(sums)
         if logs or saves:
             finite.check()
+            guards.finite_weights(student, done, runtime)
         if logs:
             log.write_losses(runtime, done, recipe.optimizer.lr * factor)
         log.train_seconds += time.perf_counter() - tick

@@ -50,6 +50,10 @@ class Optimizers:
         for optimizer, _ in self._each:
             optimizer.zero_grad(set_to_none=True)
 
+    def each(self) -> list[torch.optim.Optimizer]:
+        """All optimizers, in the order of `state_dict`."""
+        return [optimizer for optimizer, _ in self._each]
+
     def state_dict(self) -> list[dict[str, Any]]:
         """The state of every optimizer, in order."""
         return [optimizer.state_dict() for optimizer, _ in self._each]

@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.distillers import Distiller
 from harness.experiment.spec import Run
 from harness.models import SegNet
-from harness.training.checkpoints import State
+from harness.training.checkpoints import State, copied
 from harness.training.cost import StepClock
 from harness.training.log import Log
 from harness.training.optimizers import Optimizers
@@ -61,37 +61,97 @@ def save(runtime: Runtime, run: Run, data_hash: str, step: int, trained: Trained
 
 
 def resume(runtime: Runtime, run: Run, data_hash: str, trained: Trained) -> tuple[int, Log, StepClock]:
-    """Resume from the run's checkpoint if there is one: the next step, the log, and the clock."""
-    state = _loaded(runtime, run.run_id, data_hash)
-    if state is None:
-        log = Log()
-        log.started(0, runtime.workers)
-        return 0, log, StepClock(runtime.device)
-    trained.restore(state)
-    since = state["log"].pop("since")
-    log = Log(**state["log"])
-    own = _share(since["ranks"], runtime)
-    log.since = {name: own[i].to(runtime.device) for i, name in enumerate(since["names"])}
-    log.total = {name: value.to(runtime.device) for name, value in log.total.items()}
-    log.resumed += 1
-    log.started(int(state["step"]), runtime.workers)
-    return int(state["step"]), log, StepClock(runtime.device, state["step_ms"])
+    """Resume from the run's checkpoint if there is one: the next step, the log, and the clock.
 
-
-def _loaded(runtime: Runtime, run_id: str, data_hash: str) -> State | None:
-    """The run's checkpoint; None if none can be read that is of this run and data: the run starts from step 0."""
+    A checkpoint that does not make sense is told as a note and not used.
+    """
+    fresh: list[State] = []
 
     def refuse(state: State) -> str | None:
-        if state["run_id"] != run_id:
+        if state.get("run_id") != run.run_id:
             return "is of another run"
-        return None if state["data_hash"] == data_hash else "is of other data: files have changed"
+        if state.get("data_hash") != data_hash:
+            return "is of other data: files have changed"
+        try:
+            _require_sense(state, run.train.steps, trained)
+            fresh[:] = fresh or [copied(trained.state())]
+            trained.restore(state)
+            _logged(state, runtime)
+        except Exception as error:  # its seal is right, so anything may be inside; the note says what was wrong
+            for before in fresh:
+                trained.restore(before)
+            return f"does not make sense ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return None
 
     def note(text: str) -> None:
         runtime.on_progress(Progress(note=f"{text}; resuming from an earlier one, or from step 0"))
 
     state: State | None = runtime.checkpoints.load(refuse, note) if runtime.rank == 0 else None
     (step,) = runtime.agreed([state["step"] if state is not None else -1])
-    return runtime.checkpoints.read(int(step)) if runtime.rank != 0 and step >= 0 else state
+    if runtime.rank != 0 and step >= 0:
+        state = runtime.checkpoints.read(int(step))
+        trained.restore(state)
+    if state is None:
+        log = Log()
+        log.started(0, runtime.workers)
+        return 0, log, StepClock(runtime.device)
+    log = _logged(state, runtime)
+    log.resumed += 1
+    log.started(int(state["step"]), runtime.workers)
+    return int(state["step"]), log, StepClock(runtime.device, state["step_ms"])
+
+
+def _logged(state: State, runtime: Runtime) -> Log:
+    """The log in a checkpoint, with this rank's share of the sums."""
+    saved = dict(state["log"])
+    since = saved.pop("since")
+    log = Log(**saved)
+    own = _share(since["ranks"], runtime)
+    log.since = {name: own[i].to(runtime.device) for i, name in enumerate(since["names"])}
+    log.total = {name: value.to(runtime.device) for name, value in log.total.items()}
+    return log
+
+
+def _require_sense(state: State, steps: int, trained: Trained) -> None:
+    """Check what loading does not: the step, finite weights, the shapes of an optimizer's averages, the log's kinds.
+
+    Raises:
+        ValueError: what does not make sense.
+        Exception: any other, where the state has another structure.
+    """
+    step, log = state["step"], state["log"]
+    if type(step) is not int or not 0 < step <= steps:
+        raise ValueError(f"step {step!r} of {steps}")
+    for name, value in trained.student.state_dict().items():
+        found = state["student"][name]
+        if found.dtype != value.dtype or not bool(found.isfinite().all()):
+            raise ValueError(f"weights of another type, or not finite: {name}")
+    for name, _ in trained.distiller.named_parameters():
+        if not bool(state["distiller"][name].isfinite().all()):
+            raise ValueError(f"weights of the method that are not finite: {name}")
+    for own, saved in zip(trained.optimizers.each(), state["optimizers"], strict=True):
+        if _settings(own.state_dict()) != _settings(saved):
+            raise ValueError("an optimizer with other settings")
+        parameters = [p for group in own.param_groups for p in group["params"]]
+        for index, values in saved["state"].items():
+            for name, value in values.items():
+                if isinstance(value, Tensor) and not (
+                    value.shape in ((), parameters[index].shape) and bool(value.isfinite().all())
+                ):
+                    raise ValueError(f"an optimizer's {name} of another shape, or not finite")
+    for name, default in vars(Log()).items():
+        kind = (int, float) if isinstance(default, float) else type(default)
+        if not isinstance(log[name], kind):
+            raise ValueError(f"a log whose {name} is a {type(log[name]).__name__}")
+    if not all(isinstance(ms, float) and 0 <= ms < float("inf") for ms in (*state["step_ms"], *log["data_ms"])):
+        raise ValueError("times that are no numbers")
+    if not all({"step", "dev_miou"} <= point.keys() for point in log["curve"]):
+        raise ValueError("a curve of other points")
+
+
+def _settings(optimizer: State) -> list[State]:
+    """Parameters and settings of an optimizer but for the learning rate, which the schedule sets."""
+    return [{key: value for key, value in group.items() if key != "lr"} for group in optimizer["param_groups"]]
 
 
 def _share(ranks: Tensor, runtime: Ranks) -> Tensor:

@@ -339,11 +339,12 @@ def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "encoder.safetensors"
     save_file(plain("fpn", "resnet18").encoder.state_dict(), path)
     with pytest.raises(
-        ValueError, match=r"does not fit the encoder mobilenet_v2: 260 tensors missing \(first \['features"
+        ValueError, match=r"does not fit the encoder mobilenet_v2: 260 tensors missing \(first: features"
     ):
         build(network("fpn", "mobilenet_v2", encoder_weights=given(path)), CLASSES, 0)
     with pytest.raises(
-        ValueError, match=r"of another shape.*layer1.0.conv1.weight: file \(64, 64, 3, 3\), network \(64, 64, 1, 1\)"
+        ValueError,
+        match=r"of another shape.*layer1.0.conv1.weight is 64x64x3x3 in the file and 64x64x1x1 in the network",
     ):
         build(network("fpn", "resnet50", encoder_weights=given(path)), CLASSES, 0)
 
@@ -439,9 +440,12 @@ def test_load_into_wants_an_exact_fit() -> None:
     state = dict(built.state_dict())
     name = "head.0.bias"
     for changed, fragment in [
-        ({k: v for k, v in state.items() if k != name}, f"1 tensors missing ['{name}']"),
-        (state | {"more": torch.zeros(1)}, "1 unknown ['more']"),
-        (state | {name: torch.zeros(CLASSES + 1)}, f"1 of another shape ['{name}']"),
+        ({k: v for k, v in state.items() if k != name}, f"1 tensors missing (first: {name})"),
+        (state | {"more": torch.zeros(1)}, "1 tensors unknown (first: more)"),
+        (
+            state | {name: torch.zeros(CLASSES + 1)},
+            f"1 tensors of another shape (first: {name} is {CLASSES + 1} in the file and {CLASSES} in the network)",
+        ),
     ]:
         with pytest.raises(ValueError) as caught:
             load_into(built, changed, "teacher.safetensors")

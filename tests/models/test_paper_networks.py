@@ -198,13 +198,13 @@ def test_a_stem_that_does_not_fit_is_named(tmp_path: Path) -> None:
     path = tmp_path / "plain.safetensors"
     save_file(timm.create_model("resnet18", pretrained=False).state_dict(), path)
     message = (
-        "the stem differs. The file has one 7x7 convolution to 64 channels, the network needs three 3x3 convolutions "
-        "to 64, 64, 128 channels"
+        "the stem differs. The file has one 7x7 convolution from 3 to 64 channels, the network needs three 3x3 convolutions "
+        "from 3 to 64, 64, 128 channels"
     )
     with pytest.raises(ValueError, match=message) as caught:
         build(network("pspnet-papers", encoder_weights=given(path)), 5, 0)
     assert str(path) in str(caught.value) and "resnet101s" in str(caught.value)
-    with pytest.raises(ValueError, match="needs three 3x3 convolutions to 32, 32, 64 channels"):
+    with pytest.raises(ValueError, match="needs three 3x3 convolutions from 3 to 32, 32, 64 channels"):
         build(network("pspnet-papers", parameters={"half_width": True}, encoder_weights=given(path)), 5, 0)
 
 
@@ -222,7 +222,9 @@ def test_weights_of_a_deeper_encoder_are_refused(
     """Every tensor of the encoder is in the file, and the rest of the file is a part of the same stages."""
     path = tmp_path / "deeper.safetensors"
     save_file(timm.create_model(file, pretrained=False, **options).state_dict(), path)
-    message = rf"0 tensors missing .* {number} left over \(first \['{first}'.*Give weights of this very encoder"
+    message = (
+        rf"fit the encoder {encoder}: {number} tensors unknown \(first: {first}, .*Give weights of this very encoder"
+    )
     with pytest.raises(ValueError, match=message):
         build(network(architecture, encoder, encoder_weights=given(path)), 5, 0)
 

@@ -104,3 +104,33 @@ def test_a_teacher_that_could_change_is_refused() -> None:
     teacher.eval()[0].bias.requires_grad_(True)
     with pytest.raises(ValueError, match=r"parameter 0.bias requires a gradient"):
         guards.teacher_untouched(teacher)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_weights_and_scores_that_are_not_finite_are_named(bad: float) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+    guards.finite_weights(network, 4, local())
+    scores = guards.FiniteScores(local(), "dev")
+    scores.watch(torch.tensor([1.0, -3e38, 3e38]))
+    scores.watch(torch.zeros(0))
+    scores.check()
+    scores.watch(torch.tensor([1.0, bad]))
+    scores.watch(torch.tensor([1.0]))
+    with pytest.raises(FloatingPointError, match="scores on dev are not finite"):
+        scores.check()
+    for name in ("0.weight", "1.running_var"):
+        state = dict(network.state_dict())
+        before = state[name].clone()
+        state[name].fill_(bad)
+        with pytest.raises(FloatingPointError, match=f"1 of 6 tensors .* not finite after step 4 .first: {name}"):
+            guards.finite_weights(network, 4, local())
+        state[name].copy_(before)
+
+
+def test_scores_of_another_rank_stop_this_one() -> None:
+    ranks = TwoRanks(torch.device("cpu"))
+    ranks.other = 0.0
+    with pytest.raises(FloatingPointError, match="scores on val"):
+        guards.FiniteScores(ranks, "val").check()
+    with pytest.raises(FloatingPointError, match="2 of 2 tensors"):
+        guards.finite_weights(nn.Conv2d(1, 1, 1), 1, ranks)
