@@ -24,7 +24,7 @@ from harness.execution.workspace import Workspace
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 from harness.files import sweep
-from harness.results import paths, record, store
+from harness.results import failures, paths, record, store
 from harness.results.pull import fetch, pull
 
 POLL_SECONDS = 0.5
@@ -97,7 +97,7 @@ def _tidy(status: Status, directory: Path, workspace: Workspace) -> None:
     """Remove what killed processes left: partially written files, checkpoints of finished runs."""
     # Without a storage these are the same folder.
     for folder in filter(None, {directory, workspace.folder, workspace.place.folder}):
-        for name in ("runs", "weights", "per_image"):
+        for name in ("runs", "weights", "per_image", "failures"):
             sweep(folder / name)
     for run_id in workspace.place.folders("checkpoints"):
         if status.state.get(run_id) == "ok":
@@ -202,16 +202,26 @@ class _Launch:
             self._tries[run.run_id] += 1
             tries = self._tries[run.run_id]
             if tries <= self._resources.max_failures:
-                status.notes.append(f"{run.run_id}: resumed, since its worker or machine failed ({outcome.reason})")
+                name = f"{failures.title(run)} ({run.run_id})"
+                status.notes.append(f"{name}: resumed, since its worker or machine failed ({outcome.reason})")
                 status.change(run, "waiting")
                 self._queue.put_back(run, outcome.node)
                 return
             times = "once" if tries == 1 else f"{tries} times"
-            self._fail(run, f"worker died {times} without progress; last: {outcome.reason}")
+            failures.keep_text(self._directory, run, outcome.detail)
+            self._fail(
+                run,
+                f"worker died {times} without progress; last: {outcome.reason} ({failures.title(run)}; details: "
+                f"failures/{run.run_id}.txt). Where it ran out of memory, lower train.batch_size or "
+                "resources.concurrent; then re-run with --retry-failed",
+            )
             return
         if self._workspace.storage is not None:
-            name = f"runs/{run.run_id}.parquet"
-            self._fetched.append(self._fetchers.submit(fetch, self._workspace.storage, self._directory, name))
+            names = [f"runs/{run.run_id}.parquet"]
+            if outcome.status == "failed":
+                names.insert(0, f"failures/{run.run_id}.txt")
+            for name in names:
+                self._fetched.append(self._fetchers.submit(fetch, self._workspace.storage, self._directory, name))
         status.change(run, outcome.status)
 
     def _fail(self, run: Run, message: str) -> None:
