@@ -27,7 +27,7 @@ RUN = {
     "FileExistsError": "a wrong path",
 }
 """Goes before `MACHINE`: these are kinds of OSError and RuntimeError."""
-# A RuntimeError is told by its text: torch has one class for a wrong shape and for a GPU that is lost.
+# A RuntimeError is known by its text: torch has one class for a wrong shape and for a GPU that is lost.
 MACHINE_TEXTS = (
     *("CUDA error", "CUDNN_STATUS_", "CUBLAS_STATUS_", "NCCL", "NVML", "gloo", "Connection closed by peer"),
     *("Connection reset by peer", "DataLoader worker", "No space left on device", "unable to mmap", "Bus error"),

@@ -20,6 +20,7 @@ from harness.execution.messages import Outcome
 from harness.execution.pool import Pool
 from harness.execution.queue import Queue
 from harness.execution.status import Status
+from harness.execution.status_file import StatusFile
 from harness.execution.workspace import Workspace
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
@@ -64,11 +65,29 @@ def run_all(
     _tidy(status, directory, workspace)
     if not waiting:
         return status.state
-    on_update(status)
-    with connected(resources):
-        require_room(resources)
-        with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
-            _Launch(waiting, resources, directory, workspace, status, fetchers).run(on_update)
+    file = StatusFile(directory)
+
+    def update(now: Status) -> None:
+        file.update(now)
+        on_update(now)
+
+    def say(note: str) -> None:
+        status.notes.append(note)
+        update(status)
+
+    local = resources.address == "local"
+    status.doing = "starting Ray on this machine" if local else f"connecting to Ray at {resources.address}"
+    update(status)
+    try:
+        with connected(resources, say):
+            require_room(resources)
+            status.doing = "starting workers, which load torch, networks and data"
+            update(status)
+            with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
+                _Launch(waiting, resources, directory, workspace, status, fetchers).run(update)
+    finally:
+        status.doing = ""
+        file.update(status, ended=True)
     return status.state
 
 

@@ -55,9 +55,9 @@ def execute(
         if record.is_disk_full(error) or (machine and (not last_try or runtime.rank != 0)):
             raise
         place["wall_seconds"] = time.perf_counter() - began
-        failures.keep(directory, run, error)
+        kept = _keep(directory, run, error)
         rank = f"rank {runtime.rank}: " if runtime.workers > 1 else ""
-        message = rank + record.failure(error, run)
+        message = rank + record.failure(error, run) + kept
         if not _write_failed(run, directory, measured or place, message, started):
             failures.forget(directory, run.run_id)
             return "ok"  # another process has finished the same run meanwhile; its row is kept
@@ -72,6 +72,17 @@ def execute(
     publish(run.run_id)
     runtime.checkpoints.drop()
     return "ok"
+
+
+def _keep(directory: Path, run: Run, error: BaseException) -> str:
+    """Keep the traceback; a row without one is better than none, and says so."""
+    try:
+        failures.keep(directory, run, error)
+    except OSError as another:
+        if record.is_disk_full(another):
+            raise
+        return f". The traceback cannot be written: {another}"
+    return ""
 
 
 def _write_failed(run: Run, directory: Path, columns: dict[str, Any], message: str, started: datetime) -> bool:
