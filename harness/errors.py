@@ -9,8 +9,56 @@ Wrong input is a ValueError that says what was given and what is allowed. A full
 not finite a FloatingPointError.
 """
 
-MACHINE_ERRORS = (RuntimeError, OSError, MemoryError)
-"""Errors that may not occur on another machine, or later on the same one; any other would occur again."""
+# Whose a failure is: of the machine if another one, or the same one later, may do better; else of the run, which would
+# fail again. Classes by name, since torch, Ray and the storages are not loaded here.
+MACHINE = {
+    "WorkerLost": "its process, or its machine, is gone",
+    "RayError": "a process or a node of Ray is lost",
+    "BrokenExecutor": "a process that helps is gone",
+    "OSError": "network, storage or disk",
+    "EOFError": "the process at the other end is gone",
+    "DistError": "a process of the worker group, or the network between them",
+}
+RUN = {
+    "OutOfMemoryError": "the run needs more than the GPU has",
+    "UnidentifiedImageError": "an image of the data",
+    "IsADirectoryError": "a wrong path",
+    "NotADirectoryError": "a wrong path",
+    "FileExistsError": "a wrong path",
+}
+"""Goes before `MACHINE`: these are kinds of OSError and RuntimeError."""
+# A RuntimeError is known by its text: torch has one class for a wrong shape and for a GPU that is lost.
+MACHINE_TEXTS = (
+    *("CUDA error", "CUDNN_STATUS_", "CUBLAS_STATUS_", "NCCL", "NVML", "gloo", "Connection closed by peer"),
+    *("Connection reset by peer", "DataLoader worker", "No space left on device", "unable to mmap", "Bus error"),
+)
+RUN_TEXTS = ("device-side assert",)
+"""Goes before `MACHINE_TEXTS`: a label or an index beyond its range, found on the GPU."""
+
+
+def machine_failed(error: BaseException) -> bool:
+    """Whether another machine may do better, so that the run is tried again; otherwise the run itself is at fault.
+
+    >>> machine_failed(ConnectionResetError()), machine_failed(RuntimeError("CUDA error: unspecified launch failure"))
+    (True, True)
+    >>> machine_failed(RuntimeError("size mismatch")), machine_failed(MemoryError()), machine_failed(ValueError())
+    (False, False, False)
+    """
+    names = [kind.__name__ for kind in type(error).__mro__]
+    if any(name in RUN for name in names):
+        return False
+    if any(name in MACHINE for name in names):
+        return True
+    text = shown(error) if isinstance(error, RuntimeError) else ""
+    return any(each in text for each in MACHINE_TEXTS) and not any(each in text for each in RUN_TEXTS)
+
+
+def shown(error: BaseException) -> str:
+    """An error's text, which code from outside may fail to give."""
+    try:
+        return str(error)
+    except Exception as another:  # the first error is the one to report
+        return f"(its text cannot be shown: {type(another).__name__})"
 
 
 class RunFailed(Exception):

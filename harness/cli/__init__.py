@@ -1,8 +1,41 @@
 """The command `sstkd-bench`: words in, words out; one file per command."""
 
+import os
+import sys
+import tempfile
+import traceback
+
+UNEXPECTED = 3
+"""The exit code of an error that no command expects."""
+LONGEST = 500
+
 
 def main() -> None:
     """Entry point of `sstkd-bench`."""
     from harness.cli.app import app
 
-    app()
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get("SSTKD_BENCH_TRACEBACK"):
+            raise
+        sys.stdout.flush()
+        print(unexpected(error), file=sys.stderr)
+        raise SystemExit(UNEXPECTED) from None
+
+
+def unexpected(error: Exception) -> str:
+    """One line on an error that no command expects; the traceback is kept in a file that only the user can read."""
+    from harness.errors import shown
+    from harness.results.failures import place
+
+    text = "".join(c if c.isprintable() else " " for c in shown(error))
+    where = f" [{found}]" if (found := place(error)) else ""
+    try:
+        number, path = tempfile.mkstemp(prefix="sstkd-bench-error-", suffix=".txt")
+        with open(number, "w", errors="backslashreplace") as file:
+            file.write("".join(traceback.format_exception(error)))
+        kept = f"The traceback is in {path}; please report it"
+    except OSError as full:
+        kept = f"The traceback cannot be written ({full}); SSTKD_BENCH_TRACEBACK=1 shows it"
+    return f"error: unexpected {type(error).__name__}: {' '.join(text.split())[:LONGEST]}{where}. {kept}"

@@ -1,4 +1,7 @@
-"""The command `sstkd-bench`. Exit codes: 0 done, 1 a run failed, 2 a usage error, 130 interrupted.
+"""The command `sstkd-bench`.
+
+Exit codes: 0 done, 1 a run failed or the disk is full, 2 a usage error, 3 an error that nobody expected (one line that
+names the file with its traceback), 130 interrupted.
 
 Every command is a function in a file of its name. Heavy imports (torch, ray, pyarrow) are inside the functions, so that
 help and usage errors are answered at once.
@@ -19,6 +22,7 @@ from harness.cli.results import results_app
 from harness.cli.run import run
 from harness.cli.schema import schema
 from harness.cli.show import show_app
+from harness.cli.status import status
 from harness.cli.submit import submit
 from harness.cli.tables import tables
 from harness.cli.tune import tune
@@ -30,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (check, power, run, tune, tables, compare, reproduce, predict, submit, methods, schema, doctor):
+for command in (check, power, run, status, tune, tables, compare, reproduce, predict, submit, methods, schema, doctor):
     app.command()(command)
 for name, group in (("results", results_app), ("data", data_app), ("show", show_app)):
     app.add_typer(group, name=name)

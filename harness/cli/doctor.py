@@ -101,7 +101,11 @@ def _ray() -> Line:
                 f"a local instance starts ({total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs)",
             )
     except Exception as error:  # whatever keeps Ray from starting is the finding
-        return ("ray", False, f"a local instance does not start: {type(error).__name__}: {error}")
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        remedy = (
+            "Ray needs memory, room in the temporary folder, and connections to 127.0.0.1; try again when it is idle"
+        )
+        return ("ray", False, f"a local instance does not start: {text}. {remedy}")
 
 
 def _datasets() -> list[Line]:

@@ -41,7 +41,9 @@ class Events:
         """Write the events since the last call."""
         changes, now = self._looker.look(status), time.monotonic()
         for note in changes.notes:
-            self.write("note", text=note)
+            self.say(note)
+        if changes.doing:
+            self.say(changes.doing)
         if changes.begun or changes.ended or status.running:
             eta = {"elapsed_seconds": round(now - self._began, 3), "eta_seconds": status.eta_seconds()}
             for run_id, run in changes.begun:
@@ -52,6 +54,10 @@ class Events:
                 message = self._why(run_id) if status.state[run_id] == "failed" else None
                 self.write("end", **_named(run_id, run), **_reported(run_id, status), message=message, **eta)
         self._said = {run_id: said for run_id, said in self._said.items() if run_id in status.running}
+
+    def say(self, text: str) -> None:
+        """A message for the user."""
+        self.write("note", text=text)
 
     def _report(self, run_id: str, run: Run, status: Status, now: float, eta: Mapping[str, Any]) -> None:
         """A run's progress, where there is some."""

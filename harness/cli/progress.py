@@ -63,6 +63,8 @@ class Display:
         changes, now = self._looker.look(status), time.monotonic()
         for note in changes.notes:
             self._print(f"note: {note}")
+        if changes.doing:
+            self.say(changes.doing)
         for run_id, run in changes.ended:
             self._said.pop(run_id, None)
             self._print(self._line(run_id, run, status, now), failed=status.state[run_id] == "failed")
@@ -74,6 +76,10 @@ class Display:
             size = self.console.size
             shown = screen(status, self._pairs, size.width, size.height, now - self._began)
             self._live.update(shown, refresh=True)
+
+    def say(self, text: str) -> None:
+        """A line on what is done before the first run begins."""
+        self._print(f"[{clock(time.monotonic() - self._began)}] {text}")
 
     def _lines(self, changes: Changes, status: Status, now: float) -> None:
         """A line when a run begins, and in turn every few seconds: about one a second at most, however many run."""

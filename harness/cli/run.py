@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,6 +37,7 @@ def run(
         require_from_search(wanted.experiment, file, from_search)
         show = progress(wanted.directory, as_json)
         before = wanted.states()
+        say_what_is_done(show, before.values(), retry_failed)
         try:
             with stopped_by_sigterm(), show:
                 states = wanted.run(show, retry_failed, rerun_changed)
@@ -52,6 +53,13 @@ def run(
 
             print_table(table, directory=wanted.directory)
     exit_by(list(states.values()), wanted.directory)
+
+
+def say_what_is_done(show: "Display | Events", states: Collection[str], retry_failed: bool) -> None:
+    """The first line, before anything that takes seconds."""
+    again = ("waiting", "failed", "skipped") if retry_failed else ("waiting",)
+    if pending := sum(state in again for state in states):
+        show.say(f"{pending} of {len(states)} runs to do; loading torch, building the networks, reading the data")
 
 
 def exit_by(states: list[str], directory: Path) -> None:

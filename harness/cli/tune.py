@@ -25,6 +25,7 @@ def tune(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS, 
 
         wanted = bench(file, overrides, results)
         show = progress(wanted.directory, as_json)
+        _say_what_is_done(wanted, show)
         try:
             with stopped_by_sigterm(), show:
                 outcomes = wanted.tune(show, _trials(wanted, show))
@@ -36,6 +37,14 @@ def tune(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS, 
     if without := sum(outcome.best is None for outcome in outcomes):
         typer.echo(f"{without} methods have no finished trial; see the messages of their rows", err=True)
         raise typer.Exit(1)
+
+
+def _say_what_is_done(wanted: "Bench", show: Any) -> None:
+    from harness.search import outcome
+
+    found = outcome.outcomes(wanted.experiment, wanted.directory)
+    if pending := sum(each.wanted - len(each.trials) for each in found if not each.complete):
+        show.say(f"{pending} trials to do; loading torch, building the networks, reading the data")
 
 
 def _interrupted(wanted: "Bench", show: Any) -> None:

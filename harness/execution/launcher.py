@@ -20,11 +20,12 @@ from harness.execution.messages import Outcome
 from harness.execution.pool import Pool
 from harness.execution.queue import Queue
 from harness.execution.status import Status
+from harness.execution.status_file import StatusFile
 from harness.execution.workspace import Workspace
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 from harness.files import sweep
-from harness.results import paths, record, store
+from harness.results import failures, paths, record, store
 from harness.results.pull import fetch, pull
 
 Judge = Callable[[Path, Collection[str]], Mapping[str, str]]
@@ -76,11 +77,29 @@ def run_all(
     _tidy(status, directory, workspace)
     if not waiting:
         return status.state
-    on_update(status)
-    with connected(resources):
-        require_room(resources)
-        with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
-            _Launch(waiting, resources, directory, workspace, status, fetchers).run(on_update)
+    file = StatusFile(directory)
+
+    def update(now: Status) -> None:
+        file.update(now)
+        on_update(now)
+
+    def say(note: str) -> None:
+        status.notes.append(note)
+        update(status)
+
+    local = resources.address == "local"
+    status.doing = "starting Ray on this machine" if local else f"connecting to Ray at {resources.address}"
+    update(status)
+    try:
+        with connected(resources, say):
+            require_room(resources)
+            status.doing = "starting workers, which load torch, networks and data"
+            update(status)
+            with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
+                _Launch(waiting, resources, directory, workspace, status, fetchers).run(update)
+    finally:
+        status.doing = ""
+        file.update(status, ended=True)
     return status.state
 
 
@@ -101,7 +120,7 @@ def _tidy(status: Status, directory: Path, workspace: Workspace) -> None:
     """Remove what killed processes left: partially written files, checkpoints of finished runs."""
     # Without a storage these are the same folder.
     for folder in filter(None, {directory, workspace.folder, workspace.place.folder}):
-        for name in ("runs", "weights", "per_image"):
+        for name in ("runs", "weights", "per_image", "failures"):
             sweep(folder / name)
     for run_id in workspace.place.folders("checkpoints"):
         if status.state.get(run_id) == "ok":
@@ -206,16 +225,26 @@ class _Launch:
             self._tries[run.run_id] += 1
             tries = self._tries[run.run_id]
             if tries <= self._resources.max_failures:
-                status.notes.append(f"{run.run_id}: resumed, since its worker or machine failed ({outcome.reason})")
+                name = f"{failures.title(run)} ({run.run_id})"
+                status.notes.append(f"{name}: resumed, since its worker or machine failed ({outcome.reason})")
                 status.change(run, "waiting")
                 self._queue.put_back(run, outcome.node)
                 return
             times = "once" if tries == 1 else f"{tries} times"
-            self._fail(run, f"worker died {times} without progress; last: {outcome.reason}")
+            failures.keep_text(self._directory, run, outcome.detail)
+            self._fail(
+                run,
+                f"worker died {times} without progress; last: {outcome.reason} ({failures.title(run)}; details: "
+                f"failures/{run.run_id}.txt). Where it ran out of memory, lower train.batch_size or "
+                "resources.concurrent; then re-run with --retry-failed",
+            )
             return
         if self._workspace.storage is not None:
-            name = f"runs/{run.run_id}.parquet"
-            self._fetched.append(self._fetchers.submit(fetch, self._workspace.storage, self._directory, name))
+            names = [f"runs/{run.run_id}.parquet"]
+            if outcome.status == "failed":
+                names.insert(0, f"failures/{run.run_id}.txt")
+            for name in names:
+                self._fetched.append(self._fetchers.submit(fetch, self._workspace.storage, self._directory, name))
         status.change(run, outcome.status)
 
     def _fail(self, run: Run, message: str) -> None:

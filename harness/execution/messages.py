@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from harness.errors import WorkerLost
+from harness.errors import WorkerLost, shown
 from harness.experiment.spec import Run
 from harness.results import record
 
@@ -40,6 +40,7 @@ class Outcome:
         run: which.
         status: "ok", "failed" (its row says why), or "lost" (there is no row).
         reason: why it was lost.
+        detail: all that is known of it, such as a traceback.
         node: where it was lost.
         error: the disk is full, so nothing can continue.
     """
@@ -47,6 +48,7 @@ class Outcome:
     run: Run
     status: str
     reason: str = ""
+    detail: str = ""
     node: str | None = None
     error: OSError | None = None
 
@@ -54,9 +56,10 @@ class Outcome:
 def lost(run: Run, error: Exception, node: str | None) -> Outcome:
     """The outcome of a run whose future raised `error`."""
     cause = getattr(error, "cause", None) or error
-    reason = " ".join(str(cause).split())[:300]
+    reason = " ".join(shown(cause).split())[:300] or type(cause).__name__
+    detail = shown(error)  # of an error from another process, Ray gives the traceback as text
     if record.is_disk_full(cause):
-        return Outcome(run, "lost", reason, node, cause)
+        return Outcome(run, "lost", reason, detail, node, cause)
     if isinstance(cause, WorkerLost) and cause.nodes:
         node = cause.nodes[0]
-    return Outcome(run, "lost", reason, node)
+    return Outcome(run, "lost", reason, detail, node)

@@ -8,12 +8,13 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from harness.errors import MACHINE_ERRORS, RunFailed, WorkerLost
+from harness.errors import RunFailed, WorkerLost, machine_failed, shown
 from harness.execution.imports import quick_imports
 from harness.execution.messages import Group, not_on_nodes
 from harness.execution.workspace import Workspace
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
+from harness.results import failures as kept
 from harness.results import record
 
 
@@ -79,8 +80,10 @@ def _failed(
         if record.is_disk_full(cause):
             raise cause
     for rank, cause in causes.items():
-        if not isinstance(cause, MACHINE_ERRORS) and type(cause).__module__ == "builtins":
-            record.write_row(run, workspace.folder, {}, "failed", f"rank {rank}: {record.failure(cause)}")
+        # Raised beside the training, whose own errors end as RunFailed.
+        if not machine_failed(cause) and type(cause).__module__ == "builtins":
+            kept.keep_text(workspace.folder, run, "\n".join([shown(failures[rank]), message]))
+            record.write_row(run, workspace.folder, {}, "failed", f"rank {rank}: {record.failure(cause, run)}")
             workspace.publish(run.run_id)
             return "failed"
     reason = "; ".join(f"rank {rank}: {_last_line(cause)}" for rank, cause in causes.items())

@@ -1,6 +1,7 @@
 """The state of an experiment's runs; an update costs the same however many runs there are."""
 
 import statistics
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class Status:
         slots: how many runs can be executed at the same time.
         nodes: how many machines have slots.
         notes: messages for the user, each to be shown once.
+        doing: what the launcher does before the first run, such as starting Ray.
+        since: when each running run began or resumed, in seconds since 1970.
     """
 
     def __init__(self, runs: Sequence[Run], state: Mapping[str, str]) -> None:
@@ -45,6 +48,8 @@ class Status:
         self.slots = 1
         self.nodes = 1
         self.notes: list[str] = []
+        self.doing = ""
+        self.since: dict[str, float] = {}
         self._forgotten = 0
         self._kind = {run.run_id: (run.pair, run.role, run.label) for run in runs}
         self._steps = {run.run_id: 0 if run.checkpoint is not None else run.train.steps for run in runs}
@@ -69,8 +74,10 @@ class Status:
         self._left[kind] += steps * ((state == "waiting") - (before == "waiting"))
         if state == "running":
             self.running[run.run_id] = run
+            self.since[run.run_id] = time.time()
+            self.doing = ""
         elif before == "running":
-            del self.running[run.run_id]
+            del self.running[run.run_id], self.since[run.run_id]
         if state in ENDED:
             self.ended.append(run)
 
@@ -108,11 +115,12 @@ class Status:
 
 @dataclass(frozen=True)
 class Changes:
-    """Notes, and the runs that began or ended, each with its run_id."""
+    """Notes, the runs that began or ended, each with its run_id, and what is done before the first run."""
 
     notes: list[str]
     begun: list[tuple[str, Run]]
     ended: list[tuple[str, Run]]
+    doing: str = ""
 
 
 class Looker:
@@ -123,6 +131,7 @@ class Looker:
         self._notes = 0
         self._ended = 0
         self._running: set[str] = set()
+        self._doing = ""
 
     def look(self, status: Status) -> Changes:
         """The changes since the last call. A run that both began and ended since then is in both lists."""
@@ -133,4 +142,5 @@ class Looker:
         missed = [item for item in ended if item[0] not in self._running and item[0] in status.progress]
         begun = missed + [item for item in status.running.items() if item[0] not in self._running]
         self._notes, self._ended, self._running = len(status.notes), len(status.ended), set(status.running)
-        return Changes(notes, begun, ended)
+        doing, self._doing = "" if status.doing == self._doing else status.doing, status.doing
+        return Changes(notes, begun, ended, doing)

@@ -19,6 +19,9 @@ from harness.results.storage import Storage
 if TYPE_CHECKING:
     from harness.training.checkpoints import Checkpoints
 
+FILES = (weights_path, per_image_path, paths.failure_path, paths.run_path)
+"""Of a run; the row last: whoever sees it finds the others."""
+
 
 class Workspace:
     """An experiment's files, as a worker sees them.
@@ -75,15 +78,17 @@ class Workspace:
         """
         if self.storage is None:
             return
-        for path in (f(self.folder, run_id) for f in (weights_path, per_image_path, paths.run_path)):
+        for path in (f(self.folder, run_id) for f in FILES):
             if path.is_file():
                 self.storage.write(self._name(path), path.read_bytes())
+        if not paths.failure_path(self.folder, run_id).is_file():  # of an earlier attempt
+            self.storage.remove(f"failures/{run_id}.txt")
 
     def offer(self, run_id: str, results: Path) -> None:
         """Upload the files of a run from another results folder, unless the storage has a finished row of it."""
         if self.storage is None or self.status(run_id) == "ok":
             return
-        for path in (f(results, run_id) for f in (weights_path, per_image_path, paths.run_path)):
+        for path in (f(results, run_id) for f in FILES):
             if path.is_file():
                 self.storage.write(path.relative_to(results).as_posix(), path.read_bytes())
 

@@ -31,3 +31,13 @@ def weights_path(directory: Path, run_id: str) -> Path:
 def run_path(directory: str | Path, run_id: str) -> Path:
     """The file of a run's row, whether or not it exists."""
     return Path(directory) / "runs" / f"{run_id}.parquet"
+
+
+def failure_path(directory: str | Path, run_id: str) -> Path:
+    """The file with the traceback of a run that failed, whether or not it exists."""
+    return Path(directory) / "failures" / f"{run_id}.txt"
+
+
+def status_path(directory: str | Path) -> Path:
+    """The file in which a running command says how far it is, whether or not it exists."""
+    return Path(directory) / "status.json"

@@ -62,8 +62,9 @@ def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool
         others = [name for name in names if name not in there]
         merged = dict(zip(others, pool.map(lambda name: _merge(source, directory, name), others), strict=True))
         outcomes += merged.values()
+        reasons = _failures(source, directory, merged)
         files = _files(source, directory, dict.fromkeys(there.intersection(names), "kept") | merged) if weights else []
-        list(pool.map(lambda name: fetch(source, directory, name), files))
+        list(pool.map(lambda name: fetch(source, directory, name), [*files, *reasons]))
     if problems := [text for text in outcomes if text not in ("new", "kept")] + problems:
         raise ValueError("\n".join(problems))
     return Pulled(outcomes.count("new"), outcomes.count("kept"), len(files))
@@ -137,4 +138,15 @@ def _files(source: Storage, directory: Path, outcomes: Mapping[str, str]) -> lis
                 wanted = digest is not None and sha256(here) != digest
             if wanted:
                 found.append(f"{folder}/{entry.name}")
+    return found
+
+
+def _failures(source: Storage, directory: Path, outcomes: Mapping[str, str]) -> list[str]:
+    """The tracebacks of merged rows of failed runs that are new or missing here."""
+    found = []
+    for entry in source.entries("failures"):
+        row = f"{entry.name.removesuffix('.txt')}.parquet"
+        new, here = outcomes.get(row) == "new", (directory / "failures" / entry.name).exists()
+        if new or (outcomes.get(row) == "kept" and not here):
+            found.append(f"failures/{entry.name}")
     return found

@@ -3,14 +3,13 @@
 import errno
 import json
 import platform
-import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from harness.experiment.spec import PROTOCOL_VERSION, Run
-from harness.results import store
+from harness.results import failures, store
 from harness.results.provenance import code_version, versions
 
 
@@ -35,11 +34,9 @@ def write_row(
     return store.write_run(directory, row)
 
 
-def failure(error: BaseException) -> str:
-    """An error as one paragraph for the row: what happened, and where in our code."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "harness" in f.filename or "sstkd" in f.filename]
-    where = f" [{Path(frames[-1].filename).name}:{frames[-1].lineno}]" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
+def failure(error: BaseException, run: Run | None = None) -> str:
+    """An error as one paragraph for the row: what happened, and where in whose code."""
+    return failures.message(error, run)
 
 
 def is_disk_full(error: object) -> TypeGuard[OSError]:

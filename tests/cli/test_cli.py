@@ -242,7 +242,8 @@ def test_run_as_json_says_why_a_run_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "run_all", run_all)
     result = call("run", path, "--results", results, "--json", code=1)
     said = events(result)
-    assert [event["event"] for event in said] == ["start"] + ["start", "end"] * 2 + ["end", "table", "done"]
+    assert [event["event"] for event in said] == ["note", "start"] + ["start", "end"] * 2 + ["end", "table", "done"]
+    assert said[0]["text"].startswith("3 of 3 runs to do; loading torch")
     why = store.read_row(paths.run_path(results / "tiny", runs[2].run_id))["message"]
     assert [event["message"] for event in said if event["event"] == "end"] == [None, None, why] and why
     assert said[-1]["counts"] == {"ok": 2, "failed": 1, "skipped": 0, "waiting": 0} and not said[-1]["interrupted"]
@@ -256,7 +257,7 @@ def test_an_interruption_as_json(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(launcher, "run_all", interrupted)
-    (done,) = events(call("run", write(tmp_path), "--results", tmp_path / "r", "--json", code=130))
+    _, done = events(call("run", write(tmp_path), "--results", tmp_path / "r", "--json", code=130))
     assert done["event"] == "done" and done["interrupted"] and done["counts"]["waiting"] == 3
 
 

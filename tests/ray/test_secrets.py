@@ -5,9 +5,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -71,22 +71,35 @@ def test_secrets_are_in_no_row_file_or_log(tmp_path: Path, ray_folder: Path) -> 
 
 
 def test_ray_tells_nobody_and_listens_to_this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Usage statistics are off; the dashboard, which worker groups need, is on the loopback interface."""
+    """No usage statistics; every port of every process on the loopback interface; files of this user alone."""
+    import psutil
     import ray
     from ray._common.usage.usage_lib import usage_stats_enabled
 
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if token.exists():
+        token.chmod(0o644)
     with connected(Resources(workers=2)):
         assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0" and not usage_stats_enabled()
         node = ray._private.worker.global_worker.node
-        assert not (Path(node.get_session_dir_path()) / "usage_stats.json").exists()
-        address = urlsplit(f"//{node.webui_url}")
-        assert address.hostname == "127.0.0.1"
-        assert listening(address.port) == {"0100007F"}
-
-
-def listening(port: int | None) -> set[str]:
-    """The addresses on which something on this machine listens to a port, as the kernel writes them."""
-    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
-    sockets = [(line[1].split(":"), line[3]) for line in lines if ":" in line[1]]
-    return {address for (address, number), state in sockets if state == "0A" and int(number, 16) == port}
+        session = Path(node.get_session_dir_path())
+        assert not (session / "usage_stats.json").exists()
+        assert ray.get(ray.remote(num_cpus=0)(os.getpid).remote()) > 0  # a worker is there
+        own = psutil.Process()
+        ports = [
+            (" ".join(process.cmdline())[:60], connection.laddr.ip)
+            for process in (own, *own.children(recursive=True))
+            for connection in process.net_connections(kind="inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert len(ports) > 8, "dashboard, GCS, raylet, agents, driver and workers"
+        assert [port for port in ports if port[1] not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")] == []
+        assert token.stat().st_mode & 0o077 == 0
+        assert session.parent.stat().st_mode & 0o077 == 0 and session.parent.owner() == Path("/proc/self").owner()
+        # The one that answers without a token: it is for this machine only.
+        metrics = f"http://127.0.0.1:{node.metrics_export_port}/metrics"
+        with urllib.request.urlopen(metrics, timeout=cluster.PATIENCE) as answer:
+            assert answer.status == 200
+    assert not session.parent.exists()

@@ -66,7 +66,7 @@ def test_an_interrupted_search_says_how_far_it_came(tmp_path, monkeypatch, as_js
     result = call("tune", tmp_path / "tiny.yaml", "--results", tmp_path / "results", *options, code=130)
     assert "interrupted: 1 trials have finished" in result.stderr
     if as_json:
-        (done,) = map(json.loads, result.stdout.splitlines())
+        *_, done = map(json.loads, result.stdout.splitlines())
         assert done["event"] == "done" and done["interrupted"]
         assert done["counts"] == {"ok": 1, "failed": 0, "skipped": 0, "waiting": 7}
 

@@ -1,0 +1,126 @@
+"""What a running command says of itself in its results folder, for `sstkd-bench status`. Loads no torch and no Ray."""
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.execution.status import Status
+from harness.files import write_atomic
+from harness.results.paths import status_path
+from harness.training.progress import Progress
+
+EACH_SECONDS = 10.0  # between two writings while nothing begins or ends
+CHANGE_SECONDS = 2.0  # ... at least
+NOTES = 20
+LONGEST = 10_000_000
+REPORTED = ("step", "steps", "loss", "dev_miou", "step_ms", "node", "pid")
+
+
+class StatusFile:
+    """Writes the file now and then.
+
+    Args:
+        directory: the results folder.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = status_path(directory)
+        self._began = time.time()
+        self._last = -math.inf
+        self._seen: object = None
+        self._works = True
+
+    def update(self, status: Status, ended: bool = False) -> None:
+        """Write if it is time, or if runs have begun or ended since the last writing."""
+        now, seen = time.monotonic(), (status.doing, dict(status.counts), tuple(status.running), len(status.notes))
+        wait = CHANGE_SECONDS if seen != self._seen else EACH_SECONDS
+        if not self._works or not (ended or now - self._last >= wait):
+            return
+        self._last, self._seen = now, seen
+        try:
+            write_atomic(self._path, json.dumps(self._content(status, ended)))
+        except OSError as error:  # the runs are what counts; a disk that is full ends them by themselves
+            self._works = False
+            status.notes.append(f"{self._path} cannot be written ({error}): `sstkd-bench status` shows old values")
+
+    def _content(self, status: Status, ended: bool) -> dict[str, Any]:
+        running = []
+        for run_id, run in status.running.items():
+            report = status.progress.get(run_id, Progress())
+            named = {"run_id": run_id, "pair": run.pair, "method": run.label, "seed": run.seed, "role": run.role}
+            running.append(
+                {**named, "since": status.since[run_id], **{k: _finite(getattr(report, k)) for k in REPORTED}}
+            )
+        return {
+            "pid": os.getpid(),
+            "process_began": process_began(os.getpid()),
+            "host": platform.node(),
+            "began": self._began,
+            "written": time.time(),
+            "ended": ended,
+            "doing": status.doing,
+            "counts": dict(status.counts),
+            "slots": status.slots,
+            "nodes": status.nodes,
+            "eta_seconds": _finite(status.eta_seconds()),
+            "running": running,
+            "notes": status.notes[-NOTES:],
+        }
+
+
+def read(directory: Path) -> dict[str, Any] | None:
+    """What the file says; None if there is none.
+
+    Raises:
+        ValueError: it is not one that this package wrote.
+        OSError: it cannot be read.
+    """
+    path = status_path(directory)
+    try:
+        with path.open(errors="replace") as file:
+            text = file.read(LONGEST + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    wrong = ValueError(f"{path}: not a status that a run wrote; delete it, the next run writes it anew")
+    try:
+        found: Any = json.loads(text) if len(text) <= LONGEST else None
+    except (ValueError, RecursionError):
+        raise wrong from None
+    kinds = {"pid": int, "host": str, "began": float, "written": float, "ended": bool, "doing": str, "running": list}
+    fits = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in kinds.items())
+    if not fits or not all(isinstance(each, dict) for each in found["running"]):
+        raise wrong
+    content: dict[str, Any] = found
+    return content
+
+
+def is_alive(found: Mapping[str, Any]) -> bool | None:
+    """Whether the process that wrote the file runs; None if it is on another machine."""
+    if found["host"] != platform.node():
+        return None
+    if found["pid"] <= 0:
+        return False
+    try:
+        os.kill(found["pid"], 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        pass
+    return process_began(found["pid"]) == found.get("process_began")
+
+
+def process_began(pid: int) -> str | None:
+    """When a process began, as the kernel counts; distinguishes it from a later one with the same number."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):  # not Linux, or it has ended
+        return None
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
