@@ -18,7 +18,7 @@ def arguments(given: list[str]) -> list[str]:
     named = given[:1] if given and not given[0].startswith("-") else []
     file = named or [str(Path.home() / "ray_bootstrap_config.yaml")]
     folders = ["--results", str(RESULTS), "--cluster-results", str(RESULTS)]
-    return ["submit", *file, *folders, "--python", sys.executable, *given[len(named) :]]
+    return ["submit", *file, *folders, "--python", sys.executable, "--exclude", "tests", *given[len(named) :]]
 
 
 if __name__ == "__main__":

@@ -44,6 +44,13 @@ def submit(
         list[str] | None,
         typer.Option(metavar="GLOB", help="Do not upload these files of the current folder; repeatable."),
     ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Upload these files though they look like secrets; repeatable."),
+    ] = None,
+    list_files: Annotated[
+        bool, typer.Option("--list-files", help="Print every file that would be uploaded, and submit nothing.")
+    ] = False,
     python: Annotated[str, typer.Option(help="Python on the cluster that has the package installed.")] = DEFAULT_PYTHON,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
     stop: Annotated[str | None, typer.Option(metavar="ID", help="Stop the job with this ID; needs no FILE.")] = None,
@@ -71,10 +78,10 @@ def submit(
             raise ValueError(
                 "--image, --nodes and --output are a manifest's: add --manifest kuberay or --manifest slurm"
             )
-        if manifest is not None and (stop or exclude or python != DEFAULT_PYTHON):
+        if manifest is not None and (stop or exclude or include or list_files or python != DEFAULT_PYTHON):
             raise ValueError(
-                "--stop, --exclude and --python are a job's, not a manifest's: a Slurm script takes the interpreter "
-                "from SSTKD_BENCH_PYTHON, a RayJob that of the image"
+                "--stop, --exclude, --include, --list-files and --python are a job's, not a manifest's: a Slurm script "
+                "takes the interpreter from SSTKD_BENCH_PYTHON, a RayJob that of the image"
             )
         if manifest is None and stop is not None:
             _stop(address, stop)
@@ -98,11 +105,14 @@ def submit(
             return
         from harness.cluster.job import Job, refuse_lost
 
-        names, excludes = tuple(env or ()), tuple(exclude or ())
+        names, excludes, includes = tuple(env or ()), tuple(exclude or ()), tuple(include or ())
         where = cluster_results or CLUSTER_RESULTS
         refuse_lost(where)
-        job = Job(file, experiment, settings, where, python, names, excludes, retry_failed)
-        code = _submit(address, job, results / experiment.name)
+        job = Job(file, experiment, settings, where, python, names, excludes, includes, retry_failed)
+        sent = job.contents()
+        for line in sent.lines(everything=list_files):
+            typer.echo(line)
+        code = 0 if list_files else _submit(address, job, results / experiment.name)
     if code:
         raise typer.Exit(code)
 

@@ -47,6 +47,7 @@ class Job:
         python: the Python interpreter on the cluster.
         names: environment variables to pass to the job, with their local values.
         excludes: patterns of files to leave out of the package.
+        includes: patterns of files to send although they look like secrets.
         retry_failed: run failed runs again.
     """
 
@@ -57,6 +58,7 @@ class Job:
     python: str = "python"
     names: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
+    includes: tuple[str, ...] = ()
     retry_failed: bool = False
 
     @property
@@ -70,25 +72,32 @@ class Job:
         """The experiment's results folder on the cluster."""
         return f"{self.results}/{self.experiment.name}"
 
+    def contents(self) -> bundle.Contents:
+        """What is sent of the current folder.
+
+        Raises:
+            ValueError: the folder is too large, or something to send looks like a secret.
+        """
+        secrets.refuse_secrets(self.file.read_bytes().decode(), str(self.file))
+        for override in self.overrides:
+            secrets.refuse_secrets(override, "--set")
+        return bundle.contents(Path.cwd(), self.excludes, self.includes)
+
     def package(self, to: Path) -> tuple[Path, str]:
         """Create the job's package below `to`; returns its path and the experiment file's path in it.
 
         Raises:
-            ValueError: it is too large, a variable is not set, or it contains something like a secret.
+            ValueError: as `contents`, the package is too large, or a variable is not set.
         """
-        project = Path.cwd()
-        text = self.file.read_bytes()
-        secrets.refuse_secrets(text.decode(), str(self.file))
-        for override in self.overrides:
-            secrets.refuse_secrets(override, "--set")
+        sent = self.contents()
         file = self.file.resolve()
-        inside = file.is_relative_to(project)
-        name = file.relative_to(project).as_posix() if inside else f"job/{file.name}"
-        extra = {name: text}
+        inside = file.is_relative_to(sent.folder)
+        name = file.relative_to(sent.folder).as_posix() if inside else f"job/{file.name}"
+        extra = {name: self.file.read_bytes()}
         if self.names:
             extra[secrets.FILE] = secrets.written(self.names, os.environ).encode()
         path = to / "package.zip"
-        bundle.write_zip(path, project, bundle.files_of(project, self.excludes), extra)
+        bundle.write_zip(path, sent.folder, sent.names, extra)
         return path, name
 
     def command(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Environment variables of a cluster job, and checks that no secret is written where others can read it.
+"""Environment variables of a cluster job, and the check that no secret is written where others can read it.
 
 Ray shows a job's command, metadata and runtime environment to everyone who may list jobs, and logs the latter. Values
 of variables are therefore passed in a file of the job's package that only its owner can read.
@@ -10,21 +10,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-FILE = "job/env"
-"""In the job's package, which is the current folder of its processes."""
+from harness.cluster import secret_patterns
+
+FILE = "job/variables/env"
+"""In the job's package, which is the current folder of its processes; an experiment file may be `job/env`."""
 HOOK = "harness.cluster.secrets.load"
 """As Ray's `worker_process_setup_hook`: called in every worker of the job before anything else."""
-_KEYS = r"passw(?:or)?d|secret(?:[_-]?key)?|token|api[_-]?key|access[_-]?key"
-_SECRETS = (
-    (re.compile(rf"^\W*[\w.-]*(?:{_KEYS})\W*[:=]\s*[^\s#]", re.IGNORECASE), "a secret"),
-    # Anywhere in a line: in a mapping, an address or a shell command; `$...` is only a reference.
-    (re.compile(rf"[{{,]\s*[\"']?[\w.-]*(?:{_KEYS})[\"']?\s*:\s*[^\s#$]", re.IGNORECASE), "a secret"),
-    (re.compile(rf"[\s?&;'\"][\w.-]*(?:{_KEYS})=[\"']?[^\s$\"'&]", re.IGNORECASE), "a secret"),
-    (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), "an access key"),
-    (re.compile(r"\b(?:gh[pousr]_|hf_|github_pat_|glpat-)\w{16}"), "an access token"),
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"), "a private key"),
-    (re.compile(r"://[^/\s:@]*:[^/\s@]+@"), "a URL with a password"),
-)
 
 
 def written(names: Sequence[str], environment: Mapping[str, str]) -> str:
@@ -69,10 +60,8 @@ def refuse_secrets(text: str, place: str) -> None:
     Raises:
         ValueError: gives the line's number, not its content.
     """
-    for number, line in enumerate(text.splitlines(), 1):
-        for pattern, what in _SECRETS:
-            if pattern.search(line):
-                raise ValueError(
-                    f"{place}:{number}: looks like {what}, which others would read on the cluster. Put it into an "
-                    "environment variable and pass that by name: --env NAME"
-                )
+    for number, what in secret_patterns.in_text_for_a_job(text):
+        raise ValueError(
+            f"{place}:{number}: looks like {what}, which others would read on the cluster. Put it into an "
+            "environment variable and pass that by name: --env NAME"
+        )

@@ -51,11 +51,11 @@ def test_the_command_of_a_job(tmp_path, monkeypatch, project):
     path, name = job.package(tmp_path)
     assert name == "tiny.yaml"
     assert job.command(name) == (
-        ". ./job/env && exec /v/python -m harness.cli run tiny.yaml --set resources.address=auto --retry-failed "
+        ". ./job/variables/env && exec /v/python -m harness.cli run tiny.yaml --set resources.address=auto --retry-failed "
         "--results '/a b'"
     )
     with zipfile.ZipFile(path) as package:
-        assert package.read("job/env") == b"export TOKEN_FOR_TEST=value7\n"
+        assert package.read("job/variables/env") == b"export TOKEN_FOR_TEST=value7\n"
         assert package.read("tiny.yaml") == (project / "tiny.yaml").read_bytes()
     with pytest.raises(ValueError, match="--set:1: looks like a secret"):
         replace(job, overrides=("a.token=7",)).package(tmp_path)
@@ -403,7 +403,7 @@ def test_the_script_finds_the_file_that_ray_left():
     on_the_head = SimpleNamespace(**runpy.run_path(str(ROOT / "experiments" / "submit.py")))
     home = Path.home()
     rest = ["--results", f"{home}/sstkd-bench-results", "--cluster-results", f"{home}/sstkd-bench-results"]
-    rest += ["--python", sys.executable]
+    rest += ["--python", sys.executable, "--exclude", "tests"]
     left = f"{home}/ray_bootstrap_config.yaml"
     assert on_the_head.arguments([]) == ["submit", left, *rest]
     assert on_the_head.arguments(["--set", "a=1"]) == ["submit", left, *rest, "--set", "a=1"]

