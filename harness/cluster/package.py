@@ -204,7 +204,7 @@ def write_zip(path: Path, folder: Path, names: Sequence[str], extra: Mapping[str
             if name not in extra:
                 executable = os.access(folder / name, os.X_OK)
                 with (folder / name).open("rb") as source:
-                    _add(package, name, content, 0o755 if executable else 0o644)
+                    _add(package, name, source, 0o755 if executable else 0o644)
                 if path.stat().st_size > LIMIT_BYTES:
                     break
         for name, content in extra.items():
