@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from types import ModuleType
@@ -61,3 +62,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not torch.cuda.is_available():
         for item in needs_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A table of the malformed inputs of tests/hostile: how many of each kind, and how many were not answered well."""
+    counts: dict[str, Counter[str]] = {}
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(outcome, []):
+            folder, _, file = report.nodeid.partition("::")[0].rpartition("/")
+            if folder == "tests/hostile" and (report.when == "call" or outcome == "error"):
+                kind = file.removeprefix("test_").removesuffix(".py")
+                counts.setdefault(kind, Counter())["clean" if outcome == "passed" else "not clean"] += 1
+    if counts:
+        terminalreporter.section("malformed inputs")
+        for kind, found in sorted(counts.items()):
+            terminalreporter.line(f"{kind:12} {found['clean']:5} clean {found['not clean']:5} not clean")
+        total = sum(counts.values(), Counter[str]())
+        terminalreporter.line(f"{'all':12} {total['clean']:5} clean {total['not clean']:5} not clean")
