@@ -98,7 +98,7 @@ class Bench:
 
     def standings(self) -> dict[str, reuse.Standing]:
         """By run_id: what each row in the folder is worth today, and why."""
-        return reuse.standings(self.directory, None, self.data_hash())
+        return reuse.standings(self.directory, None, self.data_hash)
 
     def require_current(self) -> None:
         """Look whether the rows here, those of the search and of step times too, are of today's content.
@@ -255,7 +255,7 @@ class Bench:
         """What the rows of a folder are worth; an error if some are stale."""
         if not directory.is_dir():
             return {}
-        found = reuse.standings(directory, ids, self.data_hash(), weights=True)
+        found = reuse.standings(directory, ids, self.data_hash, weights=True)
         reuse.require_current(found, directory, self.file)
         return found
 
@@ -267,7 +267,7 @@ class Bench:
             )
         for folder in (paths.search_folder(self.directory), paths.times_folder(self.directory), self.directory):
             if folder.is_dir():
-                found = reuse.standings(folder, None, self.data_hash(), weights=True)
+                found = reuse.standings(folder, None, self.data_hash, weights=True)
                 reuse.set_aside(folder, [i for i, x in found.items() if x.state == "stale" or x.code == "other"])
 
     def _compared(self, ids: Collection[str], keep_stale: bool = False) -> "tuple[Table, int]":
@@ -276,7 +276,7 @@ class Bench:
 
         self._require_results(not store.finished(self.directory).keys().isdisjoint(ids))
         data = self.data_hash()
-        found = reuse.standings(self.directory, ids, data)
+        found = reuse.standings(self.directory, ids, lambda: data)
         if not keep_stale:
             reuse.require_current(found, self.directory, self.file)
         return table_of(

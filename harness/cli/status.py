@@ -24,9 +24,11 @@ def status(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS
     with answering():
         from harness.results.paths import search_folder, times_folder
 
-        wanted = bench(file, overrides, results)
+        wanted = bench(file, overrides, results, reading=True)
         states = wanted.states()
-        counts = {state: list(states.values()).count(state) for state in ("ok", "failed", "skipped", "waiting")}
+        counts = {
+            state: list(states.values()).count(state) for state in ("ok", "failed", "skipped", "waiting", "stale")
+        }
         said = ", ".join(f"{count} {state}" for state, count in counts.items() if count or state in ("ok", "failed"))
         typer.echo(f"{wanted.directory}: {len(states)} runs: {said}")
         folders = (wanted.directory, times_folder(wanted.directory), search_folder(wanted.directory))

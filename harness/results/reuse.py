@@ -6,7 +6,7 @@ The package's own files change with every release: rows made by others are reuse
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,15 @@ class Standing:
 
 
 def standings(
-    directory: Path, run_ids: Collection[str] | None, data_hash: str | None, weights: bool = False
+    directory: Path, run_ids: Collection[str] | None, data_hash: Callable[[], str | None], weights: bool = False
 ) -> dict[str, Standing]:
     """What the rows of an experiment are worth.
 
     Args:
         directory: its results folder, or the folder of its search or step times.
         run_ids: of which runs; None for all rows there are.
-        data_hash: today's content of the data; None where the data is not on this machine.
+        data_hash: gives today's content of the data, None where the data is not on this machine; called only if a row
+            names the content of its data.
         weights: also whether the files of teachers' weights are those that their rows name.
 
     Raises:
@@ -57,10 +58,11 @@ def standings(
     rows = {row["run_id"]: row for row in store.read_rows(directory, _COLUMNS, run_ids=run_ids).to_pylist()}
     teachers = {run_id: row for run_id, row in rows.items() if row["role"] == "teacher"}
     sources = {method: content.outside_sha256(method) for method in {row["method"] for row in rows.values()}}
+    today = data_hash() if any(row["data_hash"] is not None for row in rows.values()) else None
     codes: dict[tuple[str, str], str] = {}
     found = {}
     for run_id, row in rows.items():
-        differing = _differing(row, data_hash, sources[row["method"]], teachers.get(row["teacher_run_id"]))
+        differing = _differing(row, today, sources[row["method"]], teachers.get(row["teacher_run_id"]))
         if weights and row["role"] == "teacher" and row["status"] == "ok":
             differing += _weights(directory, row)
         state = row["status"]

@@ -247,7 +247,10 @@ def test_status_of_failed_runs_and_of_this_process(folder: Path) -> None:
 
     directory, runs = folder / "results" / "tiny", tiny.plan(folder)
     message = "ValueError: \x1b[31m" + "m" * 1000
-    store.write_run(directory, {**make_row("none", 0, status="failed", message=message), "run_id": runs[1].run_id})
+    store.write_run(
+        directory,
+        {**make_row("none", 0, status="failed", message=message), "run_id": runs[1].run_id, "data_hash": None},
+    )
     paths.failure_path(directory, runs[1].run_id).parent.mkdir()
     paths.failure_path(directory, runs[1].run_id).write_text("Traceback")
     status = Status(runs, {run.run_id: "waiting" for run in runs})
