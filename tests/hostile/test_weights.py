@@ -238,7 +238,7 @@ NETWORKS = {
         f"parameters={{{name}}}": "at most 4096"
         for name in ("decoder_pyramid_channels: 1000000000", "a: [1, [2, -5000]]", "b: {c: 1.0e+30}")
     },
-    "parameters={depth: 3}": "takes no parameter 'depth'",
+    "parameters={depth: 3}": "{'depth': 3} cannot be built",
     "encoder=tu-resnet10x": "tu-resnet10t",
     "encoder_weights={path: nowhere.pth}": "nowhere.pth",
     "encoder_weights={path: tiny.yaml}": "cannot be read as weights",
