@@ -228,15 +228,15 @@ class Bench:
         """Look for what would end the runs, before hours are spent on a teacher.
 
         Raises:
-            ValueError: a logger is not installed, a network cannot be built, or a method does not apply to its pair.
+            ValueError: a logger is not installed, or a rule of `harness.training.gate` is broken.
         """
         from harness.execution import loggers
 
         loggers.require(self.experiment.resources.loggers)
-        if self.experiment.resources.address == "local":  # elsewhere this machine may not have the data
-            from harness.training.estimate import require_buildable
+        if runs:
+            from harness.training import gate  # torch and timm: seconds
 
-            require_buildable(runs)
+            gate.require(runs, self.experiment.resources, self.directory)
 
     def _points(self) -> Any:
         """The best point of every method, or None without a search."""

@@ -13,7 +13,7 @@ from harness.experiment.load import load
 from harness.experiment.spec import Run
 from harness.results import store
 from harness.results.paths import times_folder, weights_path
-from harness.training import estimate
+from harness.training import gate
 from tests.support import tiny
 from tests.support.rows import make_row
 from tests.support.searches import TUNED
@@ -105,7 +105,7 @@ def test_only_what_is_pending_is_built_before_a_run(
     make: Callable[..., harness.Bench], launched: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, built = make(), list[str]()
-    monkeypatch.setattr(estimate, "require_buildable", lambda runs: built.extend(run.run_id for run in runs))
+    monkeypatch.setattr(gate, "require", lambda runs, *_: built.extend(run.run_id for run in runs))
     for run in bench.runs()[:2]:
         store.write_run(bench.directory, row_of(run))
     (pending,) = bench.pending()

@@ -68,6 +68,17 @@ def _measured(experiment: "Experiment") -> Seconds:
     return step_seconds(outline(experiment), experiment.resources)
 
 
+def _require_ready(wanted: "Bench", rows: Mapping[str, str]) -> None:
+    """Apply the rules that `run` applies before it trains anything.
+
+    Raises:
+        ValueError: what would make runs fail.
+    """
+    from harness.experiment.plan import outline
+
+    wanted.require_ready([run for run in outline(wanted.experiment) if run.run_id not in rows])
+
+
 def _runs(wanted: "Bench", measure: bool) -> Seconds:
     """List the runs and what they cost; the seconds of a step, where they were measured.
 
@@ -80,19 +91,22 @@ def _runs(wanted: "Bench", measure: bool) -> Seconds:
 
     experiment = wanted.experiment
     rows = {run_id: standing.state for run_id, standing in wanted.standings().items()}
+    _require_ready(wanted, rows)
     columns = ["run_id", "pair", "run", "steps", "row", *(["s/step", "time"] if measure else [])]
     lines, seconds, measured = [], 0.0, _measured(experiment) if measure else {}
     runs, unsure = step_times.outlined(experiment, wanted.directory, wanted.file, measured)
-    for run in runs:
+    ids = [run.run_id for run in runs]
+    states = [rows.get(run_id, "not run") for run_id in ids]
+    for run, run_id, state in zip(runs, ids, states, strict=True):
         steps = 0 if run.checkpoint is not None else run.train.steps
-        cells = [run.run_id, run.pair, run_name(run), str(steps), rows.get(run.run_id, "not run")]
+        cells = [run_id, run.pair, run_name(run), str(steps), state]
         if measure:
             each = measured[run.pair, run.role, run.method.label]
-            seconds += 0.0 if rows.get(run.run_id) == "ok" else each * steps
+            seconds += 0.0 if state == "ok" else each * steps
             cells += [f"{each:.3f}", clock(each * steps)]
         lines.append(cells)
     print_columns(columns, lines, right=("steps", "s/step", "time"))
-    pending = sum(rows.get(run.run_id) != "ok" for run in runs)
+    pending = sum(state != "ok" for state in states)
     text = f"{len(runs)} runs, {pending} pending"
     if measure and pending:
         device = "GPU" if experiment.resources.gpus_per_worker > 0 else "CPU"
@@ -148,6 +162,7 @@ def _search(wanted: "Bench", measure: bool) -> Seconds:
 
     experiment, directory = wanted.experiment, wanted.directory
     rows = {run_id: standing.state for run_id, standing in wanted.standings().items()}
+    _require_ready(wanted, rows)
     measured = _measured(experiment) if measure else {}
     runs, unsure = step_times.outlined(experiment, directory, wanted.file, measured)
     lines, total = [], 0.0

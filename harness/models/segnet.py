@@ -147,7 +147,10 @@ def build(network: Network, num_classes: int, seed: int) -> SegNet:
             what = f"{network.architecture} with encoder {network.encoder} and parameters {network.parameters}"
             raise ValueError(f"{what} cannot be built: {error}{near}") from None
     if network.encoder_weights is not None:
-        load_encoder(model.encoder, network)
+        try:
+            load_encoder(model.encoder, network)
+        except ValueError as error:
+            raise ValueError(f"encoder_weights: {error}") from None
     wrapped = SegNet(model)
     key = (network.model_dump_json(), num_classes)
     if key not in _LEARNT:

@@ -216,7 +216,7 @@ def _no_weights(start: bytes) -> str | None:
 
 def _unread(error: Exception) -> str:
     """Why torch did not read a file; its own words advise to execute what the file says."""
-    named = re.search(r"(?:GLOBAL|Unsupported global:|class) ([A-Za-z_][\w.]{0,80})", str(error))
+    named = re.search(r"GLOBAL ([A-Za-z_][\w.]{0,80})", str(error))
     if isinstance(error, pickle.UnpicklingError) and named:
         return f"it holds the Python object {named[1]}, which only code can make. Load it where it comes from. {SAVE}."
     if isinstance(error, EOFError) or "truncated" in str(error) or "unexpected EOF" in str(error):

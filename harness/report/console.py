@@ -25,15 +25,31 @@ def output() -> "Console":
 
 def print_columns(columns: list[str], rows: list[list[str]], right: tuple[str, ...] = ()) -> None:
     """A table as wide as the terminal; into a file or a pipe one line per row."""
+    from rich.cells import cell_len
     from rich.table import Table as Grid
     from rich.text import Text
 
+    console = output()
+    if all(cell.isprintable() for row in rows for cell in row):
+        widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
+        if sum(widths) + 2 * len(widths) <= console.width:  # nothing to fold; a grid of 20,000 rows takes half a minute
+            left = [name not in right for name in columns]
+            pads = list(zip(widths, left, strict=True))
+
+            def line(cells: list[str]) -> str:
+                spaces = (" " * (width - cell_len(cell)) for cell, (width, _) in zip(cells, pads, strict=True))
+                padded = zip(cells, spaces, left, strict=True)
+                return "  ".join(cell + space if first else space + cell for cell, space, first in padded)
+
+            console.print(Text(line(columns), style="dim"))
+            console.file.write("".join(f"{line(row)}\n" for row in rows))
+            return
     grid = Grid(box=None, pad_edge=False, header_style="dim")
     for name in columns:
         grid.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))  # cells may hold [...], which is markup in plain strings
-    output().print(grid)
+    console.print(grid)
 
 
 def print_table(table: Table, console: "Console | None" = None, directory: str | Path | None = None) -> None:

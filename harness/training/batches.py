@@ -34,8 +34,7 @@ def training_batches(
     Raises:
         ValueError: images of different sizes without a crop.
     """
-    if run.train.augment.crop_hw is None and run.train.batch_size > 1 and not getattr(split, "one_size", True):
-        raise ValueError(f"train.augment.crop_hw: images of {info.name} differ in size; give a crop, e.g. [512, 512]")
+    require_one_size(split, info, run.train)
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         _Steps(split, info, run, runtime.rank, runtime.workers),
         batch_size=None,
@@ -47,6 +46,16 @@ def training_batches(
     layout = torch.channels_last if run.train.channels_last else torch.contiguous_format
     for image, label in loader:
         yield to_batch(image, label, info, runtime.device, layout)
+
+
+def require_one_size(split: Split, info: DataInfo, recipe: Train) -> None:
+    """Check that images make a batch.
+
+    Raises:
+        ValueError: they differ in size, and there is no crop.
+    """
+    if recipe.augment.crop_hw is None and recipe.batch_size > 1 and not getattr(split, "one_size", True):
+        raise ValueError(f"train.augment.crop_hw: images of {info.name} differ in size; give a crop, e.g. [512, 512]")
 
 
 def evaluation_batches(

@@ -93,32 +93,6 @@ def classes_of(dataset: str) -> int:
     return known[dataset]
 
 
-def require_buildable(runs: Sequence[Run]) -> None:
-    """Build every student's method on its pair, before hours are spent on a teacher.
-
-    Raises:
-        ValueError: the networks and methods that cannot be built, one per line.
-    """
-    pairs: dict[str, Pair] = {}
-    problems: dict[tuple[str, str], str] = {}
-    for run in runs:
-        key = run.pair, run.method.label
-        if run.role != "student" or run.teacher is None or key in problems:
-            continue
-        problems[key] = ""
-        try:
-            if run.pair not in pairs:
-                info = load_data(run.data).info
-                networks = (n.model_copy(update={"encoder_weights": None}) for n in (run.network, run.teacher))
-                student, teacher = (build(network, info.num_classes, 0).info() for network in networks)
-                pairs[run.pair] = Pair(student, teacher, info.num_classes, info.ignore_index)
-            build_method(run.method, pairs[run.pair], run.seed)
-        except ValueError as error:
-            problems[key] = f"pair {run.pair}, method {run.method.label}: {error}"
-    if any(problems.values()):
-        raise ValueError("\n".join(filter(None, problems.values())))
-
-
 def _time(run: Run, resources: Resources) -> float:
     data = for_inputs(load_data(run.data), run.train.normalize, run.network.encoder)
     device = torch.device("cuda" if resources.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")

@@ -231,6 +231,7 @@ def test_comparisons_are_counted_as_the_table_counts_them(tmp_path: Path) -> Non
     assert f"{block(make_experiment()).comparisons} comparisons" in fairness.of_experiment(experiment)["tiny"][0]
 
 
+@pytest.mark.torch
 def test_check_prints_the_report(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["check", str(tiny.write(tmp_path)), "--no-measure", "--results", str(tmp_path)])
     assert done.exit_code == 0, done.output

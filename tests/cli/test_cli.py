@@ -182,8 +182,9 @@ def test_check_measures_every_method(tmp_path):
 
 
 def test_check_finds_a_network_that_cannot_be_built(tmp_path):
-    text = refused("check", write(tmp_path), "--set", "pairs.0.student.architecture=fpnn")
-    assert text.startswith("error: pair tiny, none (student): unknown architecture 'fpnn'. Did you mean 'fpn'?")
+    at = "pairs.0.student.architecture"
+    text = refused("check", write(tmp_path), "--set", f"{at}=fpnn", "--no-measure")
+    assert text.startswith(f"error: --set {at}=fpnn: {at}: unknown architecture 'fpnn'. Did you mean 'fpn'?")
 
 
 def test_run_reports_and_fails_when_a_run_failed(tmp_path, monkeypatch):
