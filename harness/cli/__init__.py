@@ -3,6 +3,8 @@
 
 def main() -> None:
     """Entry point of `sstkd-bench`."""
+    from harness.borders import guard
     from harness.cli.app import app
 
+    guard()
     app()

@@ -1,8 +1,8 @@
 """The data of the results page as compact JSON: each different value is stored once."""
 
+import functools
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from harness.analysis.columns import cells
 from harness.analysis.labels import REFERENCES
 from harness.analysis.tables import Table
+from harness.borders import script_json, shell, without_folders
 from harness.metrics import class_iou
 
 Row = Mapping[str, Any]
@@ -67,8 +68,7 @@ def page_data(rows: Sequence[Row], table: Table, experiment_file: str, total: in
             for block in table.blocks
         ],
     }
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return script_json(data)
 
 
 def _row(row: Row, names: Mapping[str, str]) -> list[Any]:
@@ -92,9 +92,17 @@ def _fact(row: Row, experiment_file: str) -> dict[str, str]:
     again = ["sstkd-bench", "run", experiment_file]
     for override in row["overrides"]:
         again += ["--set", override]
-    facts["repeat"] = shlex.join(again)
-    facts |= {f"spec.{key}": json.dumps(value, indent=1) for key, value in sorted(json.loads(row["spec"]).items())}
-    return facts
+    facts["repeat"] = shell(*again)
+    facts |= {f"spec.{key}": _indented(json.dumps(value)) for key, value in sorted(json.loads(row["spec"]).items())}
+    return {name: _without_folders(value) for name, value in facts.items()}
+
+
+@functools.lru_cache(100_000)
+def _indented(text: str) -> str:
+    return json.dumps(json.loads(text), indent=1)
+
+
+_without_folders = functools.lru_cache(100_000)(without_folders)
 
 
 def _facts(runs: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[Any]]]:
