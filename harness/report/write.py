@@ -48,8 +48,8 @@ def write_report(
         ValueError: no student rows, rows that must not be compared, or a corrupt file.
         OSError: the disk is full or cannot be written.
     """
+    from harness.analysis.compact import compact_rows
     from harness.report.page.page import render
-    from harness.report.page.rows import page_rows
     from harness.report.plots.curves import curve_figure, panel
     from harness.report.plots.style import figure_png, figure_svg
 
@@ -59,7 +59,7 @@ def write_report(
     table, total = compared or table_of(base, methods, seeds, run_ids)
     on_page = table if total <= ON_PAGE else _fewer(table)
     wanted = run_ids if total <= ON_PAGE else _run_ids(on_page)
-    records = page_rows(store.read_rows(base, columns, run_ids=wanted))
+    records = compact_rows(store.read_rows(base, columns, run_ids=wanted))
     shown = {x.run_ids[min(x.run_ids)] for block in table.blocks for x in block.methods if x.run_ids}
     shown |= {block.teacher.run_id for block in table.blocks if block.teacher.run_id is not None}
     kept = store.read_rows(base, ["run_id", "samples"], run_ids=shown).to_pylist()

@@ -129,11 +129,14 @@ def read_pack(file: str | Path) -> Iterator[Any]:
     with _named_pack(str(file)), pq.ParquetFile(file, page_checksum_verification=True) as opened:
         for i in range(opened.num_row_groups):
             group = opened.read_row_group(i)
-            missing = [f for f in SCHEMA if f.name not in group.column_names]
-            for field in missing:
-                group = group.append_column(field, pa.nulls(group.num_rows, field.type))
-            group = group.select(SCHEMA.names).cast(SCHEMA) if group.schema != SCHEMA else group
+            for field in SCHEMA:
+                if field.name not in group.column_names:
+                    group = group.append_column(field.with_nullable(True), pa.nulls(group.num_rows, field.type))
+            group = group.select(SCHEMA.names)
+            if group.schema != SCHEMA:
+                group = group.cast(pa.schema([field.with_nullable(True) for field in SCHEMA]))
             _check_pack(str(file), group)
+            group = group if group.schema == SCHEMA else group.cast(SCHEMA)
             yield group
 
 

@@ -72,7 +72,11 @@ VALUES: list[tuple[str, Any]] = [
     *(("dev_miou", value) for value in (float("nan"), float("inf"), -0.1, 1.5, None)),
     *((name, value) for name in REAL for value in (float("nan"), float("-inf"), -1.0)),
     *((name, -1) for name in ("seed", "steps", "resumed", "workers", "threads", "ignore_index", "student_macs")),
-    *((name, text) for name in ("spec", "recipe") for text in ("", "[]", "1", "{", "null", "{}{}", "{}\n{}", deep(90))),
+    *(
+        (name, text)
+        for name in ("spec", "recipe")
+        for text in ("", "[]", "1", "{", "null", "{}{}", "{}\n{}", deep(300))
+    ),
     *((name, text) for name in ("spec", "method_parameters") for text in (deep(20_000), '{"a":' + "9" * 5000 + "}")),
     *((name, "[1, 2]") for name in ("student_network", "teacher_network", "dataset_parameters")),
     ("message", "no reason"),
@@ -123,8 +127,9 @@ def spoiled() -> Iterator[tuple[str, bytes]]:
     yield from (("empty", b""), ("html", b"<!DOCTYPE html>" * 100), ("marks", b"PAR1PAR1"), ("marked", b"PAR1" * 50))
     for keep in (1, 100, len(good) // 2, len(good) - 1):
         yield f"cut at {keep}", good[:keep]
-    for at in range(len(good) - 400, len(good) - 20, 60):
-        yield f"changed at {at - len(good)}", good[:at] + bytes(40) + good[at + 40 :]
+    size = int.from_bytes(good[-8:-4], "little")
+    yield "zeros for a footer", good[: -8 - size] + bytes(size) + good[-8:]
+    yield "a footer of another size", good[:-8] + (2**31 - 1).to_bytes(4, "little") + good[-4:]
     yield "foreign", content(pa.table({"x": [1, 2, 3]}))
     yield "no rows", content(SCHEMA.empty_table())
     yield "two rows", content(pa.concat_tables([TABLE, TABLE]))

@@ -44,11 +44,12 @@ def page_data(rows: Sequence[Row], table: Table, experiment_file: str, total: in
     """
     names = {run: line.label for block in table.blocks for line in block.methods for run in line.run_ids.values()}
     places = {str(row["run_id"]): i for i, row in enumerate(rows)}
+    texts: dict[int, str] = {}  # by identity: rows share equal values
     data = {
         "missing": 0 if total is None else total - len(rows),
         "columns": COLUMNS,
         "rows": [_row(row, names) for row in rows],
-        "facts": _facts([_fact(row, experiment_file) for row in rows]),
+        "facts": _facts([_fact(row, experiment_file, texts) for row in rows]),
         "iou": [_class_iou(row) for row in rows],
         "blocks": [
             {
@@ -84,25 +85,26 @@ def _row(row: Row, names: Mapping[str, str]) -> list[Any]:
     return [*head, *scores, step, minutes, row["code_version"], row["run_id"]]
 
 
-def _fact(row: Row, experiment_file: str) -> dict[str, str]:
-    facts = {name: _plain(value) for name, value in row.items() if name not in _LONG and value not in (None, "")}
+def _fact(row: Row, experiment_file: str, texts: dict[int, str]) -> dict[str, str]:
+    facts = {}
+    for name, value in row.items():
+        if name not in _LONG and value is not None and value != "":
+            facts[name] = texts.get(id(value)) or texts.setdefault(id(value), without_folders(_plain(value)))
     if row["losses"]:
         last = row["losses"][-1]
         facts |= {f"loss at step {last['step']}: {name}": f"{value:.5g}" for name, value in last["terms"].items()}
     again = ["sstkd-bench", "run", experiment_file]
     for override in row["overrides"]:
         again += ["--set", override]
-    facts["repeat"] = shell(*again)
-    facts |= {f"spec.{key}": _indented(json.dumps(value)) for key, value in sorted(json.loads(row["spec"]).items())}
-    return {name: _without_folders(value) for name, value in facts.items()}
+    facts["repeat"] = without_folders(shell(*again))
+    return facts | {
+        f"spec.{key}": _indented(json.dumps(value)) for key, value in sorted(json.loads(row["spec"]).items())
+    }
 
 
 @functools.lru_cache(100_000)
 def _indented(text: str) -> str:
-    return json.dumps(json.loads(text), indent=1)
-
-
-_without_folders = functools.lru_cache(100_000)(without_folders)
+    return without_folders(json.dumps(json.loads(text), indent=1))
 
 
 def _facts(runs: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[Any]]]:

@@ -1,4 +1,4 @@
-"""Rows as the page needs them: of thousands, lists of numbers stay arrays and equal texts are one object."""
+"""Thousands of rows as dicts that need little memory: lists of numbers stay arrays, equal texts are one object."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from harness.results import store
 from harness.results.validity import CONFUSIONS
 
 
-def page_rows(table: Any) -> list[dict[str, Any]]:
+def compact_rows(table: Any) -> list[dict[str, Any]]:
     """The rows of a table as dicts; of `losses` the last entry only.
 
     Confusion matrices are int64 arrays, and `curve` is a list of (steps, values), both arrays.
@@ -32,7 +32,8 @@ def page_rows(table: Any) -> list[dict[str, Any]]:
         elif name == "losses":
             columns[name] = _last(column)
         elif pa.types.is_nested(column.type):
-            columns[name] = [row[name] for row in store.records(table.select([name]))]
+            same: dict[str, Any] = {}
+            columns[name] = [same.setdefault(repr(row[name]), row[name]) for row in store.records(table.select([name]))]
         else:
             encoded = column.dictionary_encode()
             known = [*encoded.dictionary.to_pylist(), None]
