@@ -195,7 +195,7 @@ class Bench:
         """Write the table, the curves and the HTML page into `directory`.
 
         Args:
-            rewrite: also where they are there already.
+            rewrite: also where they are there already; without it a folder that cannot be written is left as it is.
             keep_stale: as for `table`.
 
         Returns:
@@ -209,7 +209,8 @@ class Bench:
 
         ids = [run.run_id for run in self.runs()]
         compared = self._compared(ids, keep_stale)
-        if rewrite or not (self.directory / "report.html").is_file():
+        missing = not (self.directory / "report.html").is_file() and os.access(self.directory, os.W_OK)
+        if rewrite or missing:
             write_report(self.directory, rules.labels(self.experiment), self.experiment.seeds, ids, self.file, compared)
         return compared[0]
 

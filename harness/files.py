@@ -24,6 +24,10 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(hidden, path)
+    except OSError as error:
+        hidden.unlink(missing_ok=True)
+        # Named as its reader knows it: the hidden name says nothing, and a full disk names no file at all.
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
     except BaseException:
         hidden.unlink(missing_ok=True)
         raise

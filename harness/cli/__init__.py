@@ -12,8 +12,10 @@ LONGEST = 500
 
 def main() -> None:
     """Entry point of `sstkd-bench`."""
+    from harness.borders import guard
     from harness.cli.app import app
 
+    guard()
     try:
         app()
     except Exception as error:

@@ -101,15 +101,15 @@ def data_prepare(
 ) -> None:
     """Build the prepared cache, in parallel. Interrupt it at any time; re-run the same command to resume."""
     with answering():
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         from harness.datasets import inspect
         from harness.execution.prepare_data import prepare
+        from harness.report.console import output
 
         source, variant, short_side = inspect.source_of(name, root, _parameters(name, settings))
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
+        console = output(stderr=True)
         try:
             with Progress(*columns, console=console, transient=True) as bar:
                 task = bar.add_task(name, total=None)

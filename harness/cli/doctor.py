@@ -31,9 +31,9 @@ def doctor(
 
 def diagnose(file: Path | None, results: Path) -> int:
     """Print one line per check; returns the number of problems."""
-    from rich.console import Console
+    from harness.report.console import output
 
-    console = Console()
+    console = output()
     problems = 0
     for name, okay, text in [*_python(), *_devices(), _disk(results), _ray(), *_datasets(), *_experiment(file)]:
         problems += not okay

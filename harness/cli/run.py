@@ -99,11 +99,10 @@ def progress(directory: Path, as_json: bool) -> "Display | Events":
         from harness.cli.events import Events
 
         return Events(sys.stdout, why)
-    from rich.console import Console
-
     from harness.cli.progress import Display
+    from harness.report.console import output
 
-    return Display(Console(), why)
+    return Display(output(), why)
 
 
 def interrupted(wanted: "Bench", show: "Display | Events") -> None:

@@ -21,7 +21,7 @@ from harness.cluster import secrets
 from harness.cluster.job import override_arguments, shell_path
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Experiment
-from harness.results.storage import is_uri
+from harness.experiment.storage_uri import is_uri
 
 MOUNT = "/mnt/sstkd-bench"
 """Mount point of the shared volume in the pods."""

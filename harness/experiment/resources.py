@@ -1,11 +1,11 @@
 """Where runs execute: workers, devices, checkpoints. Nothing here changes a result."""
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from harness.experiment.recipe import NonNegative, Positive, PositiveInt, Spec
+from harness.experiment.storage_uri import require_storage
 
 
 class Checkpointing(Spec):
@@ -60,6 +60,4 @@ class Resources(Spec):
     @field_validator("storage")
     @classmethod
     def _whole_address(cls, storage: str | None) -> str | None:
-        if storage is not None and not re.match(r"/|[a-z][a-z0-9+]+://", storage):
-            raise ValueError(f"a storage is an absolute folder or a URI such as s3://bucket/prefix; given {storage!r}")
-        return storage
+        return None if storage is None else require_storage(storage)

@@ -4,6 +4,7 @@ They are in `results/published/*.csv`, one line per figure, and are shown next t
 """
 
 import csv
+import io
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,6 +22,7 @@ METRICS = {
     "params_m": "10^6 parameters",
     "gmacs": "10^9 MACs",
 }
+MAX_BYTES = 10_000_000
 SPLITS = ("val", "test", "")
 
 
@@ -82,13 +84,13 @@ def read_published(folder: Path) -> list[Figure]:
         raise FileNotFoundError(f"{folder}: there are no published figures (expected {folder}/*.csv)")
     found: dict[tuple[str, ...], tuple[Figure, str]] = {}
     for path in paths:
-        with path.open(newline="", encoding="utf-8") as file:
+        with io.StringIO(_text(path), newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise ValueError(
-                    f"{path}:1: the columns are {','.join(COLUMNS)}; given: {','.join(reader.fieldnames or ())}"
-                )
             try:
+                if tuple(reader.fieldnames or ()) != COLUMNS:
+                    raise ValueError(
+                        f"{path}:1: the columns are {','.join(COLUMNS)}; given: {','.join(reader.fieldnames or ())}"
+                    )
                 for line in reader:
                     figure, where = _figure(line, f"{path}:{reader.line_num}"), f"{path}:{reader.line_num}"
                     if other := found.get(figure.cell):
@@ -99,6 +101,20 @@ def read_published(folder: Path) -> list[Figure]:
             except csv.Error as error:
                 raise ValueError(f"{path}:{reader.line_num}: not CSV ({error})") from None
     return [figure for figure, _ in found.values()]
+
+
+def _text(path: Path) -> str:
+    """A CSV file's text."""
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes; a file of published figures has at most {MAX_BYTES}")
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}:{line}: not UTF-8 (byte {content[error.start]:#04x}). Save the file as UTF-8"
+        ) from None
 
 
 def _figure(line: dict[str, str | None], where: str) -> Figure:

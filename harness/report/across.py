@@ -6,6 +6,7 @@ from typing import Any
 
 from harness.analysis.across import WITHIN, Across, class_gains, costs, profile_gaps
 from harness.analysis.sheets import Sheet, sheet
+from harness.borders import label
 from harness.report.formats import sheets_to_markdown
 
 STANDINGS = ("method", "mean rank", "gain", "beats the baseline's runs", "profile", "significant")
@@ -108,7 +109,7 @@ def pictures(found: Across, rows: Rows) -> dict[str, str | bytes]:
     points = costs(found, rows)
     for dataset in dict.fromkeys(task.block.dataset for task in found.tasks):
         names = {task.name for task in found.tasks if task.block.dataset == dataset}
-        figures[f"cost-{dataset}"] = cost_plot(found, [p for p in points if p.task in names])
+        figures[f"cost-{label(dataset)}"] = cost_plot(found, [p for p in points if p.task in names])
     out: dict[str, str | bytes] = {}
     for name, figure in figures.items():
         out |= {f"{name}.png": figure_png(figure), f"{name}.svg": figure_svg(figure)}

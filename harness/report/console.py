@@ -1,55 +1,75 @@
 """Tables on the terminal: as wide as it is, and into a file or a pipe one line per row."""
 
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.analysis.sheets import Section, Sheet
 from harness.analysis.tables import Table
+from harness.borders import one_line, terminal, unguarded
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as Grid
 
+MAX_FOLDED = 1_000
+"""Rows up to which a table that is too wide for the terminal is folded by columns, which is slow."""
 _TONES = {"better": "green", "worse": "magenta", "": ""}
 
 
-def output() -> "Console":
-    """Standard output: as wide as the terminal; into a file or a pipe wide enough that nothing is folded."""
-    from rich.console import Console
+def output(stderr: bool = False) -> "Console":
+    """A console: as wide as the terminal; into a file or a pipe wide enough that nothing is folded.
 
-    console = Console()
-    return console if console.is_terminal else Console(width=10_000)
+    Texts from rows and files reach the terminal through it: what a terminal would obey is written out.
+    """
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Safe(Console):
+        def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+            for text, style, control in super().render(renderable, options):
+                yield Segment(text if control else terminal(text), style, control)
+
+    console = Safe(file=unguarded(sys.stderr if stderr else sys.stdout))
+    if not console.is_terminal and not stderr:
+        console.width = 10_000
+    return console
 
 
 def print_columns(columns: list[str], rows: list[list[str]], right: tuple[str, ...] = ()) -> None:
-    """A table as wide as the terminal; into a file or a pipe one line per row."""
+    """A table as wide as the terminal; into a file or a pipe, and where it fits or is long, one line per row."""
     from rich.cells import cell_len
     from rich.table import Table as Grid
     from rich.text import Text
 
     console = output()
-    if all(cell.isprintable() for row in rows for cell in row):
-        widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
-        if sum(widths) + 2 * len(widths) <= console.width:  # nothing to fold; a grid of 20,000 rows takes half a minute
-            left = [name not in right for name in columns]
-            pads = list(zip(widths, left, strict=True))
-
-            def line(cells: list[str]) -> str:
-                spaces = (" " * (width - cell_len(cell)) for cell, (width, _) in zip(cells, pads, strict=True))
-                padded = zip(cells, spaces, left, strict=True)
-                return "  ".join(cell + space if first else space + cell for cell, space, first in padded)
-
-            console.print(Text(line(columns), style="dim"))
-            console.file.write("".join(f"{line(row)}\n" for row in rows))
-            return
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    # Only texts that are not ASCII may be wider than long.
+    widths = [[len(cell) if cell.isascii() else cell_len(cell) for cell in row] for row in [columns, *cells]]
+    wide = [max(column) for column in zip(*widths, strict=True)]
+    if len(rows) > MAX_FOLDED or sum(wide) + 2 * (len(wide) - 1) <= console.width:
+        head, *lines = [
+            _line(row, own, wide, columns, right) for row, own in zip([columns, *cells], widths, strict=True)
+        ]
+        console.print(Text(head, style="dim"), soft_wrap=True)
+        console.file.write("".join(f"{line}\n" for line in lines))
+        return
     grid = Grid(box=None, pad_edge=False, header_style="dim")
     for name in columns:
-        grid.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))  # cells may hold [...], which is markup in plain strings
+        grid.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
+    for row in cells:
+        grid.add_row(*map(Text, row))  # cells may hold [...], which is markup in plain strings
     console.print(grid)
+
+
+def _line(row: list[str], own: list[int], wide: list[int], columns: list[str], right: tuple[str, ...]) -> str:
+    texts = []
+    for text, width, most, name in zip(row, own, wide, columns, strict=True):
+        fill = " " * (most - width)
+        texts.append(fill + text if name in right else text + fill)
+    return "  ".join(texts).rstrip()
 
 
 def print_table(table: Table, console: "Console | None" = None, directory: str | Path | None = None) -> None:

@@ -3,40 +3,22 @@
 import csv
 import io
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from html import escape
 from typing import TYPE_CHECKING
 
 from harness.analysis.sheets import Section, Sheet
+from harness.borders import csv_cell, html, label, latex, markdown
 
 if TYPE_CHECKING:
     from harness.analysis.tables import Table
 
-_LATEX = {
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "▲": r"$\uparrow$",
-    "▼": r"$\downarrow$",
-    "−": "$-$",
-    "–": "--",
-    "[": "{[}",
-}
 _STYLE = (
     ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;"
     "padding:0 1rem}"
     "table{border-collapse:collapse}th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid #8884}"
     "th:first-child,td:first-child{text-align:left}.scroll{overflow-x:auto}li{color:GrayText}"
 )
-
-
-def markdown(text: str) -> str:
-    """Text that Markdown shows as it is: an error message must not open a table cell, a tag or a new line."""
-    return re.sub(r"([\\|<>`*_#])", r"\\\1", " ".join(text.split()))
 
 
 def sheets_to_markdown(sheets: Iterable[Sheet], legend: str = "") -> str:
@@ -74,16 +56,18 @@ def _said(sections: Iterable[Section]) -> list[str]:
 def sheets_to_latex(sheets: Iterable[Sheet], legend: str = "") -> str:
     r"""Tables for the package booktabs, each in a `table*` with its remarks and the legend below."""
 
-    def text(value: object) -> str:
-        return "".join(_LATEX.get(c, c) for c in str(value))
-
     out = ["% needs \\usepackage{booktabs}"]
     for sheet in sheets:
-        out += [r"\begin{table*}", rf"\caption{{{text(sheet.title)}}}", rf"\label{{tab:{sheet.id}}}", r"\centering"]
+        out += [
+            r"\begin{table*}",
+            rf"\caption{{{latex(sheet.title)}}}",
+            rf"\label{{tab:{label(sheet.id)}}}",
+            r"\centering",
+        ]
         out += [rf"\begin{{tabular}}{{{''.join(column.align[0] for column in sheet.columns)}}}", r"\toprule"]
-        out += [" & ".join(text(column.name) for column in sheet.columns) + r" \\", r"\midrule"]
-        out += [" & ".join(map(text, row)) + r" \\" for row in sheet.rows]
-        out += [r"\bottomrule", r"\end{tabular}", r"\par\footnotesize " + " ".join(map(text, _notes(sheet, legend)))]
+        out += [" & ".join(latex(column.name) for column in sheet.columns) + r" \\", r"\midrule"]
+        out += [" & ".join(map(latex, row)) + r" \\" for row in sheet.rows]
+        out += [r"\bottomrule", r"\end{tabular}", r"\par\footnotesize " + " ".join(map(latex, _notes(sheet, legend)))]
         out += [r"\end{table*}", ""]
     return "\n".join(out)
 
@@ -94,7 +78,7 @@ def sheets_to_csv(sheets: Iterable[Sheet], legend: str = "") -> str:
     records = [record for sheet in sheets for record in sheet.records()]
     writer = csv.DictWriter(out, list(records[0]) if records else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({name: csv_cell(value) for name, value in record.items()} for record in records)
     return out.getvalue()
 
 
@@ -102,14 +86,14 @@ def sheets_to_html(sheets: Iterable[Sheet], legend: str = "") -> str:
     """One page that loads nothing."""
 
     def row(texts: Iterable[object], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(str(text))}</{tag}>" for text in texts) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}>{html(text)}</{tag}>" for text in texts) + "</tr>"
 
     sections = [
-        f'<section id="{escape(sheet.id)}"><h2>{escape(sheet.title)} <small>{escape(sheet.id)}</small></h2>'
+        f'<section id="{html(label(sheet.id))}"><h2>{html(sheet.title)} <small>{html(sheet.id)}</small></h2>'
         f'<div class="scroll"><table><thead>{row((column.name for column in sheet.columns), "th")}</thead><tbody>'
         + "".join(row(cells, "td") for cells in sheet.rows)
         + "</tbody></table></div><ul>"
-        + "".join(f"<li>{escape(note)}</li>" for note in _notes(sheet, legend))
+        + "".join(f"<li>{html(note)}</li>" for note in _notes(sheet, legend))
         + "</ul></section>"
         for sheet in sheets
     ]

@@ -3,6 +3,7 @@
 Everything here is computed from the rows on disk.
 """
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -48,6 +49,7 @@ def write_report(
         ValueError: no student rows, rows that must not be compared, or a corrupt file.
         OSError: the disk is full or cannot be written.
     """
+    from harness.analysis.compact import compact_rows
     from harness.report.page.page import render
     from harness.report.plots.curves import curve_figure, panel
     from harness.report.plots.style import figure_png, figure_svg
@@ -58,7 +60,7 @@ def write_report(
     table, total = compared or table_of(base, methods, seeds, run_ids)
     on_page = table if total <= ON_PAGE else _fewer(table)
     wanted = run_ids if total <= ON_PAGE else _run_ids(on_page)
-    records = store.read_rows(base, columns, run_ids=wanted).to_pylist(maps_as_pydicts="strict")
+    records = compact_rows(store.read_rows(base, columns, run_ids=wanted))
     shown = {x.run_ids[min(x.run_ids)] for block in table.blocks for x in block.methods if x.run_ids}
     shown |= {block.teacher.run_id for block in table.blocks if block.teacher.run_id is not None}
     kept = store.read_rows(base, ["run_id", "samples"], run_ids=shown).to_pylist()
@@ -73,6 +75,8 @@ def write_report(
         "svg": ("curves.svg", figure_svg(figure)),
         "html": ("report.html", render(on_page, records, {r["run_id"]: r["samples"] for r in kept}, file, total)),
     }
+    if not os.access(base, os.W_OK):
+        raise PermissionError(f"{base} cannot be written; --format prints the table and writes nothing")
     for name, content in contents.values():
         write_atomic(base / name, content)
     return {what: base / name for what, (name, _) in contents.items()}

@@ -91,16 +91,14 @@ def unpack(directory: str | Path) -> int:
 def _unpack(base: Path) -> int:
     rows = 0
     for path in store.pack_paths(base):
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for i in range(file.num_row_groups):
-                group = file.read_row_group(i)
-                for at, run_id in enumerate(group["run_id"].to_pylist()):
-                    row, single = group.slice(at, 1), paths.run_path(base, run_id)
-                    if single.is_file():
-                        _same(base, store.read_files([str(single)]), row)
-                    else:
-                        store.write_file(single, row)
-                    rows += 1
+        for group in store.read_pack(path):
+            for at, run_id in enumerate(group["run_id"].to_pylist()):
+                row, single = group.slice(at, 1), paths.run_path(base, run_id)
+                if single.is_file():
+                    _same(base, store.read_files([str(single)]), row)
+                else:
+                    store.write_file(single, row)
+                rows += 1
         _remove(path)
     if (base / "packs").is_dir() and not any((base / "packs").iterdir()):
         (base / "packs").rmdir()
@@ -151,6 +149,11 @@ def _write(base: Path, ids: Sequence[str]) -> int:
             os.fsync(sink.fileno())
         _read_back(hidden, base, ids)
         os.replace(hidden, folder / f"{name}.parquet")
+    except OSError as error:
+        hidden.unlink(missing_ok=True)
+        if error.errno is None:
+            raise
+        raise type(error)(error.errno, f"{error.strerror}; no row was removed", str(folder)) from error
     except BaseException:
         hidden.unlink(missing_ok=True)
         raise

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from harness.files import write_atomic
+from harness.results.validity import MAX_CLASSES
 
 
 def write_per_image(
@@ -83,6 +84,8 @@ def read_per_image(path: str | Path, sha256: str | None = None) -> NDArray[np.in
             raise ValueError(f"its row names a file with SHA-256 {sha256}")
         with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
             classes = int(file.schema_arrow.metadata[b"num_classes"])
+            if not 1 <= classes <= MAX_CLASSES:
+                raise ValueError(f"num_classes is {classes}; allowed are 1 to {MAX_CLASSES}")
             table = file.read(["cells", "counts"])
         cells, counts = (table[name].combine_chunks() for name in ("cells", "counts"))
         image = np.repeat(np.arange(len(cells)), cells.value_lengths().to_numpy(zero_copy_only=False))

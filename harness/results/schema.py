@@ -4,9 +4,6 @@ Units are in the names: `_ms` milliseconds, `_seconds`, `_mb` 2**20 bytes; mIoU 
 row-major, num_classes**2 pixel counts, rows = label, columns = prediction.
 """
 
-import json
-import math
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from numbers import Integral, Real
@@ -15,17 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-STATUSES = ("ok", "failed", "skipped")
-ROLES = ("student", "teacher")
-BUDGET_UNITS = ("steps", "seconds")
+from harness.results.validity import faults
+
 HEAVY = ("samples", "curve", "losses", "code_files")
 """Columns that `read_rows` reads only when they are asked for by name."""
-
-_CHOICES = {"status": STATUSES, "role": ROLES, "budget_unit": BUDGET_UNITS, "absent_policy": ("skip", "zero")}
-_JSON = ("method_parameters", "teacher_network", "student_network", "dataset_parameters", "recipe", "spec")
-_CONFUSIONS = ("dev_confusion", "val_confusion", "dev_boundary_confusion", "val_boundary_confusion")
-_OF_AN_OK_ROW = ("num_classes", "dev_confusion", "dev_miou")
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def _schema() -> Any:
@@ -152,33 +142,9 @@ def checked(row: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := sorted(set(row) - set(SCHEMA.names)):
         raise ValueError(f"unknown columns {unknown}; there are: {', '.join(SCHEMA.names)}")
     out = {field.name: _value(row.get(field.name), field, field.name) for field in SCHEMA}
-    if not _RUN_ID.fullmatch(out["run_id"]):
-        raise ValueError(
-            f"column run_id: {out['run_id']!r}; letters and digits, then '.', '_' and '-' too, are allowed"
-        )
-    for name, allowed in _CHOICES.items():
-        if out[name] not in allowed:
-            raise ValueError(f"column {name}: {out[name]!r}; allowed are {', '.join(allowed)}")
-    for name in _JSON:
-        try:
-            json.loads(out[name])
-        except json.JSONDecodeError as error:
-            raise ValueError(f"column {name}: not JSON ({error}): {out[name]!r:.80}") from None
-    if not re.fullmatch(r"\d+\.\d+", out["protocol_version"]):
-        raise ValueError(f"column protocol_version: {out['protocol_version']!r}; MAJOR.MINOR is needed, e.g. '1.0'")
-    if (out["status"] == "ok") != (out["message"] == ""):
-        raise ValueError(
-            f"column message: {out['message']!r} with status {out['status']!r}; an ok row has none, others must"
-        )
-    for name in _OF_AN_OK_ROW:
-        if out["status"] == "ok" and out[name] is None:
-            raise ValueError(f"column {name}: missing; a row with status 'ok' has it")
-    if out["status"] == "ok" and not math.isfinite(out["dev_miou"]):
-        raise ValueError(f"column dev_miou: {out['dev_miou']}; a row with status 'ok' has a finite one")
-    for name in _CONFUSIONS:
-        classes, counts = out["num_classes"], out[name]
-        if counts is not None and (classes is None or len(counts) != classes**2):
-            raise ValueError(f"column {name}: {len(counts)} counts; num_classes**2 are needed, num_classes={classes}")
+    table = pa.Table.from_pylist([out], schema=SCHEMA)
+    for column, _, why in faults(table, SCHEMA):
+        raise ValueError(f"column {column}: {why}")
     return out
 
 

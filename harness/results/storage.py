@@ -5,7 +5,6 @@ upload becomes visible only when it is complete. Credentials come from the envir
 """
 
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -14,13 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.experiment.storage_uri import is_uri, require_storage
 from harness.files import write_atomic
 
 OBJECT_STORES = ("s3", "gcs", "abfs")  # no folders to create; an upload is visible when it is complete
-# The part before @ is a user or a key; in Azure's addresses it is a container, unless a password follows.
-_SECRET = re.compile(
-    r"(^(?!abfss?://[^/@:]*@)[a-z0-9+]+://[^/@]*@)|([?&](access_key|[a-z_]*secret[a-z_]*|[a-z_]*token)=)", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Storage:
         place: a folder, or a URI such as `s3://bucket/prefix?endpoint_override=host%3Aport&scheme=http`.
 
     Raises:
-        ValueError: the URI cannot be understood, or carries credentials.
+        ValueError: as `harness.experiment.storage_uri.require_storage`, or pyarrow does not understand it.
         OSError: the file system does not answer.
 
     Example:
@@ -56,11 +52,7 @@ class Storage:
             self._connect()
 
     def _connect(self) -> None:
-        if _SECRET.search(self.place):
-            raise ValueError(
-                f"{self.place.split('?')[0].split('@')[-1]}: a storage address must not carry credentials, which would "
-                "be seen in rows and logs. Put them into the environment (AWS_ACCESS_KEY_ID, ...)."
-            )
+        require_storage(self.place)
         from pyarrow.fs import FileSystem, LocalFileSystem
 
         place, mark, query = self.place.partition("?")
@@ -191,11 +183,6 @@ class Storage:
             if error.errno is not None:
                 raise OSError(error.errno, said) from None
             raise OSError(f"{said}. Check the address, and the credentials in the environment.") from None
-
-
-def is_uri(place: str) -> bool:
-    """Whether a place is a URI and not the path of a folder."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", place) is not None
 
 
 def _plain(place: str) -> str:

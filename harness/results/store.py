@@ -6,19 +6,22 @@ synced, then renamed; readers skip names that start with a dot. Packed rows (`re
 `<results>/<experiment>/packs/*.parquet`, are read as well.
 """
 
-import contextlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
+from harness.experiment.spec import Run
 from harness.files import write_atomic
 from harness.results.paths import run_path
-from harness.results.schema import HEAVY, SCHEMA, STATUSES, checked
+from harness.results.reading import needed, parse_row, read_files, read_pack, read_whole_pack, records
+from harness.results.schema import HEAVY, SCHEMA, checked
+from harness.results.validity import STATUSES
 
 __all__ = [
     "HEAVY",
@@ -30,9 +33,11 @@ __all__ = [
     "packed",
     "parse_row",
     "read_files",
+    "read_pack",
     "read_row",
     "read_rows",
     "read_run",
+    "records",
     "run_path",
     "write_file",
     "write_run",
@@ -107,7 +112,8 @@ def read_rows(
         A `pyarrow.Table` with the columns in the order asked for; columns an older file lacks are null.
 
     Raises:
-        ValueError: an unknown column or status, or a corrupt file (named, with what to do).
+        ValueError: an unknown column or status, a corrupt file, or a row that breaks a rule of `results.validity`
+            (file and column are named, with what to do).
 
     Example:
         >>> import harness
@@ -125,7 +131,7 @@ def read_rows(
         # Single files are listed first: a row that is packed afterwards is found in its pack.
         files = _files(Path(directory) / "runs", run_ids)
         try:
-            table = _union(directory, files, list(dict.fromkeys([*names, "run_id", "status"])), run_ids)
+            table = _union(directory, files, needed(names), run_ids)
             break
         except FileNotFoundError:
             if attempt == _TRIES:
@@ -164,30 +170,28 @@ def packed(directory: str | Path, run_id: str) -> bool:
     return bool(_packed(directory, ["run_id"], [run_id]).num_rows)
 
 
-def read_files(files: list[str], columns: list[str] | None = None) -> Any:
-    """The rows of single files as a table, in the files' order; all columns of `SCHEMA`, or these.
+def _packed(directory: str | Path, names: Sequence[str], run_ids: Collection[str] | None) -> Any:
+    """The rows in packs."""
+    condition = None if run_ids is None else pc.field("run_id").isin(pa.array(list(run_ids), pa.string()))
+    tables = [read_whole_pack(str(path), needed(names), condition) for path in pack_paths(directory)]
+    return pa.concat_tables(tables or [SCHEMA.empty_table()]).select(list(names))
+
+
+def run_of(directory: str | Path, row: Mapping[str, Any]) -> Run:
+    """The run that a row describes in its column `spec`.
 
     Raises:
-        ValueError: a corrupt file (named, with what to do).
-        FileNotFoundError: a file does not exist.
+        ValueError: the column does not describe a run; names the row's file and the key.
     """
-    names = SCHEMA.names if columns is None else columns
-    if not files:
-        return SCHEMA.empty_table().select(names)
-    with _named_corruption(files):
-        return _dataset(files).to_table(columns=names)
-
-
-def _packed(directory: str | Path, names: list[str], run_ids: Collection[str] | None) -> Any:
-    """The rows in packs."""
-    import pyarrow.dataset as ds
-
-    files = [str(path) for path in pack_paths(directory)]
-    if not files:
-        return SCHEMA.empty_table().select(names)
-    condition = None if run_ids is None else ds.field("run_id").isin(list(run_ids))
-    with _named_corruption(files, "a readable pack", "Restore it from a copy, or delete it and run its runs again"):
-        return _dataset(files).to_table(columns=names, filter=condition)
+    try:
+        return Run.model_validate_json(row["spec"])
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(["spec", *map(str, first["loc"])])
+        raise ValueError(
+            f"{run_path(directory, row['run_id'])}: column {key}: {first['msg']}. The row does not say what was run: "
+            "delete it and start the run again"
+        ) from None
 
 
 def find_run(directory: str | Path, start: str) -> str:
@@ -222,7 +226,7 @@ def read_row(path: str | Path) -> dict[str, Any]:
         ValueError: a corrupt file (named, with what to do).
         FileNotFoundError: there is no such file.
     """
-    return _only_row(read_files([str(path)]))
+    return records(read_files([str(path)]))[0]
 
 
 def read_run(directory: str | Path, run_id: str) -> dict[str, Any]:
@@ -233,28 +237,7 @@ def read_run(directory: str | Path, run_id: str) -> dict[str, Any]:
         FileNotFoundError: there is no such row; names the file that would hold it.
     """
     found = _packed(directory, SCHEMA.names, [run_id])
-    return _only_row(found) if found.num_rows else read_row(run_path(directory, run_id))
-
-
-def parse_row(content: bytes, where: str) -> dict[str, Any]:
-    """The row in a file's content, as `read_row` gives it.
-
-    Args:
-        content: the bytes of a row's file.
-        where: its name, for the message.
-
-    Raises:
-        ValueError: the content is not a readable row.
-    """
-    try:
-        return _only_row(_format().make_fragment(pa.BufferReader(content)).to_table(schema=SCHEMA))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError, IndexError) as error:
-        raise ValueError(f"{where}: not a readable row ({error}). Delete the file and start the run again.") from None
-
-
-def _only_row(table: Any) -> dict[str, Any]:
-    row: dict[str, Any] = table.to_pylist(maps_as_pydicts="strict")[0]
-    return row
+    return records(found)[0] if found.num_rows else read_row(run_path(directory, run_id))
 
 
 def _files(runs: Path, run_ids: Collection[str] | None) -> list[str]:
@@ -273,45 +256,7 @@ def _files(runs: Path, run_ids: Collection[str] | None) -> list[str]:
 
 def _status(path: Path) -> str | None:
     try:
-        status: str = pq.read_table(path, columns=["status"])["status"][0].as_py()
-    except (pa.ArrowInvalid, IndexError):
+        status: str = read_files([str(path)], ["status"])["status"][0].as_py()
+    except ValueError:
         return None  # a corrupt file is no result and may be replaced
     return status
-
-
-@contextlib.contextmanager
-def _named_corruption(
-    files: list[str], what: str = "a readable row", remedy: str = "Delete the file and start the run again"
-) -> Iterator[None]:
-    """Turn pyarrow's error on a file that is not Parquet into one that names the file and the remedy."""
-    try:
-        yield
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        bad = next((f for f in files if not _readable(f)), None)
-        if bad is None:
-            raise
-        raise ValueError(f"{bad}: not {what} ({error}). {remedy}.") from error
-
-
-def _readable(file: str) -> bool:
-    try:
-        _dataset([file]).to_table()
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError):
-        return False
-    return True
-
-
-def _dataset(files: list[str]) -> Any:
-    import pyarrow.dataset as ds
-
-    return ds.dataset(files, schema=SCHEMA, format=_format())
-
-
-def _format() -> Any:
-    import pyarrow.dataset as ds
-
-    # Checksums turn a flipped bit into an error instead of another number.
-    scan = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-    return ds.ParquetFileFormat(default_fragment_scan_options=scan)

@@ -84,7 +84,7 @@ def write_predictions(
         ValueError: no such run, it did not finish, its weights are missing, or the split has no images.
     """
     row = _row(directory, run_id)
-    run = Run.model_validate_json(row["spec"])
+    run = store.run_of(directory, row)
     place = str(root.absolute()) if root is not None else run.data.root
     data = load_data(run.data.model_copy(update={"root": place}))
     if data.info.content_hash != row["data_hash"] and split != "test":

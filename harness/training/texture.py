@@ -183,7 +183,7 @@ def networks(directory: Path, run_id: str) -> Networks:
         ValueError: no such run, it did not finish or has no teacher, or weights are missing or have another checksum.
     """
     row = store.read_run(directory, store.find_run(directory, run_id))
-    run = Run.model_validate_json(row["spec"])
+    run = store.run_of(directory, row)
     if row["status"] != "ok" or run.teacher is None or run.role != "student":
         what = f"{row['status']} {run.role} of {run.method.label}"
         raise ValueError(f"{row['run_id']}: {what}; choose a finished student that has a teacher")

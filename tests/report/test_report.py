@@ -26,6 +26,11 @@ from tests.support.rows import PALETTE, make_experiment, make_row, png
 METHODS = ["none", "kd", "cwd", "sstkd"]
 
 
+def points(curve):
+    """The column `curve` as (steps, values)."""
+    return curve and tuple(np.array([point[name] for point in curve]) for name in ("step", "dev_miou"))
+
+
 def arrow(rows):
     return pa.Table.from_pylist([checked(r) for r in rows], schema=store.SCHEMA)
 
@@ -230,7 +235,7 @@ def test_into_a_pipe_nothing_is_folded(rows, capsys):
 
 def test_curves_have_one_marked_line_per_method_and_words_on_the_axes(rows):
     table = quick_table(arrow(rows), [*METHODS, "dist"])
-    one = panel(table.blocks[0], {r["run_id"]: r.get("curve") for r in rows})
+    one = panel(table.blocks[0], {r["run_id"]: points(r.get("curve")) for r in rows})
     assert one.curves[-1] is None
     (axes,) = curve_figure([one]).get_axes()
     labelled = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
@@ -253,13 +258,13 @@ def test_a_mean_curve_uses_only_the_steps_all_seeds_have():
     short, long = make_row("kd", 0), make_row("kd", 1)
     short["curve"] = short["curve"][1:3]
     table = quick_table(arrow([short, long]))
-    one = panel(table.blocks[0], {r["run_id"]: r["curve"] for r in (short, long)})
+    one = panel(table.blocks[0], {r["run_id"]: points(r["curve"]) for r in (short, long)})
     assert one.curves[1].mean[0].tolist() == [100, 150]
 
 
 def test_figures_repeat_byte_for_byte(rows):
     table = quick_table(arrow(rows))
-    one = panel(table.blocks[0], {r["run_id"]: r.get("curve") for r in rows})
+    one = panel(table.blocks[0], {r["run_id"]: points(r.get("curve")) for r in rows})
     assert figure_svg(curve_figure([one])) == figure_svg(curve_figure([one]))
     with pytest.raises(ValueError, match="no panels"):
         curve_figure([])

@@ -270,8 +270,7 @@ def test_a_failed_job_without_rows_keeps_its_exit_code(tmp_path, at_home, monkey
 def test_what_is_no_number_is_no_conflict(tmp_path):
     """The loss of a run that diverged is nan in both rows."""
     row = make_row("kd", 0)
-    row["curve"] = [{**point, "loss": float("nan")} if "loss" in point else point for point in row["curve"]]
-    row["curve"] = [{k: float("nan") if isinstance(v, float) else v for k, v in p.items()} for p in row["curve"]]
+    row["losses"] = [{**point, "terms": {"task": float("nan")}} for point in row["losses"]]
     there, here = tmp_path / "there", tmp_path / "here"
     put(there, row, tmp_path)
     put(here, {**row, "step_ms": 1.0}, tmp_path)

@@ -148,6 +148,9 @@ def make_row(method: str = "kd", seed: int = 0, status: str = "ok", role: str = 
             "student_latency_ms": 7.5,
             "samples": samples(level, rng, whole=teacher),
         }
+    if changes.get("num_classes"):
+        classes = range(changes["num_classes"])
+        row |= {"class_names": [f"class {k}" for k in classes], "palette": [[k, k, k] for k in classes]}
     return row | changes
 
 

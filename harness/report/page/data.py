@@ -1,8 +1,8 @@
 """The data of the results page as compact JSON: each different value is stored once."""
 
+import functools
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from harness.analysis.columns import cells
 from harness.analysis.labels import REFERENCES
 from harness.analysis.tables import Table
+from harness.borders import script_json, shell, without_folders
 from harness.metrics import class_iou
 
 Row = Mapping[str, Any]
@@ -43,11 +44,12 @@ def page_data(rows: Sequence[Row], table: Table, experiment_file: str, total: in
     """
     names = {run: line.label for block in table.blocks for line in block.methods for run in line.run_ids.values()}
     places = {str(row["run_id"]): i for i, row in enumerate(rows)}
+    texts: dict[int, str] = {}  # by identity: rows share equal values
     data = {
         "missing": 0 if total is None else total - len(rows),
         "columns": COLUMNS,
         "rows": [_row(row, names) for row in rows],
-        "facts": _facts([_fact(row, experiment_file) for row in rows]),
+        "facts": _facts([_fact(row, experiment_file, texts) for row in rows]),
         "iou": [_class_iou(row) for row in rows],
         "blocks": [
             {
@@ -67,8 +69,7 @@ def page_data(rows: Sequence[Row], table: Table, experiment_file: str, total: in
             for block in table.blocks
         ],
     }
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return script_json(data)
 
 
 def _row(row: Row, names: Mapping[str, str]) -> list[Any]:
@@ -84,17 +85,26 @@ def _row(row: Row, names: Mapping[str, str]) -> list[Any]:
     return [*head, *scores, step, minutes, row["code_version"], row["run_id"]]
 
 
-def _fact(row: Row, experiment_file: str) -> dict[str, str]:
-    facts = {name: _plain(value) for name, value in row.items() if name not in _LONG and value not in (None, "")}
+def _fact(row: Row, experiment_file: str, texts: dict[int, str]) -> dict[str, str]:
+    facts = {}
+    for name, value in row.items():
+        if name not in _LONG and value is not None and value != "":
+            facts[name] = texts.get(id(value)) or texts.setdefault(id(value), without_folders(_plain(value)))
     if row["losses"]:
         last = row["losses"][-1]
         facts |= {f"loss at step {last['step']}: {name}": f"{value:.5g}" for name, value in last["terms"].items()}
     again = ["sstkd-bench", "run", experiment_file]
     for override in row["overrides"]:
         again += ["--set", override]
-    facts["repeat"] = shlex.join(again)
-    facts |= {f"spec.{key}": json.dumps(value, indent=1) for key, value in sorted(json.loads(row["spec"]).items())}
-    return facts
+    facts["repeat"] = without_folders(shell(*again))
+    return facts | {
+        f"spec.{key}": _indented(json.dumps(value)) for key, value in sorted(json.loads(row["spec"]).items())
+    }
+
+
+@functools.lru_cache(100_000)
+def _indented(text: str) -> str:
+    return without_folders(json.dumps(json.loads(text), indent=1))
 
 
 def _facts(runs: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[Any]]]:

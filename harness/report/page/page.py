@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from harness.analysis.columns import MEASURES
 from harness.analysis.tables import Block, Table
+from harness.borders import html as _e
 from harness.report.page import samples as pagesamples
 from harness.report.page.colours import Row, class_colours, class_names, rgb
 from harness.report.page.data import iou_of, page_data
-from harness.report.page.samples import escaped as _e
 from harness.report.plots.curves import THIN, curve_figure, panel
 from harness.report.plots.style import FAINT, INK, MUTED, figure_svg, style
 

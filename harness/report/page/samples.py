@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from harness.analysis.lines import MethodRow
 from harness.analysis.tables import Block
+from harness.borders import html
 from harness.report.page.colours import Row, class_colours, class_names, colourise, rgb
 
 Sample = Mapping[str, Any]
@@ -93,7 +93,7 @@ def _keys(row: Row, colours: NDArray[np.uint8]) -> str:
     keys = []
     for i, entries in enumerate((classes, *_KEYS[1:])):
         items = "".join(
-            f'<li><i class="dot sq" style="background:{rgb(c)}"></i>{escaped(text)}</li>' for c, text in entries
+            f'<li><i class="dot sq" style="background:{rgb(c)}"></i>{html(text)}</li>' for c, text in entries
         )
         void = '<li><i class="dot sq void"></i>void (not counted)</li>' if i == 0 else ""
         keys.append(f'<ul class="key k{i}">{items}{void}</ul>')
@@ -142,13 +142,8 @@ def _picture(name: str, index: int, *views: bytes | None) -> str:
             shown = f"v v{i}" if len(views) > 1 else ""
             what = f"{name}, sample {index}" + (f", {VIEWS[i]}" if i else "")
             images.append(
-                f'<img class="{shown}" src="data:image/png;base64,{data}" alt="{escaped(what)}" decoding="async">'
+                f'<img class="{shown}" src="data:image/png;base64,{data}" alt="{html(what)}" decoding="async">'
             )
         else:
             images.append(f'<span class="v v{i} blank">–</span>')
-    return f"<figure>{''.join(images)}<figcaption>{escaped(name)}</figcaption></figure>"
-
-
-def escaped(text: object) -> str:
-    """Escape text for HTML, including attributes."""
-    return escape(str(text), quote=True)
+    return f"<figure>{''.join(images)}<figcaption>{html(name)}</figcaption></figure>"

@@ -34,6 +34,9 @@ class Curve:
     @property
     def mean(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Mean over seeds at the steps that every seed has: (steps, values)."""
+        first = self.seeds[0][0]
+        if all(np.array_equal(steps, first) for steps, _ in self.seeds):
+            return first, np.mean([values for _, values in self.seeds], axis=0)
         common = np.array(sorted(set.intersection(*(set(steps.tolist()) for steps, _ in self.seeds))), dtype=np.int64)
         return common, np.mean([values[np.isin(steps, common)] for steps, values in self.seeds], axis=0)
 
@@ -48,12 +51,12 @@ class Panel:
     teacher: float | None
 
 
-def panel(block: Block, curves: Mapping[str, Sequence[Mapping[str, Any]] | None]) -> Panel:
+def panel(block: Block, curves: Mapping[str, Any]) -> Panel:
     """The curves of a block.
 
     Args:
         block: the comparison; its lines' order decides the styles.
-        curves: the column `curve` by run_id.
+        curves: the column `curve` by run_id: (steps, values), both arrays, or None.
 
     Returns:
         One `Curve` per line of the block, None if no run of the method has a curve.
@@ -62,10 +65,10 @@ def panel(block: Block, curves: Mapping[str, Sequence[Mapping[str, Any]] | None]
     for line in block.methods:
         seeds = []
         for run_id in line.run_ids.values():
-            points = sorted(curves.get(run_id) or (), key=lambda p: int(p["step"]))
-            if points:
-                steps = np.array([p["step"] for p in points], dtype=np.int64)
-                seeds.append((steps, 100 * np.array([p["dev_miou"] for p in points], dtype=np.float64)))
+            steps, values = curves.get(run_id) or ((), ())
+            if len(steps):
+                order = np.argsort(steps, kind="stable")
+                seeds.append((np.asarray(steps)[order], 100 * np.asarray(values)[order]))
         out.append(Curve(line.label, tuple(seeds)) if seeds else None)
     thin = "single seeds" if all(c is None or len(c.seeds) <= THIN for c in out) else f"the first {THIN} seeds"
     title = f"{block.pair}, {block.dataset} (thin lines: {thin})"

@@ -1,0 +1,62 @@
+"""Thousands of rows as dicts that need little memory: lists of numbers stay arrays, equal texts are one object."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harness.results import store
+from harness.results.validity import CONFUSIONS
+
+
+def compact_rows(table: Any) -> list[dict[str, Any]]:
+    """The rows of a table as dicts; of `losses` the last entry only.
+
+    Confusion matrices are int64 arrays, and `curve` is a list of (steps, values), both arrays.
+
+    Args:
+        table: rows with all columns but `samples`.
+    """
+    table = table.combine_chunks()
+    columns: dict[str, list[Any]] = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        column = column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
+        if name in CONFUSIONS:
+            columns[name] = _parts(column, column.flatten().to_numpy(zero_copy_only=False))
+        elif name == "curve":
+            points = column.flatten()
+            steps, values = (_parts(column, points.field(part).to_numpy()) for part in ("step", "dev_miou"))
+            columns[name] = [None if s is None else (s, v) for s, v in zip(steps, values, strict=True)]
+        elif name == "losses":
+            columns[name] = _last(column)
+        elif pa.types.is_nested(column.type):
+            same: dict[str, Any] = {}
+            columns[name] = [same.setdefault(repr(row[name]), row[name]) for row in store.records(table.select([name]))]
+        else:
+            encoded = column.dictionary_encode()
+            known = [*encoded.dictionary.to_pylist(), None]
+            columns[name] = [known[at] for at in pc.fill_null(encoded.indices, -1).to_pylist()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _ends(column: Any) -> Any:
+    return np.cumsum(pc.fill_null(pc.list_value_length(column), 0).to_numpy())
+
+
+def _parts(column: Any, flat: Any) -> list[Any]:
+    """Each row's part of the flattened values; None where the row has no list."""
+    ends, there = _ends(column), column.is_valid().to_pylist()
+    starts = [0, *ends[:-1].tolist()]
+    return [flat[a:b] if known else None for a, b, known in zip(starts, ends.tolist(), there, strict=True)]
+
+
+def _last(column: Any) -> list[Any]:
+    """A list with the last element of each row's list; empty where there is none."""
+    filled = np.flatnonzero(pc.fill_null(pc.list_value_length(column), 0).to_numpy() > 0)
+    last = column.flatten().take(pa.array(_ends(column)[filled] - 1))
+    out: list[Any] = [[] for _ in range(len(column))]
+    for at, row in zip(filled.tolist(), store.records(pa.table({"last": last})), strict=True):
+        out[at] = [row["last"]]
+    return out

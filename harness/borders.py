@@ -1,0 +1,127 @@
+"""Names and messages on their way out: one function per border, for text that rows, files or YAML keys have brought.
+
+A terminal obeys escape sequences, Markdown and HTML make links, LaTeX runs macros, a spreadsheet computes formulas, a
+shell splits words, a path leads elsewhere. What comes from here does none of that.
+"""
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterable
+from html import escape
+from typing import Any, TextIO
+
+# C0 and C1 controls without \n and \t; marks that reverse or hide text; lone surrogates.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_FOLDERS = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:'\"`,;)\]}]+/)+(?=[^\s/])")
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_LATEX = {
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "▲": r"$\uparrow$",
+    "▼": r"$\downarrow$",
+    "−": "$-$",
+    "–": "--",
+    "[": "{[}",
+    "*": "{*}",
+}
+
+
+def terminal(text: str) -> str:
+    """Text that a terminal shows and does not obey: control characters are written as `\\x1b`."""
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class Guarded:
+    """Standard output or error that a terminal does not obey, whoever writes to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text as `terminal` shows it."""
+        self.stream.write(terminal(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each of the lines."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def guard() -> None:
+    """Guard standard output and error of this process."""
+    for name in ("stdout", "stderr"):
+        if not isinstance(stream := getattr(sys, name), Guarded):
+            setattr(sys, name, Guarded(stream))
+
+
+def unguarded(stream: Any) -> Any:
+    """The stream behind a guarded one, for a console that has its own guard and colours."""
+    return stream.stream if isinstance(stream, Guarded) else stream
+
+
+def one_line(text: object, most: int = 2_000) -> str:
+    """Text on one line and not longer than `most` characters, for a cell or a message."""
+    line = terminal(" ".join(str(text).split()))
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def markdown(text: str) -> str:
+    """Text that Markdown shows as it is: it must not open a cell, a tag, a link or a new line."""
+    escaped = re.sub(r"([\\|<>`*_#~&$])", r"\\\1", one_line(text))
+    # Links and their definitions; a bracket on its own is an interval.
+    return re.sub(r"\](?=[(\[:])", r"]\\", escaped)
+
+
+def html(text: object) -> str:
+    """Text for HTML, attributes included."""
+    return escape(terminal(str(text)), quote=True)
+
+
+def latex(text: object) -> str:
+    """Text for LaTeX; a star or bracket at the beginning of a line is no argument of the line before."""
+    return "".join(_LATEX.get(c, c) for c in one_line(text))
+
+
+def label(text: str) -> str:
+    """A name for `\\label`, an anchor or a file: letters, digits, '.', '_' and '-', no others."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:100] or "unnamed"
+
+
+def csv_cell(value: Any) -> Any:
+    """A cell that no spreadsheet computes: a text that begins as a formula does gets an apostrophe."""
+    if not isinstance(value, str):
+        return value
+    text = terminal(value)
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
+
+
+def shell(*words: str) -> str:
+    """A command for a POSIX shell, on one line."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell; one with control characters in bash's notation."""
+    if "\n" not in word and terminal(word) == word:
+        return shlex.quote(word)
+    return "$'" + "".join(f"\\u{ord(c):04x}" if c in "'\\\n" or terminal(c) != c else c for c in word) + "'"
+
+
+def without_folders(text: str) -> str:
+    """Text without the folders of absolute paths, which say how a machine and its users are named: `…/name`."""
+    return _FOLDERS.sub("…/", text)
+
+
+def script_json(value: Any) -> str:
+    """JSON for a script element of HTML, which it cannot end."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
