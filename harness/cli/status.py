@@ -25,7 +25,7 @@ def status(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS
         from harness.results.paths import search_folder, times_folder
 
         wanted = bench(file, overrides, results, reading=True)
-        states = wanted.states()
+        states = _states(wanted)
         counts = {
             state: list(states.values()).count(state) for state in ("ok", "failed", "skipped", "waiting", "stale")
         }
@@ -38,6 +38,22 @@ def status(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS
             typer.echo(_plain(line))
     if failed:
         raise typer.Exit(1)
+
+
+def _states(wanted: "Bench") -> dict[str, str]:
+    """By run_id; of the teachers alone as long as a search has not found what the students are."""
+    if wanted.experiment.search is not None:
+        from harness.experiment.plan import outline
+        from harness.results import store
+        from harness.search import outcome
+
+        found = outcome.outcomes(wanted.experiment, wanted.directory)
+        if not all(each.complete for each in found):
+            typer.echo(f"{sum(len(each.trials) for each in found)} of {sum(each.wanted for each in found)} trials")
+            rows = store.finished(wanted.directory)
+            teachers = [run.run_id for run in outline(wanted.experiment) if run.role == "teacher"]
+            return {run_id: rows.get(run_id, "waiting") for run_id in teachers}
+    return wanted.states()
 
 
 def _command(folder: Path) -> list[str]:

@@ -43,6 +43,7 @@ class StatusFile:
             return
         self._last, self._seen = now, seen
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self._path, json.dumps(self._content(status, ended)))
         except OSError as error:  # the runs are what counts; a disk that is full ends them by themselves
             self._works = False

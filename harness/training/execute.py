@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.errors import RunFailed, machine_failed
+import torch
+
+from harness.errors import RunFailed, WorkerLost, machine_failed
 from harness.experiment.spec import Run
 from harness.results import content, failures, record
 from harness.training.loop import train
@@ -38,7 +40,9 @@ def execute(
         OSError: the disk is full or read-only, so that no row can be written.
         Exception: the machine's error, when this is not the last try.
         RunFailed: the run of a worker group failed, as its row says; ends the other ranks too.
+        WorkerLost: an earlier run has broken this process.
     """
+    require_sound(runtime.device)
     started = datetime.now(UTC)
     place: dict[str, Any] = {"workers": runtime.workers, "threads": runtime.threads}
     began = time.perf_counter()
@@ -80,6 +84,20 @@ def execute(
 def _code(method: str, dataset: str) -> dict[str, Any]:
     """Kept from a method's first run in this process: what is imported does not change with the files."""
     return content.code_columns(method, dataset)
+
+
+def require_sound(device: torch.device) -> None:
+    """A label out of range that a run finds on the GPU spoils its process for the runs after it.
+
+    Raises:
+        WorkerLost: the process cannot use its GPU any more.
+    """
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        raise WorkerLost(f"an earlier run has left this process without its GPU ({error})") from None
 
 
 def _keep(directory: Path, run: Run, error: BaseException) -> str:

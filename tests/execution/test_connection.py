@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.execution import connection
-from harness.execution.connection import connected, keep_token_private, session_folder
+from harness.execution.connection import connected, keep_token_private, require_room, session_folder
 from harness.experiment.resources import Resources
 
 LATE = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
@@ -131,3 +131,13 @@ def test_a_session_folder_is_private_short_and_gone_afterwards(
     with session_folder() as name:
         assert mode(Path(name)) == 0o700 and Path(name).parent == long
     assert Path(name).exists()  # who chose the place wants to look at it
+
+
+def test_a_request_that_cannot_be_met_says_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"NodeID": "a", "Alive": True, "Resources": {"CPU": 2.0}}]
+    monkeypatch.setattr(connection.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(connection.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    require_room(Resources(workers=2))
+    for wanted in (Resources(gpus_per_worker=1.0), Resources(workers=3), Resources(cpus_per_worker=3)):
+        with pytest.raises(ValueError, match=r"Ray has 2 CPUs, 0 GPUs. Lower resources\.workers, cpus_per_worker or"):
+            require_room(wanted)

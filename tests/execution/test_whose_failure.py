@@ -24,6 +24,7 @@ from harness.experiment.resources import Resources
 from harness.results import failures, paths, record, store
 from harness.results.pull import pull
 from harness.results.storage import Storage
+from harness.training.execute import require_sound
 from tests.support import tiny
 
 
@@ -220,3 +221,15 @@ def test_a_traceback_is_published_and_pulled_with_its_row(tmp_path: Path, monkey
 def test_an_outcome_has_all_that_is_known(tmp_path: Path) -> None:
     run = tiny.plan(tmp_path)[1]
     assert lost(run, KeyError(), "a") == Outcome(run, "lost", "KeyError", "", "a")
+
+
+def test_a_process_that_lost_its_gpu_takes_no_other_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A label out of range is the run's own fault; the next run of the process is not to blame."""
+
+    def broken(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    require_sound(torch.device("cpu"))
+    with pytest.raises(WorkerLost, match="an earlier run has left this process without its GPU"):
+        require_sound(torch.device("cuda"))

@@ -20,6 +20,7 @@ from harness.training.runtime import Runtime
 from tests.hostile.broken_methods import FAULTS
 from tests.support import hostile, tiny
 from tests.support.rows import make_row
+from tests.support.searches import experiment
 
 METHOD = "tests.hostile.broken_methods:Broken"
 FILE = Path(__file__).with_name("broken_methods.py").name
@@ -259,13 +260,19 @@ def test_status_of_failed_runs_and_of_this_process(folder: Path) -> None:
     StatusFile(directory).update(status)
     words = [
         *("3 runs: 0 ok, 1 failed, 2 waiting", f"process {os.getpid()} on ", "1 running, 2 waiting, ETA"),
-        *("tiny teacher: step 2/3  dev mIoU 25.0  1.500 s/step  for 0 s  on node abc", "1 failed:"),
+        *("tiny teacher: step 2/3  dev mIoU 25.0  1.500 s/step  for ", "  on node abc", "1 failed:"),
         *("none seed 0: ValueError:  [31mmmm", f"failures/{runs[1].run_id}.txt"),
     ]
     assert hostile.complaints(hostile.run(["status", "tiny.yaml"], folder), words, codes=(1,)) == []
     StatusFile(directory).update(status, ended=True)
     ended = hostile.run(["status", "tiny.yaml"], folder)
-    assert hostile.complaints(ended, ["no command runs; the last one ended 0 s ago"], codes=(1,)) == []
+    assert hostile.complaints(ended, ["no command runs; the last one ended "], codes=(1,)) == []
+
+
+def test_status_of_a_search_that_is_not_complete(folder: Path) -> None:
+    experiment(folder, methods=["none", "kd"])
+    ended = hostile.run(["status", "tiny.yaml"], folder)
+    assert hostile.complaints(ended, ["0 of 8 trials", "1 runs: 0 ok, 0 failed, 1 waiting"], codes=(0,)) == []
 
 
 GARBAGE = ("runs", "failures", "weights", "packs", "step_times", "search")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -78,12 +79,14 @@ def test_ray_tells_nobody_and_listens_to_this_machine_only(monkeypatch: pytest.M
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if token.exists():
         token.chmod(0o644)
+    on_terminate = signal.getsignal(signal.SIGTERM)
     with connected(Resources(workers=2)):
+        assert signal.getsignal(signal.SIGTERM) is on_terminate, "Ray's own ends the process silently"
         assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0" and not usage_stats_enabled()
         node = ray._private.worker.global_worker.node
         session = Path(node.get_session_dir_path())
         assert not (session / "usage_stats.json").exists()
-        assert ray.get(ray.remote(num_cpus=0)(os.getpid).remote()) > 0  # a worker is there
+        assert ray.get(ray.remote(num_cpus=0)(lambda: 1).remote()) == 1  # a worker is there
         own = psutil.Process()
         ports = [
             (" ".join(process.cmdline())[:60], connection.laddr.ip)
