@@ -71,7 +71,7 @@ def test_known(): raise ValueError
 
 def test_ci_fails_where_a_test_is_skipped_unless_for_a_gpu(tmp_path: Path) -> None:
     assert "3 skipped, 1 xfailed" in quick(tmp_path, SKIPS).stdout
-    done = quick(tmp_path, SKIPS, "--no-skips", "--numprocesses", "2")
+    done = quick(tmp_path, SKIPS, "--no-skips")
     assert done.returncode == 1 and "1 failed, 1 skipped, 1 xfailed, 1 error" in done.stdout
     assert "skipped, which --no-skips does not allow: Skipped: no browser" in done.stdout
     assert quick(tmp_path, "import torch\ndef test_it(): pass\n", "--no-skips").returncode
