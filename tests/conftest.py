@@ -1,9 +1,12 @@
-"""Options of the tests; `--quick` runs what needs no torch; tests marked `gpu` are skipped where there is no CUDA device."""
+"""Options of the tests; `--quick` runs what needs no torch; tests marked `gpu` are skipped where there is no CUDA device.
+
+`--no-skips`, which CI gives, makes a failure of every other skip: a test that never runs proves nothing.
+"""
 
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
@@ -31,6 +34,7 @@ class NoHeavyImports(MetaPathFinder):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only tests that import none of " + ", ".join(HEAVY))
+    parser.addoption("--no-skips", action="store_true", help="a test that is skipped fails, except for want of a GPU")
     parser.addoption("--kills", type=int, default=2, help="of each kind in tests/chaos")
     parser.addoption("--chaos-seed", type=int, help="where the kills of tests/chaos hit; the clock's when not given")
     parser.addoption("--distiller-oracles", metavar="DIR", help="folder with INDEX.json and the npz files it names")
@@ -45,6 +49,29 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("quick"):
         sys.meta_path.insert(0, NoHeavyImports())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if item.get_closest_marker("gpu") is None and not hasattr(report, "wasxfail"):
+        _failed_if_skipped(report, item.config)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _failed_if_skipped(report, collector.config)
+    return report
+
+
+def _failed_if_skipped(report: pytest.TestReport | pytest.CollectReport, config: pytest.Config) -> None:
+    if report.skipped and config.getoption("no_skips"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"skipped, which --no-skips does not allow: {reason}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -33,10 +33,11 @@ def test_every_test_is_run_once(marks: tuple[str, ...]) -> None:
     assert sum(command.evaluate(lambda name, **_: name in marks) for command in commands) == 1
 
 
-def quick(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+def quick(folder: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
     """`pytest --quick` on a file of this text."""
     (folder / "test_it.py").write_text(text)
-    words = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", str(ROOT / "pyproject.toml"), "--quick"]
+    words = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", str(ROOT / "pyproject.toml")]
+    words += ["--quick", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run([*words, str(folder)], capture_output=True, text=True, env=environment, check=False)
 
@@ -55,3 +56,25 @@ def test_quick_leaves_out_what_says_that_it_imports_torch(tmp_path: Path) -> Non
     assert done.returncode == 0 and "1 passed, 1 deselected" in done.stdout
     done = quick(tmp_path, "import torch\ndef test_it(): pass\n")
     assert "1 skipped" in done.stdout and "imports torch" in done.stdout
+
+
+SKIPS = """
+import pytest
+@pytest.mark.skip(reason="no browser")
+def test_a_browser(): pass
+def test_a_package(): pytest.importorskip("not_installed")
+@pytest.mark.gpu
+@pytest.mark.skip(reason="needs a CUDA device")
+def test_a_gpu(): pass
+@pytest.mark.xfail
+def test_known(): raise ValueError
+"""
+
+
+def test_ci_fails_where_a_test_is_skipped_unless_for_a_gpu(tmp_path: Path) -> None:
+    assert "3 skipped, 1 xfailed" in quick(tmp_path, SKIPS).stdout
+    done = quick(tmp_path, SKIPS, "--no-skips")
+    assert done.returncode == 1 and "1 failed, 1 skipped, 1 xfailed, 1 error" in done.stdout
+    assert "skipped, which --no-skips does not allow: Skipped: no browser" in done.stdout
+    assert quick(tmp_path, "import torch\ndef test_it(): pass\n", "--no-skips").returncode
+    assert "make test SKIPS=" in (ROOT / ".ci" / "run").read_text()

@@ -44,13 +44,12 @@ def _states(wanted: "Bench") -> dict[str, str]:
     """By run_id; of the teachers alone as long as a search has not found what the students are."""
     if wanted.experiment.search is not None:
         from harness.experiment.plan import outline
-        from harness.results import store
         from harness.search import outcome
 
         found = outcome.outcomes(wanted.experiment, wanted.directory)
         if not all(each.complete for each in found):
             typer.echo(f"{sum(len(each.trials) for each in found)} of {sum(each.wanted for each in found)} trials")
-            rows = store.finished(wanted.directory)
+            rows = {run_id: standing.state for run_id, standing in wanted.standings().items()}
             teachers = [run.run_id for run in outline(wanted.experiment) if run.role == "teacher"]
             return {run_id: rows.get(run_id, "waiting") for run_id in teachers}
     return wanted.states()

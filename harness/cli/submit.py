@@ -88,7 +88,10 @@ def submit(
             return
         if file is None:
             raise ValueError("name the experiment file, or a job to stop: --stop ID")
+        from harness.cluster.secrets import refuse_secrets_for_a_job
+
         settings = tuple(overrides or ())
+        refuse_secrets_for_a_job(file, settings)
         experiment = load(file, list(settings), here=False)
         if manifest is not None:
             from harness.cluster import manifests
@@ -103,11 +106,12 @@ def submit(
             else:
                 output.write_text(text)
             return
-        from harness.cluster.job import Job, refuse_lost
+        from harness.cluster.job import Job, refuse_address, refuse_lost
 
         names, excludes, includes = tuple(env or ()), tuple(exclude or ()), tuple(include or ())
-        where = cluster_results or CLUSTER_RESULTS
+        where = CLUSTER_RESULTS if cluster_results is None else cluster_results
         refuse_lost(where)
+        refuse_address(address)
         job = Job(file, experiment, settings, where, python, names, excludes, includes, retry_failed)
         sent = job.contents()
         for line in sent.lines(everything=list_files):

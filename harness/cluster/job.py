@@ -76,18 +76,17 @@ class Job:
         """What is sent of the current folder.
 
         Raises:
-            ValueError: the folder is too large, or something to send looks like a secret.
+            ValueError: the folder is too large, something to send looks like a secret, or a variable is not set.
         """
-        secrets.refuse_secrets(self.file.read_bytes().decode(), str(self.file))
-        for override in self.overrides:
-            secrets.refuse_secrets(override, "--set")
+        secrets.refuse_secrets_for_a_job(self.file, self.overrides)
+        secrets.written(self.names, os.environ)
         return bundle.contents(Path.cwd(), self.excludes, self.includes)
 
     def package(self, to: Path) -> tuple[Path, str]:
         """Create the job's package below `to`; returns its path and the experiment file's path in it.
 
         Raises:
-            ValueError: as `contents`, the package is too large, or a variable is not set.
+            ValueError: as `contents`, or the package is too large.
         """
         sent = self.contents()
         file = self.file.resolve()
@@ -144,14 +143,30 @@ def exposed(address: str) -> str | None:
     )
 
 
+def refuse_address(address: str) -> None:
+    """Refuse what is not the address of a dashboard.
+
+    Raises:
+        ValueError: another scheme, no host, or no such port.
+    """
+    try:
+        parts = urlsplit(address)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of an address that is no URL, or of its port
+        good = False
+    if not good or not address.isprintable():
+        raise ValueError(
+            f"--address {secrets.printable(address)}: write the dashboard's address, such as http://127.0.0.1:8265"
+        )
+
+
 def connect(address: str) -> Any:
     """Ray's client for jobs, with token authentication unless RAY_AUTH_MODE says otherwise.
 
     Raises:
         ValueError: the cluster does not answer, or the token is missing or wrong.
     """
-    if urlsplit(address).scheme not in ("http", "https"):
-        raise ValueError(f"--address {address}: write the dashboard's address, such as http://127.0.0.1:8265")
+    refuse_address(address)
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.exceptions import AuthenticationError

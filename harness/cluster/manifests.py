@@ -89,9 +89,7 @@ def _checked(file: Path, experiment: Experiment, options: Options) -> tuple[str,
         ValueError: something looks like a secret, or a name is invalid.
     """
     text = file.read_text()
-    secrets.refuse_secrets(text, str(file))
-    for override in options.overrides:
-        secrets.refuse_secrets(override, "--set")
+    secrets.refuse_secrets_for_a_job(file, options.overrides)
     in_paths = re.findall(r"\$\{(\w+)\}", experiment.model_dump_json())
     names = list(dict.fromkeys([*in_paths, *options.names]))
     secrets.written(names, dict.fromkeys(names, ""))

@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
 
-from harness.cluster import secret_patterns
+from harness.cluster import secret_patterns, secrets
 
 LIMIT_BYTES = 100 * 2**20
 """Size limit of a request to Ray's job server, and so of the package."""
@@ -49,10 +49,10 @@ class Contents:
         sizes = {name: (self.folder / name).stat().st_size for name in self.names}
         total = f"{len(sizes)} files, {sum(sizes.values()) / 2**20:.1f} MiB"
         if everything:
-            said = [f"{size:>12,}  {printable(name)}" for name, size in sizes.items()]
-            said += [f"{'-':>12}  {printable(name)}: {why}" for name, why in self.left_out.items()]
+            said = [f"{size:>12,}  {secrets.printable(name)}" for name, size in sizes.items()]
+            said += [f"{'-':>12}  {secrets.printable(name)}: {why}" for name, why in self.left_out.items()]
             return [*said, f"{total}; {len(self.left_out)} left out"]
-        said = [f"the job gets {total} of {printable(str(self.folder))}: {_some(self.names)}"]
+        said = [f"the job gets {total} of {secrets.printable(str(self.folder))}: {_some(self.names)}"]
         if self.left_out:
             said.append(f"not sent, because secret or a link: {_some(tuple(self.left_out))}")
         return [*said, "all names: --list-files"]
@@ -60,12 +60,7 @@ class Contents:
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(printable, names[:SHOWN])) + more
-
-
-def printable(text: str) -> str:
-    """The text with everything escaped that a terminal does not show as a character."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return ", ".join(map(secrets.printable, names[:SHOWN])) + more
 
 
 def contents(folder: Path, excludes: Sequence[str] = (), includes: Sequence[str] = ()) -> Contents:
@@ -123,12 +118,12 @@ def _reason(folder: Path, name: str, included: bool) -> str | None:
         return "its name is that of a file with secrets"
     if not (folder / name).is_symlink():
         return None
-    target = (folder / name).resolve()
-    if not target.is_relative_to(folder.resolve()):
+    target, inside = Path(os.path.realpath(folder / name)), folder.resolve()  # a loop leads to itself
+    if not target.is_relative_to(inside):
         return "a link that leads out of the folder"
     if target.is_dir():
         return "a link to a folder"
-    if not included and secret_patterns.is_secret(str(target.relative_to(folder.resolve()))):
+    if not included and secret_patterns.is_secret(str(target.relative_to(inside))):
         return "a link to a file with secrets"
     return None
 
@@ -138,7 +133,7 @@ def _refuse_secrets(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         if (folder / name).stat().st_size <= secret_patterns.SCANNED_BYTES:
             lines = secret_patterns.in_file(name, (folder / name).read_bytes())
-            found += [f"{printable(name)}:{line}: looks like {what}" for line, what in lines]
+            found += [f"{secrets.printable(name)}:{line}: looks like {what}" for line, what in lines]
     if not found:
         return
     more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
@@ -161,7 +156,7 @@ def _listed(folder: Path) -> Iterator[str]:
         yield from filter(None, os.fsdecode(done.stdout).split("\0"))
         return
     if done is not None and b"not a git repository" not in done.stderr:
-        said = printable(" ".join(done.stderr.decode(errors="replace").split()))[:300]
+        said = secrets.printable(" ".join(done.stderr.decode(errors="replace").split()))[:300]
         raise ValueError(
             f"{folder}: git does not say which files it ignores, and those are not to be sent ({said}). Make git "
             "ls-files work there, or start the command in a copy without .git"
@@ -180,7 +175,7 @@ def _refuse_large(folder: Path, names: Sequence[str], size: int, limit: int) -> 
     if size <= limit:
         return
     sizes = sorted(((folder / name).stat().st_size, name) for name in names)[:-6:-1]
-    largest = ", ".join(f"{printable(name)} ({size / 2**20:.1f} MiB)" for size, name in sizes)
+    largest = ", ".join(f"{secrets.printable(name)} ({size / 2**20:.1f} MiB)" for size, name in sizes)
     raise ValueError(
         f"{folder}: the job's package is larger than {limit / 2**20:.0f} MiB. The largest files: {largest}. Leave them "
         "out: --exclude NAME. Data and weights belong on the cluster's own storage."
@@ -203,8 +198,8 @@ def write_zip(path: Path, folder: Path, names: Sequence[str], extra: Mapping[str
         for name in names:
             if name not in extra:
                 executable = os.access(folder / name, os.X_OK)
-                with (folder / name).open("rb") as source:
-                    _add(package, name, source, 0o755 if executable else 0o644)
+                with (folder / name).open("rb") as file:
+                    _add(package, name, file, 0o755 if executable else 0o644)
                 if path.stat().st_size > LIMIT_BYTES:
                     break
         for name, content in extra.items():

@@ -18,6 +18,11 @@ HOOK = "harness.cluster.secrets.load"
 """As Ray's `worker_process_setup_hook`: called in every worker of the job before anything else."""
 
 
+def printable(text: str) -> str:
+    """The text with everything escaped that a terminal does not show as a character."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def written(names: Sequence[str], environment: Mapping[str, str]) -> str:
     """The content of `FILE`: the variables, in a format for the shell and for `load`.
 
@@ -28,11 +33,11 @@ def written(names: Sequence[str], environment: Mapping[str, str]) -> str:
     for name in names:
         if "=" in name:
             raise ValueError(
-                f"--env {name.partition('=')[0]}=...: give the name alone, and set the value in the environment of "
-                "this command: what is on a command line is seen by others and kept in its history"
+                f"--env {printable(name.partition('=')[0])}=...: give the name alone, and set the value in the "
+                "environment of this command: what is on a command line is seen by others and kept in its history"
             )
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError(f"--env {name}: is not the name of an environment variable")
+            raise ValueError(f"--env {printable(name)}: is not the name of an environment variable")
         if name not in environment:
             raise ValueError(f"--env {name}: is not set here. Set it: export {name}=...")
         lines.append(f"export {name}={shlex.quote(environment[name])}\n")
@@ -65,3 +70,15 @@ def refuse_secrets(text: str, place: str) -> None:
             f"{place}:{number}: looks like {what}, which others would read on the cluster. Put it into an "
             "environment variable and pass that by name: --env NAME"
         )
+
+
+def refuse_secrets_for_a_job(file: Path, overrides: Sequence[str]) -> None:
+    """Refuse secrets in an experiment file and its overrides, before a message about them could repeat one.
+
+    Raises:
+        ValueError: as `refuse_secrets`.
+        OSError: the file cannot be read.
+    """
+    refuse_secrets(file.read_bytes().decode(errors="replace"), str(file))
+    for override in overrides:
+        refuse_secrets(override, "--set")

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from harness.cluster import package, secret_patterns
+from tests.support import users
 from tests.support.commands import ROOT
 
 SECRET_FILES = [
@@ -240,3 +241,17 @@ def test_more_than_every_node_should_unpack_is_refused(tmp_path):
         file.truncate(package.MAX_BYTES + 1)
     with pytest.raises(ValueError, match=r"larger than 1024 MiB.*sparse.bin \(1024.0 MiB\).*--exclude NAME"):
         package.contents(tmp_path)
+
+
+def test_a_file_that_may_not_be_read_is_named():
+    with users.folder_of_all() as folder:
+        (folder / "a.py").touch()
+        (folder / "mine.py").touch(mode=0o600)
+        (folder / "mine.py").chmod(0)
+
+        def send():
+            with pytest.raises(PermissionError, match=rf"{folder}/mine\.py"):
+                package.contents(folder)
+            assert package.contents(folder, excludes=["mine.py"]).names == ("a.py",)
+
+        users.as_another_user(send)

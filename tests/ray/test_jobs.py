@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import yaml
@@ -24,7 +24,6 @@ from harness.experiment.plan import plan
 from harness.results import paths, store
 from tests.support import tiny
 from tests.support.patience import PATIENCE
-from tests.support.rows import make_row
 
 pytestmark = pytest.mark.ray
 ROOT = Path(harness.__file__).parent.parent
@@ -107,6 +106,13 @@ def sstkd_bench(*words: object) -> list[object]:
     return [sys.executable, "-m", "harness.cli", *words]
 
 
+def after_the_list(output: IO[str]) -> str:
+    """The first line after the list of what is sent."""
+    while not (line := output.readline()).startswith("all names: --list-files"):
+        assert line
+    return output.readline()
+
+
 def test_an_experiment_is_a_job(head: tuple[str, int, dict[str, str]], short: Path, tmp_path: Path) -> None:
     """Started, found again, followed, its rows fetched; its variables are where they are needed and nowhere else."""
     address, _, env = head
@@ -118,12 +124,12 @@ def test_an_experiment_is_a_job(head: tuple[str, int, dict[str, str]], short: Pa
         words, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as first:
         assert first.stdout is not None
-        said = first.stdout.readline()
-        assert said.endswith(": started\n"), said + first.stdout.read()
-        name = said.partition(":")[0]
+        said = started = after_the_list(first.stdout)
+        assert started.endswith(": started\n"), said + first.stdout.read()
+        name = started.partition(":")[0]
         again = subprocess.Popen(words, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert again.stdout is not None
-        second = again.stdout.readline()
+        second = after_the_list(again.stdout)
         again.send_signal(signal.SIGINT)
         rest = again.communicate(timeout=PATIENCE)[0]
         assert second == f"{name}: is running already; this is its log from the beginning\n" and again.returncode == 130
@@ -193,10 +199,10 @@ def ssh(short: Path) -> Iterator[tuple[int, Path]]:
 
 
 @pytest.mark.skipif(SSHD is None or bool(MISSING), reason=f"needs openssh-server, {' '.join(MISSING)}")
-def test_ray_submit_takes_the_shipped_files(
+def test_ray_submit_trains_by_the_shipped_files(
     head: tuple[str, int, dict[str, str]], ssh: tuple[int, Path], tmp_path: Path
 ) -> None:
-    """The cluster part of experiments/cityscapes.yaml with another host and another experiment, and the script."""
+    """experiments/cityscapes.yaml with another host and another experiment, and experiments/submit.py: it trains."""
     address, gcs, env = head
     port, folder = ssh
     text = (ROOT / "experiments" / "cityscapes.yaml").read_text().replace("127.0.0.1:6379", f"127.0.0.1:{gcs}")
@@ -212,11 +218,6 @@ def test_ray_submit_takes_the_shipped_files(
     file = tmp_path / "cluster.yaml"
     file.write_text(yaml.safe_dump(config, sort_keys=False))
     home = folder / "home"
-    runs = plan(load(file))
-    for run in runs:  # the job finds them and prints the table: training is what the other tests do
-        network = {"role": run.role, "pair": run.pair, "teacher_run_id": run.teacher_run}
-        row = make_row(run.method.name, run.seed, run_id=run.run_id, spec=run.model_dump_json(), **network)
-        store.write_run(home / "sstkd-bench-results" / "tiny", row)
     call(BIN / "ray", "up", "--yes", "--no-config-cache", file, env=env)  # the head is there: nothing is started
     assert (home / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
     assert (home / "sstkd-bench" / "harness" / "cli" / "app.py").is_file() and not (
@@ -225,8 +226,12 @@ def test_ray_submit_takes_the_shipped_files(
     submit = (BIN / "ray", "submit", "--no-config-cache", file, ROOT / "experiments" / "submit.py", "--")
     options = ("--address", address)
     said = call(*submit, *options, env=env)
-    assert "job/ray_bootstrap_config.yaml" in said and "tiny on texmosaic" in said and ": succeeded" in said
-    assert (home / "sstkd-bench-results" / "tiny" / "report.html").is_file()
+    for expected in ("the job gets ", "job/ray_bootstrap_config.yaml", "step 6/6", "tiny on texmosaic", ": succeeded"):
+        assert expected in said, said
+    there = home / "sstkd-bench-results" / "tiny"
+    assert store.finished(there) == {run.run_id: "ok" for run in plan(load(file))}
+    assert all(store.read_row(path)["train_seconds"] > 0 for path in (there / "runs").glob("*.parquet"))
+    assert (there / "report.html").is_file()
     wrong = call(*submit, *options, "--set", "train.steps=many", env=env, code=1)
     assert "--set train.steps=many: train.steps: Input should be a valid integer" in wrong.replace("\r\n", "\n")
 
