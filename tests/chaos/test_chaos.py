@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from harness.execution.launcher import run_all
 from harness.execution.status import Status
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
-from harness.results import paths
+from harness.results import paths, store
 from harness.training.execute import execute
 from harness.training.progress import Progress
 from harness.training.runtime import Runtime
@@ -36,12 +36,25 @@ pytestmark = [pytest.mark.chaos, *cluster.QUIET]
 SETTINGS = ("train.steps=24", "train.eval_every=12", "train.checkpoint_every=2")
 # fitnet trains a module of its own, which is part of a checkpoint.
 CHANGES = {"methods": ["none", "fitnet"], "seeds": [0, 1]}
+# When, where and how fast.
+NOT_MEASURED = {
+    *("started_at", "finished_at", "wall_seconds", "train_seconds", "eval_seconds", "step_ms", "step_ms_p90"),
+    *("data_ms", "peak_memory_mb", "student_latency_ms", "resumed"),
+}
+ALL_MEASURED = [name for name in store.SCHEMA.names if name not in NOT_MEASURED]
 MEASURED = ("status", "dev_confusion", "val_confusion", "curve", "losses", "weights_sha256", "student_init_sha256")
 
 
 def plan(folder: Path) -> list[Run]:
     folder.mkdir(parents=True, exist_ok=True)
     return tiny.plan(folder, *SETTINGS, **CHANGES)
+
+
+def wide_plan(folder: Path) -> list[Run]:
+    first = tiny.TINY["pairs"][0]
+    pairs = [{**first, "name": f"pair{i}", "teacher": {**first["teacher"], "seed": i}} for i in range(2)]
+    settings = ("train.steps=12", "train.eval_every=6", "train.checkpoint_every=2")
+    return tiny.plan(folder, *settings, pairs=pairs, seeds=[0, 1], methods=["none", "kd", "fitnet"])
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +79,13 @@ def dice(request: pytest.FixtureRequest) -> random.Random:
     return random.Random(seed)
 
 
-def assert_nothing_lost_or_doubled(experiment: Path, expected: dict[str, dict[str, Any]]) -> None:
-    assert tiny.measured(experiment, MEASURED) == expected
+def assert_nothing_lost_or_doubled(
+    experiment: Path, expected: dict[str, dict[str, Any]], columns: Collection[str] = MEASURED
+) -> None:
+    found = tiny.measured(experiment, columns)
+    assert found.keys() == expected.keys()
+    other = {(i, name) for i in found for name in columns if found[i][name] != expected[i][name]}
+    assert other == set(), "these are not the same"
     # A partially written file, which a kill in the middle of writing leaves, is hidden, read by nobody, and swept later.
     names = {path.name for path in (experiment / "runs").iterdir() if not re.fullmatch(r"\..+\.tmp", path.name)}
     assert names == {f"{i}.parquet" for i in expected}
@@ -77,7 +95,7 @@ class Targets:
     """Where each run of an experiment is hit next: at a random step beyond the one it was last hit at."""
 
     def __init__(self, dice: random.Random, ahead: int = 8) -> None:
-        self.dice, self.ahead, self.count = dice, ahead, 0
+        self.dice, self.ahead = dice, ahead
         self.at: dict[str, int] = {}
 
     def anew(self) -> None:
@@ -94,31 +112,8 @@ class Targets:
                 and target <= progress.step < progress.steps
             ):
                 self.at[run_id] = progress.step + self.dice.randint(2, self.ahead)
-                self.count += 1
                 return run_id, progress
         return None
-
-
-def test_killed_workers(kills: int, dice: random.Random, undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    """SIGKILL a process in the middle of a run, by the pid it wrote down itself."""
-    targets, dead = Targets(dice), set[int]()
-
-    def kill(status: Status) -> None:
-        if targets.count < kills and (hit := targets.hit(status)):
-            if hit[1].pid in dead:
-                targets.count -= 1
-                return
-            dead.add(hit[1].pid)
-            os.kill(hit[1].pid, signal.SIGKILL)
-
-    for number in range(kills):
-        experiment = tmp_path / str(number)
-        targets.anew()
-        run_all(plan(experiment), Resources(max_failures=kills), experiment, kill)
-        assert_nothing_lost_or_doubled(experiment, undisturbed)
-        if targets.count >= kills:
-            return
-    pytest.fail(f"{targets.count} of {kills} kills in {kills} experiments: runs end before they are hit")
 
 
 def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
@@ -136,34 +131,43 @@ def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     return thread, outcome
 
 
-def test_lost_nodes(kills: int, dice: random.Random, undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    """A node is lost in the middle of a run, and another one comes."""
-    with cluster.nodes(2) as made:
-        targets = Targets(dice)
+def test_killed_workers_and_lost_nodes(kills: int, dice: random.Random, tmp_path: Path) -> None:
+    """In one experiment SIGKILL processes by the pid they wrote down and lose nodes, each in the middle of a run.
+
+    Two pairs, three methods and two seeds on three nodes; all that a row has is that of one process, but for times.
+    """
+    runs = wide_plan(tmp_path)
+    assert len(runs) == 2 + 2 * 3 * 2
+    for run in runs:
+        assert tiny.in_process(run, tmp_path / "one") == "ok"
+    expected, pending = tiny.measured(tmp_path / "one", ALL_MEASURED), ["process", "node"] * kills
+    with cluster.nodes(3) as made:
+        targets, dead = Targets(dice), set[int]()
         for number in range(kills):
             experiment, latest = tmp_path / str(number), list[Status]()
             targets.anew()
-            resources = Resources(address=made.address, max_failures=kills)
-            runs = plan(experiment)
-            thread, outcome = in_thread(
-                lambda r=runs, to=experiment, s=resources, u=latest: run_all(r, s, to, u.append)
-            )
+            resources = Resources(address=made.address, max_failures=2 * kills)
+            thread, outcome = in_thread(lambda to=experiment, s=resources, u=latest: run_all(runs, s, to, u.append))
             deadline = time.monotonic() + cluster.PATIENCE
             while thread.is_alive():
                 assert time.monotonic() < deadline, latest[-1].notes
-                time.sleep(0.05)
-                if targets.count < kills and latest and (hit := targets.hit(latest[-1])):
-                    lost = [node for node in made.worker_nodes if node.node_id == hit[1].node]
-                    if not lost:  # what was said before its node was lost
-                        targets.count -= 1
-                        continue
-                    made.remove_node(lost[0], allow_graceful=False)
+                time.sleep(0.02)
+                if not pending or not latest or (hit := targets.hit(latest[-1])) is None:
+                    continue
+                node = next((node for node in made.worker_nodes if node.node_id == hit[1].node), None)
+                if node is None or hit[1].pid in dead:  # what was said before it was lost
+                    continue
+                if pending.pop(0) == "process":
+                    dead.add(hit[1].pid)
+                    os.kill(hit[1].pid, signal.SIGKILL)
+                else:
+                    made.remove_node(node, allow_graceful=False)
                     cluster.add_node(made)
             assert not isinstance(outcome[0], BaseException), outcome
-            assert_nothing_lost_or_doubled(experiment, undisturbed)
-            if targets.count >= kills:
+            assert_nothing_lost_or_doubled(experiment, expected, ALL_MEASURED)
+            if not pending:
                 return
-    pytest.fail(f"{targets.count} of {kills} nodes lost in {kills} experiments")
+    pytest.fail(f"{pending} were left after {kills} experiments: runs end before they are hit")
 
 
 def command(folder: Path, address: str) -> list[str]:

@@ -31,11 +31,13 @@ QUIET = (
 """Marks of tests in whose process Ray runs."""
 GIVE_UP = {"RAY_gcs_rpc_server_reconnect_timeout_s": "2"}
 """Processes end so many seconds after their head is lost; Ray's default is 60."""
+LOST_SOON = {"RAY_health_check_period_ms": "500", "RAY_health_check_initial_delay_ms": "1000"}
+"""A head asks that often whether a node is there, by default every 3 s; five times in vain and it is lost."""
 
 
 def _with_token() -> None:
     """As `ray.init` does for an instance of its own; a test cluster would be open to everybody."""
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(ENVIRONMENT | LOST_SOON)
     enable_token_auth_by_default()
     ensure_token_if_auth_enabled(None, create_token_if_missing=True)
 
