@@ -33,7 +33,7 @@ ENVIRONMENT = {
 LOOPBACK = "127.0.0.1"
 # Where torch's worker groups listen when all of them are on this machine.
 LOOPBACK_ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-LONGEST_FOLDER = 28  # characters; the names of Ray's sockets below it may have 107 in all
+LONGEST_FOLDER = 26  # characters; the names of Ray's sockets below it may have 107 in all
 STARTS = 2
 
 
@@ -164,7 +164,7 @@ def session_folder() -> Iterator[str]:
     base = chosen or tempfile.gettempdir()
     folder = tempfile.mkdtemp(prefix="sb-", dir=base if chosen or len(base) <= LONGEST_FOLDER else "/tmp")
     try:
-        yield folder
+        yield os.path.join(folder, "r")  # Ray opens the folder itself to everybody, not the one around it
     finally:
         for _ in range(0 if chosen else 5):  # processes that are ending may still write
             shutil.rmtree(folder, ignore_errors=True)

@@ -39,7 +39,7 @@ class Starts:
 
     def __call__(self, **options: Any) -> None:
         self.options.append(options)
-        assert mode(Path(options["_temp_dir"])) == 0o700
+        assert mode(Path(options["_temp_dir"]).parent) == 0o700
         assert connection.ray_constants.ENABLE_RAY_CLUSTER is False  # or Ray listens on all interfaces
         if self.errors:
             raise self.errors.pop(0)
@@ -60,7 +60,7 @@ def test_ray_that_is_late_is_started_again_with_a_line_that_says_so(
     assert line.startswith("Ray did not start (The current node timed out") and line.endswith("; trying once more")
     assert "; load " in line and " CPUs)" in line
     assert "GLOO_SOCKET_IFNAME" not in os.environ and connection.ray_constants.ENABLE_RAY_CLUSTER is True
-    assert ray.shutdowns == 2 and not any(Path(each["_temp_dir"]).exists() for each in ray.options)
+    assert ray.shutdowns == 2 and not any(Path(each["_temp_dir"]).parent.exists() for each in ray.options)
 
 
 @pytest.mark.parametrize("error", [Exception(LATE), RuntimeError("Failed to start GCS"), ConnectionError("refused")])
@@ -72,7 +72,7 @@ def test_ray_that_does_not_start_is_one_line(home: Path, monkeypatch: pytest.Mon
     ):
         pass
     assert str(error)[:30] in str(caught.value) and "; load " in str(caught.value) and "\n" not in str(caught.value)
-    assert not any(Path(each["_temp_dir"]).exists() for each in ray.options)
+    assert not any(Path(each["_temp_dir"]).parent.exists() for each in ray.options)
 
 
 def test_what_is_not_rays_is_not_tried_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,13 +124,13 @@ def test_a_session_folder_is_private_short_and_gone_afterwards(
     long.mkdir()
     monkeypatch.setattr(connection.tempfile, "tempdir", str(long))
     with session_folder() as name:
-        assert mode(Path(name)) == 0o700 and name.startswith("/tmp/sb-") and len(name) <= 41
-        (Path(name) / "session").mkdir()
-    assert not Path(name).exists()
+        assert mode(Path(name).parent) == 0o700 and name.startswith("/tmp/sb-") and len(name) <= 41
+        (Path(name) / "session").mkdir(parents=True)
+    assert not Path(name).parent.exists()
     monkeypatch.setenv("RAY_TMPDIR", str(long))
     with session_folder() as name:
-        assert mode(Path(name)) == 0o700 and Path(name).parent == long
-    assert Path(name).exists()  # who chose the place wants to look at it
+        assert mode(Path(name).parent) == 0o700 and Path(name).parent.parent == long
+    assert Path(name).parent.exists()  # who chose the place wants to look at it
 
 
 def test_a_request_that_cannot_be_met_says_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

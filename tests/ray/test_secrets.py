@@ -97,9 +97,11 @@ def test_ray_tells_nobody_and_listens_to_this_machine_only(monkeypatch: pytest.M
         assert len(ports) > 8, "dashboard, GCS, raylet, agents, driver and workers"
         assert [port for port in ports if port[1] not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")] == []
         assert token.stat().st_mode & 0o077 == 0
-        assert session.parent.stat().st_mode & 0o077 == 0 and session.parent.owner() == Path("/proc/self").owner()
+        assert (
+            session.parents[1].stat().st_mode & 0o077 == 0 and session.parents[1].owner() == Path("/proc/self").owner()
+        )
         # The one that answers without a token: it is for this machine only.
         metrics = f"http://127.0.0.1:{node.metrics_export_port}/metrics"
         with urllib.request.urlopen(metrics, timeout=cluster.PATIENCE) as answer:
             assert answer.status == 200
-    assert not session.parent.exists()
+    assert not session.parents[1].exists()
