@@ -128,7 +128,9 @@ def validate(model: type[M], data: Any, at: KeyPath, report: Report) -> M | None
             message = "this key is missing; it has no default"
         else:
             given = json.dumps(problem["input"], default=str)
-            message = f"{_words(problem['msg'])}; given {given if len(given) < 80 else given[:77] + '...'}"
+            message = _words(problem["msg"])
+            if "credentials" not in message:  # they are not repeated
+                message += f"; given {given if len(given) < 80 else given[:77] + '...'}"
             if problem["type"] == "literal_error":
                 message += "." + nearest(str(problem["input"]), re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
         report((*at, *loc), message)
