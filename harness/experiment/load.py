@@ -142,7 +142,9 @@ def validate(model: type[M], data: Any, at: KeyPath, report: Report) -> M | None
         elif problem["type"] == "missing":
             message = "this key is missing; it has no default"
         else:
-            message = f"{_words(problem['msg'])}; given {_given(problem['input'])}"
+            message = _words(problem["msg"])
+            if "credentials" not in message:  # they are not repeated
+                message += f"; given {_given(problem['input'])}"
             if problem["type"] == "literal_error":
                 message += "." + nearest(str(problem["input"]), re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
         report((*at, *loc), message)

@@ -28,16 +28,16 @@ def require_storage(place: str) -> str:
         return place
     parts = _parts(place)
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    if parts.scheme not in SCHEMES:
-        raise ValueError(
-            f"{shown}: no storage that pyarrow knows (scheme {parts.scheme!r}); there are {', '.join(SCHEMES)}"
-        )
     keys = [key for key, _ in parse_qsl(parts.query, keep_blank_values=True)]
     user, at, _ = parts.netloc.rpartition("@")
     if (at and (":" in unquote(user) or parts.scheme not in (*_AZURE, "hdfs"))) or any(map(_SECRET.search, keys)):
         raise ValueError(
             f"{shown}: a storage address must not carry credentials, which would be seen in rows and logs. Put them "
             "into the environment (AWS_ACCESS_KEY_ID, ...)"
+        )
+    if parts.scheme not in SCHEMES:
+        raise ValueError(
+            f"{shown}: no storage that pyarrow knows (scheme {parts.scheme!r}); there are {', '.join(SCHEMES)}"
         )
     if "#" in place:
         raise ValueError(f"{shown}: what follows # would be lost. Leave it out, or write %23 for # in a name")
