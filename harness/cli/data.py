@@ -10,6 +10,8 @@ from harness.cli.common import answering
 
 data_app = typer.Typer(help="Describe datasets, check a copy, build the prepared cache.", no_args_is_help=True)
 
+SHOWN = 100
+"""Problems that a check prints."""
 Name = Annotated[str, typer.Argument(help="A dataset, see `sstkd-bench data info`.")]
 Root = Annotated[Path | None, typer.Option("--root", help="The dataset's folder, or its prepared cache.")]
 Set = Annotated[
@@ -72,6 +74,7 @@ def data_check(name: Name, root: Root = None, settings: Set = None) -> None:
     """Read every file: pairs, sizes, label ids, pixels per class, corrupt files. Exit code 1 if anything is wrong."""
     with answering():
         from harness.datasets import inspect
+        from harness.experiment.yaml_reader import shown
         from harness.report.console import print_columns
 
         found = inspect.check(name, root, _parameters(name, settings))
@@ -81,9 +84,12 @@ def data_check(name: Name, root: Root = None, settings: Set = None) -> None:
             columns = ["class", *(f"{part} {what}" for part in found.parts for what in ("pixels", "%", "images"))]
             print_columns(columns, found.classes, tuple(columns[1:]))
         for note in found.notes:
-            typer.echo(f"note: {note}")
-        for problem in found.problems:
-            typer.echo(f"wrong: {problem}", err=True)
+            typer.echo(f"note: {shown(note, 700)}")
+        for problem in found.problems[:SHOWN]:
+            lines = [shown(line, 700) for line in problem.splitlines()]
+            typer.echo("\n".join(["wrong: " + lines[0], *lines[1:]]), err=True)
+        if len(found.problems) > SHOWN:
+            typer.echo(f"wrong: ... and {len(found.problems) - SHOWN} more", err=True)
         typer.echo(f"{len(found.problems)} problems" if found.problems else "no problems found")
     if found.problems:
         raise typer.Exit(1)

@@ -11,7 +11,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,7 +31,7 @@ from harness.files import write_atomic
 MANIFEST, INDEX, VERSION = "manifest.json", "index.parquet", 1
 Format = Literal["raw", "encoded"]
 _PAIR = pa.schema({"image": pa.large_binary(), "label": pa.large_binary(), "height": pa.int32(), "width": pa.int32()})
-_INDEX = pa.schema(
+INDEX_SCHEMA = pa.schema(
     {
         "split": pa.string(),
         "name": pa.string(),
@@ -45,6 +45,7 @@ _INDEX = pa.schema(
         "height": pa.int32(),
         "width": pa.int32(),
         "counts": pa.list_(pa.int64()),
+        "orientation": pa.int32(),  # null in caches of before it was looked at
     }
 )
 
@@ -85,6 +86,7 @@ class Place:
     file: str
     sha256: str
     row: int
+    upright: bool = True
 
 
 def is_cache(root: Path) -> bool:
@@ -134,10 +136,11 @@ def index_table(split: str, samples: Sequence[Sample], entries: Sequence[Entry])
             "height": entry.size_hw[0],
             "width": entry.size_hw[1],
             "counts": entry.counts.tolist(),
+            "orientation": entry.orientation,
         }
         for sample, entry in zip(samples, entries, strict=True)
     ]
-    return pa.Table.from_pylist(rows, schema=_INDEX)
+    return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
 
 
 def read_index(root: Path, manifest: Manifest) -> dict[str, list[tuple[Sample, Entry, Place]]]:
@@ -157,22 +160,23 @@ def read_index(root: Path, manifest: Manifest) -> dict[str, list[tuple[Sample, E
         content = (root / INDEX).read_bytes()
         if hashlib.sha256(content).hexdigest() != manifest.index_sha256:
             raise ValueError("its content has changed since it was written")
-        columns = pq.read_table(pa.BufferReader(content), schema=_INDEX).to_pydict()
+        columns = pq.read_table(pa.BufferReader(content), schema=INDEX_SCHEMA).to_pydict()
     except (pa.ArrowInvalid, OSError, ValueError) as error:
         raise ValueError(f"{root / INDEX}: not readable ({error}). {remedy}") from None
     places = [
         (shard.split, Place(shard.file, shard.sha256, row)) for shard in manifest.shards for row in range(shard.rows)
     ]
     out: dict[str, list[tuple[Sample, Entry, Place]]] = {}
-    names = list(_INDEX.names)
+    names = list(INDEX_SCHEMA.names)
     if len(columns["split"]) != len(places):
         raise ValueError(f"{root / INDEX}: {len(columns['split'])} pairs, the shards hold {len(places)}. {remedy}")
     for values, (split, place) in zip(zip(*(columns[n] for n in names), strict=True), places, strict=True):
         line = dict(zip(names, values, strict=True))
         sample = Sample(**{key: line[key] for key in ("name", "image", "label", "group", "table", "extra")})
         size_hw = (line["height"], line["width"])
-        entry = Entry(line["image_sha256"], line["label_sha256"], size_hw, np.asarray(line["counts"], np.int64))
-        out.setdefault(split, []).append((sample, entry, place))
+        counts, turn = np.asarray(line["counts"], np.int64), line["orientation"] or 0
+        entry = Entry(line["image_sha256"], line["label_sha256"], size_hw, counts, turn)
+        out.setdefault(split, []).append((sample, entry, replace(place, upright=turn > 0)))
     return out
 
 
@@ -243,7 +247,7 @@ def read_pair(root: Path, place: Place, how: Format) -> tuple[Image, Label]:
     if how == "raw":
         return _shaped(image, (height, width, 3)), _shaped(label, (height, width))
     packed = pa.decompress(label, decompressed_size=height * width, codec="zstd")
-    return decode.image_pixels(memoryview(image), path), _shaped(packed, (height, width))
+    return decode.image_pixels(memoryview(image), path, place.upright), _shaped(packed, (height, width))
 
 
 @functools.lru_cache(maxsize=4096)

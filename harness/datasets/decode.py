@@ -2,43 +2,65 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 
 from harness.datasets.base import Image, Label
+from harness.datasets.header import UPRIGHT, Header, header
+from harness.experiment.recipe import MOST_PIXELS
 
 NOT_ALLOWED = -1
 """Entry of a label table for a value that may not occur."""
 _COLOUR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def image_pixels(data: bytes | memoryview, file: object) -> Image:
-    """Decode an image; its orientation tag is ignored, because labels have none.
+def image_pixels(data: bytes | memoryview, file: object, upright: bool = True) -> Image:
+    """Decode an image.
+
+    Args:
+        data: the file's bytes; they say of which format it is.
+        file: its name, for messages.
+        upright: turn it as its orientation tag says.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: the bytes are not a complete image; names `file`.
+        ValueError: not a complete image, or one that cannot be shown to a network without loss; names `file`.
     """
-    buffer = np.frombuffer(data, np.uint8)
-    if png_depth(data) == 16:
-        raise ValueError(
-            f"{file}: an image has 8 bits per channel, this one 16; convert it (values are not rescaled here)"
-        )
+    head = _header(data, file, "image")
+    problem = next((text for holds, text in _REFUSED_IMAGES.items() if _NOT[holds](head)), None)
+    if problem is not None:
+        raise ValueError(f"{file}: {problem.format(head=head)}")
     try:
-        pixels = cv2.imdecode(buffer, _COLOUR) if buffer.size else None
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _COLOUR)
     except cv2.error as error:
         raise ValueError(f"{file}: not a readable image ({error.err}). Fetch the file again.") from None
-    if pixels is None:
+    if pixels is None or pixels.shape != (head.height, head.width, 3):
         raise ValueError(f"{file}: not a readable image, or cut short. Fetch the file again.")
-    return _bytes(pixels)
+    return turned(_bytes(pixels), head.orientation) if upright else _bytes(pixels)
+
+
+def orientation(data: bytes | memoryview) -> int:
+    """The EXIF orientation of an image's bytes, 1 to 8; 1 is upright."""
+    return header(data).orientation
+
+
+def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Stored pixels (H, W, ...) as they are meant to be seen; (W, H, ...) for orientations 5 to 8."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def label_values(data: bytes | memoryview, file: object) -> NDArray[np.uint8]:
@@ -48,26 +70,74 @@ def label_values(data: bytes | memoryview, file: object) -> NDArray[np.uint8]:
         Stored values (H, W) uint8; for a palette image, the indices.
 
     Raises:
-        ValueError: not a readable image, in colour, or not of 8 bits; names `file`.
+        ValueError: not a readable image, not of one lossless channel of 8 bits, or turned; names `file`.
     """
     if str(file).endswith(".mat"):
         return _mat_values(data, file)
-    with _opened(data, file, "label map") as picture:
-        mode = picture.mode
-        if mode == "P":
-            values = np.asarray(picture)
-    if mode == "P":
+    head = _header(data, file, "label map")
+    problem = next((text for holds, text in _REFUSED_LABELS.items() if _NOT[holds](head)), None)
+    if problem is not None:
+        raise ValueError(f"{file}: a label map has one channel of 8 bits, or a palette; {problem.format(head=head)}")
+    values: Any
+    if head.kind == "PNG" and not head.palette:
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    else:
         with _opened(data, file, "label map") as picture:
-            picture.verify()  # checksums, which reading the pixels does not check
-        return values
-    depth = png_depth(data)
-    if mode != "L" or depth not in (None, 8):
-        what = f"mode is {mode}" + ("" if depth in (None, 8) else f", with {depth} bits")
-        raise ValueError(f"{file}: a label map has one channel of 8 bits, or a palette; this one's {what}")
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.ndim != 2:
+            values = np.asarray(picture)
+        if head.kind == "PNG":
+            with _opened(data, file, "label map") as picture:
+                picture.verify()  # checksums, which reading the pixels does not check
+    if values is None or values.dtype != np.uint8 or values.shape != (head.height, head.width):
         raise ValueError(f"{file}: not a readable label map, or cut short. Fetch the file again.")
-    return _bytes(pixels)
+    return _bytes(values)
+
+
+_NOT: dict[str, Callable[[Header], bool]] = {
+    "one page": lambda head: head.pages > 1,
+    "unsigned": lambda head: head.number != "unsigned",
+    "at most 8 bits": lambda head: head.bits > 8,
+    "8 bits": lambda head: head.bits != 8 and not head.palette,
+    "grey or RGB": lambda head: head.channels not in (1, 3) and not (head.kind == "JPEG" and head.channels == 4),
+    "one channel": lambda head: head.channels != 1,
+    "lossless": lambda head: head.lossy or head.kind == "WebP",
+    "black is 0": lambda head: head.inverted,
+    "no turned TIFF": lambda head: head.kind == "TIFF" and head.orientation != UPRIGHT,
+    "upright": lambda head: head.orientation != UPRIGHT,
+}
+"""Rules by name: whether a file breaks one."""
+_CONVERT = "Choose the range and save 8 bits: numpy.clip((x - low) / (high - low) * 255, 0, 255).astype('uint8')"
+_REFUSED_IMAGES = {
+    "one page": "several pages or frames; an image is one. Save each as a file of its own",
+    "unsigned": f"an image has 8 bits per channel, this one {{head.bits}} bits ({{head.number}}). {_CONVERT}",
+    "at most 8 bits": f"an image has 8 bits per channel, this one {{head.bits}}. {_CONVERT}",
+    "no turned TIFF": "a TIFF with the orientation tag {head.orientation}, on which readers disagree. Save it upright, "
+    "without the tag",
+    "grey or RGB": "an image has one or three channels, this one {head.channels}; none is dropped silently. "
+    "Save three: PIL.Image.open(file).convert('RGB').save(file)",
+}
+_REFUSED_LABELS = {
+    "one channel": "this one has {head.channels} channels ({head.kind}). Save the class values in one channel",
+    "lossless": "this one is a {head.kind} with lossy compression, which changes the values. Save it as PNG",
+    "one page": "this one has several pages. Save the one with the classes",
+    "unsigned": "this one has {head.bits} bits ({head.number}). Save the values as 8 bits",
+    "8 bits": "this one's mode is {head.kind} with {head.bits} bits. Save the values as 8 bits",
+    "black is 0": "in this one 0 is white. Save it as PNG",
+    "upright": "this one has the orientation tag {head.orientation}. Save it without the tag, as its image is seen",
+}
+
+
+def _header(data: bytes | memoryview, file: object, what: str) -> Header:
+    """What the bytes say of themselves, if the declared size can be held."""
+    try:
+        found = header(data)
+    except ValueError as error:
+        raise ValueError(f"{file}: not a readable {what} ({error}). Fetch the file again.") from None
+    if found.height * found.width > MOST_PIXELS:
+        raise ValueError(
+            f"{file}: declares {found.width} x {found.height} pixels; at most {MOST_PIXELS:,} are read. Cut the {what} "
+            "into tiles"
+        )
+    return found
 
 
 def _mat_values(data: bytes | memoryview, file: object) -> NDArray[np.uint8]:
@@ -90,20 +160,11 @@ def _mat_values(data: bytes | memoryview, file: object) -> NDArray[np.uint8]:
 def _opened(data: bytes | memoryview, file: object, what: str) -> Iterator[PILImage.Image]:
     """The bytes opened by Pillow; its errors become a ValueError that names the file."""
     try:
-        with PILImage.open(io.BytesIO(data)) as picture:
+        with PILImage.open(io.BytesIO(data), formats=("PNG", "BMP", "TIFF")) as picture:
             yield picture
-    except UnidentifiedImageError:
-        raise ValueError(f"{file}: not a readable {what}. Fetch the file again.") from None
-    except PILImage.DecompressionBombError:
-        most = 2 * (PILImage.MAX_IMAGE_PIXELS or 0)
-        raise ValueError(f"{file}: a {what} of more than {most:,} pixels; cut it into tiles") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{file}: not a readable {what} ({error}). Fetch the file again.") from None
-
-
-def png_depth(data: bytes | memoryview) -> int | None:
-    """Bits per channel from a PNG's header; None if it is not a PNG."""
-    return data[24] if bytes(data[:8]) == b"\x89PNG\r\n\x1a\n" and len(data) > 24 else None
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        text = " ".join(str(error).split())[:200]
+        raise ValueError(f"{file}: not a readable {what} ({text}). Fetch the file again.") from None
 
 
 def to_classes(values: NDArray[np.uint8], table: NDArray[np.int16], file: object) -> Label:

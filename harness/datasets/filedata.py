@@ -10,6 +10,7 @@ import numpy as np
 
 from harness.datasets import cache, decode, index, splits
 from harness.datasets.base import Data, DataInfo, Image, Label
+from harness.datasets.header import UPRIGHT
 from harness.datasets.index import Entry
 from harness.datasets.source import IGNORE, OFFICIAL, Sample, Source, require_none, tables_sha256
 from harness.datasets.tree import Tree
@@ -120,11 +121,7 @@ def load(
     )
     train, val = (list(stock.get(split, ())) for split in OFFICIAL)
     usable = [pair for pair in train if not pair.sample.extra]
-    if len(usable) < 2 or not val:
-        raise ValueError(
-            f"{root}: {source.name} has {len(usable)} training and {len(val)} val pairs there; at least 2 and 1 are "
-            f"needed. Layout:\n{source.layout}"
-        )
+    require_pairs(source, root, {split: [pair.sample for pair in stock.get(split, ())] for split in OFFICIAL})
     chosen = _cut(source, usable, dev_fraction, np.random.default_rng(dev_seed))
     dev = [pair for pair, taken in zip(usable, chosen, strict=True) if taken]
     held = {pair.sample.name for pair in dev}
@@ -133,6 +130,10 @@ def load(
         "dev": Pairs(dev, short_side),
         "val": Pairs(val, short_side),
     }
+    if empty := [
+        split for split, part in parts.items() if not any(pair.entry.counts[:-1].any() for pair in part.pairs)
+    ]:
+        raise ValueError("\n".join(unlabelled(root, split, len(parts[split])) for split in empty))
     info = DataInfo(
         name=source.name,
         num_classes=len(source.class_names),
@@ -146,6 +147,23 @@ def load(
         shareable=source.shareable,
     )
     return Data(info, **parts)
+
+
+def require_pairs(source: Source, root: Path, samples: Mapping[str, Sequence[Sample]]) -> None:
+    """Raise ValueError if there are too few pairs to train, to select and to evaluate on."""
+    train = sum(not sample.extra for sample in samples.get("train", ()))
+    val = len(samples.get("val", ()))
+    if train < 2 or not val:
+        raise ValueError(
+            f"{root}: {source.name} has {train} training and {val} val pairs there; at least 2 and 1 are "
+            f"needed. Layout:\n{source.layout}"
+        )
+
+
+def unlabelled(root: Path, split: str, pairs: int) -> str:
+    """The error of a split that nothing can be learned from or measured on."""
+    remedy = "Are the values of the classes right, and not all of them ignored?"
+    return f"{root}: {split} has no labelled pixel in its {pairs} pairs; every pixel is ignored. {remedy}"
 
 
 def require_ranges(name: str, dev_fraction: float, dev_seed: int, short_side: int | None) -> None:
@@ -215,5 +233,6 @@ def _content_hash(name: str, tables: str, short_side: int | None, parts: Mapping
         for pair in pairs.pairs:
             sample = pair.sample
             coding = "" if sample.table == "ids" else sample.table  # the label map's table
+            coding += f"\0turned {pair.entry.orientation}" if pair.entry.orientation > UPRIGHT else ""
             digest.update(f"{sample.name}\0{coding}".encode() + pair.entry.image_sha256 + pair.entry.label_sha256)
     return digest.hexdigest()

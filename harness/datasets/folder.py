@@ -58,16 +58,45 @@ def listing(tree: Tree, val_fraction: float = 0.2, val_seed: int = 0) -> Listing
     pairing = Pairing(tree)
     if any(pairing.exists(f"{kind}/{split}") for kind in ("images", "masks") for split in OFFICIAL):
         samples = {split: _by_folder(pairing, f"/{split}") for split in OFFICIAL}
+        _note_unused(pairing, OFFICIAL)
+        if lists := [f"{split}.txt" for split in OFFICIAL if pairing.exists(f"{split}.txt")]:
+            pairing.notes.append(f"{' and '.join(lists)}: not used, because there are folders train and val")
     elif any(pairing.exists(f"{split}.txt") for split in OFFICIAL):
         samples = _by_lists(pairing)
+        _note_unused(pairing, ())
+        _note_unlisted(pairing, samples)
     else:
         pairs = _by_folder(pairing, "")
         held = _cut(len(pairs), val_fraction, val_seed)
+        _note_unused(pairing, ())
         samples = {
             split: [pair for pair, is_val in zip(pairs, held, strict=True) if is_val == (split == "val")]
             for split in OFFICIAL
         }
-    return Listing(samples, pairing.problems)
+    return Listing(samples, pairing.problems, pairing.notes)
+
+
+def _note_unused(pairing: Pairing, used: Sequence[str]) -> None:
+    """Note files that lie where this layout does not look: beside the folders of the splits, or in other folders."""
+    for kind, suffix in (("images", IMAGES), ("masks", ".png")):
+        if used:
+            pairing.leave(kind, suffix, "because there are folders train and val")
+        folder = pairing.tree.root / kind
+        inner = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        for name in inner:
+            if name not in used and not name.startswith("."):
+                pairing.leave(f"{kind}/{name}", suffix, "because this layout does not look into this folder", deep=True)
+            elif name in used:
+                below = (pairing.tree.root / kind / name).iterdir()
+                for deeper in sorted(path.name for path in below if path.is_dir() and path.name[0] != "."):
+                    pairing.leave(f"{kind}/{name}/{deeper}", suffix, "because it is deeper than this layout looks")
+
+
+def _note_unlisted(pairing: Pairing, samples: dict[str, list[Sample]]) -> None:
+    listed_images = {sample.image for split in samples.values() for sample in split}
+    left = [name for name in pairing.tree.names("images", IMAGES) if name not in listed_images]
+    if left:
+        pairing.notes.append(f"images: {len(left)} files are in neither list, e.g. {yaml_reader.shown(left[0])}")
 
 
 def _cut(count: int, fraction: float, seed: int) -> Sequence[Any]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from harness.datasets import decode
 from harness.datasets.base import Image, Label
+from harness.datasets.header import UPRIGHT
 from harness.datasets.source import IGNORE, Sample, Source, require_none, tables_sha256
 from harness.datasets.tree import Tree
 from harness.files import cache_home, write_atomic
@@ -34,6 +35,7 @@ _SCHEMA = pa.schema(
         "height": pa.int32(),
         "width": pa.int32(),
         "counts": pa.list_(pa.int64()),  # pixels of each class, then ignored ones
+        "orientation": pa.int32(),
     }
 )
 
@@ -50,12 +52,15 @@ class Entry:
         label_sha256: digest of the label map's file.
         size_hw: height and width in pixels.
         counts: (K + 1,) labelled pixels of each class, then ignored ones.
+        orientation: EXIF's tag of the image, which is turned accordingly; 0 for images that were read without a look
+            at it, as in caches prepared earlier.
     """
 
     image_sha256: bytes
     label_sha256: bytes
     size_hw: tuple[int, int]
     counts: NDArray[np.int64]
+    orientation: int = UPRIGHT
 
 
 Memory = dict[tuple[str, str], tuple[Stamp, Entry]]
@@ -88,11 +93,16 @@ def examine(source: Source, tree: Tree, sample: Sample) -> Examined:
     encoded, stored = file.read_bytes(), label_file.read_bytes()
     image, label = decode.image_pixels(encoded, file), read_label(source, sample, stored, label_file)
     size = (image.shape[0], image.shape[1])
+    turn = decode.orientation(encoded)
     if label.shape != size:
-        raise ValueError(f"{file}: {size[1]}x{size[0]} pixels, its label map {label.shape[1]}x{label.shape[0]}")
+        why = f" once it is turned as its orientation tag {turn} says" if turn != UPRIGHT else ""
+        remedy = ". Save the image upright, without the tag" if turn != UPRIGHT else ""
+        raise ValueError(
+            f"{file}: {size[1]}x{size[0]} pixels{why}, its label map {label.shape[1]}x{label.shape[0]}{remedy}"
+        )
     counts = decode.value_counts(label)
     known = np.append(counts[: len(source.class_names)], counts[IGNORE])
-    entry = Entry(hashlib.sha256(encoded).digest(), hashlib.sha256(stored).digest(), size, known)
+    entry = Entry(hashlib.sha256(encoded).digest(), hashlib.sha256(stored).digest(), size, known, turn)
     return Examined(entry, encoded, image, label)
 
 
@@ -161,6 +171,12 @@ def survey(
     return found, problems
 
 
+def known(source: Source, tree: Tree, samples: Sequence[Sample]) -> bool:
+    """Whether all these pairs were read before and have not changed since."""
+    memory = _remembered(_memory(source, tree))
+    return all(_known(memory, sample, _stamp(tree, sample)) is not None for sample in samples)
+
+
 def _digests(tree: Tree, sample: Sample) -> tuple[bytes, bytes]:
     """Of a pair's image file and label file as they are now."""
     image, label = (hashlib.sha256(tree.file(name).read_bytes()).digest() for name in (sample.image, str(sample.label)))
@@ -214,8 +230,8 @@ def _remembered(file: Path) -> Memory:
     except (pa.ArrowException, OSError):
         return {}  # corrupt
     return {
-        (files[0], files[1]): (tuple(stamp), Entry(image, label, (height, width), np.asarray(counts, np.int64)))
-        for files, stamp, image, label, height, width, counts in zip(*rows.values(), strict=True)
+        (files[0], files[1]): (tuple(stamp), Entry(image, label, (height, width), np.asarray(counts, np.int64), turn))
+        for files, stamp, image, label, height, width, counts, turn in zip(*rows.values(), strict=True)
     }
 
 
@@ -229,6 +245,7 @@ def _remember(file: Path, entries: Memory) -> None:
             "height": entry.size_hw[0],
             "width": entry.size_hw[1],
             "counts": entry.counts.tolist(),
+            "orientation": entry.orientation,
         }
         for files, (stamp, entry) in entries.items()
     ]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from harness.datasets import DATASETS, SOURCES, cache, decode, index
-from harness.datasets.filedata import require_ranges
+from harness.datasets.filedata import require_pairs, require_ranges, unlabelled
+from harness.datasets.header import UPRIGHT
 from harness.datasets.index import Entry
 from harness.datasets.source import OFFICIAL, Sample, Source
 from harness.datasets.tree import Tree
@@ -109,6 +110,8 @@ def check(name: str, root: Path | None, parameters: dict[str, Any]) -> Findings:
         stock = {split: [(sample, entry) for sample, entry, _ in lines] for split, lines in pairs.items()}
     else:
         stock = _read_all(source, Tree(root), variant, found)
+    if not found.problems:
+        found.problems += _too_few(source, root, stock)
     _tabulate(source, stock, found)
     return found
 
@@ -118,13 +121,26 @@ def _read_all(
 ) -> dict[str, list[tuple[Sample, Entry]]]:
     listing = source.listing(tree, **variant)
     found.problems += listing.problems
+    found.notes += listing.notes
     stock = {}
     for split in OFFICIAL:
         samples = listing.samples.get(split, [])
         entries, problems = index.survey(source, tree, samples, full=True)
         found.problems += problems
         stock[split] = [(s, e) for s, e in zip(samples, entries, strict=True) if e is not None]
+        if turned := sum(entry.orientation > UPRIGHT for _, entry in stock[split]):
+            found.notes.append(f"{split} has {turned} images with an orientation tag; they are turned accordingly")
     return stock
+
+
+def _too_few(source: Source, root: Path, stock: dict[str, list[tuple[Sample, Entry]]]) -> list[str]:
+    """What keeps complete files from being a dataset."""
+    try:
+        require_pairs(source, root, {split: [sample for sample, _ in pairs] for split, pairs in stock.items()})
+    except ValueError as error:
+        return [str(error)]
+    empty = [split for split, pairs in stock.items() if not any(entry.counts[:-1].any() for _, entry in pairs)]
+    return [unlabelled(root, split, len(stock[split])) for split in empty]
 
 
 def _tabulate(source: Source, stock: dict[str, list[tuple[Sample, Entry]]], found: Findings) -> None:

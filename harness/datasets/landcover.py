@@ -22,6 +22,8 @@ from harness.datasets.base import Data, DataInfo, Image, Label
 from harness.datasets.colour import colour_floors
 
 VOID = 255
+LIMITS = {"size": (32, 2700), "block": (1, 100), "gap": (0, 2700), "seed": (0, 9223372036854775807)}
+"""Lowest and highest values of parameters; literal, because experiment files are checked without importing this."""
 SPLITS = ("train", "dev", "val")
 HEIGHT, WIDTH = 2700, 5400
 PER_DEGREE = HEIGHT // 180

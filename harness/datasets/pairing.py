@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import PurePosixPath
 
 from harness.datasets.tree import Tree
+from harness.experiment.yaml_reader import shown
 
 NAME = re.compile(r"[^./\\\0][^/\\\0]*")
 """Allowed image names in a list file: no folder, no hidden file, no `..`."""
@@ -18,11 +19,13 @@ class Pairing:
 
     Attributes:
         problems: one line per problem.
+        notes: one line per kind of file that is there and not used.
     """
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
         self.problems: list[str] = []
+        self.notes: list[str] = []
         # Names of refused files; their incomplete pairs are not reported again.
         self._refused: set[str] = set()
 
@@ -77,6 +80,16 @@ class Pairing:
                 self.problems.append(f"{self.tree.root / name}: {other} has the same name; keep one of the two")
         return found
 
+    def leave(self, folder: str, suffix: str | tuple[str, ...], why: str, deep: bool = False) -> None:
+        """Note the files of a folder that are not used, counted."""
+        try:
+            names = self.tree.names(folder, suffix, deep)
+        except ValueError:  # a folder that cannot be listed holds no data
+            return
+        if names:
+            some = ", ".join(shown(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+            self.notes.append(f"{folder}: {len(names)} files are not used ({some}), {why}")
+
     def lists(self, file: str, name_of: Callable[[str], str] = lambda line: line) -> list[str]:
         """The names in a list file, each once; `name_of` extracts the name from a line."""
         try:
@@ -88,7 +101,7 @@ class Pairing:
         for line in lines:
             name = name_of(line)
             if not NAME.fullmatch(name):
-                self.problems.append(f"{self.tree.root / file}: {line!r} is not the name of an image")
+                self.problems.append(f"{self.tree.root / file}: {shown(repr(line), 200)} is not the name of an image")
             elif name in names:
                 self.problems.append(f"{self.tree.root / file}: {name} is listed twice")
             else:
@@ -135,7 +148,8 @@ class Pairing:
                 if self._labelled(images[name], name, labels, label_of):
                     whole.append(name)
             elif images and name not in self._refused:
-                self.problems.append(f"{self.tree.root / file}: {name} is listed, and {image_of(name)} is missing")
+                what = f"{shown(name, 200)} is listed, and {shown(image_of(name), 200)} is missing"
+                self.problems.append(f"{self.tree.root / file}: {what}")
         return whole
 
     def _labelled(self, image: str, key: str, labels: Mapping[str, str], label_of: Callable[[str], str]) -> bool:

@@ -42,10 +42,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Listing:
-    """The pairs of each official split, and a line per problem of the folder."""
+    """The pairs of each official split, and a line per problem and per note of the folder."""
 
     samples: Mapping[str, list[Sample]]
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is there and not used."""
 
 
 def none_unlabelled(tree: Tree) -> list[Sample]:

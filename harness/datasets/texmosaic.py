@@ -20,6 +20,16 @@ from PIL import Image as PILImage
 from harness.datasets.base import Data, DataInfo, Image, Label, intensity_floors
 
 VOID = 255
+LIMITS = {
+    "size": (32, 1024),
+    "train": (1, 1_000_000),
+    "dev": (1, 1_000_000),
+    "val": (1, 1_000_000),
+    "seed": (0, 9223372036854775807),
+}
+"""Lowest and highest values of parameters; literal, because experiment files are checked without importing this."""
+MOST_PIXELS = 2**29
+"""Of all mosaics together: 1 GiB in memory."""
 SPLITS = ("train", "dev", "val")
 Box = tuple[int, int, int, int]
 """top, left, bottom, right in pixels; bottom and right are outside."""
@@ -302,15 +312,19 @@ def _check(root: Path | None, recipe: Recipe, counts: dict[str, int], seed: int)
             raise ValueError(f"texmosaic: {what} is {given}; allowed: {allowed}")
 
     need(root is None, "root", root, "none, because the photographs come with the scikit-image package")
-    need(recipe.size >= 32, "size", recipe.size, "32 and more")
+    for name, value in {"size": recipe.size, "seed": seed, **counts}.items():
+        lowest, highest = LIMITS[name]
+        need(lowest <= value <= highest, name, value, f"{lowest}..{highest}")
+    mosaics = sum(counts.values())
+    most = MOST_PIXELS // recipe.size**2
+    need(mosaics <= most, "train + dev + val", mosaics, f"up to {most} mosaics of {recipe.size} x {recipe.size}")
     low, high = recipe.regions
     need(1 <= low <= high <= 64, "regions", recipe.regions, "1 <= fewest <= most <= 64")
+    most = 2**24 // recipe.size**2  # regions are drawn with a map of distances for each
+    need(high <= most, "regions", recipe.regions, f"up to {most} at size {recipe.size}")
     need(0 <= recipe.rotate <= 180, "rotate", recipe.rotate, "0..180 degrees")
     small, large = recipe.zoom
     need(0.25 <= small <= large <= 4, "zoom", recipe.zoom, "0.25 <= smallest <= largest <= 4")
     need(0 <= recipe.ragged <= 4, "ragged", recipe.ragged, "0..4")
     need(0 <= recipe.noise <= 4, "noise", recipe.noise, "0..4")
     need(0 <= recipe.void <= recipe.size // 8, "void", recipe.void, f"0..{recipe.size // 8} (size / 8)")
-    need(seed >= 0, "seed", seed, "0 and more")
-    for name, count in counts.items():
-        need(count >= 1, name, count, "at least 1 mosaic")

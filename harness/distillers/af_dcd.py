@@ -91,6 +91,8 @@ class AfDCD(Distiller):
     space: ClassVar[Mapping[str, tuple[float, float]]] = {"feature": (1e-8, 1e-4), "contrast": (1e-4, 1.0)}
     weights: ClassVar[tuple[str, ...]] = ("feature", "contrast", "kd")
 
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {"groups": (1, 4096), "pool": (1, 1024)}
+
     def __init__(
         self,
         pair: Pair,

@@ -96,6 +96,15 @@ class CIRKD(Distiller):
     }
     weights: ClassVar[tuple[str, ...]] = ("batch", "pixel", "region", "kd")
 
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "pool": (1, 1024),
+        "pixel_memory": (1, 200_000),
+        "region_memory": (1, 200_000),
+        "pixel_contrast": (1, 200_000),
+        "region_contrast": (1, 200_000),
+        "enqueued": (1, 200_000),
+    }
+
     def __init__(
         self,
         pair: Pair,

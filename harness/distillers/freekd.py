@@ -81,6 +81,8 @@ class FreeKD(Distiller):
     caveat: ClassVar[str] = "no published setting for segmentation; weight and tokens are those for detectors"
     space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 100.0)}
 
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {"tokens": (1, 4096)}
+
     def __init__(
         self, pair: Pair, *, weight: float = 1.0, tokens: int = 2, train_tokens: bool = False, tap: str = "decoder"
     ) -> None:

@@ -93,6 +93,8 @@ class IFVD(Distiller):
     needs: ClassVar[Mapping[str, str]] = {"critic_lr": "adversarial"}
     weights: ClassVar[tuple[str, ...]] = ("weight", "kd", "adversarial")
 
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {"critic_width": (1, 1024)}
+
     def __init__(
         self,
         pair: Pair,

@@ -93,6 +93,8 @@ class SKD(Distiller):
     needs: ClassVar[Mapping[str, str]] = {"critic_lr": "holistic"}
     weights: ClassVar[tuple[str, ...]] = ("pixel", "pairwise", "holistic")
 
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {"critic_width": (1, 1024)}
+
     def __init__(
         self,
         pair: Pair,

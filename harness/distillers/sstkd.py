@@ -102,6 +102,16 @@ class SSTKD(Distiller):
 
     weights: ClassVar[tuple[str, ...]] = ("w_re", "w_str", "w_sta", "w_adv")
 
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "stride": (1, 1024),
+        "quantization_levels": (2, 1024),
+        "quantization_iterations": (1, 1000),
+        "regions": (0, 4096),
+        "region_points": (1, 4096),
+        "region_oversample": (1, 64),
+        "critic_width": (1, 1024),
+    }
+
     def __init__(
         self,
         pair: Pair,

@@ -191,6 +191,7 @@ def _finished(to: Path, task: Task) -> tuple[Shard, Any] | None:
         shard = Shard.model_validate(kept["shard"])
         lines = pa.ipc.open_stream(bytes.fromhex(kept["index"])).read_all()
         known = (shard.file, shard.plan, shard.rows) == (task.file, task.plan, len(task.samples))
+        known = known and lines.schema.equals(cache.INDEX_SCHEMA)  # an earlier version's lacks columns
         whole = known and (to / task.file).stat().st_size == shard.bytes
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid):
         return None  # absent or partially written: made again

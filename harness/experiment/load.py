@@ -268,9 +268,17 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
         ("pairs", [p.name for p in experiment.pairs], [p.name for p in experiment.pairs]),
         ("pairs", same, [f"the pair of networks {p.name}" for p in experiment.pairs]),
     ):
+        seen = set()
         for index, item in enumerate(items):
-            if item is not None and item in items[:index]:
+            entry = None if item is None else _canonical(item)
+            if entry is not None and entry in seen:
                 report((key, index), f"{names[index]} is listed twice; list each entry once")
+            seen.add(entry)
+    runs = len(experiment.pairs) * len(experiment.methods) * len(experiment.seeds)
+    if runs > MOST_RUNS:
+        report(
+            ("seeds",), f"pairs x methods x seeds are {runs:,} runs; allowed are {MOST_RUNS:,}. Divide the experiment"
+        )
     try:
         rules.require_control(experiment)
     except ValueError as error:
@@ -283,6 +291,13 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
     for at, message in (*rules.budget_problems(experiment), *rules.search_problems(experiment)):
         report(at, message)
     return experiment
+
+
+def _canonical(value: Any) -> str:
+    """Equal for equal seeds, names and models, and for tuples of them."""
+    parts = value if isinstance(value, tuple) else (value,)
+    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    return json.dumps(plain, sort_keys=True)
 
 
 def _digested(network: N) -> N:

@@ -3,7 +3,9 @@
 import difflib
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from harness.experiment import signatures
 from harness.experiment.recipe import Spec
@@ -13,7 +15,7 @@ from harness.experiment.yaml_reader import shown
 class Method(Spec):
     """One distiller with all its hyper-parameters, defaults filled in; or a sum of several distillers' terms."""
 
-    name: str
+    name: Annotated[str, Field(max_length=1000)]
     """A name of the METHODS table, `package.module:Class`, or several of them joined by `+`."""
     parameters: dict[str, Any] = {}
     """By name; in a sum by `METHOD.NAME`."""

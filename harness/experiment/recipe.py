@@ -5,10 +5,21 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+# Every number has bounds, so that none can take a machine's memory or never end.
+MOST_PIXELS = 2**26
+"""Of one image: 8192 x 8192. It takes 200 MB as bytes, 800 MB as numbers."""
+MOST_BATCH_PIXELS = 2**28
+MOST_SIDE = 8192
+Count = Annotated[int, Field(gt=0, le=4096)]
+"""Of samples or processes."""
+Side = Annotated[int, Field(gt=0, le=MOST_SIDE)]
+"""In pixels."""
+Steps = Annotated[int, Field(gt=0, le=10**9)]
+NonNegative = Annotated[float, Field(ge=0, le=1e30)]
+Positive = Annotated[float, Field(gt=0, le=1e30)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Text = Annotated[str, Field(max_length=200)]
+"""A name, or the beginning of one."""
 
 
 class Spec(BaseModel):
@@ -37,22 +48,22 @@ class Schedule(Spec):
     name: Literal["poly", "cosine", "constant"] = "poly"
     power: Positive = 0.9
     """Exponent of poly: (1 - step / steps) ** power."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 0
     """Linear from lr / warmup_steps to lr over the first steps."""
 
 
 class Evaluation(Spec):
     """How a network is run over dev and val; labels always at their own resolution."""
 
-    window_hw: tuple[PositiveInt, PositiveInt] | None = None
+    window_hw: tuple[Side, Side] | None = None
     """Height and width of the sliding window; the whole image at once when not given."""
-    stride_hw: tuple[PositiveInt, PositiveInt] | None = None
+    stride_hw: tuple[Side, Side] | None = None
     """Steps of the sliding window, at most its size; two thirds of it when not given."""
-    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
+    scales: Annotated[tuple[Annotated[float, Field(ge=0.02, le=4)], ...], Field(min_length=1, max_length=16)] = (1.0,)
     """The image is also shown at these scales; the class probabilities are averaged."""
     flip: bool = False
     """Also show the image mirrored left-right, at every scale."""
-    boundary: PositiveInt | None = None
+    boundary: Annotated[int, Field(gt=0, le=1000)] | None = None
     """Also count the pixels within this distance of a class boundary by themselves (trimap)."""
     per_image: bool = False
     """Keep the confusion matrix of every val image in a file beside the row."""
@@ -70,7 +81,7 @@ class Evaluation(Spec):
 class Augment(Spec):
     """Random changes of a training sample, drawn from a stream of their own."""
 
-    crop_hw: tuple[PositiveInt, PositiveInt] | None = None
+    crop_hw: tuple[Side, Side] | None = None
     """Height and width of the random crop; the whole image when not given."""
     scale: tuple[Positive, Positive] = (1.0, 1.0)
     """Range of the random scale, drawn uniformly."""
@@ -93,14 +104,20 @@ class Augment(Spec):
             raise ValueError(f"scale is (low, high) with low <= high; given {list(self.scale)}")
         if self.scale[0] < 0.02 or self.scale[1] > 50:
             raise ValueError(f"scale lies between 0.02 and 50; given {list(self.scale)}")
+        height, width = self.crop_hw or (1, 1)
+        if height * width / self.scale[0] ** 2 > MOST_PIXELS:
+            raise ValueError(
+                f"crop_hw {height} x {width} at scale {self.scale[0]:g} is cut from {height / self.scale[0]:.0f} x "
+                f"{width / self.scale[0]:.0f} pixels; allowed are {MOST_PIXELS:,}. Give a smaller crop"
+            )
         return self
 
 
 class Train(Spec):
     """The recipe, the same for every method of the experiment."""
 
-    steps: PositiveInt
-    batch_size: PositiveInt
+    steps: Steps
+    batch_size: Count
     """Global batch, over all workers and accumulation steps."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
@@ -114,24 +131,30 @@ class Train(Spec):
     """Autocast type of the forward passes; fp16 adds a gradient scaler and needs a GPU."""
     clip_norm: Positive | None = None
     """Largest norm of the student's gradient."""
-    accumulate: PositiveInt = 1
+    accumulate: Count = 1
     """Split each global batch into this many forward/backward passes."""
     channels_last: bool = False
     compile: bool = False
     """torch.compile the student step and the teacher."""
     sync_batchnorm: bool = True
     """With several workers: batch statistics over the global batch."""
-    eval_every: PositiveInt | None = None
+    eval_every: Steps | None = None
     """Evaluate on dev every so many steps; at the last step only when not given."""
-    eval_batch_size: PositiveInt = 16
+    eval_batch_size: Count = 16
     evaluation: Evaluation = Evaluation()
-    checkpoint_every: PositiveInt | None = None
+    checkpoint_every: Steps | None = None
     """Write a resumable checkpoint every so many steps; with each evaluation when not given."""
 
     @model_validator(mode="after")
     def _divisible(self) -> "Train":
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        height, width = self.augment.crop_hw or (1, 1)
+        if self.batch_size * height * width > MOST_BATCH_PIXELS:
+            raise ValueError(
+                f"batch_size {self.batch_size} of crop_hw {height} x {width} are {self.batch_size * height * width:,} "
+                f"pixels; allowed are {MOST_BATCH_PIXELS:,}"
+            )
         return self
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from harness.experiment.recipe import NonNegative, Positive, PositiveInt, Spec
+from harness.experiment.recipe import Count, Positive, Spec
 from harness.experiment.storage_uri import require_storage
 
 
@@ -13,7 +13,7 @@ class Checkpointing(Spec):
 
     minutes: Positive | None = None
     """Also write a checkpoint every so many minutes; only at the steps of train.checkpoint_every when not given."""
-    keep: PositiveInt = 1
+    keep: Annotated[int, Field(gt=0, le=1000)] = 1
     """How many are kept; if the latest is corrupt, the run resumes from an older one."""
     background: bool = False
     """Write while training continues; needs memory for a copy of everything that is trained."""
@@ -22,26 +22,26 @@ class Checkpointing(Spec):
 class Resources(Spec):
     """Where the runs run. Never part of a run's identity."""
 
-    workers: PositiveInt = 1
+    workers: Count = 1
     """Processes of one run; more than one trains with DistributedDataParallel through Ray Train."""
-    cpus_per_worker: PositiveInt = 1
+    cpus_per_worker: Count = 1
     """CPUs reserved, and threads used, by each worker."""
-    gpus_per_worker: NonNegative = 0.0
-    loader_workers: Annotated[int, Field(ge=0)] = 0
+    gpus_per_worker: Annotated[float, Field(ge=0, le=64)] = 0.0
+    loader_workers: Annotated[int, Field(ge=0, le=256)] = 0
     """Extra processes per worker that prepare batches; 0 prepares them in the worker itself."""
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     """Live loggers; they write below the experiment's results folder."""
-    concurrent: PositiveInt | None = None
+    concurrent: Count | None = None
     """Runs at the same time; as many as fit when not given."""
-    address: Annotated[str, Field(pattern=r"^(local|auto|[A-Za-z0-9.\-]+:[0-9]+|ray://.+)$")] = "local"
+    address: Annotated[str, Field(pattern=r"^(local|auto|[A-Za-z0-9.\-]+:[0-9]+|ray://.+)$", max_length=500)] = "local"
     """`local` starts Ray on this machine; `auto` or host:port joins a running cluster."""
-    storage: str | None = None
+    storage: Annotated[str, Field(max_length=2000)] | None = None
     """Folder or URI (s3://bucket/prefix, gs://...) for the workers' rows, weights and checkpoints; finished rows are
     fetched from there. When not given, the results folder, which every worker must see."""
     checkpoints: Checkpointing = Checkpointing()
-    max_failures: Annotated[int, Field(ge=0)] = 2
+    max_failures: Annotated[int, Field(ge=0, le=1000)] = 2
     """How often a run is retried, on another node if there is one, when its worker dies or its machine fails."""
-    bucket_mb: PositiveInt = 25
+    bucket_mb: Count = 25
     """Size of the pieces in which gradients are summed over workers during the backward pass."""
 
     @model_validator(mode="after")

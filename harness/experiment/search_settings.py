@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from harness.experiment.recipe import Positive, PositiveInt, Spec
+from harness.experiment.recipe import Positive, Spec, Steps
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """Fits the row's int64 column."""
@@ -13,11 +13,11 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 class Search(Spec):
     """Search for every method's hyper-parameters and learning rate, before the final runs."""
 
-    trials: PositiveInt
+    trials: Annotated[int, Field(gt=0, le=10_000)]
     """Trials per method and pair, also for the student without distillation."""
     lr: tuple[Positive, Positive]
     """Lowest and highest learning rate, the same range for every method; log-uniform."""
-    steps: PositiveInt | None = None
+    steps: Steps | None = None
     """Training steps of a trial; train.steps when not given."""
     seed: Seed = 1000
     """Seed of the points and of every trial; must not be one of `seeds`."""
@@ -26,9 +26,9 @@ class Search(Spec):
     trials early."""
     minutes: Positive | None = None
     """Only `searched`: worker minutes after which the search of a method on a pair ends, even with fewer trials."""
-    grace: PositiveInt | None = None
+    grace: Steps | None = None
     """Only `asha`: no trial is ended before this step; train.eval_every when not given."""
-    reduction: Annotated[float, Field(gt=1)] | None = None
+    reduction: Annotated[float, Field(gt=1, le=1000)] | None = None
     """Only `asha` and `hyperband`: one in so many trials is continued; 3 when not given."""
 
 

@@ -12,10 +12,12 @@ import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
+INT64 = (-(2**63), 2**63 - 1)
+"""Bounds of an integer without others."""
 _PLAIN: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
 
 
@@ -71,9 +73,12 @@ def entry(target: str, name: str | None = None) -> Entry:
         raise ValueError(f"{target}: write it as package.module:Class")
     module, _, symbol = target.partition(":")
     path = source_file(module)
-    for node in _parsed(path).body:
+    tree = _parsed(path)
+    for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == symbol:
-            return Entry(name or target, target, _model(node, target, path), {})
+            found = (_assigned(statement, "LIMITS") for statement in tree.body)
+            limits: dict[str, tuple[float, float]] = next((ast.literal_eval(value) for value in found if value), {})
+            return Entry(name or target, target, _model(node, target, path, limits), {})
         if isinstance(node, ast.ClassDef) and node.name == symbol:
             constants = {}
             init = None
@@ -87,7 +92,7 @@ def entry(target: str, name: str | None = None) -> Entry:
                         # Expressions are skipped: a spec needs only plain data.
                         with contextlib.suppress(ValueError):
                             constants[named.id] = ast.literal_eval(value)
-            return Entry(name or target, target, _model(init, target, path), constants)
+            return Entry(name or target, target, _model(init, target, path, constants.get("limits", {})), constants)
     raise ValueError(f"{target}: {path} defines no class or function named {symbol!r}")
 
 
@@ -133,7 +138,10 @@ def _assigned(node: ast.stmt, variable: str) -> ast.expr | None:
     return None
 
 
-def _model(function: ast.FunctionDef | None, target: str, path: Path) -> type[BaseModel]:
+def _model(
+    function: ast.FunctionDef | None, target: str, path: Path, limits: dict[str, tuple[float, float]]
+) -> type[BaseModel]:
+    """The strict model of the keyword-only parameters; `limits` are the lowest and highest values of some."""
     fields: dict[str, Any] = {}
     arguments = [] if function is None else list(zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True))
     for argument, default in arguments:
@@ -143,6 +151,9 @@ def _model(function: ast.FunctionDef | None, target: str, path: Path) -> type[Ba
         if argument.annotation is None:
             raise ValueError(f"{where} has no annotation; write one of int, float, bool, str, Literal, tuple, X | None")
         kind = _type(argument.annotation, where)
+        if kind is int or argument.arg in limits:
+            low, high = limits.get(argument.arg, INT64)
+            kind = Annotated[kind, Field(ge=low, le=high)]
         if default is None:
             fields[argument.arg] = (kind, ...)
             continue

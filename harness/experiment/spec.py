@@ -6,6 +6,7 @@ changes the numbers is part of a run's identity; paths (weights are identified b
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -17,17 +18,21 @@ from harness.experiment.recipe import (
     Budget,
     Control,
     Positive,
-    PositiveInt,
     Spec,
+    Steps,
     StepTime,
+    Text,
     Train,
     control_label,
     without_defaults_of_added_keys,
 )
 from harness.experiment.resources import Resources
 from harness.experiment.search_settings import Search, Seed, Source, Trial
+from harness.experiment.yaml_reader import shown
 
 PROTOCOL_VERSION = "1.1"
+MOST_OF_A_NETWORK = 4096
+"""Channels, sides and rates of a network; a convolution between so many channels has 600 MB of weights."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -58,7 +63,7 @@ class Protocol(Spec):
 class Dataset(Spec):
     """The data every run of the experiment sees."""
 
-    name: str
+    name: Text
     """A name of the DATASETS table."""
     root: FolderPath | None = None
     """Folder of a dataset that is not embedded; `${VAR}` is expanded."""
@@ -81,12 +86,21 @@ class Weights(Spec):
         return self.sha256
 
 
+def _plain_values(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """The numbers and texts in nested lists and mappings, each with its place."""
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _plain_values(item, f"{at}.{key}" if at else str(key))
+    else:
+        yield at, value
+
+
 class Network(Spec):
     """A segmentation network."""
 
-    architecture: str
+    architecture: Text
     """`pspnet-papers`, `deeplabv3-cirkd`, or one of segmentation-models-pytorch: unet, fpn, deeplabv3plus, ..."""
-    encoder: str
+    encoder: Text
     """An encoder of segmentation-models-pytorch, or `tu-NAME` for any timm backbone."""
     parameters: dict[str, Any] = {}
     """More keyword arguments of the architecture, e.g. {encoder_depth: 4}."""
@@ -103,13 +117,23 @@ class Network(Spec):
             )
         return given
 
+    @field_validator("parameters")
+    @classmethod
+    def _bounded(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        for at, value in _plain_values(parameters):
+            if isinstance(value, int | float) and abs(value) > MOST_OF_A_NETWORK:
+                raise ValueError(
+                    f"{at} is {shown(value)}; a number in a network's parameters is at most {MOST_OF_A_NETWORK}"
+                )
+        return parameters
+
 
 class Teacher(Network):
     """The teacher: trained once per experiment, or given as a checkpoint of the whole network."""
 
     checkpoint: Weights | None = None
     """Trained weights of the whole network. Without it the teacher is trained as a run of its own."""
-    steps: PositiveInt | None = None
+    steps: Steps | None = None
     """Training steps of the teacher; train.steps when not given."""
     lr: Positive | None = None
     """Learning rate of the teacher; train.optimizer.lr when not given."""
@@ -131,12 +155,12 @@ class Experiment(Spec):
     """Folder of the results."""
     protocol: Protocol = Protocol()
     data: Dataset
-    pairs: Annotated[tuple[PairSpec, ...], Field(min_length=1)]
+    pairs: Annotated[tuple[PairSpec, ...], Field(min_length=1, max_length=1000)]
     train: Train
     budget: Budget = Budget()
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=10_000)]
     """One final run per method and seed; methods are compared seed by seed."""
-    methods: Annotated[tuple[Annotated[Method, BeforeValidator(as_method)], ...], Field(min_length=1)]
+    methods: Annotated[tuple[Annotated[Method, BeforeValidator(as_method)], ...], Field(min_length=1, max_length=1000)]
     search: Search | None = None
     """Before the final runs; for the rulesets `tuned` and `searched`."""
     resources: Resources = Resources()

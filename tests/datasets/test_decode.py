@@ -90,3 +90,29 @@ def test_values_are_counted_as_numpy_counts_them():
     np.testing.assert_array_equal(decode.value_counts(window), np.bincount(window.reshape(-1), minlength=256))
     large = np.zeros((4096, 4097), np.uint8)  # more than float32 counts exactly
     assert decode.value_counts(large)[0] == large.size
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x"])
+def test_the_format_is_that_of_the_bytes(tmp_path, suffix, name):
+    pixels = np.repeat(np.arange(77, dtype=np.uint8).reshape(7, 11, 1), 3, 2)
+    Image.fromarray(pixels).save(tmp_path / f"a{suffix}", quality=100)
+    found = decode.image_pixels((tmp_path / f"a{suffix}").read_bytes(), name)
+    assert found.shape == (7, 11, 3) and np.abs(found.astype(int) - pixels).max() < 8
+    Image.fromarray(pixels[..., 0]).save(tmp_path / f"b{suffix}", quality=100)
+    content = (tmp_path / f"b{suffix}").read_bytes()
+    if suffix in (".jpg", ".webp"):
+        with pytest.raises(ValueError, match=f"^{name}: a label map has one channel of 8 bits.*Save"):
+            decode.label_values(content, name)
+    else:
+        np.testing.assert_array_equal(decode.label_values(content, name), pixels[..., 0])
+
+
+def test_turning_is_what_pillow_does():
+    from PIL import ImageOps
+
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    for turn in range(1, 9):
+        picture = Image.fromarray(pixels)
+        picture.getexif()[0x0112] = turn
+        np.testing.assert_array_equal(decode.turned(pixels, turn), np.asarray(ImageOps.exif_transpose(picture)))

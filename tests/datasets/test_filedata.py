@@ -1,5 +1,6 @@
 """Datasets in files: the index, the dev split, the prepared cache, and that both ways of reading give the same bytes."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -7,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from harness.datasets import cache, filedata, index
 from harness.datasets.source import IGNORE, table
@@ -156,11 +157,11 @@ def test_a_memory_that_cannot_be_written_is_said(tmp_path, monkeypatch, capsys):
         ),
         (
             lambda r: Image.fromarray(np.zeros((24, 36, 3), np.uint8)).save(r / "labels/train/x_000.png"),
-            r"labels/train/x_000.png: a label map has one channel of 8 bits.*mode is RGB",
+            r"labels/train/x_000.png: a label map has one channel of 8 bits.*has 3 channels",
         ),
         (
             lambda r: Image.fromarray(np.zeros((24, 36), np.uint16)).save(r / "labels/train/x_000.png"),
-            r"labels/train/x_000.png: a label map has one channel of 8 bits.*mode is I;16",
+            r"labels/train/x_000.png: a label map has one channel of 8 bits.*with 16 bits",
         ),
         (
             lambda r: Image.fromarray(np.full((9, 9), 10, np.uint8)).save(r / "labels/train/x_000.png"),
@@ -208,13 +209,54 @@ def test_a_file_whose_time_was_set_back_is_read_again(tmp_path):
     assert len({first, second, load(root).info.content_hash}) == 3
 
 
-def test_an_orientation_tag_is_not_followed(tmp_path):
-    root = write(tmp_path / "toy", suffix=".jpg")
-    path = root / "images/val/x_000.jpg"
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_an_orientation_tag_is_followed(tmp_path, turn):
+    """As Pillow does it; a label map that has other sides then is refused, and so is one with such a tag."""
+    root = write(tmp_path / "toy", suffix=".jpg", size=(24, 36))
+    plain = load(root).info.content_hash
+    path, label = root / "images/val/x_000.jpg", root / "labels/val/x_000.png"
     exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(np.zeros((24, 36, 3), np.uint8)).save(path, exif=exif)
-    assert load(root).val[0][0].shape == (24, 36, 3)
+    exif[0x0112] = turn
+    pixels = np.repeat(np.arange(24 * 36, dtype=np.uint16).reshape(24, 36, 1) // 4, 3, 2).astype(np.uint8)
+    Image.fromarray(pixels).save(path, exif=exif, quality=100)
+    with Image.open(path) as picture:
+        want = np.asarray(ImageOps.exif_transpose(picture))
+    if turn >= 5:
+        with pytest.raises(ValueError, match=rf"x_000.jpg: 24x36 pixels once .* tag {turn} says, its label map 36x24"):
+            load(root)
+        values = np.asarray(Image.open(label)).T.copy()
+        Image.fromarray(values).save(label)
+    data = load(root)
+    np.testing.assert_array_equal(data.val[0][0], want)
+    assert data.info.content_hash != plain
+    direct, cached = load(root), load(caches.prepared(TOY, root, tmp_path / "cache", "encoded", None))
+    np.testing.assert_array_equal(cached.val[0][0], want)
+    assert cached.info == direct.info
+    Image.open(label).save(label, exif=exif)
+    if turn > 1:
+        with pytest.raises(ValueError, match=f"x_000.png: a label map .* orientation tag {turn}"):
+            load(root)
+
+
+def test_a_cache_of_before_orientations_keeps_its_pixels_and_its_hash(tmp_path):
+    import pyarrow.parquet as pq
+
+    root = write(tmp_path / "toy", suffix=".jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = root / "images/val/x_000.jpg"
+    before = load(root).info.content_hash
+    stored = np.asarray(Image.open(path))
+    Image.fromarray(stored).save(path, exif=exif, quality=100)
+    to = caches.prepared(TOY, root, tmp_path / "cache", "encoded", None)
+    table = pq.read_table(to / "index.parquet").drop_columns(["orientation"])
+    manifest = cache.read_manifest(to)
+    pq.write_table(table, to / "index.parquet")
+    digest = hashlib.sha256((to / "index.parquet").read_bytes()).hexdigest()
+    (to / "manifest.json").write_text(manifest.model_copy(update={"index_sha256": digest}).model_dump_json())
+    data = load(to)
+    np.testing.assert_array_equal(data.val[0][0], np.asarray(Image.open(path)))
+    assert len({data.info.content_hash, load(root).info.content_hash, before}) == 3
 
 
 @pytest.mark.parametrize("name", ["../x.png", "/etc/passwd", "a/../../x", "a\\..\\x", "x\0y"])

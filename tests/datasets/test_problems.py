@@ -166,7 +166,7 @@ def test_a_label_map_that_is_none_is_named(name, mode, tmp_path):
     else:
         shape = (*trees.SIZE, 3) if mode == "RGB" else trees.SIZE
         Image.fromarray(np.zeros(shape, np.uint8 if mode == "RGB" else np.uint16)).save(path)
-    expected = f"mode is {mode}" if mode in ("RGB", "I;16") else "not a readable label map"
+    expected = {"RGB": "this one has 3 channels", "I;16": "with 16 bits"}.get(mode, "not a readable label map")
     with pytest.raises(ValueError, match=rf"{path.name}: .*{expected}"):
         DATASETS[name](tmp_path)
 

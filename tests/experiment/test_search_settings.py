@@ -34,7 +34,7 @@ MISTAKES = [
     ({"protocol": {"ruleset": "tuned"}}, "search: missing; the ruleset tuned needs"),
     ({"search": TUNED["search"]}, "search: not for the ruleset published. Delete it, or write protocol:"),
     (section(lr=[0.01, 0.001]), "search.lr: is [low, high] with low < high; given [0.01, 0.001]"),
-    (section(lr=[0.01]), "search.lr.1: this key is missing"),
+    (section(lr=[0.01]), "search.lr.1: the list ends before this item"),
     (section(trials=0), "search.trials: Input should be greater than 0"),
     (section(seed=0), "search.seed: 0 is one of seeds; a final run is never a trial"),
     (section(steps=2), "search.steps: 2 steps end in the warm-up"),
