@@ -8,10 +8,11 @@ The package's own files change with every release: rows made by others are reuse
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.files import sha256, write_atomic
+from harness.files import sha256
 from harness.results import content, paths, store
 
 _COLUMNS = (
@@ -92,7 +93,7 @@ def require_current(found: Mapping[str, Standing], directory: Path, file: str) -
         lines.append(f"  ... and {len(stale) - _SHOWN} more")
     lines.append(
         "Put the earlier content back, or give the experiment another name or --results folder, or train these runs "
-        f"anew: sstkd-bench run {file} --rerun-changed (their rows are moved to `replaced`); "
+        f"anew: sstkd-bench run {file} --rerun-changed (the rows move to `replaced`); "
         f"sstkd-bench tables {file} --keep-stale shows them in a block of their own"
     )
     raise ValueError("\n".join(lines))
@@ -127,24 +128,22 @@ def changed_files(directory: Path, run_ids: Iterable[str]) -> list[str]:
 
 
 def set_aside(directory: Path, run_ids: Iterable[str]) -> None:
-    """Move rows, and what belongs to them, to the folder `replaced`, so that their runs are trained anew.
+    """Move rows, and what belongs to them, to a results folder `replaced/TIME`, so that their runs are trained anew.
 
     Raises:
         ValueError: a row is packed.
-        OSError: the disk is full or cannot be written.
+        OSError: the folder cannot be written.
     """
+    to = directory / "replaced" / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     for run_id in run_ids:
         row = paths.run_path(directory, run_id)
         if not row.is_file():
             raise ValueError(f"{directory}: the row {run_id} is packed. First: sstkd-bench results unpack {directory}")
-        (directory / "replaced").mkdir(exist_ok=True)
-        made = sha256(row)[:8]
-        others = [paths.weights_path(directory, run_id), paths.per_image_path(directory, run_id)]
-        for path in filter(Path.is_file, others):
-            path.replace(directory / "replaced" / f"{run_id}-{made}.{path.parent.name}{path.suffix}")
         # The row last: without it the run is pending, and an interrupted command moves the rest the next time.
-        write_atomic(directory / "replaced" / f"{run_id}-{made}.parquet", row.read_bytes())
-        row.unlink()
+        for place in (paths.weights_path, paths.per_image_path, paths.run_path):
+            if place(directory, run_id).is_file():
+                place(to, run_id).parent.mkdir(parents=True, exist_ok=True)
+                place(directory, run_id).replace(place(to, run_id))
 
 
 def _differing(
