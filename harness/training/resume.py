@@ -63,7 +63,7 @@ def save(runtime: Runtime, run: Run, data_hash: str, step: int, trained: Trained
 def resume(runtime: Runtime, run: Run, data_hash: str, trained: Trained) -> tuple[int, Log, StepClock]:
     """Resume from the run's checkpoint if there is one: the next step, the log, and the clock.
 
-    A checkpoint that does not make sense is told as a note and not used.
+    A checkpoint that does not make sense is reported as a note and not used.
     """
     fresh: list[State] = []
 
