@@ -105,7 +105,7 @@ class SSTKD(Distiller):
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {
         "stride": (1, 1024),
         "quantization_levels": (2, 1024),
-        "quantization_iterations": (1, 1000),
+        "quantization_iterations": (0, 1000),
         "regions": (0, 4096),
         "region_points": (1, 4096),
         "region_oversample": (1, 64),

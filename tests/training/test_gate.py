@@ -180,7 +180,7 @@ def test_a_step_is_made_once_per_combination(tmp_path: Path, monkeypatch: pytest
     assert len(built) == 2
 
 
-def test_a_method_with_an_error_of_its_own_is_told_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_with_an_error_of_its_own_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Any, view: Any) -> Any:
         return {"kd": view.student.logits.reshape(7, 11).mean()}
 
