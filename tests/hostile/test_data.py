@@ -10,6 +10,8 @@ from PIL import Image
 
 from tests.support import hostile, trees
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 CLASSES = "classes: [{name: a, value: 0}, {name: b, value: 1}]\n"
 H, W = 16, 24

@@ -22,6 +22,8 @@ from tests.support import hostile, tiny
 from tests.support.rows import make_row
 from tests.support.searches import experiment
 
+pytestmark = pytest.mark.slow
+
 METHOD = "tests.hostile.broken_methods:Broken"
 FILE = Path(__file__).with_name("broken_methods.py").name
 SHORT = {**tiny.TINY["train"], "steps": 2, "eval_every": None, "checkpoint_every": None, "schedule": {}}

@@ -20,6 +20,8 @@ from tests.support import hostile
 from tests.support.base import BASE
 from tests.support.rows import make_row
 
+pytestmark = pytest.mark.slow
+
 NAMES = (
     "\x1b[31mred", "\x1b]0;title\x07", "\x1b[2J", "\x9b31m", "a\rb", "a\bb", "a\x7fb", "\u202eabc", "a\nb", "\t",
     "[x](javascript:alert(1))", "[x]: javascript:alert(1)", "![x](http://h/i.png)", "<javascript:x>", "| a | b |",

@@ -18,6 +18,8 @@ from harness.results.schema import SCHEMA, checked
 from tests.support import hostile
 from tests.support.rows import make_row
 
+pytestmark = pytest.mark.slow
+
 ROW = checked(make_row("kd", 0))
 NAME = ROW["run_id"]
 TABLE = pa.Table.from_pylist([ROW], schema=SCHEMA)

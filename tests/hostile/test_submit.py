@@ -8,6 +8,8 @@ import yaml
 
 from tests.support import hostile, tiny
 
+pytestmark = pytest.mark.slow
+
 NAMES = [
     "",
     ".",

@@ -19,6 +19,8 @@ from harness.models import build
 from harness.training.build import load_data
 from tests.support import hostile, tiny
 
+pytestmark = pytest.mark.slow
+
 State = dict[str, Tensor]
 DATA = {"name": "texmosaic", "parameters": {"size": 64, "train": 4, "dev": 2, "val": 1}}
 NAN, INF = float("nan"), float("inf")

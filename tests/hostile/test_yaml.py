@@ -5,6 +5,8 @@ import pytest
 from tests.support import hostile, trees
 from tests.support.base import BASE
 
+pytestmark = pytest.mark.slow
+
 ESCAPE = "\x1b[31m"
 BRACKETS = "[" * 5000
 LAUGHS = "a: &a [x, x]\n" + "".join(
