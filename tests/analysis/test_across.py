@@ -204,7 +204,7 @@ def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
     assert nothing.exit_code == 2 and "no results yet" in nothing.output
     for run in tiny.plan(tmp_path, methods=["none", "kd", "cwd"], seeds=[0, 1, 2]):
         row = make_row("none" if run.role == "teacher" else run.method.name, run.seed, role=run.role, run_id=run.run_id)
-        row |= {"experiment": "tiny", "pair": "tiny", "teacher_run_id": run.teacher_run}
+        row |= {"experiment": "tiny", "pair": "tiny", "teacher_run_id": run.teacher_run, "data_hash": None}
         store.write_run(tmp_path / "r" / "tiny", row)
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output

@@ -270,7 +270,7 @@ def test_the_power_command(tmp_path: Path) -> None:
     for run in tiny.plan(tmp_path, seeds=[0, 1, 2]):
         name = "none" if run.role == "teacher" else run.method.name
         row = make_row(name, run.seed, role=run.role, run_id=run.run_id, experiment="tiny", pair="tiny")
-        store.write_run(tmp_path / "results" / "tiny", row | {"teacher_run_id": run.teacher_run})
+        store.write_run(tmp_path / "results" / "tiny", row | {"teacher_run_id": run.teacher_run, "data_hash": None})
     done = CliRunner().invoke(app, ["power", str(file), "--results", str(tmp_path / "results"), "--seeds", "7"])
     assert done.exit_code == 0, done.output
     assert "7 seeds" in done.output and "seeds needed" in done.output and "10 seeds" not in done.output

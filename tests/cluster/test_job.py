@@ -216,6 +216,7 @@ def rows_in(folder, job, **changes):
     """Made-up rows of the job's runs."""
     for run in plan(job.experiment):
         network = {"role": run.role, "pair": run.pair, "teacher_run_id": run.teacher_run, "spec": run.model_dump_json()}
+        network |= {"data_hash": None}
         store.write_run(folder, make_row(run.method.name, run.seed, run_id=run.run_id, **network, **changes))
 
 
@@ -268,10 +269,11 @@ def test_the_table_of_a_budget_of_seconds_has_its_step_times(tmp_path, at_home, 
     experiment = load(write(tmp_path, budget={"unit": "seconds"}), [])
     for run in timing_runs(experiment):
         row = make_row(run.method.name, run.seed, run_id=run.run_id, trial=run.seed, trial_method=run.method.label)
-        store.write_run(there / "step_times", row | {"step_ms": 10.0})
+        store.write_run(there / "step_times", row | {"step_ms": 10.0, "data_hash": None})
     runs = plan(experiment, times=step_times.times(experiment, there, ""))
     for run in runs:
         changes = {"role": run.role, "pair": run.pair, "control": run.control, "spec": run.model_dump_json()}
+        changes |= {"data_hash": None}
         store.write_run(there, make_row(run.method.name, run.seed, run_id=run.run_id, **changes))
     store.write_run(there, make_row("cwd", 7, pair="another"))  # of another time
     rows_by_log.send(there)

@@ -199,7 +199,7 @@ def example() -> Grid:
 
 
 def test_formats_escape_what_they_must() -> None:
-    assert r"| a\_b & \<c\>\| | 70.5 ± 6.35 |" in sheets_to_markdown([example().sheet])
+    assert r"| a\_b \& \<c\>\| | 70.5 ± 6.35 |" in sheets_to_markdown([example().sheet])
     page = sheets_to_html([example().sheet])
     assert "<td>a_b &amp; &lt;c&gt;|</td>" in page and "http" not in page.replace("http-equiv", "")
     latex = sheets_to_latex([example().sheet])

@@ -8,12 +8,17 @@ import pytest
 
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
-    """Every preparation of data in this module finds the same Ray."""
+    """Every preparation of data and every search in this module finds the same Ray."""
     from harness.execution import prepare_data
     from harness.execution.connection import connected
     from harness.experiment.resources import Resources
+    from harness.search import tuner
     from tests.support import cluster
 
-    with cluster.started(lambda: connected(Resources())), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_data, "connected", lambda resources: nullcontext())
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in tuner.ENVIRONMENT.items():  # Ray's processes inherit it
+            patch.setenv(name, value)
+        for module in (prepare_data, tuner):
+            patch.setattr(module, "connected", lambda resources: nullcontext())
+        with cluster.started(lambda: connected(Resources())):
+            yield

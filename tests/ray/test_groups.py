@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,16 @@ def row(experiment: Path, run: Run) -> dict[str, Any]:
     return store.read_row(paths.run_path(experiment, run.run_id))
 
 
-def test_a_killed_group_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """One cluster for all groups; through its dashboard Ray Train frees what a dead group had."""
+    with cluster.nodes(1, cpus=3, include_dashboard=True, dashboard_port=0) as made:
+        yield made.address
+
+
+def test_a_killed_group_goes_on_with_the_same_bits(address: str, tmp_path: Path) -> None:
     (run,) = plain_student(tmp_path)
-    resources = Resources(workers=2, bucket_mb=1)
+    resources = Resources(workers=2, bucket_mb=1, address=address)
     assert run_all([run], resources, tmp_path / "undisturbed", lambda status: None) == {run.run_id: "ok"}
     killed: list[int] = []
 
@@ -51,12 +59,14 @@ def test_a_killed_group_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     assert (expected["resumed"], got["resumed"], got["worker_history"]) == (0, 1, None)
 
 
-def test_a_mistake_of_one_rank_is_not_tried_again(tmp_path: Path) -> None:
+def test_a_mistake_of_one_rank_is_not_tried_again(address: str, tmp_path: Path) -> None:
     """Three workers do not divide the batch: no other node would do better."""
     (run,) = plain_student(tmp_path)
-    with cluster.nodes(1, cpus=3) as made:
-        seen: list[Status] = []
-        states = run_all([run], Resources(workers=3, address=made.address), tmp_path / "r", seen.append)
+    seen: list[Status] = []
+    states = run_all([run], Resources(workers=3, address=address), tmp_path / "r", seen.append)
     assert states == {run.run_id: "failed"}
-    assert "4 does not divide into 3 workers x 1 accumulation steps" in row(tmp_path / "r", run)["message"]
+    message = row(tmp_path / "r", run)["message"]
+    assert "4 does not divide into 3 workers x 1 accumulation steps" in message and message.startswith("rank ")
+    assert f"traceback: failures/{run.run_id}.txt" in message
+    assert "does not divide" in paths.failure_path(tmp_path / "r", run.run_id).read_text()
     assert seen[-1].notes == []

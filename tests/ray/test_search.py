@@ -16,7 +16,7 @@ from harness.experiment.spec import Experiment, Run
 from harness.experiment.studies import Study, studies_of, trial_run
 from harness.results import paths, store
 from harness.search import outcome as best
-from harness.search import points
+from harness.search import points, tuner
 from harness.search.tuner import TrialUpdate, search
 from tests.support import cluster, tiny
 from tests.support.searches import TUNED, experiment, searched
@@ -59,7 +59,7 @@ def drawn_runs(of: Experiment) -> list[Run]:
 
 
 @pytest.mark.smoke
-def test_tuned_trials_are_those_of_one_process_and_none_hangs(tmp_path: Path) -> None:
+def test_tuned_trials_are_those_of_one_process_and_none_hangs(one_ray: None, tmp_path: Path) -> None:
     """More trials than CPUs, as many at once as there are; what a trial leaves is a row without val and weights."""
     trials = max(2, CPUS)
     of = experiment(tmp_path, f"search.trials={trials}", methods=["none", {"kd": {"temperature": 2}}])
@@ -80,12 +80,13 @@ def test_tuned_trials_are_those_of_one_process_and_none_hangs(tmp_path: Path) ->
         assert row["samples"] is None and row["trial"] is not None and row["ruleset"] == "tuned"
     assert not list(folder.glob("checkpoints/*")) and not (folder / "tune").exists()
     # Everything is there: nothing is started, not even Ray.
-    elsewhere = of.model_copy(update={"resources": of.resources.model_copy(update={"address": "127.0.0.1:1"})})
-    search(elsewhere, there, told.append)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuner, "connected", lambda resources: pytest.fail("Ray is started"))
+        search(of, there, told.append)
     assert set(best.found(of, there, "F")) == {("tiny", "none"), ("tiny", "kd(temperature=2.0)")}
 
 
-def test_a_trial_that_fails_is_a_row_and_is_spent(tmp_path: Path) -> None:
+def test_a_trial_that_fails_is_a_row_and_is_spent(one_ray: None, tmp_path: Path) -> None:
     """A learning rate that diverges at once."""
     of = experiment(tmp_path, "search.lr=[1e20, 1e25]", "search.trials=2", methods=["none"])
     search(of, tmp_path / "tiny", lambda told: None)
@@ -96,7 +97,7 @@ def test_a_trial_that_fails_is_a_row_and_is_spent(tmp_path: Path) -> None:
         best.found(of, tmp_path / "tiny", "F")
 
 
-def test_asha_ends_trials_and_counts_what_they_took(tmp_path: Path) -> None:
+def test_asha_ends_trials_and_counts_what_they_took(one_ray: None, tmp_path: Path) -> None:
     """One at a time, the best first: those after it fall behind."""
     options = ("train.eval_every=2", "search.grace=2", "search.reduction=4", "resources.concurrent=1")
     of = searched(tmp_path, "asha", *options, "search.trials=6", methods=["none"])
@@ -115,7 +116,7 @@ def test_asha_ends_trials_and_counts_what_they_took(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "hyperband"])
-def test_every_algorithm_ends_with_a_best_point(tmp_path: Path, algorithm: str) -> None:
+def test_every_algorithm_ends_with_a_best_point(one_ray: None, tmp_path: Path, algorithm: str) -> None:
     """TPE in two halves: the second one learns of the first from its rows."""
     pytest.importorskip("optuna")
     of = searched(tmp_path, algorithm, "train.eval_every=2", "train.steps=4", methods=["none"])
@@ -136,7 +137,7 @@ def test_every_algorithm_ends_with_a_best_point(tmp_path: Path, algorithm: str) 
     assert {trial.run_id for trial in again.trials[:2]} == kept and len({t.values[LR] for t in again.trials}) == 4
 
 
-def test_a_search_ends_when_its_time_is_up(tmp_path: Path) -> None:
+def test_a_search_ends_when_its_time_is_up(one_ray: None, tmp_path: Path) -> None:
     of = searched(tmp_path, "random", "search.trials=50", "search.minutes=0.01", methods=["none"])
     search(of, tmp_path / "tiny", lambda told: None)
     (outcome,) = best.outcomes(of, tmp_path / "tiny")
