@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.experiment import rules
 from harness.experiment.plan import outline, plan, timing_runs
 from harness.experiment.resources import Resources
-from harness.experiment.spec import Dataset, Experiment, Run
+from harness.experiment.spec import Experiment, Run
 from harness.results import paths, reuse, step_times, store
 
 if TYPE_CHECKING:
@@ -79,9 +79,23 @@ class Bench:
         """
         times = None
         if rules.needs_times(self.experiment):
-            self._require_current(paths.times_folder(self.directory))
+            timing = [run.run_id for run in timing_runs(self.experiment)]
+            self._require_current(paths.times_folder(self.directory), timing)
             times = step_times.times(self.experiment, self.directory, self.file)
         return plan(self.experiment, self._points(), times)
+
+    def _asked(self) -> dict[Path, Collection[str] | None]:
+        """Folders of rows, and which of their rows the experiment asks for as far as that is known."""
+        try:
+            own = self.runs()
+        except ValueError:  # a search or step times are not complete, or stale
+            own = outline(self.experiment)
+        times = timing_runs(self.experiment) if rules.needs_times(self.experiment) else []
+        return {
+            paths.search_folder(self.directory): None,  # it holds one search only
+            paths.times_folder(self.directory): [run.run_id for run in times],
+            self.directory: [run.run_id for run in own],
+        }
 
     def pending(self, retry_failed: bool = False) -> list[Run]:
         """The runs that have not finished; with `retry_failed` those that failed too. Errors as `runs`."""
@@ -106,8 +120,8 @@ class Bench:
         Raises:
             ValueError: some are not; names them, with both digests and the remedies.
         """
-        for folder in (paths.search_folder(self.directory), paths.times_folder(self.directory), self.directory):
-            self._require_current(folder)
+        for folder, ids in self._asked().items():
+            self._require_current(folder, ids)
 
     def data_hash(self) -> str | None:
         """The content of the data as it is now; None where it is not on this machine.
@@ -115,7 +129,9 @@ class Bench:
         Raises:
             ValueError: the data is incomplete, or files are invalid.
         """
-        return data_hash(self.experiment.data)
+        from harness.datasets.content import content_here
+
+        return content_here(self.experiment.data)
 
     def run(
         self, on_update: OnUpdate = _silent, retry_failed: bool = False, rerun_changed: bool = False
@@ -145,7 +161,9 @@ class Bench:
         runs = self.runs()
         found = self._require_current(self.directory, [run.run_id for run in runs])
         if pending := _pending(runs, found, retry_failed):
-            data_hash(self.experiment.data, full=True)  # what rows are made from is not taken from memory
+            from harness.datasets.content import content_here
+
+            content_here(self.experiment.data, full=True)  # what rows are made from is not taken from memory
             self.require_ready(pending)  # a finished run needs nothing any more
             self._launch(runs, self.experiment.resources, self.directory, on_update, retry_failed)
         return _states(runs, self.standings())
@@ -167,7 +185,7 @@ class Bench:
         from harness.experiment.studies import studies_of
         from harness.search import outcome
 
-        self._require_current(paths.search_folder(self.directory))
+        self._require_current(paths.search_folder(self.directory), None)
         found = outcome.outcomes(self.experiment, self.directory)
         if not all(each.complete for each in found):
             studies = studies_of(self.experiment)
@@ -245,14 +263,14 @@ class Bench:
             return None
         from harness.search import outcome
 
-        self._require_current(paths.search_folder(self.directory))
+        self._require_current(paths.search_folder(self.directory), None)
         return outcome.found(self.experiment, self.directory, self.file)
 
     def _require_results(self, found: bool) -> None:
         if not found:
             raise ValueError(f"{self.directory}: no results yet. Run it first: sstkd-bench run {self.file}")
 
-    def _require_current(self, directory: Path, ids: Collection[str] | None = None) -> dict[str, reuse.Standing]:
+    def _require_current(self, directory: Path, ids: Collection[str] | None) -> dict[str, reuse.Standing]:
         """What the rows of a folder are worth; an error if some are stale."""
         if not directory.is_dir():
             return {}
@@ -266,9 +284,9 @@ class Bench:
             raise ValueError(
                 "--rerun-changed: resources.storage holds the rows too. Give another storage, or another name"
             )
-        for folder in (paths.search_folder(self.directory), paths.times_folder(self.directory), self.directory):
+        for folder, ids in self._asked().items():
             if folder.is_dir():
-                found = reuse.standings(folder, None, self.data_hash, weights=True)
+                found = reuse.standings(folder, ids, self.data_hash, weights=True)
                 reuse.set_aside(folder, [i for i, x in found.items() if x.state == "stale" or x.code == "other"])
 
     def _compared(self, ids: Collection[str], keep_stale: bool = False) -> "tuple[Table, int]":
@@ -308,7 +326,7 @@ class Bench:
         if not rules.needs_times(self.experiment):
             return
         folder, runs = paths.times_folder(self.directory).absolute(), timing_runs(self.experiment)
-        found = self._require_current(folder)
+        found = self._require_current(folder, [run.run_id for run in runs])
         if not _pending(runs, found, retry_failed):
             return
         needed = {run.teacher_run for run in runs if run.method.needs_teacher}
@@ -368,23 +386,6 @@ def compared(benches: Iterable[Bench]) -> "tuple[Across, dict[str, dict[str, Any
         tables.append(quick_table(read, rules.labels(bench.experiment), bench.experiment.seeds))
         rows |= {row["run_id"]: row for row in read.to_pylist()}
     return across(tables), rows
-
-
-def data_hash(data: Dataset, full: bool = False) -> str | None:
-    """The content of a dataset as it is now; None where it is not on this machine.
-
-    Args:
-        data: the dataset.
-        full: read every file, also those whose size and times are what they were.
-
-    Raises:
-        ValueError: the data is incomplete, or files are invalid.
-    """
-    from harness.datasets.content import content_hash
-
-    if data.root is not None and not Path(data.root).is_dir():
-        return None
-    return content_hash(data, full)
 
 
 def _states(runs: Sequence[Run], found: Mapping[str, reuse.Standing]) -> dict[str, str]:

@@ -27,8 +27,8 @@ def check(
     """Validate an experiment file, list its runs, estimate their cost, and report how fair the comparison is."""
     with answering():
         wanted = bench(file, overrides, results)
+        wanted.require_current()
         _print_fairness(wanted.experiment, (_runs if wanted.experiment.search is None else _search)(wanted, measure))
-        wanted.require_current()  # the last thing that is said: `run` would end with it
 
 
 def power(

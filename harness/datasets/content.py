@@ -71,6 +71,13 @@ def content_hash(data: Dataset, full: bool = False) -> str:
     return found
 
 
+def content_here(data: Dataset, full: bool = False) -> str | None:
+    """As `content_hash`; None where the data is not on this machine."""
+    if data.root is not None and not Path(data.root).is_dir():
+        return None
+    return content_hash(data, full)
+
+
 def _read_again(data: Dataset, root: Path) -> None:
     """Compare every file with what is remembered of it; or refuse a cache that is not what was written."""
     if cache.is_cache(root):

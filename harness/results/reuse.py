@@ -87,7 +87,8 @@ def require_current(found: Mapping[str, Standing], directory: Path, file: str) -
     stale = {run_id: standing for run_id, standing in found.items() if standing.state == "stale"}
     if not stale:
         return
-    lines = [f"{directory}: {len(stale)} of {len(found)} rows are not of today's content:"]
+    rows = sum(bool(standing.label) for standing in found.values())
+    lines = [f"{directory}: {len(stale)} of {rows} rows are not of today's content:"]
     lines += [f"  {run_id} ({x.label}): {'; '.join(x.reasons)}" for run_id, x in list(stale.items())[:_SHOWN]]
     if len(stale) > _SHOWN:
         lines.append(f"  ... and {len(stale) - _SHOWN} more")

@@ -183,7 +183,7 @@ def test_probabilities_are_averaged_and_not_logits():
 
 def test_the_sizes_that_are_shown():
     network = Pixelwise()
-    class_scores(network, image(1, 5, 9), Evaluation(scales=(0.5, 1.0, 0.7, 0.01), flip=True))
+    class_scores(network, image(1, 5, 9), Evaluation(scales=(0.5, 1.0, 0.7, 0.02), flip=True))
     # Python's round: halves go to the even number. Nothing gets smaller than a pixel.
     assert network.sizes == [(2, 4)] * 2 + [(5, 9)] * 2 + [(4, 6)] * 2 + [(1, 1)] * 2
 
