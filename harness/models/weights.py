@@ -179,7 +179,7 @@ def _safetensors(path: Path, size: int, header: int) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # on arbitrary bytes the library may raise anything
-        cut = "MetadataIncompleteBuffer" in str(error)
+        cut = "MetadataIncompleteBuffer" in str(error) or "not fully covered" in str(error)
         raise ValueError(f"is {'cut short' if cut else 'a damaged safetensors file'}. {FETCH}.") from None
 
 

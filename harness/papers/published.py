@@ -108,6 +108,9 @@ def _text(path: Path) -> str:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path}: {path.stat().st_size} bytes; a file of published figures has at most {MAX_BYTES}")
     content = path.read_bytes()
+    if (at := content.find(b"\0")) >= 0:
+        line = content.count(b"\n", 0, at) + 1
+        raise ValueError(f"{path}:{line}: a NUL byte, which no text has. Save the file as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
