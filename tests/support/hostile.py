@@ -38,6 +38,8 @@ class Ended:
 
 def run(arguments: Sequence[str], folder: Path) -> Ended:
     """Run `sstkd-bench` with these arguments in `folder`, whose parent must hold nothing that others change."""
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        raise ValueError("OMP_NUM_THREADS=1 is needed, as `make` sets it: a fork of a process with threads may hang")
     # Imported before the fork, so that the children do not.
     import harness.bench
     import harness.cli.app  # noqa: F401
