@@ -180,6 +180,17 @@ def test_what_was_made_from_other_data_is_made_anew_on_request(here: Path, monke
     assert len(list((replaced / "weights").iterdir())) == 1
 
 
+def test_files_where_nobody_looks_are_noted_and_change_nothing(here: Path) -> None:
+    """By `check`, before anything is trained."""
+    of(here)
+    (here / "data/images/more").mkdir()
+    (here / "data/images/more/11.png").write_bytes((here / "data/images/1.png").read_bytes())
+    done = command(ROOT, "check", here / "tiny.yaml", "--no-measure", "--results", here / "results", at=here)
+    assert done.returncode == 0, done.stderr
+    assert "note: images/more: 1 files are not used (images/more/11.png)" in done.stdout
+    assert set(of(here).states().values()) == {"ok"}
+
+
 def test_without_the_data_rows_are_shown_and_it_is_said(here: Path) -> None:
     of(here)
     (here / "data").rename(here / "elsewhere")

@@ -26,8 +26,12 @@ def check(
 ) -> None:
     """Validate an experiment file, list its runs, estimate their cost, and report how fair the comparison is."""
     with answering():
+        from harness.datasets.inspect import left_out
+
         wanted = bench(file, overrides, results)
         wanted.require_current()
+        for note in left_out(wanted.experiment.data):
+            typer.echo(f"note: {note}")
         _print_fairness(wanted.experiment, (_runs if wanted.experiment.search is None else _search)(wanted, measure))
 
 

@@ -38,11 +38,6 @@ def load(data: Dataset) -> Data:
     return DATASETS[data.name](root, **dict(_parameters(data)))
 
 
-def filled(data: Dataset) -> Dataset:
-    """The same with every parameter, defaults filled in."""
-    return data.model_copy(update={"parameters": _parameters(data).model_dump(mode="json")})
-
-
 def _parameters(data: Dataset) -> BaseModel:
     """The dataset's parameters, defaults filled in."""
     return dataset_entry(data.name).parameters.model_validate_json(json.dumps(data.parameters))
@@ -59,7 +54,7 @@ def content_hash(data: Dataset, full: bool = False) -> str:
     Raises:
         ValueError: an unknown dataset or parameter, or files that are missing or wrong; names them.
     """
-    data = filled(data)
+    data = data.model_copy(update={"parameters": _parameters(data).model_dump(mode="json")})
     state, file = _state(data), _memory(data)
     if not full and (known := _remembered(file, state)) is not None:
         return known

@@ -15,6 +15,7 @@ from harness.datasets.index import Entry
 from harness.datasets.source import OFFICIAL, Sample, Source
 from harness.datasets.tree import Tree
 from harness.experiment.method import dataset_entry
+from harness.experiment.spec import Dataset
 
 COMMON = ("dev_fraction", "dev_seed", "short_side")
 """Parameters of every dataset in files; the others are its variant."""
@@ -86,6 +87,18 @@ def describe(name: str, classes: bool) -> str:
     lines = [f"  {key}: {value.default!r}" for key, value in fields.items()]
     parts.append("\n".join(["parameters (data.parameters):", *lines]))
     return "\n\n".join(parts)
+
+
+def left_out(data: Dataset) -> list[str]:
+    """Notes on files that lie where the dataset does not look, a line for each kind; no file is read.
+
+    Raises:
+        ValueError: the folder cannot be listed.
+    """
+    if data.name not in SOURCES or data.root is None or not Path(data.root).is_dir() or cache.is_cache(Path(data.root)):
+        return []
+    source, variant, _ = source_of(data.name, Path(data.root), data.parameters)
+    return source.listing(Tree(Path(data.root)), **variant).notes
 
 
 def check(name: str, root: Path | None, parameters: dict[str, Any]) -> Findings:

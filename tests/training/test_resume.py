@@ -30,7 +30,7 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def halfway(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, State, State]:
-    """The plain student's run, its row, and the state after its last step."""
+    """The run of the student without distillation, its row, and the state after its last step."""
     folder = tmp_path_factory.mktemp("tiny")
     data = {"name": "texmosaic", "parameters": {"size": 64, "train": 4, "dev": 2, "val": 1}}
     run = tiny.plan(folder, "train.steps=2", "train.eval_every=2", "train.schedule.warmup_steps=1", data=data)[1]
