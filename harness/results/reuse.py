@@ -120,7 +120,9 @@ def remarks(found: Mapping[str, Standing], directory: Path, data_hash: str | Non
 
 def changed_files(directory: Path, run_ids: Iterable[str]) -> list[str]:
     """The package's files that have changed since these rows were made, were removed, or came to be."""
-    rows = store.read_rows(directory, ["method", "dataset", "code_files"], run_ids=list(run_ids))
+    made = store.read_rows(directory, ["run_id", "method", "dataset", "code_sha256"], run_ids=list(run_ids)).to_pylist()
+    one_of_each = {(row["method"], row["dataset"], row["code_sha256"]): row["run_id"] for row in made}
+    rows = store.read_rows(directory, ["method", "dataset", "code_files"], run_ids=list(one_of_each.values()))
     changed: set[str] = set()
     for row in rows.to_pylist(maps_as_pydicts="strict"):
         then, now = row["code_files"] or {}, content.code_files(row["method"], row["dataset"])
