@@ -49,11 +49,11 @@ def machine_failed(error: BaseException) -> bool:
         return False
     if any(name in MACHINE for name in names):
         return True
-    text = shown(error) if isinstance(error, RuntimeError) else ""
+    text = text_of(error) if isinstance(error, RuntimeError) else ""
     return any(each in text for each in MACHINE_TEXTS) and not any(each in text for each in RUN_TEXTS)
 
 
-def shown(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
     """An error's text, which code from outside may fail to give."""
     try:
         return str(error)

@@ -28,10 +28,10 @@ def main() -> None:
 
 def unexpected(error: Exception) -> str:
     """One line on an error that no command expects; the traceback is kept in a file that only the user can read."""
-    from harness.errors import shown
+    from harness.borders import one_line
+    from harness.errors import text_of
     from harness.results.failures import place
 
-    text = "".join(c if c.isprintable() else " " for c in shown(error))
     where = f" [{found}]" if (found := place(error)) else ""
     try:
         number, path = tempfile.mkstemp(prefix="sstkd-bench-error-", suffix=".txt")
@@ -40,4 +40,4 @@ def unexpected(error: Exception) -> str:
         kept = f"The traceback is in {path}; please report it"
     except OSError as full:
         kept = f"The traceback cannot be written ({full}); SSTKD_BENCH_TRACEBACK=1 shows it"
-    return f"error: unexpected {type(error).__name__}: {' '.join(text.split())[:LONGEST]}{where}. {kept}"
+    return f"error: unexpected {type(error).__name__}: {one_line(text_of(error), LONGEST)}{where}. {kept}"

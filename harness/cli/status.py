@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from harness.borders import terminal
 from harness.cli.common import DEFAULT_RESULTS, File, Results, Set, answering, bench
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def status(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS
         told = [text for folder in folders for text in _command(folder)]
         failed = _failures(wanted, states)
         for line in [*(told or ["no command has run in this folder, or its status.json was removed"]), *failed]:
-            typer.echo(_plain(line))
+            typer.echo(terminal(line.replace("\n", " "))[:LINE_LENGTH])
     if failed:
         raise typer.Exit(1)
 
@@ -129,8 +130,3 @@ def _span(seconds: float) -> str:
     if whole < 60:
         return f"{whole} s"
     return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02} h"
-
-
-def _plain(text: str) -> str:
-    """In one line, without characters that a terminal obeys, and not longer than a file's name may be."""
-    return "".join(c if c.isprintable() else " " for c in text[:LINE_LENGTH])

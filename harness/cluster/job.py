@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from harness.borders import one_line
 from harness.cluster import package as bundle
 from harness.cluster import rows_by_log, secrets
 from harness.experiment import rules
@@ -155,9 +156,7 @@ def refuse_address(address: str) -> None:
     except ValueError:  # of an address that is no URL, or of its port
         good = False
     if not good or not address.isprintable():
-        raise ValueError(
-            f"--address {secrets.printable(address)}: write the dashboard's address, such as http://127.0.0.1:8265"
-        )
+        raise ValueError(f"--address {one_line(address)}: write the dashboard's address, such as http://127.0.0.1:8265")
 
 
 def connect(address: str) -> Any:

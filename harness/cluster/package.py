@@ -11,7 +11,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
 
-from harness.cluster import secret_patterns, secrets
+from harness.borders import one_line
+from harness.cluster import secret_patterns
 
 LIMIT_BYTES = 100 * 2**20
 """Size limit of a request to Ray's job server, and so of the package."""
@@ -49,10 +50,10 @@ class Contents:
         sizes = {name: (self.folder / name).stat().st_size for name in self.names}
         total = f"{len(sizes)} files, {sum(sizes.values()) / 2**20:.1f} MiB"
         if everything:
-            said = [f"{size:>12,}  {secrets.printable(name)}" for name, size in sizes.items()]
-            said += [f"{'-':>12}  {secrets.printable(name)}: {why}" for name, why in self.left_out.items()]
+            said = [f"{size:>12,}  {one_line(name)}" for name, size in sizes.items()]
+            said += [f"{'-':>12}  {one_line(name)}: {why}" for name, why in self.left_out.items()]
             return [*said, f"{total}; {len(self.left_out)} left out"]
-        said = [f"the job gets {total} of {secrets.printable(str(self.folder))}: {_some(self.names)}"]
+        said = [f"the job gets {total} of {one_line(str(self.folder))}: {_some(self.names)}"]
         if self.left_out:
             said.append(f"not sent, because secret or a link: {_some(tuple(self.left_out))}")
         return [*said, "all names: --list-files"]
@@ -60,7 +61,7 @@ class Contents:
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(secrets.printable, names[:SHOWN])) + more
+    return ", ".join(map(one_line, names[:SHOWN])) + more
 
 
 def contents(folder: Path, excludes: Sequence[str] = (), includes: Sequence[str] = ()) -> Contents:
@@ -133,7 +134,7 @@ def _refuse_secrets(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         if (folder / name).stat().st_size <= secret_patterns.SCANNED_BYTES:
             lines = secret_patterns.in_file(name, (folder / name).read_bytes())
-            found += [f"{secrets.printable(name)}:{line}: looks like {what}" for line, what in lines]
+            found += [f"{one_line(name)}:{line}: looks like {what}" for line, what in lines]
     if not found:
         return
     more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
@@ -156,7 +157,7 @@ def _listed(folder: Path) -> Iterator[str]:
         yield from filter(None, os.fsdecode(done.stdout).split("\0"))
         return
     if done is not None and b"not a git repository" not in done.stderr:
-        said = secrets.printable(" ".join(done.stderr.decode(errors="replace").split()))[:300]
+        said = one_line(" ".join(done.stderr.decode(errors="replace").split()))[:300]
         raise ValueError(
             f"{folder}: git does not say which files it ignores, and those are not to be sent ({said}). Make git "
             "ls-files work there, or start the command in a copy without .git"
@@ -175,7 +176,7 @@ def _refuse_large(folder: Path, names: Sequence[str], size: int, limit: int) -> 
     if size <= limit:
         return
     sizes = sorted(((folder / name).stat().st_size, name) for name in names)[:-6:-1]
-    largest = ", ".join(f"{secrets.printable(name)} ({size / 2**20:.1f} MiB)" for size, name in sizes)
+    largest = ", ".join(f"{one_line(name)} ({size / 2**20:.1f} MiB)" for size, name in sizes)
     raise ValueError(
         f"{folder}: the job's package is larger than {limit / 2**20:.0f} MiB. The largest files: {largest}. Leave them "
         "out: --exclude NAME. Data and weights belong on the cluster's own storage."

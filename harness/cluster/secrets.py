@@ -10,17 +10,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness.borders import one_line
 from harness.cluster import secret_patterns
 
 FILE = "job/variables/env"
 """In the job's package, which is the current folder of its processes; an experiment file may be `job/env`."""
 HOOK = "harness.cluster.secrets.load"
 """As Ray's `worker_process_setup_hook`: called in every worker of the job before anything else."""
-
-
-def printable(text: str) -> str:
-    """The text with everything escaped that a terminal does not show as a character."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def written(names: Sequence[str], environment: Mapping[str, str]) -> str:
@@ -33,11 +29,11 @@ def written(names: Sequence[str], environment: Mapping[str, str]) -> str:
     for name in names:
         if "=" in name:
             raise ValueError(
-                f"--env {printable(name.partition('=')[0])}=...: give the name alone, and set the value in the "
+                f"--env {one_line(name.partition('=')[0])}=...: give the name alone, and set the value in the "
                 "environment of this command: what is on a command line is seen by others and kept in its history"
             )
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError(f"--env {printable(name)}: is not the name of an environment variable")
+            raise ValueError(f"--env {one_line(name)}: is not the name of an environment variable")
         if name not in environment:
             raise ValueError(f"--env {name}: is not set here. Set it: export {name}=...")
         lines.append(f"export {name}={shlex.quote(environment[name])}\n")

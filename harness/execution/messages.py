@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from harness.errors import WorkerLost, shown
+from harness.errors import WorkerLost, text_of
 from harness.experiment.spec import Run
 from harness.results import record
 
@@ -56,8 +56,8 @@ class Outcome:
 def lost(run: Run, error: Exception, node: str | None) -> Outcome:
     """The outcome of a run whose future raised `error`."""
     cause = getattr(error, "cause", None) or error
-    reason = " ".join(shown(cause).split())[:300] or type(cause).__name__
-    detail = shown(error)  # of an error from another process, Ray gives the traceback as text
+    reason = " ".join(text_of(cause).split())[:300] or type(cause).__name__
+    detail = text_of(error)  # of an error from another process, Ray gives the traceback as text
     if record.is_disk_full(cause):
         return Outcome(run, "lost", reason, detail, node, cause)
     if isinstance(cause, WorkerLost) and cause.nodes:

@@ -8,7 +8,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from harness.errors import RunFailed, WorkerLost, machine_failed, shown
+from harness.errors import RunFailed, WorkerLost, machine_failed, text_of
 from harness.execution.imports import quick_imports
 from harness.execution.messages import Group, not_on_nodes
 from harness.execution.workspace import Workspace
@@ -82,7 +82,7 @@ def _failed(
     for rank, cause in causes.items():
         # Raised beside the training, whose own errors end as RunFailed.
         if not machine_failed(cause) and type(cause).__module__ == "builtins":
-            kept.keep_text(workspace.folder, run, "\n".join([shown(failures[rank]), message]))
+            kept.keep_text(workspace.folder, run, "\n".join([text_of(failures[rank]), message]))
             record.write_row(run, workspace.folder, {}, "failed", f"rank {rank}: {record.failure(cause, run)}")
             workspace.publish(run.run_id)
             return "failed"

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from harness.borders import one_line
 from harness.files import sha256, write_atomic
 
 WRAPPERS = (
@@ -264,5 +265,4 @@ def _some(names: Iterable[object]) -> str:
 
 def _short(name: object) -> str:
     """A name as a message can show it: no control characters, no more than 160 characters."""
-    text = "".join(c if c.isprintable() else "?" for c in str(name))
-    return text if len(text) <= 160 else f"{text[:150]}..."
+    return one_line(name, 160)

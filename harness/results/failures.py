@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 import harness
-from harness.errors import shown
+from harness.errors import text_of
 from harness.experiment.spec import Run
 from harness.files import write_atomic
 from harness.results.paths import failure_path
@@ -38,7 +38,7 @@ def title(run: Run) -> str:
 
 def message(error: BaseException, run: Run | None = None) -> str:
     """An error as one paragraph for the row: what happened and where; of a run also which, when, and what to do."""
-    text = shown(error).encode("utf-8", "backslashreplace").decode()  # a row holds no other text
+    text = text_of(error).encode("utf-8", "backslashreplace").decode()  # a row holds no other text
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]} ... ({len(text)} characters)"
     found = place(error, () if run is None else _packages(run))

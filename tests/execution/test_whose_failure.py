@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.errors import RunFailed, WorkerLost, machine_failed, shown
+from harness.errors import RunFailed, WorkerLost, machine_failed, text_of
 from harness.execution import ray_train
 from harness.execution.launcher import _Launch
 from harness.execution.messages import Outcome, lost
@@ -150,7 +150,9 @@ def test_the_message_names_the_run_and_what_to_do(tmp_path: Path) -> None:
     assert said.endswith("Fix the cause, then re-run with --retry-failed")
     assert "lower train.batch_size" in record.failure(torch.OutOfMemoryError("CUDA out of memory"), teacher)
     assert "pair tiny, teacher, seed 0" in record.failure(MemoryError(), teacher)
-    assert shown(Mute()) == "(its text cannot be shown: ZeroDivisionError)" and "Mute: (" in record.failure(Mute(), kd)
+    assert text_of(Mute()) == "(its text cannot be shown: ZeroDivisionError)" and "Mute: (" in record.failure(
+        Mute(), kd
+    )
     failures.keep(tmp_path, kd, raised(Mute()))
     failures.keep(tmp_path, teacher, raised(ValueError("\udcff")))
     for run in (kd, teacher):

@@ -263,7 +263,7 @@ def test_status_of_failed_runs_and_of_this_process(folder: Path) -> None:
     words = [
         *("3 runs: 0 ok, 1 failed, 2 waiting", f"process {os.getpid()} on ", "1 running, 2 waiting, ETA"),
         *("tiny teacher: step 2/3  dev mIoU 25.0  1.500 s/step  for ", "  on node abc", "1 failed:"),
-        *("none seed 0: ValueError:  [31mmmm", f"failures/{runs[1].run_id}.txt"),
+        *("none seed 0: ValueError: \\x1b[31mmmm", f"failures/{runs[1].run_id}.txt"),
     ]
     assert hostile.complaints(hostile.run(["status", "tiny.yaml"], folder), words, codes=(1,)) == []
     StatusFile(directory).update(status, ended=True)
