@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,16 +179,15 @@ def command(folder: Path, address: str) -> list[str]:
 
 
 def kill_until_done(
-    kills: int,
+    kills: Sequence[Callable[[Any], None]],
     dice: random.Random,
     tmp_path: Path,
     address: str,
     undisturbed: dict[str, Any],
-    kill: Callable[[Any], None],
 ) -> None:
     """Start the command, kill at a random moment after some progress, start it again; at the end let it finish."""
-    count = 0
-    for number in range(kills):
+    pending = list(kills)
+    for number in range(len(kills)):
         folder = tmp_path / str(number)
         folder.mkdir()
         line, experiment = command(folder, address), folder / "results" / "tiny"
@@ -198,21 +197,20 @@ def kill_until_done(
             )
             before = reached(experiment)
             deadline = time.monotonic() + cluster.PATIENCE
-            while process.poll() is None and (count >= kills or reached(experiment) == before):
+            while process.poll() is None and (not pending or reached(experiment) == before):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             if process.poll() is not None:
                 break
             time.sleep(dice.uniform(0, 0.5))
-            count += 1
-            kill(process)
+            pending.pop(0)(process)
             process.wait(timeout=cluster.PATIENCE)
         said, _ = process.communicate()
         assert process.returncode == 0, said
         assert_nothing_lost_or_doubled(experiment, undisturbed)
-        if count >= kills:
+        if not pending:
             return
-    pytest.fail(f"{count} of {kills} kills in {kills} experiments")
+    pytest.fail(f"{len(pending)} of {len(kills)} kills were left after as many experiments")
 
 
 def reached(experiment: Path) -> set[str]:
@@ -220,14 +218,13 @@ def reached(experiment: Path) -> set[str]:
     return {str(path) for path in [*experiment.glob("runs/*.parquet"), *experiment.glob("checkpoints/*/step-*.pt")]}
 
 
-def test_killed_drivers(kills: int, dice: random.Random, undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    """SIGKILL the command on a cluster that goes on; the same command takes over."""
-    with cluster.nodes(2) as made:
-        kill_until_done(kills, dice, tmp_path, made.address, undisturbed, lambda process: process.kill())
+def test_killed_drivers_and_restarted_heads(
+    kills: int, dice: random.Random, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    """In turn: SIGKILL the command on a cluster that goes on, and lose the head with all its workers.
 
-
-def test_restarted_heads(kills: int, dice: random.Random, undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    """The head is lost with all its workers: the command ends; on a new head the same command resumes."""
+    The same command takes over; when the head is lost it ends, and resumes on a new one.
+    """
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # a short path: sockets are in it
         head = cluster.Head(Path(folder))
         head.start()
@@ -239,7 +236,7 @@ def test_restarted_heads(kills: int, dice: random.Random, undisturbed: dict[str,
             head.start()
 
         try:
-            kill_until_done(kills, dice, tmp_path, head.address, undisturbed, lose)
+            kill_until_done([subprocess.Popen.kill, lose] * kills, dice, tmp_path, head.address, undisturbed)
         finally:
             head.kill()
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, *cluster.QUIET]
 
 MEASURED = ("status", "workers", "dev_confusion", "val_confusion", "curve", "losses", "weights_sha256")
 NETWORK = {"architecture": "fpn", "encoder": "tu-mobilenetv3_small_050", "parameters": {"decoder_dropout": 0.0}}
-SETTINGS = ("train.steps=40", "train.eval_every=20", "train.checkpoint_every=4")
+SETTINGS = ("train.steps=24", "train.eval_every=12", "train.checkpoint_every=4")
 
 
 def plain_student(folder: Path) -> list[Run]:
@@ -48,7 +48,7 @@ def test_a_killed_group_goes_on_with_the_same_bits(address: str, tmp_path: Path)
 
     def kill_once(status: Status) -> None:
         for progress in status.progress.values():
-            if not killed and 9 <= (progress.step or 0) < 36:
+            if not killed and 5 <= (progress.step or 0) < 22:
                 killed.append(progress.pid)
                 os.kill(progress.pid, signal.SIGKILL)
 

@@ -145,11 +145,9 @@ def test_a_search_ends_when_its_time_is_up(one_ray: None, tmp_path: Path) -> Non
     assert all("the time of the search is up" in t.message for t in outcome.trials if t.status == "skipped")
 
 
-@pytest.mark.parametrize("ruleset", ["tuned", "tpe"])
-def test_a_search_can_be_killed_and_repeated(tmp_path: Path, ruleset: str) -> None:
+def test_a_search_can_be_killed_and_repeated(tmp_path: Path) -> None:
     """SIGKILL when some trials have rows and others run; the same command ends with all of them, none twice."""
-    rules = {"protocol": {"ruleset": "searched"}, "search": {**TUNED["search"], "algorithm": ruleset}}
-    file = tiny.write(tmp_path, **(TUNED if ruleset == "tuned" else rules) | {"methods": ["none"]})
+    file = tiny.write(tmp_path, **TUNED | {"methods": ["none"]})
     overrides = ("search.trials=4", "train.steps=30", "train.eval_every=5")
     command = [sys.executable, "-m", "harness.cli", "tune", str(file), "--results", str(tmp_path / "results")]
     command += [word for override in overrides for word in ("--set", override)]
@@ -170,8 +168,8 @@ def test_a_search_can_be_killed_and_repeated(tmp_path: Path, ruleset: str) -> No
     assert before < set(found) and len(found) == 4
     assert sorted(row["trial"] for row in found.values()) == [0, 1, 2, 3]
     assert {row["status"] for row in found.values()} == {"ok"}
-    if ruleset == "tuned":  # taken up from a checkpoint or not, a trial is what it would have been
-        of = experiment(tmp_path, *overrides, methods=["none"])
-        for run in drawn_runs(of):
-            assert tiny.in_process(run, tmp_path / "undisturbed") == "ok"
-        assert measured(directory / "search") == measured(tmp_path / "undisturbed")
+    # Taken up from a checkpoint or not, a trial is what it would have been.
+    of = experiment(tmp_path, *overrides, methods=["none"])
+    for run in drawn_runs(of):
+        assert tiny.in_process(run, tmp_path / "undisturbed") == "ok"
+    assert measured(directory / "search") == measured(tmp_path / "undisturbed")

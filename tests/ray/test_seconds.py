@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, *cluster.QUIET]
 def test_an_experiment_of_equal_seconds(tmp_path: Path) -> None:
     # Many more steps than those of the warm-up: on busy cores one method's steps may be timed as several times as slow.
     train = {**tiny.TINY["train"], "steps": 60, "eval_every": 30}
-    file = tiny.write(tmp_path, train=train, budget={"unit": "seconds"}, methods=["none", "kd"], seeds=[0, 1])
+    file = tiny.write(tmp_path, train=train, budget={"unit": "seconds"}, methods=["none", "kd"], seeds=[0])
     command = [sys.executable, "-m", "harness.cli", "run", str(file), "--results", str(tmp_path)]
     directory = tmp_path / "tiny"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -37,15 +37,15 @@ def test_an_experiment_of_equal_seconds(tmp_path: Path) -> None:
     assert before.items() <= timed.items() and len(timed) == 1 + 2 * REPEATS
     rows = [store.read_row(paths.run_path(directory, run_id)) for run_id in store.finished(directory)]
     students = [row for row in rows if row["role"] == "student"]
-    assert len(students) == 6 and {row["budget_unit"] for row in students} == {"seconds"}
+    assert len(students) == 3 and {row["budget_unit"] for row in students} == {"seconds"}
     (seconds,) = {row["budget_amount"] for row in students}
-    plain = [row for row in students if row["method"] == "none" and row["control"] is None]
-    assert [row["steps"] for row in plain] == [60, 60] and seconds == pytest.approx(60e-3 * plain[0]["budget_step_ms"])
+    (plain,) = [row for row in students if row["method"] == "none" and row["control"] is None]
+    assert plain["steps"] == 60 and seconds == pytest.approx(60e-3 * plain["budget_step_ms"])
     for row in students:
         if row["control"] is None:
             assert row["steps"] == int(1e3 * seconds / row["budget_step_ms"] + 1e-6)
     fewest = min(row["steps"] for row in students)
-    assert [row["steps"] for row in students if row["control"] is not None] == [fewest, fewest]
+    assert [row["steps"] for row in students if row["control"] is not None] == [fewest]
     assert "none at equal steps" in done.stdout and " ms per step" in done.stdout
 
     began = time.time()
