@@ -91,7 +91,7 @@ def modules(method: str, dataset: str) -> tuple[str, ...]:
     datasets = signatures.table("harness.datasets", "DATASETS")
     names = [(methods, name) for name in method.split("+")] + [(datasets, dataset)]
     starts = [table[name].target.partition(":")[0] for table, name in names if name in table]
-    return tuple(sorted({*OF_EVERY_RUN, *_followed([*starts, "harness.models.segnet"])}))
+    return tuple(sorted({*OF_EVERY_RUN, *_followed([*starts, "harness.models.build"])}))
 
 
 def _followed(starts: list[str]) -> set[str]:
