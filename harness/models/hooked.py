@@ -65,6 +65,10 @@ class HookedNet(TapNet):
             full = F.interpolate(full, size=image.shape[-2:], mode="bilinear", align_corners=False)
         return Taps(maps, decoder, logits, full)
 
+    def saved_state(self) -> dict[str, Tensor]:
+        """See `TapNet.saved_state`."""
+        return self.network.state_dict()
+
     def _keep(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, given: Any, output: Any) -> None:
             self._maps.setdefault(name, []).append(output)
@@ -117,6 +121,10 @@ class TappedNet(TapNet):
                 "the file: taps: {stage1: PATH, ..., logits: PATH}"
             )
         return replace(found, aux=None)
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """See `TapNet.saved_state`."""
+        return self.network.state_dict()
 
 
 def _scores(output: Any) -> Tensor:

@@ -40,6 +40,10 @@ class TapNet(nn.Module):
         """The head of `Taps.aux`; None for a network without one."""
         return None
 
+    def saved_state(self) -> dict[str, Tensor]:
+        """The state that is saved, by the names that the network has without its taps."""
+        return self.state_dict()
+
     def loaded_encoder(self) -> nn.Module:
         """The part that `encoder_weights` are for.
 

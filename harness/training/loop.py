@@ -183,7 +183,7 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
         facts |= kept(student, data, run, runtime, counted["val"], directory)
     facts |= {"wall_seconds": time.perf_counter() - began, "peak_memory_mb": memory.mb()}
     runtime.checkpoints.wait()
-    digest = save_state(student.state_dict(), weights_path(directory, run.run_id)) if run.trial is None else None
+    digest = save_state(student.saved_state(), weights_path(directory, run.run_id)) if run.trial is None else None
     return RunResult(facts, digest)
 
 
