@@ -19,6 +19,8 @@ from harness.models.outside import outside
 from harness.models.pspnet import pspnet
 from harness.models.segnet import SegNet
 from harness.models.tapnet import TapNet, dry_run
+from harness.models.torchvision_nets import deeplabv3_torchvision, fcn_torchvision, lraspp
+from harness.models.vit import dpt, vit_dpt, vit_linear, vit_multilevel
 from harness.taps import NetworkInfo
 
 ARCHITECTURES: dict[str, Callable[..., Any]] = {
@@ -33,6 +35,13 @@ ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "pan": smp.PAN,
     "upernet": smp.UPerNet,
     "segformer": smp.Segformer,
+    "dpt": dpt,
+    "vit-linear": vit_linear,
+    "vit-multilevel": vit_multilevel,
+    "vit-dpt": vit_dpt,
+    "fcn-torchvision": fcn_torchvision,
+    "deeplabv3-torchvision": deeplabv3_torchvision,
+    "lraspp": lraspp,
     "pspnet-papers": pspnet,
     "deeplabv3-cirkd": deeplabv3,
 }

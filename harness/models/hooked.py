@@ -23,14 +23,17 @@ class HookedNet(TapNet):
             the classifier; `decoder`, by default, the map that goes into it. Without `logits` it is the network's
             output, and `decoder` is needed.
         multiple: height and width that the network takes are multiples of it.
+        encoder: path of the module that `encoder_weights` are for.
 
     Raises:
         ValueError: there is no such module.
     """
 
-    def __init__(self, network: nn.Module, taps: Mapping[str, str], multiple: int = 1) -> None:
+    def __init__(
+        self, network: nn.Module, taps: Mapping[str, str], multiple: int = 1, encoder: str | None = None
+    ) -> None:
         super().__init__(multiple)
-        self.network = network
+        self.network, self._encoder = network, encoder
         self._maps: dict[str, list[Any]] = {}
         self._named = dict(sorted(taps.items(), key=lambda item: stage_order(item[0])))
         modules = dict(network.named_modules())
@@ -68,6 +71,10 @@ class HookedNet(TapNet):
     def saved_state(self) -> dict[str, Tensor]:
         """See `TapNet.saved_state`."""
         return self.network.state_dict()
+
+    def loaded_encoder(self) -> nn.Module:
+        """See `TapNet.loaded_encoder`."""
+        return super().loaded_encoder() if self._encoder is None else self.network.get_submodule(self._encoder)
 
     def _keep(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, given: Any, output: Any) -> None:

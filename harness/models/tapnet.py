@@ -106,7 +106,7 @@ def described(taps: Taps) -> NetworkInfo:
     side = taps.full.shape[2]
 
     def tap(x: Tensor) -> TapInfo:
-        return TapInfo(channels=x.shape[1], stride=side // x.shape[2])
+        return TapInfo(channels=x.shape[1], stride=round(side / x.shape[2]))
 
     return NetworkInfo({name: tap(x) for name, x in taps.stages.items()}, tap(taps.decoder), tap(taps.logits))
 
