@@ -64,13 +64,7 @@ class TapNet(nn.Module):
         bottom, right = -height % self.multiple, -width % self.multiple
         if bottom or right:
             image = F.pad(image, (0, right, 0, bottom), mode="replicate")
-        found = self.taps(image, self._trains_auxiliary())
-        padded = image.shape[-2:]
-        if found.full.shape[-2:] != padded:
-            raise ValueError(
-                f"the head gives {tuple(found.full.shape[-2:])} for an image of {tuple(padded)}; correct `upsampling` "
-                "or `encoder_depth` in the network's parameters"
-            )
+        found, padded = self.checked_taps(image, self._trains_auxiliary()), image.shape[-2:]
         if not (bottom or right):
             return found
 
@@ -80,6 +74,20 @@ class TapNet(nn.Module):
         stages = {name: crop(x) for name, x in found.stages.items()}
         aux = None if found.aux is None else crop(found.aux)
         return Taps(stages, crop(found.decoder), crop(found.logits), crop(found.full), aux)
+
+    def checked_taps(self, image: Tensor, auxiliary: bool) -> Taps:
+        """As `taps`.
+
+        Raises:
+            ValueError: the head's output does not have the image's size.
+        """
+        found = self.taps(image, auxiliary)
+        if found.full.shape[-2:] != image.shape[-2:]:
+            raise ValueError(
+                f"the head gives {tuple(found.full.shape[-2:])} for an image of {tuple(image.shape[-2:])}; correct "
+                "`upsampling` or `encoder_depth` in the network's parameters"
+            )
+        return found
 
     def _trains_auxiliary(self) -> bool:
         head = self.auxiliary_head()
@@ -117,7 +125,7 @@ def dry_run(network: TapNet) -> tuple[NetworkInfo, frozenset[str]]:
     From one forward and backward pass in eval mode, which changes no statistics.
     """
     network.eval()
-    taps = network.taps(network.dry_image(), auxiliary=True)
+    taps = network.checked_taps(network.dry_image(), auxiliary=True)
     scores = taps.full.sum() + (0.0 if taps.aux is None else taps.aux.sum())
     scores.backward()  # type: ignore[no-untyped-call]
     unused = frozenset(name for name, parameter in network.named_parameters() if parameter.grad is None)

@@ -1,5 +1,6 @@
 """Networks of one's own: bit-equal to the plain network, any size, trained, and errors that say what to write."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor, nn
 
 from harness.experiment.load import load
@@ -187,3 +189,13 @@ def test_a_mistake_is_found_by_check(own: Path) -> None:
     said = str(caught.value)
     assert "pairs.0.student.architecture: " in said and "absent_module" in said
     assert "pairs.0.student.taps.stage0: unknown tap" in said
+
+
+def test_the_documented_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "networks.md").read_text()
+    source, written = (text.split(f"```{kind}\n")[1].split("```")[0] for kind in ("python", "yaml"))
+    (tmp_path / "mynet.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    network = Network.model_validate_json(json.dumps(yaml.safe_load(written)["student"]))
+    assert build(network, 7, seed=0).info().stages == {"stage1": TapInfo(32, 4), "stage2": TapInfo(64, 8)}
+    del sys.modules["mynet"]
