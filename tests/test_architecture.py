@@ -21,7 +21,7 @@ RULES: dict[str, tuple[str, str]] = {
     "harness": ("", "torch numpy"),
     "harness.experiment": ("", "pydantic yaml"),
     "harness.datasets": ("harness.experiment", "torch numpy PIL cv2 skimage pyarrow pydantic scipy yaml"),
-    "harness.models": ("harness.experiment", "torch numpy timm segmentation_models_pytorch safetensors"),
+    "harness.models": ("harness.experiment", "torch torchvision numpy timm segmentation_models_pytorch safetensors"),
     "harness.distillers": ("harness.models.weights sstkd", "torch"),
     "harness.results": ("harness.experiment", "numpy pyarrow pydantic"),
     "harness.training": (

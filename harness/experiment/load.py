@@ -257,7 +257,8 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
     for index, pair in enumerate(pairs):
         for role in roles:
             network = getattr(pair, role)
-            for at, message in network_rules.problems(network.architecture, network.encoder, network.parameters):
+            named = network.architecture, network.encoder, network.parameters, network.taps
+            for at, message in network_rules.problems(*named):
                 report(("pairs", index, role, *at), message)
     if here:
         pairs = tuple(p.model_copy(update={role: _digested(getattr(p, role)) for role in roles}) for p in pairs)

@@ -1,17 +1,21 @@
 """Rules that a network of an experiment file obeys before anything is built: names, parameters, weights."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.experiment.method import nearest
+from harness.experiment.signatures import source_file
 from harness.experiment.yaml_reader import KeyPath
 
 ARCHITECTURES = (
     *("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet"),
-    *("segformer", "pspnet-papers", "deeplabv3-cirkd"),
+    *("segformer", "dpt", "vit-linear", "vit-multilevel", "vit-dpt", "fcn-torchvision", "deeplabv3-torchvision"),
+    *("lraspp", "pspnet-papers", "deeplabv3-cirkd"),
 )
 """Names of the networks; `harness.models.ARCHITECTURES` builds them."""
+WITHOUT_ENCODER: tuple[str, ...] = ()
+"""Networks that are described by their parameters alone."""
 LOADING = ("checkpoint_path", "cache_dir", "pretrained", "weights", "state_dict", "url", "file")
 """Parameters of timm's models that name a file or an address; so do all that begin with `pretrained`."""
 LARGEST = 4096
@@ -19,40 +23,82 @@ LARGEST = 4096
 USE_WEIGHTS = "Give the file as encoder_weights: {path: FILE}: its digest is part of what a run is"
 
 
-def problems(architecture: str, encoder: str, parameters: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+TAP = re.compile(r"stem|stage[1-9]|decoder|logits")
+"""Names of taps."""
+
+
+def stage_order(name: str) -> tuple[int, str]:
+    """Sorts names of taps, shallow to deep."""
+    return ("stem", "stage", "decoder", "logits").index(name.rstrip("0123456789")), name
+
+
+def problems(
+    architecture: str, encoder: str | None, parameters: dict[str, Any], taps: Mapping[str, str] | None = None
+) -> Iterator[tuple[KeyPath, str]]:
     """What is wrong with a network's names and parameters: key path and message.
 
     Args:
         architecture: as in an experiment file.
         encoder: as in an experiment file.
         parameters: as in an experiment file.
+        taps: as in an experiment file.
     """
     if ":" in architecture:
-        yield (
-            ("architecture",),
-            f"{architecture!r}: networks of one's own are not possible, only methods are. Allowed: "
-            f"{', '.join(ARCHITECTURES)}",
-        )
+        yield from _outside_problems(architecture, encoder)
     elif architecture not in ARCHITECTURES:
         yield (
             ("architecture",),
             f"unknown architecture {architecture!r}.{nearest(architecture, ARCHITECTURES)} "
-            f"Allowed: {', '.join(ARCHITECTURES)}",
+            f"Allowed: {', '.join(ARCHITECTURES)}, or a class or function of your own: package.module:Name",
         )
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", encoder):
+    elif encoder is None and architecture not in WITHOUT_ENCODER:
+        yield ("encoder",), f"{architecture} needs an encoder: one of segmentation-models-pytorch, or tu-NAME of timm"
+    if encoder is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", encoder):
         yield (
             ("encoder",),
             f"{encoder!r} is no encoder's name; one has letters, digits, `.`, `_` and `-`. Networks are not fetched "
             f"from a hub or a folder. {USE_WEIGHTS}",
         )
+    yield from _tap_problems(architecture, taps)
     for name, value in parameters.items():
-        if name in LOADING or name.startswith("pretrained"):
+        if (name in LOADING or name.startswith("pretrained")) and value not in (None, False):
             message = f"a network's parameters load no files and reach no network. {USE_WEIGHTS}"
         elif any(abs(number) > LARGEST for number in _numbers(value)):
             message = f"numbers here are at most {LARGEST}; given {_shown(value)}"
         else:
             continue
         yield ("parameters", name), message
+
+
+def _outside_problems(architecture: str, encoder: str | None) -> Iterator[tuple[KeyPath, str]]:
+    """Of a class or function from outside, which is not imported here."""
+    if not re.fullmatch(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*", architecture):
+        yield ("architecture",), f"{architecture!r}: write a class or function of your own as package.module:Name"
+        return
+    try:
+        source_file(architecture.partition(":")[0])
+    except ValueError as error:
+        yield ("architecture",), str(error)
+    if encoder is not None:
+        yield ("encoder",), "a network of your own has no encoder key; name one in its parameters"
+
+
+def _tap_problems(architecture: str, taps: Mapping[str, str] | None) -> Iterator[tuple[KeyPath, str]]:
+    if taps is None:
+        return
+    if ":" not in architecture:
+        yield (
+            ("taps",),
+            f"{architecture} knows its taps; only those of a network of your own are named",
+        )
+        return
+    for name in taps:
+        if TAP.fullmatch(name) is None:
+            yield ("taps", name), "unknown tap. Allowed: stem, stage1 to stage9, decoder, logits"
+    if not any(name.startswith("st") for name in taps):
+        yield ("taps",), "at least one stage is needed: stage1, shallow, to stage9, deep"
+    if not {"logits", "decoder"} & taps.keys():
+        yield ("taps",), "`logits` is needed: the classifier; the map that goes into it is the tap `decoder`"
 
 
 def how_to_make(encoder: str) -> str:

@@ -12,7 +12,7 @@ from harness.experiment.recipe import Budget, StepTime
 from harness.experiment.rules import ADDED_CONTROL, PLAIN, Found, Key, needs_times, require_control, require_point
 from harness.experiment.search_settings import Trial
 from harness.experiment.space import LR, with_point
-from harness.experiment.spec import Experiment, PairSpec, Run
+from harness.experiment.spec import Experiment, Network, PairSpec, Run
 
 REPEATS = 3
 WARM_UP_STEPS, TIMED_STEPS = 5, 25
@@ -31,7 +31,7 @@ def teacher_run(experiment: Experiment, pair: PairSpec) -> Run:
             "optimizer": optimizer.model_copy(update={"lr": teacher.lr or optimizer.lr}),
         }
     )
-    network = {key: getattr(teacher, key) for key in ("architecture", "encoder", "parameters", "encoder_weights")}
+    network = {key: getattr(teacher, key) for key in Network.model_fields}
     return Run(
         experiment=experiment.name,
         role="teacher",

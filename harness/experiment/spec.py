@@ -46,6 +46,8 @@ class PathMark:
 
 FilePath = Annotated[str, PathMark("file")]
 FolderPath = Annotated[str, PathMark("folder")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 """Name of a folder or of a table's line: letters, digits, `.`, `_`, `-`."""
 
@@ -95,15 +97,34 @@ def _plain_values(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
         yield at, value
 
 
+class NetworkInput(Spec):
+    """How a network wants its images. Overrides `train.normalize`."""
+
+    mean: tuple[Share, Share, Share] = (0.485, 0.456, 0.406)
+    """Of the values in 0 to 1, in RGB order; ImageNet's when not given."""
+    std: tuple[Deviation, Deviation, Deviation] = (0.229, 0.224, 0.225)
+    """Standard deviation; ImageNet's when not given."""
+    multiple: Annotated[int, Field(ge=1, le=512)] = 32
+    """The image is padded to a multiple of it, and the maps are cropped back."""
+    bgr: bool = False
+    """The network takes blue, green, red."""
+
+
 class Network(Spec):
     """A segmentation network."""
 
     architecture: Text
-    """`pspnet-papers`, `deeplabv3-cirkd`, or one of segmentation-models-pytorch: unet, fpn, deeplabv3plus, ..."""
-    encoder: Text
-    """An encoder of segmentation-models-pytorch, or `tu-NAME` for any timm backbone."""
+    """One of docs/networks.md (unet, fpn, deeplabv3plus, ...), or a class or function of your own:
+    `package.module:Name`, called with `num_classes` and the parameters."""
+    encoder: Text | None = None
+    """An encoder of segmentation-models-pytorch, or `tu-NAME` for any timm backbone; none for a network of your own."""
     parameters: dict[str, Any] = {}
     """More keyword arguments of the architecture, e.g. {encoder_depth: 4}."""
+    taps: dict[str, Text] | None = None
+    """For a network of your own: the path of the module that gives each tap (stem, stage1 to stage9, decoder,
+    logits), as in `named_modules()`. Not needed if its forward returns `harness.Taps`."""
+    input: NetworkInput | None = None
+    """How a network of your own wants its images."""
     encoder_weights: Weights | None = None
     """Pretrained encoder weights; random initialisation without them."""
 
@@ -209,6 +230,9 @@ class Run(Spec):
         for weights in (spec["network"]["encoder_weights"], spec["checkpoint"]):
             if weights is not None:
                 weights.pop("path")
+        for key in ("taps", "input"):
+            if spec["network"][key] is None:
+                del spec["network"][key]
         spec["data"].pop("root")
         spec["train"].pop("checkpoint_every")
         # Keys added later are left out when unset, so that earlier run_ids stay.

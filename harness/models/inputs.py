@@ -14,15 +14,17 @@ _DPN: Statistics = ((124.0, 117.0, 104.0), (1 / 0.0167,) * 3)
 _OTHERS = {"xception": _HALF, "inceptionv4": _HALF, "inceptionresnetv2": _HALF, "dpn": _DPN}
 
 
-def input_statistics(encoder: str) -> Statistics:
+def input_statistics(encoder: str | None) -> Statistics:
     """Mean and standard deviation of the images that `encoder` was pretrained on.
 
     From timm's configuration for `tu-NAME`; ImageNet's for encoders of segmentation-models-pytorch, with a few
     exceptions. Needs no internet access.
 
     Args:
-        encoder: as in an experiment file.
+        encoder: as in an experiment file; ImageNet's for None.
     """
+    if encoder is None:
+        return IMAGENET
     if encoder.startswith("tu-"):
         record = timm.get_pretrained_cfg(encoder[3:])
         if record is None:

@@ -23,6 +23,8 @@ WRAPPERS = (
 """Keys under which training programs keep a state dict inside a checkpoint."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """What DataParallel, torch.compile and training programs put before every name."""
+NAMES = (("segmentation_head.", "head."), ("", "network."))
+"""Beginnings of names in files and here: of segmentation-models-pytorch's heads, and of networks from outside."""
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 FETCH = "Fetch the file again"
@@ -102,7 +104,7 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, assi
 
     Args:
         network: network to load into.
-        state: tensors by name.
+        state: tensors by the network's names, or by those of the library that it is from (`NAMES`).
         source: origin of the state dict, for the message.
         assign: use the tensors themselves instead of copies where their types are the network's.
 
@@ -110,6 +112,7 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, assi
         ValueError: names are missing or unknown, or shapes or kinds of number differ; gives the first of them.
     """
     own = network.state_dict()
+    state = _by_own_names(own, state)
     differing = differences(own.keys() - state.keys(), state.keys() - own.keys(), own, state)
     if differing:
         raise ValueError(
@@ -117,6 +120,19 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, assi
             "Give weights saved from the same architecture, encoder, parameters and number of classes."
         )
     network.load_state_dict(dict(state), assign=assign and all(own[n].dtype == state[n].dtype for n in own))
+
+
+def _by_own_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state by the network's own names, where it has those of the library that the network is from."""
+    found, most = state, len(own.keys() & state.keys())
+    for theirs, ours in NAMES:
+        named = {
+            ours + name.removeprefix(theirs) if name.startswith(theirs) else name: value
+            for name, value in state.items()
+        }
+        if (count := len(own.keys() & named.keys())) > most:
+            found, most = named, count
+    return found
 
 
 def differences(

@@ -25,18 +25,22 @@ OF_EVERY_RUN = (
 """Modules behind the numbers of every run; what they import is not followed."""
 
 
-def outside_sha256(method: str) -> str | None:
-    """SHA-256 over the source files of the methods from outside in `method`, e.g. "kd+mine.methods:Mine".
+def outside_sha256(method: str, architecture: str = "") -> str | None:
+    """SHA-256 over the source files from outside behind a run: of its methods, and of the network that it trains.
 
     All files of a package count, and of a single module those beside it that it imports.
 
+    Args:
+        method: its name, e.g. "kd+mine.methods:Mine".
+        architecture: of the network, e.g. "mine.networks:Net".
+
     Returns:
-        None if all methods are built in.
+        None if methods and network are built in.
 
     Raises:
         ValueError: a module cannot be found.
     """
-    targets = [name for name in method.split("+") if ":" in name]
+    targets = [name for name in (*method.split("+"), architecture) if ":" in name]
     if not targets:
         return None
     digest = hashlib.sha256()
@@ -69,11 +73,11 @@ def code_sha256(files: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def code_columns(method: str, dataset: str) -> dict[str, Any]:
+def code_columns(method: str, architecture: str, dataset: str) -> dict[str, Any]:
     """The columns of a row that say which source files its numbers come from, as they are now."""
     files = code_files(method, dataset)
     return {
-        "source_sha256": outside_sha256(method),
+        "source_sha256": outside_sha256(method, architecture),
         "code_sha256": code_sha256(files),
         "code_files": files,
     }
@@ -91,7 +95,7 @@ def modules(method: str, dataset: str) -> tuple[str, ...]:
     datasets = signatures.table("harness.datasets", "DATASETS")
     names = [(methods, name) for name in method.split("+")] + [(datasets, dataset)]
     starts = [table[name].target.partition(":")[0] for table, name in names if name in table]
-    return tuple(sorted({*OF_EVERY_RUN, *_followed([*starts, "harness.models.segnet"])}))
+    return tuple(sorted({*OF_EVERY_RUN, *_followed([*starts, "harness.models.build"])}))
 
 
 def _followed(starts: list[str]) -> set[str]:

@@ -5,6 +5,7 @@ row records their digests, and a row whose digests are not today's is stale: it 
 The package's own files change with every release: rows made by others are reused, and it is said which.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from harness.files import sha256
 from harness.results import content, paths, store
 
 _COLUMNS = (
-    *("run_id", "status", "role", "method", "seed", "pair", "dataset", "data_hash"),
+    *("run_id", "status", "role", "method", "seed", "pair", "dataset", "data_hash", "student_network"),
     *("source_sha256", "code_sha256", "teacher_run_id", "teacher_sha256", "weights_sha256"),
 )
 _SHOWN = 5
@@ -58,12 +59,14 @@ def standings(
     """
     rows = {row["run_id"]: row for row in store.read_rows(directory, _COLUMNS, run_ids=run_ids).to_pylist()}
     teachers = {run_id: row for run_id, row in rows.items() if row["role"] == "teacher"}
-    sources = {method: content.outside_sha256(method) for method in {row["method"] for row in rows.values()}}
+    sources = {key: _source(*key) for key in {(row["method"], row["student_network"]) for row in rows.values()}}
     today = data_hash() if any(row["data_hash"] is not None for row in rows.values()) else None
     codes: dict[tuple[str, str], str] = {}
     found = {}
     for run_id, row in rows.items():
-        differing = _differing(row, today, sources[row["method"]], teachers.get(row["teacher_run_id"]))
+        differing = _differing(
+            row, today, sources[row["method"], row["student_network"]], teachers.get(row["teacher_run_id"])
+        )
         if weights and row["role"] == "teacher" and row["status"] == "ok":
             differing += _weights(directory, row)
         state = row["status"]
@@ -156,7 +159,7 @@ def _differing(
     trained = None if teacher is None or teacher["status"] != "ok" else teacher["weights_sha256"]
     compared = (
         ("data", row["data_hash"], data_hash),
-        (f"source files of {row['method']}", row["source_sha256"], source),
+        ("source files from outside", row["source_sha256"], source),
         ("teacher", row["teacher_sha256"], trained),
     )
     return [
@@ -164,6 +167,11 @@ def _differing(
         for what, then, now in compared
         if then is not None and now is not None and then != now
     ]
+
+
+def _source(method: str, network: str) -> str | None:
+    """Today's digest of the files from outside behind such rows."""
+    return content.outside_sha256(method, json.loads(network)["architecture"])
 
 
 def _weights(directory: Path, row: Mapping[str, Any]) -> list[str]:

@@ -78,7 +78,7 @@ def _schema() -> Any:
         "caveat": text,  # what a reader must know of the method's values, e.g. that nobody verified them
         "weights_sha256": text,  # of the file with the trained weights
         "data_hash": text,
-        "source_sha256": text,  # of the source files of a method from outside
+        "source_sha256": text,  # of the source files of methods and a network from outside
         "code_sha256": text,  # of the package's files that the numbers come from ...
         "code_files": pa.map_(text, text),  # ... and of each, the first 16 digits by path
         "num_classes": whole,

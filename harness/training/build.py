@@ -20,7 +20,7 @@ from harness.distillers._sum import Sum
 from harness.experiment.method import Method, dataset_entry, method_entry
 from harness.experiment.signatures import Entry
 from harness.experiment.spec import Dataset, Network, Run, Teacher
-from harness.models import SegNet, build, inputs, load_into, load_state
+from harness.models import TapNet, build, inputs, load_into, load_state
 from harness.results import paths, store
 from harness.results.paths import weights_path
 from harness.taps import Pair
@@ -55,28 +55,32 @@ def _load_data(name: str, root: str | None, parameters: str, share: Share) -> Da
     return data
 
 
-def for_inputs(data: Data, normalize: str, encoder: str) -> Data:
-    """The dataset with the mean and standard deviation by which images are normalised for this encoder."""
-    if normalize == "dataset":
+def for_inputs(data: Data, normalize: str, network: Network) -> Data:
+    """The dataset with the mean and standard deviation by which images are normalised for this network."""
+    if network.input is not None:
+        mean, std = (tuple(255.0 * value for value in values) for values in (network.input.mean, network.input.std))
+        info = replace(data.info, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]), bgr=network.input.bgr)
+    elif normalize == "dataset":
         return data
-    if normalize == "bgr-mean":
+    elif normalize == "bgr-mean":
         info = replace(data.info, mean=inputs.CAFFE_MEAN, std=(1.0, 1.0, 1.0), bgr=True)
     else:
-        mean, std = inputs.input_statistics(encoder)
+        mean, std = inputs.input_statistics(network.encoder)
         info = replace(data.info, mean=mean, std=std)
     return replace(data, info=info)
 
 
 def converted(image: Tensor, seen: DataInfo, wanted: DataInfo) -> Tensor:
     """Images (N, 3, H, W) normalised as `seen`, renormalised as `wanted`; the same tensor if these are equal."""
-    if (seen.mean, seen.std) == (wanted.mean, wanted.std):
+    if (seen.mean, seen.std, seen.bgr) == (wanted.mean, wanted.std, wanted.bgr):
         return image
-    assert not seen.bgr and not wanted.bgr
+    image = image.flip(1) if seen.bgr else image
     mean, std, other_mean, other_std = (
         torch.tensor(values, device=image.device).view(1, 3, 1, 1)
         for values in (seen.mean, seen.std, wanted.mean, wanted.std)
     )
-    return (image * std + (mean - other_mean)) / other_std
+    image = (image * std + (mean - other_mean)) / other_std
+    return image.flip(1) if wanted.bgr else image
 
 
 def _keywords(entry: Entry, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def _keywords(entry: Entry, parameters: dict[str, Any]) -> dict[str, Any]:
     return dict(entry.parameters.model_validate_json(json.dumps(parameters)))
 
 
-def build_network(run: Run, info: DataInfo) -> SegNet:
+def build_network(run: Run, info: DataInfo) -> TapNet:
     """The network that the run trains: the same initial weights for every method of the same seed."""
     network = build(run.network, info.num_classes, seeds.derive(run.seed, "initial weights"))
     if run.checkpoint is not None:
@@ -130,7 +134,7 @@ def teacher_weights(run: Run, info: DataInfo, directory: Path) -> tuple[Path, st
     return weights_path(directory, run.teacher_run), row["weights_sha256"]
 
 
-def build_teacher(run: Run, info: DataInfo, directory: Path, device: torch.device, share: Share = _made) -> SegNet:
+def build_teacher(run: Run, info: DataInfo, directory: Path, device: torch.device, share: Share = _made) -> TapNet:
     """The frozen teacher in eval mode; loaded once per process, its weights are read once per machine.
 
     Raises:
@@ -144,7 +148,7 @@ def build_teacher(run: Run, info: DataInfo, directory: Path, device: torch.devic
 @functools.lru_cache(maxsize=1)
 def _load_teacher(
     network: str, num_classes: int, path: Path, digest: str, device: torch.device, share: Share
-) -> SegNet:
+) -> TapNet:
     spec = Teacher.model_validate_json(network).model_copy(update={"encoder_weights": None})
     teacher = build(spec, num_classes, seed=0)
     state = _tensors(share(f"weights {digest}", lambda: _arrays(load_state(path, digest))))

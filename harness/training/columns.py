@@ -14,7 +14,7 @@ from harness.datasets import Data
 from harness.distillers import Distiller
 from harness.experiment.spec import Run
 from harness.metrics import miou
-from harness.models import SegNet, state_sha256
+from harness.models import TapNet, state_sha256
 from harness.results.paths import per_image_path
 from harness.results.per_image import write_per_image
 from harness.training.batches import evaluation_batches
@@ -27,7 +27,7 @@ from harness.training.ranks import Ranks
 SAMPLE_IMAGES = 4
 
 
-def run_facts(run: Run, student: SegNet, distiller: Distiller, data: Data, device: torch.device) -> dict[str, Any]:
+def run_facts(run: Run, student: TapNet, distiller: Distiller, data: Data, device: torch.device) -> dict[str, Any]:
     """Columns that are known before the first step."""
     info = data.info
     height, width = run.train.augment.crop_hw or data.train[0][0].shape[:2]
@@ -72,7 +72,7 @@ def measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counted
     }
 
 
-def kept(student: SegNet, data: Data, run: Run, ranks: Ranks, val: Counted, directory: Path) -> dict[str, Any]:
+def kept(student: TapNet, data: Data, run: Run, ranks: Ranks, val: Counted, directory: Path) -> dict[str, Any]:
     """Kept for later analysis: predictions, confusion matrices of single val images, the network's latency."""
     whole = run.role == "teacher" and data.info.shareable
     return _images(run, data, val, directory) | {
@@ -81,7 +81,7 @@ def kept(student: SegNet, data: Data, run: Run, ranks: Ranks, val: Counted, dire
     }
 
 
-def _latency(student: SegNet, data: Data, run: Run, ranks: Ranks) -> float | None:
+def _latency(student: TapNet, data: Data, run: Run, ranks: Ranks) -> float | None:
     """Milliseconds to predict one dev image as in evaluation, but with one scale and no flip."""
     if not len(data.dev):
         return None
@@ -99,7 +99,7 @@ def _images(run: Run, data: Data, val: Counted, directory: Path) -> dict[str, An
     return {"per_image_sha256": digest}
 
 
-def _samples(student: SegNet, data: Data, run: Run, ranks: Ranks, with_images: bool) -> list[dict[str, Any]]:
+def _samples(student: TapNet, data: Data, run: Run, ranks: Ranks, with_images: bool) -> list[dict[str, Any]]:
     """Predictions on the first dev images as PNG; optionally with images and labels (once per teacher)."""
     samples = []
     for index in range(min(SAMPLE_IMAGES, len(data.dev))):

@@ -13,7 +13,7 @@ from harness.datasets.texmosaic import TEXTURES
 from harness.distillers import Distiller
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
-from harness.models import SegNet, build
+from harness.models import TapNet, build
 from harness.taps import Pair, View
 from harness.training.batches import training_batches
 from harness.training.build import build_method, for_inputs, load_data
@@ -94,7 +94,7 @@ def classes_of(dataset: str) -> int:
 
 
 def _time(run: Run, resources: Resources) -> float:
-    data = for_inputs(load_data(run.data), run.train.normalize, run.network.encoder)
+    data = for_inputs(load_data(run.data), run.train.normalize, run.network)
     device = torch.device("cuda" if resources.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
     runtime = Runtime.local(device=device, threads=resources.cpus_per_worker)
     student, teacher, distiller = _built(run, data.info.num_classes, device, data.info.ignore_index)
@@ -104,10 +104,10 @@ def _time(run: Run, resources: Resources) -> float:
 
 def _built(
     run: Run, classes: int, device: torch.device, ignore_index: int = 255
-) -> tuple[SegNet, SegNet | None, Distiller]:
+) -> tuple[TapNet, TapNet | None, Distiller]:
     """Student, teacher if the method needs one, and method, with random weights: time does not depend on them."""
     student = build(run.network.model_copy(update={"encoder_weights": None}), classes, run.seed).to(device)
-    teacher: SegNet | None = None
+    teacher: TapNet | None = None
     if run.method.needs_teacher and run.teacher is not None:
         spec = run.teacher.model_copy(update={"encoder_weights": None})
         teacher = build(spec, classes, 0).eval().requires_grad_(False).to(device)
@@ -116,8 +116,8 @@ def _built(
 
 
 def step_seconds_of(
-    student: SegNet,
-    teacher: SegNet | None,
+    student: TapNet,
+    teacher: TapNet | None,
     distiller: Distiller,
     batches: Iterable[tuple[Tensor, Tensor]],
     ignore_index: int,

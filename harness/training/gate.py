@@ -17,7 +17,7 @@ from harness.datasets import DataInfo
 from harness.distillers import Distiller
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Network, Run
-from harness.models import SegNet, build, load_into, load_state
+from harness.models import TapNet, build, load_into, load_state
 from harness.results import paths, record, store
 from harness.taps import Pair, Taps
 from harness.training import guards
@@ -48,9 +48,9 @@ class Facts:
     resources: Resources
     directory: Path
     here: bool = True
-    _networks: dict[str, SegNet] = field(default_factory=dict)
+    _networks: dict[str, TapNet] = field(default_factory=dict)
 
-    def network(self, network: Network, classes: int) -> SegNet:
+    def network(self, network: Network, classes: int) -> TapNet:
         """The network with its encoder's weights, on the CPU; the last few are kept."""
         key = f"{classes} {network.model_dump_json(include=set(Network.model_fields))}"
         if key not in self._networks:
@@ -246,7 +246,7 @@ class _Step:
             height, width = load_data(run.data).train[0][1].shape
             self.size = height, width
         self.student = facts.network(run.network, classes)
-        self.teacher: SegNet | None = None
+        self.teacher: TapNet | None = None
         if run.teacher is not None and run.method.needs_teacher:
             # A pair of equal networks has one: the teacher's state is not needed once its maps are there.
             self.teacher = facts.network(_plain(run.teacher), classes)

@@ -14,7 +14,7 @@ from torch import nn
 from harness import seeds
 from harness.experiment.spec import Run
 from harness.metrics import miou
-from harness.models import SegNet, save_state
+from harness.models import TapNet, save_state
 from harness.results.paths import weights_path
 from harness.taps import Pair
 from harness.training import guards, resume
@@ -76,7 +76,7 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
     recipe, device = run.train, runtime.device
     if recipe.precision == "fp16" and device.type != "cuda":
         raise ValueError("train.precision: fp16 needs a GPU; use fp32 or bf16 on a CPU")
-    data = for_inputs(load_data(run.data, runtime.share), recipe.normalize, run.network.encoder)
+    data = for_inputs(load_data(run.data, runtime.share), recipe.normalize, run.network)
     student = build_network(run, data.info)
     teacher = build_teacher(run, data.info, directory, device, runtime.share) if run.method.needs_teacher else None
     infos = student.info(), (teacher or student).info()
@@ -96,7 +96,7 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
     )
     step = runtime.wrap(module, recipe.sync_batchnorm, module.equal_buffers())
     teacher_module = _compiled(teacher, recipe.compile) if teacher is not None else None
-    teacher_info = for_inputs(data, recipe.normalize, run.teacher.encoder).info if run.teacher else data.info
+    teacher_info = for_inputs(data, recipe.normalize, run.teacher).info if run.teacher else data.info
     optimizers = Optimizers(recipe.optimizer, step, distiller)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     steps = 0 if run.checkpoint is not None else recipe.steps
@@ -183,9 +183,9 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
         facts |= kept(student, data, run, runtime, counted["val"], directory)
     facts |= {"wall_seconds": time.perf_counter() - began, "peak_memory_mb": memory.mb()}
     runtime.checkpoints.wait()
-    digest = save_state(student.state_dict(), weights_path(directory, run.run_id)) if run.trial is None else None
+    digest = save_state(student.saved_state(), weights_path(directory, run.run_id)) if run.trial is None else None
     return RunResult(facts, digest)
 
 
-def _compiled(network: SegNet, wanted: bool) -> nn.Module:
+def _compiled(network: TapNet, wanted: bool) -> nn.Module:
     return torch.compile(network) if wanted else network  # type: ignore[return-value]

@@ -92,7 +92,7 @@ def write_predictions(
             f"{place}: not the data of the run (content {data.info.content_hash[:12]}..., expected "
             f"{str(row['data_hash'])[:12]}...); give the run's data with --root"
         )
-    sees = for_inputs(data, run.train.normalize, run.network.encoder)
+    sees = for_inputs(data, run.train.normalize, run.network)
     network = build(run.network.model_copy(update={"encoder_weights": None}), data.info.num_classes, 0)
     path = weights_path(directory, row["run_id"])
     load_into(network, load_state(path, row["weights_sha256"]), str(path))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.distillers import Distiller
 from harness.experiment.spec import Run
-from harness.models import SegNet
+from harness.models import TapNet
 from harness.training.checkpoints import State, copied
 from harness.training.cost import StepClock
 from harness.training.log import Log
@@ -27,7 +27,7 @@ from harness.training.runtime import Runtime
 class Trained:
     """What changes in a step, apart from the log."""
 
-    student: SegNet
+    student: TapNet
     distiller: Distiller
     optimizers: Optimizers
     scaler: torch.amp.GradScaler

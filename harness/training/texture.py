@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from harness.datasets import DataInfo
 from harness.experiment.spec import Run
-from harness.models import SegNet, build, load_into, load_state
+from harness.models import TapNet, build, load_into, load_state
 from harness.results import store
 from harness.results.paths import weights_path
 from harness.taps import Taps
@@ -170,8 +170,8 @@ class Networks:
     """A trained student and its teacher, each with its input normalisation."""
 
     run: Run
-    student: SegNet
-    teacher: SegNet
+    student: TapNet
+    teacher: TapNet
     student_sees: DataInfo
     teacher_sees: DataInfo
 
@@ -188,7 +188,7 @@ def networks(directory: Path, run_id: str) -> Networks:
         what = f"{row['status']} {run.role} of {run.method.label}"
         raise ValueError(f"{row['run_id']}: {what}; choose a finished student that has a teacher")
     data = load_data(run.data)
-    sees, taught = (for_inputs(data, run.train.normalize, n.encoder).info for n in (run.network, run.teacher))
+    sees, taught = (for_inputs(data, run.train.normalize, n).info for n in (run.network, run.teacher))
     student = build(run.network.model_copy(update={"encoder_weights": None}), sees.num_classes, 0)
     path = weights_path(directory, row["run_id"])
     load_into(student, load_state(path, row["weights_sha256"]), str(path))
