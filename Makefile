@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 SKIPS :=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SKIPS)
 TWO := --numprocesses 2 --dist worksteal
+# A file shares one Ray; its tests wait more than they compute.
+RAY := --numprocesses 2 --dist loadfile
 # Every process that a test starts would compile the package and the tests anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -22,11 +24,11 @@ quick: $(VENV)/.installed-dev  ## the tests that need no torch
 
 test: $(VENV)/.installed-dev  ## install what the tests need, run them
 	$(PYTEST) -m 'not (ray or chaos or slow)' $(TWO)
-	$(PYTEST) -m smoke
+	$(PYTEST) -m smoke $(RAY)
 
 rest: $(VENV)/.installed-dev  ## what .ci/run adds to `make test`: large networks, all of Ray, two kills of each kind
 	$(PYTEST) -m 'slow and not (ray or chaos)' $(TWO)
-	$(PYTEST) -m '(ray or chaos) and not smoke'
+	$(PYTEST) -m '(ray or chaos) and not smoke' $(RAY)
 
 soak: $(VENV)/.installed-dev  ## ten kills of each kind, and the benchmarks (an hour)
 	$(PYTEST) -m chaos --kills 10

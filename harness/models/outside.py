@@ -16,7 +16,18 @@ _CLASSES = ("num_classes", "classes", "n_classes", "nclass")
 
 
 def outside(network: Network, num_classes: int) -> TapNet:
-    """Build the network: call what `architecture` names with the number of classes and the parameters.
+    """The network with its taps.
+
+    Raises:
+        ValueError: it cannot be imported or called, or gives no module, or not those of its taps.
+    """
+    built = plain(network, num_classes)
+    multiple = (network.input or NetworkInput()).multiple
+    return TappedNet(built, multiple) if network.taps is None else HookedNet(built, network.taps, multiple)
+
+
+def plain(network: Network, num_classes: int) -> nn.Module:
+    """The network by itself: call what `architecture` names with the number of classes and the parameters.
 
     Raises:
         ValueError: it cannot be imported or called, or gives no module.
@@ -32,8 +43,7 @@ def outside(network: Network, num_classes: int) -> TapNet:
     built = maker(**{name: num_classes}, **network.parameters)
     if not isinstance(built, nn.Module):
         raise ValueError(f"{network.architecture} gives {type(built).__name__}; a network is a torch.nn.Module")
-    multiple = (network.input or NetworkInput()).multiple
-    return TappedNet(built, multiple) if network.taps is None else HookedNet(built, network.taps, multiple)
+    return built
 
 
 def _imported(target: str) -> Any:
