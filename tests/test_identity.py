@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 MINE = """
 from beside import WEIGHT
+from helpers.ops import SCALE
 from harness import Distiller, Pair, View
 
 class Mine(Distiller):
@@ -30,7 +31,7 @@ class Mine(Distiller):
         super().__init__()
 
     def forward(self, view: View):
-        return {"mine": WEIGHT * (view.student.full - view.taught().full).square().mean()}
+        return {"mine": WEIGHT * SCALE * (view.student.full - view.taught().full).square().mean()}
 """
 CHANGED = "rows are not of today's content"
 
@@ -48,11 +49,14 @@ def write_data(root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data, an experiment file, two modules of a method, and the rows of all runs."""
+    """A folder with data, an experiment file, the modules of a method, and the rows of all runs."""
     folder = tmp_path_factory.mktemp("trained")
     write_data(folder / "data")
     (folder / "mine.py").write_text(MINE)
     (folder / "beside.py").write_text("WEIGHT = 0.1\n")
+    (folder / "helpers").mkdir()
+    (folder / "helpers/ops.py").write_text("SCALE = 1.0\n")
+    (folder / "helpers/template.py").write_text("{{ no Python }}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         bench = of(folder)
@@ -74,7 +78,7 @@ def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     folder = tmp_path / "here"
     copytree(trained, folder)
     monkeypatch.syspath_prepend(folder)
-    for name in ("mine", "beside"):  # imported from the other folder
+    for name in ("mine", "beside", "helpers", "helpers.ops"):  # imported from the other folder
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(launcher, "run_all", lambda *_: pytest.fail("training began"))
     return folder
@@ -95,6 +99,10 @@ def change_a_byte_beside_it(folder: Path) -> None:
     (folder / "beside.py").write_text("WEIGHT = 0.2\n")
 
 
+def change_a_byte_of_a_package_beside_it(folder: Path) -> None:
+    (folder / "helpers/ops.py").write_text("SCALE = 2.0\n")
+
+
 def change_a_weight_of_the_teacher(folder: Path) -> None:
     bench = of(folder)
     path = paths.weights_path(bench.directory, bench.runs()[0].run_id)
@@ -107,6 +115,7 @@ CHANGES: dict[Callable[[Path], None], int] = {
     change_a_pixel: 4,
     change_a_byte_of_the_method: 1,
     change_a_byte_beside_it: 1,
+    change_a_byte_of_a_package_beside_it: 1,
     change_a_weight_of_the_teacher: 1,
 }
 """What is changed, and how many of the four rows are stale then."""

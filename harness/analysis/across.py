@@ -128,7 +128,7 @@ def across(tables: Sequence[Table]) -> Across:
         tables: at least one, all of one protocol version.
 
     Raises:
-        ValueError: no table, tables of several protocol versions or rulesets, or a task without a baseline.
+        ValueError: no table, tables of several protocol versions or rulesets, one twice, or a task without a baseline.
     """
     if not tables:
         raise ValueError("nothing to compare: name at least one experiment")
@@ -170,6 +170,8 @@ def _tasks(tables: Sequence[Table]) -> tuple[Task, ...]:
     for table, block in found:
         name = block.where
         out.append(Task(name if names[name] == 1 else f"{name} ({table.experiment})", block))
+        if out[-1].name in [task.name for task in out[:-1]]:
+            raise ValueError(f"{out[-1].name}: given twice, and would count as two tasks. Name each experiment once")
     return tuple(out)
 
 

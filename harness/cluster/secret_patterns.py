@@ -24,7 +24,7 @@ NAMES = (
     *(".git-credentials", "*htpasswd", ".s3cfg", ".boto", ".dockercfg", ".dockerconfigjson", ".vault-token"),
     *(".curlrc", ".wgetrc", ".condarc", ".databrickscfg", ".modal.toml", ".comet.config", ".terraformrc"),
     *("terraform.rc", "*.tfstate", "*.tfstate.*", "*.tfvars", "*.tfvars.json", "rclone.conf", "pip.conf"),
-    *("nuget.config", "kaggle.json", "auth.json", "kubeconfig", "*.kubeconfig", "wp-config.php", "sftp-config.json"),
+    *("nuget.config", "kaggle.json", "auth.json", "kubeconfig*", "*.kubeconfig", "wp-config.php", "sftp-config.json"),
     *("sftp.json", ".ftpconfig", "settings-security.xml", "jupyter_*config.json", "*firebase-adminsdk*.json"),
     *("cookies.txt", "token", ".token", "token.json", "token.txt", "token.pickle", "*auth_token"),
     # What was typed.
@@ -39,12 +39,15 @@ FOLDERS = (
 )
 """Patterns of folders, whatever is in them, and of files in such a folder; without case."""
 _WORDS = (
-    r"credentials?|secrets?|passwords?|passwd|service[-_]?accounts?|client[-_]?secrets?|(?:api|private|secret)[-_]?keys?"
-    r"|(?:auth|access|refresh|api)[-_]?tokens?"
+    r"credentials?|secrets?|passwords?|passwd|service[-_]?accounts?|client[-_]?secrets?"
+    r"|(?:api|private|secret|access|root|openai|anthropic|gcp|aws)[-_]?keys?"
+    r"|(?:auth|oauth|access|refresh|api|hf|huggingface|wandb|github|openai)[-_]?tokens?"
 )
 _DATA = r"json|ya?ml|toml|ini|cfg|conf|cnf|txt|csv|xml|properties|plist|pickle|dat|db|bak|old|enc"
 _NAMED = re.compile(rf"(?:.*[._-])?(?:{_WORDS})(?:[._-][\w-]+)*?(?:\.(?:{_DATA}))?")
 """Such as `prod-secrets.yaml` and `my-service-account-key.json`; `secrets.py` is a program."""
+_COPY = re.compile(r"(?<=.)(?:~|\.(?:bak|backup|old|orig|save|copy|swp|[0-9]+))+")
+"""The end of a copy's name: `server.pem.old` is what `server.pem` is."""
 _PROGRAM = re.compile(
     r".*\.(?:py|pyi|pyx|c|cc|cpp|cu|cuh|h|hpp|js|mjs|ts|tsx|css|html|md|rst|tex|rs|go|java|r|jl|lua|m)"
 )
@@ -99,7 +102,9 @@ _IN_PROGRAMS = _compiled(_assigned("[\"']"))
 
 def is_secret(name: str) -> bool:
     """Whether a file of this relative path holds secrets, judged by the path alone."""
-    parts = PurePosixPath(name.lower()).parts
+    *folders, last = PurePosixPath(name.lower()).parts
+    end = next((found.start() for found in _COPY.finditer(last) if found.end() == len(last)), len(last))
+    parts = (*folders, last[:end])
     if any(fnmatchcase(part, pattern) for part in parts for pattern in NAMES):
         return True
     if _NAMED.fullmatch(parts[-1]) and not _PROGRAM.fullmatch(parts[-1]):

@@ -112,10 +112,19 @@ def _files(root: str) -> Iterator[str]:
             for entry in sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name):
                 status = entry.stat(follow_symlinks=False)
                 stamp = f"{status.st_mode} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
-                link = f" {os.readlink(entry.path)}" if entry.is_symlink() else ""
+                link = _link(entry.path) if entry.is_symlink() else ""
                 yield f"{entry.path.removeprefix(root)}\0{stamp}{link}\0"
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
+
+
+def _link(path: str) -> str:
+    """Where a link leads, and what is there: a hidden folder may hold it, in which nobody looks."""
+    try:
+        status = os.stat(path)
+    except OSError:  # nothing
+        return f" {os.readlink(path)}"
+    return f" {os.readlink(path)} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 def _memory(data: Dataset) -> Path:

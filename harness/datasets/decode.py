@@ -98,6 +98,8 @@ _NOT: dict[str, Callable[[Header], bool]] = {
     "at most 8 bits": lambda head: head.bits > 8,
     "8 bits": lambda head: head.bits != 8 and not head.palette,
     "grey or RGB": lambda head: head.channels not in (1, 3) and not (head.kind == "JPEG" and head.channels == 4),
+    "opaque": lambda head: head.transparent,
+    "no CIELab": lambda head: head.lab,
     "one channel": lambda head: head.channels != 1,
     "lossless": lambda head: head.lossy or head.kind == "WebP",
     "black is 0": lambda head: head.inverted,
@@ -106,6 +108,7 @@ _NOT: dict[str, Callable[[Header], bool]] = {
 }
 """Rules by name: whether a file breaks one."""
 _CONVERT = "Choose the range and save 8 bits: numpy.clip((x - low) / (high - low) * 255, 0, 255).astype('uint8')"
+_SAVE_RGB = "Save three channels: PIL.Image.open(file).convert('RGB').save(file)"
 _REFUSED_IMAGES = {
     "one page": "several pages or frames; an image is one. Save each as a file of its own",
     "unsigned": f"an image has 8 bits per channel, this one {{head.bits}} bits ({{head.number}}). {_CONVERT}",
@@ -113,7 +116,9 @@ _REFUSED_IMAGES = {
     "no turned TIFF": "a TIFF with the orientation tag {head.orientation}, on which readers disagree. Save it upright, "
     "without the tag",
     "grey or RGB": "an image has one or three channels, this one {head.channels}; none is dropped silently. "
-    "Save three: PIL.Image.open(file).convert('RGB').save(file)",
+    + _SAVE_RGB,
+    "opaque": f"some of its pixels are transparent, which no network is shown. {_SAVE_RGB}",
+    "no CIELab": f"its colours are CIELab, on which readers disagree. {_SAVE_RGB}",
 }
 _REFUSED_LABELS = {
     "one channel": "this one has {head.channels} channels ({head.kind}). Save the class values in one channel",

@@ -30,6 +30,8 @@ class Header:
         inverted: whether 0 is white.
         lossy: whether decoding gives other values than were encoded.
         pages: 1, or 2 for several.
+        transparent: whether pixels of some colours are transparent, without a channel for it.
+        lab: whether the channels are CIELab.
         orientation: of EXIF, 1 to 8; how the stored pixels lie.
     """
 
@@ -43,6 +45,8 @@ class Header:
     inverted: bool = False
     lossy: bool = False
     pages: int = 1
+    transparent: bool = False
+    lab: bool = False
     orientation: int = UPRIGHT
 
 
@@ -79,13 +83,24 @@ def header(data: Bytes) -> Header:
 
 def _png(data: Bytes) -> Header:
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
-    orientation, pages = UPRIGHT, 1
+    orientation, pages, transparent = UPRIGHT, 1, False
     for kind, at, size in _chunks(data, 8, ">I4s", 4):
         if kind == b"eXIf":
             orientation = _orientation(data[at : at + size])
         pages = 2 if kind == b"acTL" else pages
+        transparent |= kind == b"tRNS"
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-    return Header("PNG", height, width, channels, bits, palette=colour == 3, pages=pages, orientation=orientation)
+    return Header(
+        "PNG",
+        height,
+        width,
+        channels,
+        bits,
+        palette=colour == 3,
+        pages=pages,
+        transparent=transparent,
+        orientation=orientation,
+    )
 
 
 def _webp(data: Bytes) -> Header:
@@ -158,6 +173,7 @@ def _tiff(data: Bytes) -> Header:
         inverted=photometric == 0,
         lossy=tags.get(_COMPRESSION, (1,))[0] in _LOSSY,
         pages=2 if following else 1,
+        lab=photometric in (8, 9, 10),
         orientation=_upright(tags),
     )
 

@@ -128,6 +128,8 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 
 
 def _jsonable(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):  # thousands of runs ask
+        return value
     return json.loads(json.dumps(value))
 
 

@@ -28,7 +28,7 @@ OF_EVERY_RUN = (
 def outside_sha256(method: str, architecture: str = "") -> str | None:
     """SHA-256 over the source files from outside behind a run: of its methods, and of the network that it trains.
 
-    All files of a package count, and of a single module those beside it that it imports.
+    All files of a package count, and modules and packages beside it that it imports.
 
     Args:
         method: its name, e.g. "kd+mine.methods:Mine".
@@ -125,7 +125,11 @@ def _is_ours(name: str) -> bool:
 
 def _imported(path: Path) -> Iterator[tuple[str, str]]:
     """Module and name of every import of a file; the module is resolved through the package's own imports."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # a template or such in a package from outside: it is imported by nobody
+        return
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -158,25 +162,27 @@ def _origins(package: str) -> dict[str, str]:
 
 
 def _outside_files(module: str) -> dict[str, Path]:
-    """All Python files of a module's top-level package, or the single file and those beside it that it imports."""
+    """All Python files of a module's top-level package, or the single file; and those beside it that they import."""
     top = module.partition(".")[0]
     path = source_file(top) if "." not in module else _top_file(module, top)
-    if path.name == "__init__.py":
-        root = path.parent
-        found = {file.relative_to(root.parent).as_posix(): file for file in root.rglob("*.py")}
-    else:
-        found = {path.name: path}
-    beside = (path.parent.parent if path.name == "__init__.py" else path.parent).resolve()
-    if beside.name in ("site-packages", "dist-packages"):
+    beside = path.parent.parent if path.name == "__init__.py" else path.parent
+    found = _below(beside, top) if path.name == "__init__.py" else {path.name: path}
+    if beside.resolve().name in ("site-packages", "dist-packages"):
         return found
     waiting = list(found.values())
     while waiting:
         for name, _ in _imported(waiting.pop()):
-            file = beside / f"{name.partition('.')[0]}.py"
-            if file.is_file() and file.name not in found:
-                found[file.name] = file
-                waiting.append(file)
+            new = {} if _is_ours(name) else _below(beside, name.partition(".")[0])
+            waiting += [file for key, file in new.items() if key not in found]
+            found |= new
     return found
+
+
+def _below(folder: Path, name: str) -> dict[str, Path]:
+    """The Python files of a module or package in `folder`, by path below it; none if it is not there."""
+    single = folder / f"{name}.py"
+    files = (folder / name).rglob("*.py") if (folder / name).is_dir() else [single] if single.is_file() else []
+    return {file.relative_to(folder).as_posix(): file for file in files}
 
 
 def _top_file(module: str, top: str) -> Path:

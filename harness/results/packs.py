@@ -108,7 +108,11 @@ def _unpack(base: Path) -> int:
 @contextlib.contextmanager
 def _alone(base: Path) -> Iterator[None]:
     """Wait until no other process packs or unpacks this folder: both would pack the same rows."""
-    with open(base / ".packing.lock", "w") as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(base / ".packing.lock", "w"))
+        except OSError as error:
+            raise type(error)(error.errno, error.strerror, str(base)) from None  # the hidden name says nothing
         fcntl.flock(file, fcntl.LOCK_EX)
         sweep(base / "packs", alone=True)
         yield

@@ -109,6 +109,11 @@ def test_one_pair_in_two_experiments_is_two_tasks() -> None:
     assert names == ["a on texmosaic (quickstart)", "a on texmosaic (second)"]
 
 
+def test_one_experiment_is_not_two_tasks() -> None:
+    with pytest.raises(ValueError, match=r"a on texmosaic \(quickstart\): given twice"):
+        joined(rows("a"), rows("b"), rows("a"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

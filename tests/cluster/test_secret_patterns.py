@@ -41,13 +41,28 @@ SECRET_FILES = [
     *(".huggingface/token", ".cache/huggingface/token", ".databrickscfg", ".config/gh/hosts.yml", ".modal.toml"),
     *(".bash_history", ".zsh_history", ".python_history", ".psql_history", ".ipython/profile/history.sqlite"),
     *(".cargo/credentials.toml", ".m2/settings.xml", "wp-config.php", "sftp-config.json", ".sstkd-bench-7/token"),
+    # Copies of such files, and names put together.
+    *("prod.env.bak", "Prod.ENV.old", ".env~", "server.pem.orig", "app.jks.2", "kaggle.json.swp", ".npmrc.save~"),
+    *("hf_token", ".hf_token", "hf_token.txt", "oauth_token.json", "openai_key.txt", "OPENAI_API_KEY", "gcp-key.json"),
+    *("accessKeys.csv", "rootkey.csv", "kubeconfig.yaml"),
 ]
 SENT = [
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokens.txt", "environment.yml", "env.py"),
     *("environments/base.txt", "secrets.py", "credentials.py", "password_strength.py", "keys.py", "keyboard.png"),
     *("requirements.txt", "pyproject.toml", "experiments/e.yaml", "config.json", "docs/secrets.md", "monkey.txt"),
     *("history.csv", "training_history.json", "docker/Dockerfile", "Dockerfile", "kube.yaml", "id_map.json", "pem.py"),
-    *("authors.txt", "classes.txt", "key_points.json", "terraform.md", "tokenization.py", ".github/workflows/ci.yml"),
+    *(
+        "authors.txt",
+        "classes.txt",
+        "key_points.json",
+        "terraform.md",
+        "tokenization.py",
+        "environments.old",
+        "model.py.bak",
+        "sort_key.json",
+        "photo.1.2",
+        ".github/workflows/ci.yml",
+    ),
 ]
 
 

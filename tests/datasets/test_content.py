@@ -68,6 +68,18 @@ def test_added_removed_and_renamed_files_change_it(tmp_path):
     assert len(set(hashes)) == 4
 
 
+def test_what_a_link_leads_to_counts(tmp_path):
+    """As where files are kept by their digests in a hidden folder, and the folder of images is of links."""
+    root = trees.write_folder(tmp_path / "own")
+    (root / ".kept").mkdir()
+    path = root / "masks/train/train-1.png"
+    kept = path.rename(root / ".kept/one.png")
+    path.symlink_to("../../.kept/one.png")
+    first = content.content_hash(data_of(root))
+    changed(kept)
+    assert content.content_hash(data_of(root)) != first
+
+
 def test_an_edit_that_leaves_no_trace_outside_the_file_is_found_in_full(tmp_path, monkeypatch):
     """Same size, time set back, and a file system without a time of change of its own."""
     root = trees.write_folder(tmp_path / "own")

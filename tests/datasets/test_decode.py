@@ -1,10 +1,13 @@
 """From bytes to pixels: what is read, what is refused, and how it is counted and made smaller."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from harness.datasets import decode
+from harness.datasets import DATASETS, decode
+from tests.support import trees
 
 
 def test_shrinking_halves_exactly():
@@ -81,6 +84,68 @@ def test_images_of_16_bits_are_refused(tmp_path):
     assert done
     with pytest.raises(ValueError, match="8 bits per channel, this one 16"):
         decode.image_pixels(packed.tobytes(), "x.png")
+
+
+def encoded(pixels, form, **options):
+    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    out = io.BytesIO()
+    picture.save(out, form, **options)
+    return out.getvalue()
+
+
+GREY = np.arange(96, dtype=np.uint8).reshape(8, 12)
+RGB, RGBA = np.stack([GREY] * 3, 2), np.stack([GREY] * 4, 2)
+DEEP, REAL = GREY.astype(np.uint16) * 16, GREY.astype(np.float32)
+PALETTE = Image.fromarray(GREY).convert("P")
+NONE_DROPPED = "one or three channels, this one {}; none is dropped.*convert..RGB"
+WRONG_IMAGES = {
+    "16-bit TIFF": (encoded(DEEP, "TIFF"), "this one 16. Choose the range and save 8 bits: numpy.clip"),
+    "16-bit PNG": (encoded(DEEP, "PNG"), "this one 16. Choose the range and save 8 bits: numpy.clip"),
+    "float TIFF": (encoded(REAL, "TIFF"), r"this one 32 bits \(float\). Choose the range"),
+    "RGBA PNG": (encoded(RGBA, "PNG"), NONE_DROPPED.format(4)),
+    "RGBA TIFF": (encoded(RGBA, "TIFF"), NONE_DROPPED.format(4)),
+    "four bands": (encoded(Image.fromarray(RGB).convert("CMYK"), "TIFF"), NONE_DROPPED.format(4)),
+    "grey and alpha": (encoded(RGBA[..., :2], "PNG"), NONE_DROPPED.format(2)),
+    "RGBA WebP": (encoded(RGBA, "WEBP", lossless=True), NONE_DROPPED.format(4)),
+    "a transparent colour": (encoded(RGB, "PNG", transparency=(1, 2, 3)), "some of its pixels are transparent"),
+    "a transparent grey": (encoded(GREY, "PNG", transparency=7), "some of its pixels are transparent"),
+    "a transparent palette": (encoded(PALETTE, "PNG", transparency=3), "some of its pixels are transparent"),
+    "two pages": (
+        encoded(RGB, "TIFF", save_all=True, append_images=[Image.fromarray(RGB)]),
+        "several pages or frames.*Save each as a file of its own",
+    ),
+    "CIELab": (encoded(Image.fromarray(RGB).convert("LAB"), "TIFF"), "its colours are CIELab"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_IMAGES)
+def test_nothing_of_an_image_is_dropped_or_scaled_silently(name):
+    content, words = WRONG_IMAGES[name]
+    with pytest.raises(ValueError, match=f"^x.jpg: .*{words}"):
+        decode.image_pixels(content, "x.jpg")
+
+
+def test_a_label_maps_palette_may_have_transparent_colours():
+    np.testing.assert_array_equal(decode.label_values(encoded(PALETTE, "PNG", transparency=3), "x.png"), PALETTE)
+
+
+def test_a_lossy_label_map_is_called_so_whatever_its_name():
+    for content in (encoded(GREY, "JPEG"), encoded(GREY, "TIFF", compression="jpeg")):
+        with pytest.raises(ValueError, match=r"x\.png: .*lossy compression, which changes the values\. Save it as PNG"):
+            decode.label_values(content, "x.png")
+
+
+def test_a_turned_image_of_other_sides_than_its_label_map_names_the_tag(tmp_path):
+    root = trees.write_folder(tmp_path / "own")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    tagged = " once it is turned as its orientation tag 6 says, its label map .*Save the image upright"
+    for turned, says in ((True, tagged), (False, ", its label map")):
+        path = root / "images/train/train-1.png"
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        Image.fromarray(pixels if turned else pixels[:-2]).save(path, **({"exif": exif} if turned else {}))
+        with pytest.raises(ValueError, match=f"train-1.png: .* pixels{says}"):
+            DATASETS["folder"](root)
 
 
 def test_values_are_counted_as_numpy_counts_them():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support import hostile, trees
+import harness.training.gate  # noqa: F401  before the commands are forked
+from tests.support import hostile, tiny, trees
 
 pytestmark = pytest.mark.slow
 
@@ -252,6 +253,27 @@ def test_a_folder(here, name):
     change(here)
     codes = (0, 1, 2) if name == "a link to itself" else (1, 2)
     assert hostile.complaints(checked(here), [word], codes) == []
+
+
+UNFIT = ("train all ignored", "val all ignored", "one pair", "an empty train.txt", "an empty val.txt", "one line")
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_check_refuses_the_folder_as_data_check_does(here, name):
+    change, word = FOLDERS[name]
+    change(here)
+    tiny.write(here, data={"name": "folder", "root": str(here)})
+    assert hostile.complaints(hostile.run(["check", "tiny.yaml", "--no-measure"], here), [word]) == []
+
+
+@pytest.mark.parametrize("labelled", range(3))
+def test_a_dev_split_without_a_labelled_pixel_is_refused(here, labelled):
+    """One pair of three has labels: either dev, which is cut from train, or what is left of train has none."""
+    for n in {0, 1, 2} - {labelled}:
+        trees.save(here / f"masks/train/{n}.png", np.full((H, W), 255, np.uint8))
+    tiny.write(here, data={"name": "folder", "root": str(here)})
+    ended = hostile.run(["check", "tiny.yaml", "--no-measure"], here)
+    assert hostile.complaints(ended, ["has no labelled pixel in its"]) == []
 
 
 PARAMETERS = [

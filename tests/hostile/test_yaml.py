@@ -174,6 +174,32 @@ def test_a_value_by_set(folder, key, number):
     assert hostile.complaints(ended, [key.rpartition(".")[2]]) == []
 
 
+SAID = {
+    "train.augment.crop_hw=[64]": "train.augment.crop_hw.1: the list ends before this item; given [64]",
+    "train.evaluation.window_hw=[64]": "train.evaluation.window_hw.1: the list ends before this item; given [64]",
+    "resources.cpus_per_worker=1e10": "resources.cpus_per_worker: Input should be a valid integer; given 10000000000.0",
+    "resources.cpus_per_worker=10000000000": "resources.cpus_per_worker: Input should be less than or equal to",
+    f"seeds.{'9' * 5000}=1": "seeds is a list of",
+    "train.steps=1e30": "train.steps: ",
+}
+
+
+@pytest.mark.parametrize("assignment", SAID)
+def test_what_is_said_of_an_assignment(folder, assignment):
+    here = written(folder, "e.yaml", BASE)
+    ended = hostile.run(["check", "--no-measure", "e.yaml", "--set", assignment], here)
+    assert hostile.complaints(ended, ["error: --set ", SAID[assignment]]) == [], ended.text
+
+
+def test_set_of_a_dataset_is_read_as_experiment_files_are():
+    from harness.cli.data import _parameters
+
+    read = _parameters("folder", ["dev_seed=010", "val_seed=0o10", "val_fraction=1e-1"])
+    assert (read["dev_seed"], read["val_seed"], read["val_fraction"]) == (10, 8, 0.1)
+    with pytest.raises(ValueError, match=r"--set dev_seed: .*given .?1:30"):
+        _parameters("folder", ["dev_seed=1:30"])
+
+
 ASSIGNMENTS = [
     "",
     "=",

@@ -8,7 +8,7 @@ import os
 import resource
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,11 @@ class Ended:
     strays: tuple[str, ...]
 
 
-def run(arguments: Sequence[str], folder: Path) -> Ended:
-    """Run `sstkd-bench` with these arguments in `folder`, whose parent must hold nothing that others change."""
+def run(arguments: Sequence[str], folder: Path, before: Callable[[], object] | None = None) -> Ended:
+    """Run `sstkd-bench` with these arguments in `folder`, whose parent must hold nothing that others change.
+
+    `before` is called in the child, and what it changes there is the child's alone.
+    """
     if os.environ.get("OMP_NUM_THREADS") != "1":
         raise ValueError("OMP_NUM_THREADS=1 is needed, as `make` sets it: a fork of a process with threads may hang")
     # Imported before the fork, so that the children do not.
@@ -45,22 +48,22 @@ def run(arguments: Sequence[str], folder: Path) -> Ended:
     import harness.cli.app  # noqa: F401
 
     output = folder.parent / f".{folder.name}.output"
-    before = _tree(folder)
+    were = _tree(folder)
     pid = os.fork()
     if pid == 0:
-        os._exit(_child(arguments, folder, output))
+        os._exit(_child(arguments, folder, output, before))
     _, status, used = os.wait4(pid, 0)
     text = output.read_text(errors="replace")
     output.unlink()
     after = _tree(folder)
-    strays = tuple(sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)))
+    strays = tuple(sorted(name for name in were.keys() | after.keys() if were.get(name) != after.get(name)))
     code = os.waitstatus_to_exitcode(status)
     # Linux counts what the child shares with its parent, which the fork has copied: at least the parent's size.
     grown = max(0.0, used.ru_maxrss / 1024 - _resident_mb())
     return Ended(128 - code if code < 0 else code, text, used.ru_utime + used.ru_stime, grown, strays)
 
 
-def _child(arguments: Sequence[str], folder: Path, output: Path) -> int:
+def _child(arguments: Sequence[str], folder: Path, output: Path, before: Callable[[], object] | None) -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (2 * CPU_SECONDS, 2 * CPU_SECONDS + 2))
     sink = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(sink, 1)
@@ -71,6 +74,8 @@ def _child(arguments: Sequence[str], folder: Path, output: Path) -> int:
     sys.argv = ["sstkd-bench", *arguments]
     code = 0
     try:
+        if before is not None:
+            before()
         from harness.cli import main
 
         main()
