@@ -118,7 +118,7 @@ def _quoted(word: str) -> str:
 
 def without_folders(text: str) -> str:
     """Text without the folders of absolute paths, which say how a machine and its users are named: `…/name`."""
-    return _FOLDERS.sub("…/", text)
+    return _FOLDERS.sub("…/", text) if "/" in text else text
 
 
 def script_json(value: Any) -> str:

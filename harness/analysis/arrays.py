@@ -1,6 +1,6 @@
 """Rows as arrays: what they share (few settings), what each has of its own (many seeds), and values by seed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
@@ -102,6 +102,17 @@ class BySeed(Mapping[int, Any]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.seeds.tolist())
+
+    def _dict(self) -> dict[int, Any]:
+        return dict(zip(self.seeds.tolist(), self.array.tolist(), strict=True))
+
+    def items(self) -> ItemsView[int, Any]:
+        """All pairs, without looking each seed up."""
+        return self._dict().items()
+
+    def values(self) -> ValuesView[Any]:
+        """All values, without looking each seed up."""
+        return self._dict().values()
 
     def __len__(self) -> int:
         return len(self.seeds)

@@ -9,6 +9,9 @@ import pyarrow.compute as pc
 from harness.results import store
 from harness.results.validity import CONFUSIONS
 
+_FEW = 16
+"""Different values of a nested column up to which each row is compared with them, which needs no Python objects."""
+
 
 def compact_rows(table: Any) -> list[dict[str, Any]]:
     """The rows of a table as dicts; of `losses` the last entry only.
@@ -32,13 +35,29 @@ def compact_rows(table: Any) -> list[dict[str, Any]]:
         elif name == "losses":
             columns[name] = _last(column)
         elif pa.types.is_nested(column.type):
-            same: dict[str, Any] = {}
-            columns[name] = [same.setdefault(repr(row[name]), row[name]) for row in store.records(table.select([name]))]
+            columns[name] = _shared(column)
         else:
             encoded = column.dictionary_encode()
             known = [*encoded.dictionary.to_pylist(), None]
             columns[name] = [known[at] for at in pc.fill_null(encoded.indices, -1).to_pylist()]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _shared(column: Any) -> list[Any]:
+    """The values of a nested column, equal ones as one object; most experiments have one or a few of them."""
+    known: list[tuple[Any, Any]] = []
+    out = []
+    for at in range(len(column)):
+        one = column.slice(at, 1)
+        place = next((i for i, (other, _) in enumerate(known) if one.equals(other)), None)
+        if place is None and len(known) == _FEW:
+            same: dict[str, Any] = {}
+            return [same.setdefault(repr(row[""]), row[""]) for row in store.records(pa.table({"": column}))]
+        if place is None:
+            place = len(known)
+            known.append((one, store.records(pa.table({"": one}))[0][""]))
+        out.append(known[place][1])
+    return out
 
 
 def _ends(column: Any) -> Any:

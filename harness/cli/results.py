@@ -32,13 +32,14 @@ def results_list(
             "step_ms",
             "message",
         ]
-        rows = store.read_rows(directory, columns).to_pylist()
-        if not rows:
+        rows = store.read_rows(directory, columns)
+        if not rows.num_rows:
             raise ValueError(f"{directory}: no results yet (expected {directory / 'runs'}/*.parquet)")
-        lines = [
-            ["" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows
-        ]
-        print_columns(columns, lines)
+        cells = (
+            ["" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in column.to_pylist()]
+            for column in rows.columns
+        )
+        print_columns(columns, list(map(list, zip(*cells, strict=True))))
 
 
 @results_app.command("show")

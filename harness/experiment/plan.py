@@ -170,12 +170,12 @@ def outline(experiment: Experiment) -> list[Run]:
     """
     require_control(experiment)
     teachers = {pair.name: teacher_run(experiment, pair) for pair in experiment.pairs}
-    students = [
-        student_run(experiment, pair, teachers[pair.name], method, seed)
-        for seed in experiment.seeds
+    first = [
+        student_run(experiment, pair, teachers[pair.name], method, experiment.seeds[0])
         for pair in experiment.pairs
         for method in experiment.methods
     ]
+    students = [run.model_copy(update={"seed": seed}) for seed in experiment.seeds for run in first]
     runs: dict[str, Run] = {}
     for run in [*teachers.values(), *students]:
         runs.setdefault(run.run_id, run)  # two pairs may share a teacher

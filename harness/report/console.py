@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.analysis.sheets import Section, Sheet
-from harness.analysis.tables import Table
 from harness.borders import one_line, terminal, unguarded
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as Grid
+
+    from harness.analysis.sheets import Section, Sheet
+    from harness.analysis.tables import Table
 
 MAX_FOLDED = 1_000
 """Rows up to which a table that is too wide for the terminal is folded by columns, which is slow."""
@@ -45,34 +46,29 @@ def print_columns(columns: list[str], rows: list[list[str]], right: tuple[str, .
     from rich.text import Text
 
     console = output()
-    cells = [[one_line(cell) for cell in row] for row in rows]
+    # Each different cell is looked at once: of thousands of rows most have the same.
+    cells = {cell: one_line(cell) for row in rows for cell in row}
     # Only texts that are not ASCII may be wider than long.
-    widths = [[len(cell) if cell.isascii() else cell_len(cell) for cell in row] for row in [columns, *cells]]
-    wide = [max(column) for column in zip(*widths, strict=True)]
+    widths = {text: len(text) if text.isascii() else cell_len(text) for text in (*columns, *cells.values())}
+    sides = [[name, *(cells[row[i]] for row in rows)] for i, name in enumerate(columns)]
+    wide = [max(widths[text] for text in set(side)) for side in sides]
     if len(rows) > MAX_FOLDED or sum(wide) + 2 * (len(wide) - 1) <= console.width:
-        head, *lines = [
-            _line(row, own, wide, columns, right) for row, own in zip([columns, *cells], widths, strict=True)
-        ]
-        console.print(Text(head, style="dim"), soft_wrap=True)
-        console.file.write("".join(f"{line}\n" for line in lines))
+        for side, most in zip(sides, wide, strict=True):
+            fill = {text: " " * (most - widths[text]) for text in set(side)}
+            side[:] = [fill[text] + text for text in side] if side[0] in right else [text + fill[text] for text in side]
+        head, *lines = [f"{'  '.join(line).rstrip()}\n" for line in zip(*sides, strict=True)]
+        console.print(Text(head[:-1], style="dim"), soft_wrap=True)
+        console.file.write("".join(lines))
         return
     grid = Grid(box=None, pad_edge=False, header_style="dim")
     for name in columns:
         grid.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
-    for row in cells:
-        grid.add_row(*map(Text, row))  # cells may hold [...], which is markup in plain strings
+    for row in rows:
+        grid.add_row(*(Text(cells[cell]) for cell in row))  # cells may hold [...], which is markup in plain strings
     console.print(grid)
 
 
-def _line(row: list[str], own: list[int], wide: list[int], columns: list[str], right: tuple[str, ...]) -> str:
-    texts = []
-    for text, width, most, name in zip(row, own, wide, columns, strict=True):
-        fill = " " * (most - width)
-        texts.append(fill + text if name in right else text + fill)
-    return "  ".join(texts).rstrip()
-
-
-def print_table(table: Table, console: "Console | None" = None, directory: str | Path | None = None) -> None:
+def print_table(table: "Table", console: "Console | None" = None, directory: str | Path | None = None) -> None:
     """Print the comparison on the terminal.
 
     Args:
@@ -92,7 +88,7 @@ def print_table(table: Table, console: "Console | None" = None, directory: str |
             console.print(Text(f"{what:7}{base / name}"), soft_wrap=True)
 
 
-def print_sheet(one: Sheet, console: "Console | None" = None) -> None:
+def print_sheet(one: "Sheet", console: "Console | None" = None) -> None:
     """Print a table with all remarks on it."""
     from rich.text import Text
 
@@ -106,7 +102,7 @@ def print_sheet(one: Sheet, console: "Console | None" = None) -> None:
     _say([section for section in one.sections if not section.above], console)
 
 
-def _say(sections: Iterable[Section], console: "Console") -> None:
+def _say(sections: "Iterable[Section]", console: "Console") -> None:
     from rich.text import Text
 
     for section in sections:
@@ -116,7 +112,7 @@ def _say(sections: Iterable[Section], console: "Console") -> None:
             console.print(Text(str(remark), style="red" if remark.bad else "dim"))
 
 
-def _grid(one: Sheet, stacked: bool) -> "Grid":
+def _grid(one: "Sheet", stacked: bool) -> "Grid":
     """The table for the terminal; `stacked` breaks each cell before its brackets, for narrow windows."""
     from rich.table import Table as Grid
     from rich.text import Text

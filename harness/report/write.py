@@ -64,8 +64,10 @@ def write_report(
     shown = {x.run_ids[min(x.run_ids)] for block in table.blocks for x in block.methods if x.run_ids}
     shown |= {block.teacher.run_id for block in table.blocks if block.teacher.run_id is not None}
     kept = store.read_rows(base, ["run_id", "samples"], run_ids=shown).to_pylist()
+    samples = {row["run_id"]: row["samples"] for row in kept}
     curves = {record["run_id"]: record["curve"] for record in records}
-    figure = curve_figure([panel(block, curves) for block in on_page.blocks])
+    panels = [panel(block, curves) for block in on_page.blocks]
+    figure = curve_figure(panels)
     file = experiment_file or f"experiments/{table.experiment}.yaml"
     contents: dict[str, tuple[str, str | bytes]] = {
         "markdown": ("table.md", to_markdown(table) + _FILES),
@@ -73,7 +75,10 @@ def write_report(
         "fairness": ("fairness.json", to_json(table)),
         "png": ("curves.png", figure_png(figure)),
         "svg": ("curves.svg", figure_svg(figure)),
-        "html": ("report.html", render(on_page, records, {r["run_id"]: r["samples"] for r in kept}, file, total)),
+        "html": (
+            "report.html",
+            render(on_page, records, samples, panels, file, total),
+        ),
     }
     if not os.access(base, os.W_OK):
         raise PermissionError(f"{base} cannot be written; --format prints the table and writes nothing")

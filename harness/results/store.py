@@ -9,19 +9,20 @@ synced, then renamed; readers skip names that start with a dot. Packed rows (`re
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
-from harness.experiment.spec import Run
 from harness.files import write_atomic
 from harness.results.paths import run_path
 from harness.results.reading import needed, parse_row, read_files, read_pack, read_whole_pack, records
 from harness.results.schema import HEAVY, SCHEMA, checked
 from harness.results.validity import STATUSES
+
+if TYPE_CHECKING:
+    from harness.experiment.spec import Run
 
 __all__ = [
     "HEAVY",
@@ -177,12 +178,16 @@ def _packed(directory: str | Path, names: Sequence[str], run_ids: Collection[str
     return pa.concat_tables(tables or [SCHEMA.empty_table()]).select(list(names))
 
 
-def run_of(directory: str | Path, row: Mapping[str, Any]) -> Run:
+def run_of(directory: str | Path, row: Mapping[str, Any]) -> "Run":
     """The run that a row describes in its column `spec`.
 
     Raises:
         ValueError: the column does not describe a run; names the row's file and the key.
     """
+    from pydantic import ValidationError  # these two take longer to import than many rows to read
+
+    from harness.experiment.spec import Run
+
     try:
         return Run.model_validate_json(row["spec"])
     except ValidationError as error:

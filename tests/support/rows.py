@@ -146,7 +146,7 @@ def make_row(method: str = "kd", seed: int = 0, status: str = "ok", role: str = 
             "extra_parameters": 0 if method in ("none", "kd") else 3_072,
             "student_macs": 31_000_000,
             "student_latency_ms": 7.5,
-            "samples": samples(level, rng, whole=teacher),
+            "samples": None if "samples" in changes else samples(level, rng, whole=teacher),
         }
     if changes.get("num_classes"):
         classes = range(changes["num_classes"])

@@ -3,7 +3,8 @@
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ from harness.analysis.columns import cells
 from harness.analysis.labels import REFERENCES
 from harness.analysis.tables import Table
 from harness.borders import script_json, shell, without_folders
-from harness.metrics import class_iou
+from harness.metrics import hits_and_unions
 
 Row = Mapping[str, Any]
 
 _LONG = ("spec", "curve", "losses", "samples", "palette", "class_names", *(
     f"{split}_{kind}" for split in ("dev", "val") for kind in ("confusion", "boundary_confusion")
 ))  # fmt: skip
+_COUNTS_AT_ONCE = 2**20  # of confusion matrices that `ious` has in memory together
 COLUMNS = (
     *("pair", "method", "seed", "role", "status", "dev mIoU", "best dev mIoU", "val mIoU", "s/step", "minutes"),
     *("code", "run"),
@@ -27,12 +29,19 @@ COLUMNS = (
 """Columns of the table of runs."""
 
 
-def page_data(rows: Sequence[Row], table: Table, experiment_file: str, total: int | None = None) -> str:
+def page_data(
+    rows: Sequence[Row],
+    table: Table,
+    iou: Sequence[NDArray[np.float64] | None],
+    experiment_file: str,
+    total: int | None = None,
+) -> str:
     """JSON for a script element, escaped so that it cannot end the element.
 
     Args:
         rows: rows of the runs on the page, as dicts.
         table: their comparison.
+        iou: of each row, by class.
         experiment_file: experiment file for the command that repeats a run.
         total: number of rows of the experiment, if `rows` are not all.
 
@@ -44,13 +53,12 @@ def page_data(rows: Sequence[Row], table: Table, experiment_file: str, total: in
     """
     names = {run: line.label for block in table.blocks for line in block.methods for run in line.run_ids.values()}
     places = {str(row["run_id"]): i for i, row in enumerate(rows)}
-    texts: dict[int, str] = {}  # by identity: rows share equal values
     data = {
         "missing": 0 if total is None else total - len(rows),
         "columns": COLUMNS,
         "rows": [_row(row, names) for row in rows],
-        "facts": _facts([_fact(row, experiment_file, texts) for row in rows]),
-        "iou": [_class_iou(row) for row in rows],
+        "facts": _facts(rows, experiment_file),
+        "iou": [None if k is None else [None if v != v else round(100 * v, 1) for v in k.tolist()] for k in iou],
         "blocks": [
             {
                 "pair": block.pair,
@@ -85,21 +93,53 @@ def _row(row: Row, names: Mapping[str, str]) -> list[Any]:
     return [*head, *scores, step, minutes, row["code_version"], row["run_id"]]
 
 
-def _fact(row: Row, experiment_file: str, texts: dict[int, str]) -> dict[str, str]:
-    facts = {}
-    for name, value in row.items():
-        if name not in _LONG and value is not None and value != "":
-            facts[name] = texts.get(id(value)) or texts.setdefault(id(value), without_folders(_plain(value)))
-    if row["losses"]:
-        last = row["losses"][-1]
-        facts |= {f"loss at step {last['step']}: {name}": f"{value:.5g}" for name, value in last["terms"].items()}
+def _facts(rows: Sequence[Row], experiment_file: str) -> dict[str, dict[str, list[Any]]]:
+    """By name the different texts, and which of them is each run's; names in the order of the runs that have them."""
+    names = [name for name in (rows[0] if rows else ()) if name not in _LONG]
+    columns = {name: _column([row[name] for row in rows], _fact) for name in names}
+    losses, spec = (defaultdict[str, list[str | None]](lambda: [None] * len(rows)) for _ in range(2))
+    for i, row in enumerate(rows):
+        for last in row["losses"][-1:] if row["losses"] else ():
+            for term, value in last["terms"].items():
+                losses[f"loss at step {last['step']}: {term}"][i] = f"{value:.5g}"
+        for key, value in json.loads(row["spec"]).items():
+            spec[f"spec.{key}"][i] = _indented(json.dumps(value))
+    columns |= {name: _column(texts, _itself) for name, texts in losses.items()}
+    columns["repeat"] = _column([row["overrides"] for row in rows], lambda given: _command(experiment_file, given))
+    columns |= {name: _column(texts, _itself) for name, texts in sorted(spec.items())}
+
+    def first(name: str) -> int:
+        return next(i for i, place in enumerate(columns[name]["at"]) if place >= 0)
+
+    return {name: columns[name] for name in sorted((n for n, c in columns.items() if c["values"]), key=first)}
+
+
+def _column(values: Sequence[Any], text: Callable[[Any], str | None]) -> dict[str, list[Any]]:
+    """The different texts of values, and which of them is each value's, -1 for none.
+
+    An object is looked at once: rows share equal values.
+    """
+    texts: dict[str, int] = {}
+    places = {}
+    for key, value in dict(zip(map(id, values), values, strict=True)).items():
+        found = text(value)
+        places[key] = -1 if found is None else texts.setdefault(found, len(texts))
+    return {"values": list(texts), "at": [places[key] for key in map(id, values)]}
+
+
+def _itself(text: str | None) -> str | None:
+    return text
+
+
+def _fact(value: Any) -> str | None:
+    return None if value is None or value == "" else without_folders(_plain(value))
+
+
+def _command(experiment_file: str, overrides: Sequence[str]) -> str:
     again = ["sstkd-bench", "run", experiment_file]
-    for override in row["overrides"]:
+    for override in overrides:
         again += ["--set", override]
-    facts["repeat"] = without_folders(shell(*again))
-    return facts | {
-        f"spec.{key}": _indented(json.dumps(value)) for key, value in sorted(json.loads(row["spec"]).items())
-    }
+    return without_folders(shell(*again))
 
 
 @functools.lru_cache(100_000)
@@ -107,31 +147,30 @@ def _indented(text: str) -> str:
     return without_folders(json.dumps(json.loads(text), indent=1))
 
 
-def _facts(runs: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[Any]]]:
-    out: dict[str, dict[str, list[Any]]] = {}
-    for name in dict.fromkeys(name for facts in runs for name in facts):
-        values: dict[str, int] = {}
-        at = [values.setdefault(facts[name], len(values)) if name in facts else -1 for facts in runs]
-        out[name] = {"values": list(values), "at": at}
+def ious(rows: Sequence[Row]) -> list[NDArray[np.float64] | None]:
+    """IoU of every class on dev, (K,), of each row; None of a row that was not evaluated."""
+    out: list[NDArray[np.float64] | None] = [None] * len(rows)
+    sizes: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        if row["dev_confusion"] is not None:
+            sizes.setdefault(row["num_classes"], []).append(i)
+    for classes, places in sizes.items():
+        few = max(1, _COUNTS_AT_ONCE // classes**2)
+        for start in range(0, len(places), few):
+            part = places[start : start + few]
+            counts = np.stack([rows[i]["dev_confusion"] for i in part]).reshape(-1, classes, classes)
+            hits, unions = np.moveaxis(hits_and_unions(counts), 1, 0)
+            found = np.divide(hits, unions, out=np.full(hits.shape, np.nan), where=unions > 0)
+            for i, values in zip(part, found, strict=True):
+                out[i] = values
     return out
 
 
-def _class_iou(row: Row) -> list[float | None] | None:
-    """IoU of each class in percent."""
-    if row["dev_confusion"] is None:
-        return None
-    return [None if np.isnan(v) else round(100 * float(v), 1) for v in iou_of(row)]
-
-
-def iou_of(row: Row) -> NDArray[np.float64]:
-    """IoU of every class on dev, (K,), of an evaluated row."""
-    iou: NDArray[np.float64] = class_iou(np.reshape(row["dev_confusion"], (row["num_classes"], -1)))
-    return iou
-
-
 def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
     if isinstance(value, Mapping):
         return ", ".join(f"{k} {v}" for k, v in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "none"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return str(value)

@@ -20,8 +20,8 @@ from harness.analysis.tables import Block, Table
 from harness.borders import html as _e
 from harness.report.page import samples as pagesamples
 from harness.report.page.colours import Row, class_colours, class_names, rgb
-from harness.report.page.data import iou_of, page_data
-from harness.report.plots.curves import THIN, curve_figure, panel
+from harness.report.page.data import ious, page_data
+from harness.report.plots.curves import THIN, Panel, curve_figure
 from harness.report.plots.style import FAINT, INK, MUTED, figure_svg, style
 
 SCRIPT, STYLE = (Path(__file__).with_name(name).read_text("utf-8") for name in ("page.js", "page.css"))
@@ -66,6 +66,7 @@ def render(
     table: Table,
     rows: Sequence[Row],
     samples: Mapping[str, Sequence[Row] | None],
+    panels: Sequence[Panel],
     experiment_file: str,
     total: int | None = None,
 ) -> str:
@@ -75,6 +76,7 @@ def render(
         table: the comparison of `rows`.
         rows: every row of the experiment as a dict, with `curve` and `losses`.
         samples: the column `samples` by run_id, for the runs with predictions on the page.
+        panels: the curves of each block.
         experiment_file: experiment file for the command that repeats a run.
         total: number of rows of the experiment; None if `rows` are all.
 
@@ -91,24 +93,36 @@ def render(
         "distillation (kd)."
     )
     rows = _in_order(rows, table)
+    iou = ious(rows)
+    iou_of = {str(row["run_id"]): values for row, values in zip(rows, iou, strict=True) if values is not None}
+    blocks = [
+        _block(i, block, table, by_id, iou_of, one, samples)
+        for i, (block, one) in enumerate(zip(table.blocks, panels, strict=True))
+    ]
     some = "" if total in (None, len(rows)) else f" The list, the curves and the classes are of {len(rows)} of them."
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     return _PAGE.substitute(
         title=_e(table.experiment),
         lead=_e(lead),
         style=STYLE,
-        blocks="\n".join(_block(i, block, table, by_id, samples) for i, block in enumerate(table.blocks)),
+        blocks="\n".join(blocks),
         protocol=_e(table.protocol),
         runs=len(rows) if total is None else total,
         part=some,
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-        data=page_data(rows, table, experiment_file, total),
+        data=page_data(rows, table, iou, experiment_file, total),
         script=SCRIPT,
     )
 
 
 def _block(
-    i: int, block: Block, table: Table, by_id: Mapping[str, Row], samples: Mapping[str, Sequence[Row] | None]
+    i: int,
+    block: Block,
+    table: Table,
+    by_id: Mapping[str, Row],
+    iou_of: Mapping[str, NDArray[np.float64]],
+    curves: Panel,
+    samples: Mapping[str, Sequence[Row] | None],
 ) -> str:
     floor = "not measured" if block.floor is None else f"{block.floor:.2f}"
     teacher = block.teacher
@@ -128,9 +142,9 @@ def _block(
 <p class="note">{_e(table.legend)} {block.comparisons} comparisons in this table.
 The bootstrap interval is too narrow for few seeds and decides nothing.</p>
 {_said(block)}<h3>Learning curves</h3>
-{_curves(i, block, by_id)}
+{_curves(i, curves)}
 <h3>IoU by class</h3>
-{_by_class(i, block, by_id)}
+{_by_class(i, block, by_id, iou_of)}
 <h3>Sample predictions</h3>
 {pagesamples.section(i, block, by_id, samples)}
 </section>"""
@@ -180,8 +194,8 @@ def _swatch(i: int) -> str:
     return f'<i class="dot" style="background:{_THEMED.get(colour, colour)}"></i>'
 
 
-def _curves(i: int, block: Block, by_id: Mapping[str, Row]) -> str:
-    one = replace(panel(block, {k: r["curve"] for k, r in by_id.items()}), title="")
+def _curves(i: int, panel: Panel) -> str:
+    one = replace(panel, title="")
     if not any(one.curves):
         return '<p class="note">No run has a curve yet.</p>'
     wide = _inline(figure_svg(curve_figure([one], 8.6, 4.3), text=True), f"w{i}-")
@@ -204,18 +218,16 @@ def _inline(svg: str, prefix: str) -> str:
     return svg.replace("<svg ", '<svg role="img" aria-label="dev mIoU over training steps, by method" ', 1)
 
 
-def _by_class(number: int, block: Block, by_id: Mapping[str, Row]) -> str:
+def _by_class(number: int, block: Block, by_id: Mapping[str, Row], iou_of: Mapping[str, NDArray[np.float64]]) -> str:
     """Classes down, methods across: a phone is narrow and datasets have up to 150 classes."""
     columns: list[tuple[str, NDArray[np.float64]]] = []
-    teacher = by_id.get(block.teacher.run_id or "")
-    if teacher is not None and teacher["dev_confusion"] is not None:
-        columns.append(("teacher", iou_of(teacher)))
+    if (teacher := iou_of.get(block.teacher.run_id or "")) is not None:
+        columns.append(("teacher", teacher))
     first: Row | None = None
     for line in block.methods:
-        mine = [by_id[run] for run in line.run_ids.values()]
-        if mine:
-            first = first or mine[0]
-            columns.append((line.label, _mean([iou_of(row) for row in mine])))
+        if mine := list(line.run_ids.values()):
+            first = first or by_id[mine[0]]
+            columns.append((line.label, _mean([iou_of[run] for run in mine])))
     if first is None:
         return '<p class="note">No run has a result yet.</p>'
     confusion = np.reshape(first["dev_confusion"], (first["num_classes"], -1))

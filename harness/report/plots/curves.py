@@ -6,6 +6,7 @@ are Okabe and Ito's (safe for colour-blind readers); line styles and markers dis
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class Curve:
     label: str
     seeds: tuple[tuple[NDArray[np.int64], NDArray[np.float64]], ...]
 
-    @property
+    @cached_property
     def mean(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Mean over seeds at the steps that every seed has: (steps, values)."""
         first = self.seeds[0][0]
