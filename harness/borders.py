@@ -16,6 +16,8 @@ from typing import Any, TextIO
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _FOLDERS = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:'\"`,;)\]}]+/)+(?=[^\s/])")
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+QUOTED = 80
+"""Characters of a user's text that a message shows."""
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -72,6 +74,13 @@ def one_line(text: object, most: int = 2_000) -> str:
     """Text on one line and not longer than `most` characters, for a cell or a message."""
     line = terminal(" ".join(str(text).split()))
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def quoted(text: object, most: int = QUOTED) -> str:
+    """A user's text as a message quotes it: at most `most` characters, what is not printable escaped."""
+    whole = str(text)
+    part = whole if len(whole) <= most else whole[: most - 3] + "..."
+    return part if part.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in part)
 
 
 def markdown(text: str) -> str:

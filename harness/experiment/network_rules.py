@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from harness.borders import quoted
 from harness.experiment.method import nearest
 from harness.experiment.yaml_reader import KeyPath
 
@@ -49,7 +50,7 @@ def problems(architecture: str, encoder: str, parameters: dict[str, Any]) -> Ite
         if name in LOADING or name.startswith("pretrained"):
             message = f"a network's parameters load no files and reach no network. {USE_WEIGHTS}"
         elif any(abs(number) > LARGEST for number in _numbers(value)):
-            message = f"numbers here are at most {LARGEST}; given {_shown(value)}"
+            message = f"numbers here are at most {LARGEST}; given {quoted(repr(value))}"
         else:
             continue
         yield ("parameters", name), message
@@ -74,8 +75,3 @@ def _numbers(value: Any) -> Iterator[float]:
             yield from _numbers(item)
     elif isinstance(value, int | float):
         yield value
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 80 else f"{text[:77]}..."
