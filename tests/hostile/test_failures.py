@@ -356,7 +356,7 @@ def test_a_message_for_a_row_is_bounded_whatever_the_class_and_the_file_are_call
     from harness.results import failures, record
 
     kind = type("K" * 100_000, (Exception,), {})
-    code = compile("def f(kind): raise kind('ghp_0123456789abcdefABCDEF')", "/x/" + "\udcff" * 300 + ".py", "exec")
+    code = compile("def f(kind): raise kind('ghp' '_0123456789abcdefABCDEF')", "/x/" + "\udcff" * 300 + ".py", "exec")
     names: dict[str, Any] = {}
     exec(code, names)
     with pytest.raises(kind) as caught:
@@ -365,9 +365,9 @@ def test_a_message_for_a_row_is_bounded_whatever_the_class_and_the_file_are_call
     assert len(text) < 1000 and text.encode() and "ghp_" not in text
     run = tiny.plan(tmp_path)[1]
     failures.keep(tmp_path, run, caught.value)
-    record.write_row(run, tmp_path, {}, "failed", "its worker was lost: cannot reach https://ann:pw12@host/x")
+    record.write_row(run, tmp_path, {}, "failed", f"its worker was lost: cannot reach https://ann:{12345}@host/x")
     assert "ann:***@host/x" in store.read_run(tmp_path, run.run_id)["message"]
-    assert "ghp_" not in paths.failure_path(tmp_path, run.run_id).read_text().replace("raise kind('ghp_", "")
+    assert "ghp_" not in paths.failure_path(tmp_path, run.run_id).read_text()
 
 
 def test_a_full_terminal_of_an_unexpected_error(tmp_path: Path) -> None:
