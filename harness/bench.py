@@ -161,10 +161,7 @@ class Bench:
         runs = self.runs()
         found = self._require_current(self.directory, [run.run_id for run in runs])
         if pending := _pending(runs, found, retry_failed):
-            from harness.datasets.content import content_here
-
-            content_here(self.experiment.data, full=True)  # what rows are made from is not taken from memory
-            self.require_ready(pending)  # a finished run needs nothing any more
+            self.require_ready(pending, full=True)  # a finished run needs nothing any more
             self._launch(runs, self.experiment.resources, self.directory, on_update, retry_failed)
         return _states(runs, self.standings())
 
@@ -172,7 +169,7 @@ class Bench:
         """Search each method's hyper-parameters, as `sstkd-bench tune` does, and write the best points.
 
         Args:
-            on_update: as for `run`, while teachers are trained.
+            on_update: as for `run`, while teachers are trained and until the first trial begins.
             on_trial: called when a trial begins and when it has ended.
 
         Returns:
@@ -193,7 +190,7 @@ class Bench:
             self._train_teachers(needed, on_update, False)
             from harness.search.tuner import search  # torch and ray: seconds
 
-            search(self.experiment, self.directory.absolute(), on_trial)
+            search(self.experiment, self.directory.absolute(), on_trial, on_update, self._judge)
             found = outcome.outcomes(self.experiment, self.directory)
         outcome.write(found, self.directory)
         return found
@@ -243,16 +240,18 @@ class Bench:
         self._require_results(bool(read.num_rows))
         return read
 
-    def require_ready(self, runs: Sequence[Run]) -> None:
-        """Look for what would end the runs, before hours are spent on a teacher.
+    def require_ready(self, runs: Sequence[Run], full: bool = False) -> None:
+        """Look for what would end the runs; with `full` in files too that seem unchanged since they were read.
 
         Raises:
-            ValueError: a logger is not installed, or a rule of `harness.training.gate` is broken.
+            ValueError: a logger is not installed, or a rule on the data or of `harness.training.gate` is broken.
         """
+        from harness.datasets.content import content_here
         from harness.execution import loggers
 
         loggers.require(self.experiment.resources.loggers)
         if runs:
+            content_here(self.experiment.data, full)
             from harness.training import gate  # torch and timm: seconds
 
             gate.require(runs, self.experiment.resources, self.directory)
@@ -274,7 +273,7 @@ class Bench:
         """What the rows of a folder are worth; an error if some are stale."""
         if not directory.is_dir():
             return {}
-        found = reuse.standings(directory, ids, self.data_hash, weights=True)
+        found = reuse.standings(directory, ids, self.data_hash, weights=("teacher",))
         reuse.require_current(found, directory, self.file)
         return found
 
@@ -286,7 +285,7 @@ class Bench:
             )
         for folder, ids in self._asked().items():
             if folder.is_dir():
-                found = reuse.standings(folder, ids, self.data_hash, weights=True)
+                found = reuse.standings(folder, ids, self.data_hash, weights=("teacher",))
                 reuse.set_aside(folder, [i for i, x in found.items() if x.state == "stale" or x.code == "other"])
 
     def _compared(self, ids: Collection[str], keep_stale: bool = False) -> "tuple[Table, int]":
@@ -314,7 +313,7 @@ class Bench:
             wanted: their run_ids; None, the teacher of a method that needs none, is passed over.
         """
         runs = outline(self.experiment)
-        self.require_ready(runs)
+        self.require_ready(runs, full=True)
         teachers = [run for run in runs if run.run_id in wanted]
         found = self._require_current(self.directory, [run.run_id for run in teachers])
         if _pending(teachers, found, retry_failed):
@@ -350,10 +349,9 @@ class Bench:
 
         launcher.run_all(runs, resources, directory, on_update, retry_failed, self._judge)
 
-    def _judge(self, directory: Path, ids: Collection[str]) -> dict[str, str]:
-        """The states of runs for the launcher, which may have fetched rows since; an error if some are stale."""
-        found = self._require_current(directory, ids)
-        return {run_id: found[run_id].state if run_id in found else "waiting" for run_id in ids}
+    def _judge(self, directory: Path, ids: Collection[str] | None) -> dict[str, str]:
+        """The states of runs for who may have fetched rows since; an error if some are stale."""
+        return {run_id: x.state for run_id, x in self._require_current(directory, ids).items()}
 
 
 def compare(benches: Iterable[Bench]) -> "Across":

@@ -13,9 +13,29 @@ from html import escape
 from typing import Any, TextIO
 
 # C0 and C1 controls without \n and \t; marks that reverse or hide text; lone surrogates.
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-_FOLDERS = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:'\"`,;)\]}]+/)+(?=[^\s/])")
+_OBEYED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+_FOLDERS = re.compile(r"(?:(?<=file://)|(?<![\w.:/~-]))/(?:[^\s/:'\"`,;)\]}]+/)+(?=[^\s/])")
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+SECRETS = (  # words of which one is in it, the pattern, what it is
+    ("AKIA ASIA", r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b", "an access key"),
+    ("ghp_ gho_ ghu_ ghs_ ghr_", r"\bgh[pousr]_[A-Za-z0-9]{16}", "an access token"),
+    ("hf_ npm_ github_pat_ dop_v1_", r"\b(?:hf|npm|github_pat|dop_v1)_[A-Za-z0-9]{16}", "an access token"),
+    ("glpat- GOCSPX- pypi-", r"\b(?:glpat|GOCSPX|pypi)-[\w-]{16}", "an access token"),
+    ("xox ya29.", r"\b(?:xox[abeoprs]-|ya29\.)[\w-]{10}", "an access token"),
+    ("sk-", r"(?<![\w-])sk-(?=[\w-]{0,40}[0-9])[\w-]{20}", "an API key"),
+    ("sk_ rk_", r"\b[rs]k_(?:live|test)_\w{16}", "an API key"),
+    ("AIza", r"\bAIza[\w-]{35}", "an API key of Google"),
+    ("AccountKey= AccessKey=", r"(?:AccountKey|SharedAccessKey)=[A-Za-z0-9+/=]{20}", "a key of Azure"),
+    ("sig=", r"[?&]sig=[A-Za-z0-9%+/]{30}", "a signed address of Azure"),
+    ("eyJ", r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8}", "a JSON web token"),
+    ("PRIVATE PuTTY", r"-----BEGIN [A-Z ]*PRIVATE KEY|PuTTY-User-Key-File-[0-9]", "a private key"),
+)
+"""What is a secret wherever it stands."""
+QUOTED = 80
+"""Characters of a user's text that a message shows."""
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -74,6 +94,13 @@ def one_line(text: object, most: int = 2_000) -> str:
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
+def quoted(text: object, most: int = QUOTED) -> str:
+    """A user's text as a message quotes it: at most `most` characters, what is not printable escaped."""
+    whole = str(text)
+    part = whole if len(whole) <= most else whole[: most - 3] + "..."
+    return part if part.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in part)
+
+
 def markdown(text: str) -> str:
     """Text that Markdown shows as it is: it must not open a cell, a tag, a link or a new line."""
     escaped = re.sub(r"([\\|<>`*_#~&$])", r"\\\1", one_line(text))
@@ -113,12 +140,28 @@ def _quoted(word: str) -> str:
     """A word for a shell; one with control characters in bash's notation."""
     if "\n" not in word and terminal(word) == word:
         return shlex.quote(word)
-    return "$'" + "".join(f"\\u{ord(c):04x}" if c in "'\\\n" or terminal(c) != c else c for c in word) + "'"
+    return "$'" + "".join(_coded(c) if c in "'\\\n" or terminal(c) != c else c for c in word) + "'"
+
+
+def _coded(letter: str) -> str:
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no text
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def without_folders(text: str) -> str:
     """Text without the folders of absolute paths, which say how a machine and its users are named: `…/name`."""
     return _FOLDERS.sub("…/", text) if "/" in text else text
+
+
+def without_secrets(text: str) -> str:
+    """Text without passwords in URLs and without what is a key or a token wherever it stands: `***` in their place."""
+    text = re.sub(r"(://[^/\s:@]*:)[^/\s@]+(?=@)", r"\1***", text)
+    for words, pattern, _ in SECRETS:
+        if any(word in text for word in words.split()):
+            text = re.sub(rf"(?:{pattern})[\w+/=.%~-]*", "***", text)
+    return text
 
 
 def script_json(value: Any) -> str:

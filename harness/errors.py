@@ -57,7 +57,7 @@ def text_of(error: BaseException) -> str:
     """An error's text, which code from outside may fail to give."""
     try:
         return str(error)
-    except Exception as another:  # the first error is the one to report
+    except (Exception, SystemExit) as another:  # the first error is the one to report
         return f"(its text cannot be shown: {type(another).__name__})"
 
 

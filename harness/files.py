@@ -1,5 +1,6 @@
 """Atomic writes, the cache folder, and checksums of files."""
 
+import contextlib
 import hashlib
 import os
 import time
@@ -25,7 +26,8 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(hidden, path)
     except OSError as error:
-        hidden.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder's error, which names the hidden file
+            hidden.unlink(missing_ok=True)
         # Named as its reader knows it: the hidden name says nothing, and a full disk names no file at all.
         raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
     except BaseException:

@@ -171,7 +171,8 @@ def test_a_run_refuses_a_teacher_of_other_data(here: Path) -> None:
     paths.run_path(bench.directory, run.run_id).unlink()
     change_a_pixel(here)
     assert tiny.in_process(run, bench.directory) == "failed"
-    assert "the teacher saw other data" in store.read_run(bench.directory, run.run_id)["message"]
+    message = store.read_run(bench.directory, run.run_id)["message"]
+    assert f"1 of 1 {CHANGED}" in message and "(teacher, tiny, seed 0): data " in message
 
 
 def test_what_was_made_from_other_data_is_made_anew_on_request(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

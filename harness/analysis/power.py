@@ -13,7 +13,7 @@ MOST_SEEDS = 200
 
 
 @dataclass(frozen=True)
-class Shown:
+class Power:
     """Statistical power for one method's difference to the baseline, in percentage points.
 
     Attributes:
@@ -33,7 +33,7 @@ class Shown:
     seeds: int | None
 
 
-def shown(block: Block, numbers: Sequence[int]) -> list[Shown]:
+def by_method(block: Block, numbers: Sequence[int]) -> list[Power]:
     """Power for several numbers of seeds, for each method with two pairs of runs or more.
 
     The level is that of the first step of Holm's correction over the block's comparisons, so a difference of this size
@@ -61,7 +61,7 @@ def shown(block: Block, numbers: Sequence[int]) -> list[Shown]:
         smallest = {n: detectable_difference(deviation.mean, n, level, POWER) for n in numbers}
         mean = float(deltas.mean())
         found.append(
-            Shown(line.label, len(deltas), mean, deviation, smallest, _needed(abs(mean), deviation.mean, level))
+            Power(line.label, len(deltas), mean, deviation, smallest, _needed(abs(mean), deviation.mean, level))
         )
     return found
 
@@ -85,7 +85,7 @@ def phrase(block: Block) -> str | None:
     n = max((len(x.values) for x in block.methods), default=0)
     if n < 2:
         return None
-    found = [x.smallest[n] for x in shown(block, [n])]
+    found = [x.smallest[n] for x in by_method(block, [n])]
     if not found:
         return None
     return (

@@ -1,5 +1,6 @@
 """The command `sstkd-bench`: words in, words out; one file per command."""
 
+import errno
 import os
 import sys
 import tempfile
@@ -8,6 +9,7 @@ import traceback
 UNEXPECTED = 3
 """The exit code of an error that no command expects."""
 LONGEST = 500
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> None:
@@ -21,9 +23,22 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("SSTKD_BENCH_TRACEBACK"):
             raise
-        sys.stdout.flush()
+        _flush()
+        if isinstance(error, OSError) and error.errno in FULL:  # of standard output, such as --help into a file
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
         print(unexpected(error), file=sys.stderr)
         raise SystemExit(UNEXPECTED) from None
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Nothing is left to be written at exit, where Python would answer a full disk with a traceback and a code 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # said by the command where it was about it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def unexpected(error: Exception) -> str:

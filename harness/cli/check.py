@@ -139,7 +139,7 @@ def _print_power(block: "Block", numbers: Sequence[int], planned: int) -> bool:
     from harness.report.console import print_columns
 
     lines = []
-    for x in power.shown(block, numbers):
+    for x in power.by_method(block, numbers):
         deviation = f"{x.deviation.mean:.2f} [{x.deviation.low:.2f}, {x.deviation.high:.2f}]"
         needed = f"more than {power.MOST_SEEDS}" if x.seeds is None else str(x.seeds)
         smallest = [f"{x.smallest[n]:.2f}" for n in numbers]

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.errors import text_of
+
 if TYPE_CHECKING:
     from harness.bench import Bench
     from harness.experiment.spec import Experiment
 
 WRONG_PATH = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError)
 DEFAULT_RESULTS = Path("results")
+LONGEST = 15_000
+"""Characters of an error that are printed."""
 
 File = Annotated[Path, typer.Argument(help="Experiment file (YAML).")]
 Files = Annotated[list[Path], typer.Argument(help="Experiment files (YAML).")]
@@ -43,10 +47,18 @@ def answering() -> Iterator[None]:
         yield
     except BrokenPipeError:  # `... | head`: nobody reads any more
         raise
+    except KeyboardInterrupt:
+        if os.environ.get("SSTKD_BENCH_TRACEBACK"):
+            raise
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(130) from None
     except (ValueError, OSError) as error:
         if os.environ.get("SSTKD_BENCH_TRACEBACK"):
             raise
-        for line in str(error).splitlines() or [type(error).__name__]:
+        text = text_of(error)
+        if len(text) > LONGEST:
+            text = f"{text[:LONGEST]} ... ({len(text):,} characters)"
+        for line in text.splitlines() or [type(error).__name__]:
             typer.echo(f"error: {line}", err=True)
         raise typer.Exit(2 if isinstance(error, (ValueError, *WRONG_PATH)) else 1) from None
 

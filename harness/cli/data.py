@@ -74,7 +74,6 @@ def data_check(name: Name, root: Root = None, settings: Set = None) -> None:
     """Read every file: pairs, sizes, label ids, pixels per class, corrupt files. Exit code 1 if anything is wrong."""
     with answering():
         from harness.datasets import inspect
-        from harness.experiment.yaml_reader import shown
         from harness.report.console import print_columns
 
         found = inspect.check(name, root, _parameters(name, settings))
@@ -84,10 +83,9 @@ def data_check(name: Name, root: Root = None, settings: Set = None) -> None:
             columns = ["class", *(f"{part} {what}" for part in found.parts for what in ("pixels", "%", "images"))]
             print_columns(columns, found.classes, tuple(columns[1:]))
         for note in found.notes:
-            typer.echo(f"note: {shown(note, 700)}")
+            typer.echo(f"note: {note}")
         for problem in found.problems[:SHOWN]:
-            lines = [shown(line, 700) for line in problem.splitlines()]
-            typer.echo("\n".join(["wrong: " + lines[0], *lines[1:]]), err=True)
+            typer.echo(f"wrong: {problem}", err=True)
         if len(found.problems) > SHOWN:
             typer.echo(f"wrong: ... and {len(found.problems) - SHOWN} more", err=True)
         typer.echo(f"{len(found.problems)} problems" if found.problems else "no problems found")

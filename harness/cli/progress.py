@@ -111,7 +111,7 @@ class Display:
             parts.append(f"loss {p.loss:.3f}")
         if p.dev_miou is not None:
             parts.append(f"dev mIoU {100 * p.dev_miou:.1f}")
-        parts.append(f"{_ended(status)}/{len(status.runs)} runs, ETA {clock(status.eta_seconds())}")
+        parts.append(f"{_ended(status)}/{status.total} runs, ETA {clock(status.eta_seconds())}")
         if state == "failed" and (why := self._why(run_id)):
             parts.append(" ".join(why.split())[:MESSAGE_LENGTH])
         return "  ".join(parts)
@@ -176,9 +176,9 @@ def _fraction(progress: Progress) -> float:
 
 
 def _overall(status: Status, width: int, elapsed: float) -> Table:
-    text = f"{_ended(status)}/{len(status.runs)} runs  {clock(elapsed)} elapsed  ETA {clock(status.eta_seconds())}"
+    text = f"{_ended(status)}/{status.total} runs  {clock(elapsed)} elapsed  ETA {clock(status.eta_seconds())}"
     done = _ended(status) + sum(_fraction(status.progress.get(run_id, Progress())) for run_id in status.running)
-    bar = [ProgressBar(total=max(1, len(status.runs)), completed=done, width=30)] if width >= 80 else []
+    bar = [ProgressBar(total=max(1, status.total), completed=done, width=30)] if width >= 80 else []
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_row(_text(text), *bar)
     return grid

@@ -37,7 +37,7 @@ def run(
         require_from_search(wanted.experiment, file, from_search)
         show = progress(wanted.directory, as_json)
         before = wanted.states()
-        say_what_is_done(show, before.values(), retry_failed)
+        say_what_is_done(show, before.values(), retry_failed, wanted.experiment)
         try:
             with stopped_by_sigterm(), show:
                 states = wanted.run(show, retry_failed, rerun_changed)
@@ -55,11 +55,22 @@ def run(
     exit_by(list(states.values()), wanted.directory)
 
 
-def say_what_is_done(show: "Display | Events", states: Collection[str], retry_failed: bool) -> None:
-    """The first line, before anything that takes seconds."""
+def say_what_is_done(
+    show: "Display | Events", states: Collection[str], retry_failed: bool, experiment: "Experiment"
+) -> None:
+    """The first lines, before anything that takes seconds: what will be done, and which data is not used."""
     again = ("waiting", "failed", "skipped") if retry_failed else ("waiting",)
     if pending := sum(state in again for state in states):
         show.say(f"{pending} of {len(states)} runs to do; loading torch, building the networks, reading the data")
+        say_what_is_left_out(show, experiment)
+
+
+def say_what_is_left_out(show: "Display | Events", experiment: "Experiment") -> None:
+    """A note for each kind of files in the data's folder that no run will see."""
+    from harness.datasets.inspect import left_out
+
+    for note in left_out(experiment.data):
+        show.say(f"note: {note}")
 
 
 def exit_by(states: list[str], directory: Path) -> None:

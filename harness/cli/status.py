@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 SHOWN = 20
 MESSAGE_LENGTH = 300
 LINE_LENGTH = 5000
-OLD_SECONDS = 60.0
+ALWAYS = ("ok", "failed")
+"""States that are counted even where no run is in them."""
 
 
 def status(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS) -> None:
@@ -26,34 +28,84 @@ def status(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS
         from harness.results.paths import search_folder, times_folder
 
         wanted = bench(file, overrides, results, reading=True)
-        states = _states(wanted)
-        counts = {
-            state: list(states.values()).count(state) for state in ("ok", "failed", "skipped", "waiting", "stale")
-        }
-        said = ", ".join(f"{count} {state}" for state, count in counts.items() if count or state in ("ok", "failed"))
-        typer.echo(f"{wanted.directory}: {len(states)} runs: {said}")
         folders = (wanted.directory, times_folder(wanted.directory), search_folder(wanted.directory))
         told = [text for folder in folders for text in _command(folder)]
-        failed = _failures(wanted, states)
-        for line in [*(told or ["no command has run in this folder, or its status.json was removed"]), *failed]:
-            typer.echo(terminal(line.replace("\n", " "))[:LINE_LENGTH])
+        told = told or [
+            "no command has run in this folder on this machine, or its status.json was removed; of a job that was "
+            "submitted the log tells, which `sstkd-bench submit` with the same arguments follows again"
+        ]
+        try:
+            states = dict(zip(folders, (_states(wanted), _timing(wanted), _trials(wanted)), strict=True))
+        except ValueError:  # of the rows; what runs is said all the same
+            for line in told:
+                _say(line)
+            raise
+        failed = [text for folder in folders for text in _failures(folder, states[folder])]
+        for line in (*told, *failed):
+            _say(line)
     if failed:
         raise typer.Exit(1)
 
 
-def _states(wanted: "Bench") -> dict[str, str]:
-    """By run_id; of the teachers alone as long as a search has not found what the students are."""
-    if wanted.experiment.search is not None:
-        from harness.experiment.plan import outline
-        from harness.search import outcome
+def _say(line: str) -> None:
+    typer.echo(terminal(line.replace("\n", " "))[:LINE_LENGTH])
 
-        found = outcome.outcomes(wanted.experiment, wanted.directory)
-        if not all(each.complete for each in found):
-            typer.echo(f"{sum(len(each.trials) for each in found)} of {sum(each.wanted for each in found)} trials")
-            rows = {run_id: standing.state for run_id, standing in wanted.standings().items()}
-            teachers = [run.run_id for run in outline(wanted.experiment) if run.role == "teacher"]
-            return {run_id: rows.get(run_id, "waiting") for run_id in teachers}
-    return wanted.states()
+
+def _counted(folder: Path, what: str, states: Mapping[str, str], wanted: int | None = None) -> Mapping[str, str]:
+    """Say how many runs are in which state."""
+    found = Counter(states.values())
+    if wanted is not None and wanted > len(states):
+        found["waiting"] = wanted - len(states)
+    names = [state for state in ("ok", "failed", "skipped", "waiting", "stale") if found[state] or state in ALWAYS]
+    said = ", ".join(f"{found[state]} {state}" for state in names)
+    _say(f"{folder}: {found.total()} {what}: {said}")
+    return states
+
+
+def _states(wanted: "Bench") -> Mapping[str, str]:
+    """The runs by run_id; the teachers alone as long as what the students are is not known."""
+    from harness.experiment.plan import outline
+
+    try:
+        return _counted(wanted.directory, "runs", wanted.states())
+    except ValueError as error:
+        if wanted.experiment.search is None:
+            raise
+        # The search has not found all points, or cannot: its own lines below, and `run --from-search`, say why.
+        rows = wanted.standings()
+        ids = [run.run_id for run in outline(wanted.experiment) if run.role == "teacher"]
+        states = {run_id: rows[run_id].state if run_id in rows else "waiting" for run_id in ids}
+        _counted(wanted.directory, "runs", states)
+        _say(f"  teachers only; the students follow from the search: {str(error).splitlines()[0]}")
+        return states
+
+
+def _timing(wanted: "Bench") -> Mapping[str, str]:
+    """The runs that time a step, where the budget is one of seconds."""
+    from harness.experiment import rules
+    from harness.experiment.plan import timing_runs
+    from harness.results import store
+    from harness.results.paths import times_folder
+
+    if not rules.needs_times(wanted.experiment):
+        return {}
+    folder = times_folder(wanted.directory)
+    rows = store.finished(folder)
+    states = {run.run_id: rows.get(run.run_id, "waiting") for run in timing_runs(wanted.experiment)}
+    return _counted(folder, "timing runs", states)
+
+
+def _trials(wanted: "Bench") -> Mapping[str, str]:
+    """The trials of a search that have ended."""
+    if wanted.experiment.search is None:
+        return {}
+    from harness.results.paths import search_folder
+    from harness.search import outcome
+
+    found = outcome.outcomes(wanted.experiment, wanted.directory)
+    states = {trial.run_id: trial.status for each in found for trial in each.trials}
+    asked = sum(len(each.trials) if each.complete else each.wanted for each in found)
+    return _counted(search_folder(wanted.directory), "trials", states, asked)
 
 
 def _command(folder: Path) -> list[str]:
@@ -75,7 +127,7 @@ def _command(folder: Path) -> list[str]:
             "Re-run the same command to resume"
         ]
     lines = [f"{folder}: {who}, {age}" + (": " + found["doing"] if found["doing"] else "")]
-    if now - found["written"] > OLD_SECONDS:
+    if now - found["written"] > status_file.OLD_SECONDS:
         lines.append("it has not reported for longer than usual: the machine may be busy, or the process stopped")
     counts, eta = found.get("counts"), found.get("eta_seconds")
     if isinstance(counts, Mapping):
@@ -88,7 +140,7 @@ def _command(folder: Path) -> list[str]:
 
 
 def _line(each: Mapping[str, Any], now: float) -> str:
-    name = "teacher" if each.get("role") == "teacher" else f"{each.get('method')} seed {each.get('seed')}"
+    name = _name(each)
     step = "starting" if each.get("step") is None else f"step {each['step']}/{each.get('steps')}"
     parts = [f"  {each.get('pair')} {name}: {step}"]
     if isinstance(score := each.get("dev_miou"), float):
@@ -102,7 +154,14 @@ def _line(each: Mapping[str, Any], now: float) -> str:
     return "  ".join(parts)
 
 
-def _failures(wanted: "Bench", states: Mapping[str, str]) -> list[str]:
+def _name(each: Mapping[str, Any]) -> str:
+    if each.get("role") == "teacher":
+        return "teacher"
+    trial = each.get("trial")
+    return f"{each.get('method')} " + (f"trial {trial + 1}" if isinstance(trial, int) else f"seed {each.get('seed')}")
+
+
+def _failures(folder: Path, states: Mapping[str, str]) -> list[str]:
     """A line for each run that failed: which, why, and where its traceback is."""
     from harness.results import store
     from harness.results.paths import failure_path
@@ -110,13 +169,12 @@ def _failures(wanted: "Bench", states: Mapping[str, str]) -> list[str]:
     failed = [run_id for run_id, state in states.items() if state == "failed"]
     if not failed:
         return []
-    columns = ["run_id", "pair", "role", "method", "seed", "message"]
-    rows = store.read_rows(wanted.directory, columns, "failed", failed).to_pylist()
-    lines = [f"{len(rows)} failed:"]
+    columns = ["run_id", "pair", "role", "method", "seed", "trial", "message"]
+    rows = store.read_rows(folder, columns, "failed", failed).to_pylist()
+    lines = [f"{folder}: {len(rows)} failed:"]
     for row in rows[:SHOWN]:
-        name = "teacher" if row["role"] == "teacher" else f"{row['method']} seed {row['seed']}"
-        lines.append(f"  {row['pair']} {name}: {row['message'][:MESSAGE_LENGTH]}")
-        path = failure_path(wanted.directory, row["run_id"])
+        lines.append(f"  {row['pair']} {_name(row)}: {row['message'][:MESSAGE_LENGTH]}")
+        path = failure_path(folder, row["run_id"])
         if path.is_file():
             lines.append(f"    {path}")
     return lines + ([f"  ... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else [])

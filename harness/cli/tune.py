@@ -40,11 +40,13 @@ def tune(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS, 
 
 
 def _say_what_is_done(wanted: "Bench", show: Any) -> None:
+    from harness.cli.run import say_what_is_left_out
     from harness.search import outcome
 
     found = outcome.outcomes(wanted.experiment, wanted.directory)
     if pending := sum(each.wanted - len(each.trials) for each in found if not each.complete):
         show.say(f"{pending} trials to do; loading torch, building the networks, reading the data")
+        say_what_is_left_out(show, wanted.experiment)
 
 
 def _interrupted(wanted: "Bench", show: Any) -> None:

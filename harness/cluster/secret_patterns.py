@@ -12,6 +12,8 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import PurePosixPath
 
+from harness.borders import SECRETS
+
 SCANNED_BYTES = 2**20
 """Larger files are data, not settings, and are not scanned."""
 NAMES = (
@@ -53,21 +55,7 @@ _PROGRAM = re.compile(
 )
 
 _KEYS = r"passw(?:or)?d|pwd|secret(?:[_-]?key)?|token|api[_-]?key|access[_-]?key|account[_-]?key"
-_FORMATS = (  # words of which one is in it, the pattern, what it is
-    ("AKIA ASIA", r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b", "an access key"),
-    ("ghp_ gho_ ghu_ ghs_ ghr_", r"\bgh[pousr]_[A-Za-z0-9]{16}", "an access token"),
-    ("hf_ npm_ github_pat_ dop_v1_", r"\b(?:hf|npm|github_pat|dop_v1)_[A-Za-z0-9]{16}", "an access token"),
-    ("glpat- GOCSPX- pypi-", r"\b(?:glpat|GOCSPX|pypi)-[\w-]{16}", "an access token"),
-    ("xox ya29.", r"\b(?:xox[abeoprs]-|ya29\.)[\w-]{10}", "an access token"),
-    ("sk-", r"(?<![\w-])sk-(?=[\w-]{0,40}[0-9])[\w-]{20}", "an API key"),
-    ("sk_ rk_", r"\b[rs]k_(?:live|test)_\w{16}", "an API key"),
-    ("AIza", r"\bAIza[\w-]{35}", "an API key of Google"),
-    ("AccountKey= AccessKey=", r"(?:AccountKey|SharedAccessKey)=[A-Za-z0-9+/=]{20}", "a key of Azure"),
-    ("sig=", r"[?&]sig=[A-Za-z0-9%+/]{30}", "a signed address of Azure"),
-    ("eyJ", r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8}", "a JSON web token"),
-    ("PRIVATE PuTTY", r"-----BEGIN [A-Z ]*PRIVATE KEY|PuTTY-User-Key-File-[0-9]", "a private key"),
-    ("://", r"://[^/\s:@]*:(?![$<{*])[^/\s@]+@", "a URL with a password"),
-)
+_FORMATS = (*SECRETS, ("://", r"://[^/\s:@]*:(?![$<{*])[^/\s@]+@", "a URL with a password"))
 # In what is written for a job, any value of such a name is refused.
 _STRICT = (
     rf"^[^\w\n]*+[\w.-]*(?:{_KEYS})[^\w\n]*[:=][ \t]*[^\s#]",

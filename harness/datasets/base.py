@@ -77,6 +77,35 @@ class Data:
     val: Split
 
 
+def faults(data: Data, where: str) -> list[str]:
+    """What keeps splits from being trained, selected or evaluated on, a text each.
+
+    Args:
+        data: the splits.
+        where: the folder of the data, or what made it.
+    """
+    found = []
+    for name in ("train", "dev", "val"):
+        split = getattr(data, name)
+        if not len(split):
+            found.append(f"{where}: {name} has no image; it needs at least one")
+        elif not _labelled(split, data.info.ignore_index):
+            own = ", or give another data.parameters.dev_seed" if name == "dev" else ""
+            found.append(
+                f"{where}: {name} has no labelled pixel in its {len(split)} pairs; every pixel is ignored. Correct the "
+                f"label maps, or the values of the classes{own}"
+            )
+    return found
+
+
+def _labelled(split: Split, ignore_index: int) -> bool:
+    """Whether any pixel has a class; a split in files knows it from its index."""
+    known: bool | None = getattr(split, "labelled", None)
+    if known is not None:
+        return known
+    return any((split[i][1] != ignore_index).any() for i in range(len(split)))
+
+
 def intensity_histogram(split: Split, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
     """Pixels of every (grey level, class): (256, K). Grey level is the rounded-down mean of the channels."""
     total = np.zeros(256 * num_classes, np.int64)

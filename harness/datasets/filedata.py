@@ -1,15 +1,16 @@
 """Loads the three splits of a run from a dataset in files or from its prepared cache."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.datasets import cache, decode, index, splits
-from harness.datasets.base import Data, DataInfo, Image, Label
+from harness.datasets.base import Data, DataInfo, Image, Label, faults
 from harness.datasets.header import UPRIGHT
 from harness.datasets.index import Entry
 from harness.datasets.source import IGNORE, OFFICIAL, Sample, Source, require_none, tables_sha256
@@ -17,6 +18,8 @@ from harness.datasets.tree import Tree
 
 # Mean and standard deviation of ImageNet in 0..255, used to pretrain most encoders; `train.normalize` has others.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+LOUD = 2**30
+"""Bytes of a cache up to which reading them shows no message."""
 Read = Callable[[], tuple[Image, Label]]
 
 
@@ -56,6 +59,11 @@ class Pairs:
         return len({decode.shrunk_size(pair.entry.size_hw, self.short_side) for pair in self.pairs}) == 1
 
     @property
+    def labelled(self) -> bool:
+        """Whether a pixel of any pair has a class, from the index."""
+        return any(pair.entry.counts[:-1].any() for pair in self.pairs)
+
+    @property
     def names(self) -> list[str]:
         """The samples' names, in order."""
         return [pair.sample.name for pair in self.pairs]
@@ -89,6 +97,23 @@ class CacheReader:
         return cache.read_pair(self.root, self.place, self.how)
 
 
+@dataclass(frozen=True)
+class Found:
+    """A dataset's folder, or its prepared cache, after a look at all of it.
+
+    Attributes:
+        pairs: the readable ones, by official split.
+        problems: what keeps it from being used, all of it, a text each.
+        notes: what else a user should know, such as files that are left out.
+        data: the three splits; None where there are problems.
+    """
+
+    pairs: dict[str, list[Pair]]
+    problems: list[str]
+    notes: list[str]
+    data: Data | None = None
+
+
 def load(
     source: Source,
     root: Path | None,
@@ -97,7 +122,37 @@ def load(
     dev_seed: int,
     short_side: int | None,
 ) -> Data:
-    """Read a dataset's folder or its prepared cache, and split dev off train.
+    """The three splits of a dataset's folder or of its prepared cache; arguments as for `look`.
+
+    Raises:
+        ValueError: as `look`, and of what keeps the data from being used the first problems, one per line.
+    """
+    return usable(source, root, look(source, root, variant, dev_fraction, dev_seed, short_side))
+
+
+def usable(source: Source, root: Path | None, found: Found) -> Data:
+    """The splits that a look has found.
+
+    Raises:
+        ValueError: there are problems; the first of them, one per line.
+    """
+    require_none(source, root, found.problems)
+    assert found.data is not None
+    return found.data
+
+
+def look(
+    source: Source,
+    root: Path | None,
+    variant: dict[str, Any],
+    dev_fraction: float,
+    dev_seed: int,
+    short_side: int | None,
+    full: bool = False,
+) -> Found:
+    """Read a dataset's folder or its prepared cache, judge it, and split dev off train.
+
+    What data must be is asked here and nowhere else: by `data check`, `check`, `run` and every worker.
 
     Args:
         source: the dataset.
@@ -106,9 +161,10 @@ def load(
         dev_fraction: share of train (without its extra samples) that becomes dev, in (0, 1).
         dev_seed: seed of the split.
         short_side: downscale to this many pixels on the shorter side; None keeps the size.
+        full: read every file again, those too that seem unchanged since they were read.
 
     Raises:
-        ValueError: a parameter is out of range, the folder is incomplete, or files are invalid; names them.
+        ValueError: a parameter is out of range, there is no such folder, or it cannot be listed; names it.
     """
     if root is None:
         raise ValueError(
@@ -116,24 +172,32 @@ def load(
             f"wrote. How to get the data: sstkd-bench data info {source.name}"
         )
     require_ranges(source.name, dev_fraction, dev_seed, short_side)
-    stock, tables = (
-        _cached(source, root, variant, short_side) if cache.is_cache(root) else _direct(source, root, variant)
+    found, tables = (
+        _cached(source, root, variant, short_side, full)
+        if cache.is_cache(root)
+        else _direct(source, root, variant, full)
     )
-    train, val = (list(stock.get(split, ())) for split in OFFICIAL)
-    usable = [pair for pair in train if not pair.sample.extra]
-    require_pairs(source, root, {split: [pair.sample for pair in stock.get(split, ())] for split in OFFICIAL})
-    chosen = _cut(source, usable, dev_fraction, np.random.default_rng(dev_seed))
-    dev = [pair for pair, taken in zip(usable, chosen, strict=True) if taken]
+    if found.problems:
+        return found
+    train, val = (found.pairs[split] for split in OFFICIAL)
+    candidates = [pair for pair in train if not pair.sample.extra]
+    if len(candidates) < 2 or not val:
+        text = (
+            f"{root}: {source.name} has {len(candidates)} training and {len(val)} val pairs there; at least 2 and 1 "
+            f"are needed. Layout:\n{source.layout}"
+        )
+        return replace(found, problems=[text])
+    try:
+        chosen = _cut(source, candidates, dev_fraction, np.random.default_rng(dev_seed))
+    except ValueError as error:
+        return replace(found, problems=[f"{root}: {error}"])
+    dev = [pair for pair, taken in zip(candidates, chosen, strict=True) if taken]
     held = {pair.sample.name for pair in dev}
     parts = {
         "train": Pairs([pair for pair in train if pair.sample.name not in held], short_side),
         "dev": Pairs(dev, short_side),
         "val": Pairs(val, short_side),
     }
-    if empty := [
-        split for split, part in parts.items() if not any(pair.entry.counts[:-1].any() for pair in part.pairs)
-    ]:
-        raise ValueError("\n".join(unlabelled(root, split, len(parts[split])) for split in empty))
     info = DataInfo(
         name=source.name,
         num_classes=len(source.class_names),
@@ -146,24 +210,12 @@ def load(
         ignore_index=IGNORE,
         shareable=source.shareable,
     )
-    return Data(info, **parts)
-
-
-def require_pairs(source: Source, root: Path, samples: Mapping[str, Sequence[Sample]]) -> None:
-    """Raise ValueError if there are too few pairs to train, to select and to evaluate on."""
-    train = sum(not sample.extra for sample in samples.get("train", ()))
-    val = len(samples.get("val", ()))
-    if train < 2 or not val:
-        raise ValueError(
-            f"{root}: {source.name} has {train} training and {val} val pairs there; at least 2 and 1 are "
-            f"needed. Layout:\n{source.layout}"
-        )
-
-
-def unlabelled(root: Path, split: str, pairs: int) -> str:
-    """The error of a split that nothing can be learned from or measured on."""
-    remedy = "Are the values of the classes right, and not all of them ignored?"
-    return f"{root}: {split} has no labelled pixel in its {pairs} pairs; every pixel is ignored. {remedy}"
+    data = Data(info, **parts)
+    if wrong := faults(data, str(root)):
+        return replace(found, problems=wrong)
+    if not parts["train"].one_size:
+        found.notes.append("train has images of several sizes; batches of them need train.augment.crop_hw")
+    return replace(found, data=data)
 
 
 def require_ranges(name: str, dev_fraction: float, dev_seed: int, short_side: int | None) -> None:
@@ -176,24 +228,25 @@ def require_ranges(name: str, dev_fraction: float, dev_seed: int, short_side: in
         raise ValueError(f"{name}: short_side is {short_side}; allowed: 1 and more, or null")
 
 
-def _direct(source: Source, root: Path, variant: dict[str, Any]) -> tuple[dict[str, list[Pair]], str]:
+def _direct(source: Source, root: Path, variant: dict[str, Any], full: bool) -> tuple[Found, str]:
     tree = Tree(root)
     listing = source.listing(tree, **variant)
-    require_none(source, root, listing.problems)
-    everything = [sample for split in OFFICIAL for sample in listing.samples.get(split, ())]
-    entries = iter(index.build(source, tree, everything))
-    stock = {
-        split: [
-            Pair(sample, next(entries), FileReader(source, tree, sample)) for sample in listing.samples.get(split, ())
-        ]
-        for split in OFFICIAL
-    }
-    return stock, tables_sha256(source)
+    notes, pairs = list(listing.notes), dict[str, list[Pair]]()
+    samples = {split: listing.samples.get(split, []) for split in OFFICIAL}
+    # All at once: what is remembered of the folder is read and written once.
+    entries, problems = index.survey(source, tree, [s for split in OFFICIAL for s in samples[split]], full=full)
+    of = iter(entries)
+    for split in OFFICIAL:
+        known = [(sample, next(of)) for sample in samples[split]]
+        pairs[split] = [Pair(s, entry, FileReader(source, tree, s)) for s, entry in known if entry is not None]
+        if turned := sum(pair.entry.orientation > UPRIGHT for pair in pairs[split]):
+            notes.append(f"{split} has {turned} images with an orientation tag; they are turned accordingly")
+    return Found(pairs, [*listing.problems, *problems], notes), tables_sha256(source)
 
 
 def _cached(
-    source: Source, root: Path, variant: dict[str, Any], short_side: int | None
-) -> tuple[dict[str, list[Pair]], str]:
+    source: Source, root: Path, variant: dict[str, Any], short_side: int | None, full: bool
+) -> tuple[Found, str]:
     manifest = cache.read_manifest(root)
     own = cache.variant_text(variant)
     for what, has, wants in (
@@ -211,11 +264,15 @@ def _cached(
             "set data.parameters.short_side, or prepare another cache"
         )
     found = cache.read_index(root, manifest)
-    stock = {
-        split: [Pair(sample, entry, CacheReader(root, place, manifest.format)) for sample, entry, place in lines]
-        for split, lines in found.items()
-    }
-    return stock, manifest.tables_sha256
+    if full and (size := sum(shard.bytes for shard in manifest.shards)) > LOUD:
+        print(f"{source.name}: reading {size / 2**30:.1f} GiB of {root} to check them ...", file=sys.stderr, flush=True)
+
+    def pair(sample: Sample, entry: Entry, place: cache.Place) -> Pair:
+        return Pair(sample, entry, CacheReader(root, place, manifest.format))
+
+    pairs = {split: [pair(*line) for line in found.get(split, ())] for split in OFFICIAL}
+    note = f"a prepared cache, {manifest.format}, short_side {manifest.short_side}"
+    return Found(pairs, list(cache.corrupt(root, manifest)) if full else [], [note]), manifest.tables_sha256
 
 
 def _cut(source: Source, pairs: Sequence[Pair], fraction: float, rng: np.random.Generator) -> Any:

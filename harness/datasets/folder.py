@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.borders import quoted
 from harness.datasets import cache, splits
 from harness.datasets.base import Data
 from harness.datasets.filedata import load
@@ -96,7 +97,7 @@ def _note_unlisted(pairing: Pairing, samples: dict[str, list[Sample]]) -> None:
     listed_images = {sample.image for split in samples.values() for sample in split}
     left = [name for name in pairing.tree.names("images", IMAGES) if name not in listed_images]
     if left:
-        pairing.notes.append(f"images: {len(left)} files are in neither list, e.g. {yaml_reader.shown(left[0])}")
+        pairing.notes.append(f"images: {len(left)} files are in neither list, e.g. {quoted(left[0])}")
 
 
 def _cut(count: int, fraction: float, seed: int) -> Sequence[Any]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from harness.datasets import decode
 from harness.datasets.base import Image, Label
 from harness.datasets.header import UPRIGHT
-from harness.datasets.source import IGNORE, Sample, Source, require_none, tables_sha256
+from harness.datasets.source import IGNORE, Sample, Source, tables_sha256
 from harness.datasets.tree import Tree
 from harness.files import cache_home, write_atomic
 
@@ -106,25 +106,6 @@ def examine(source: Source, tree: Tree, sample: Sample) -> Examined:
     return Examined(entry, encoded, image, label)
 
 
-def build(
-    source: Source, tree: Tree, samples: Sequence[Sample], tell: Callable[[str], None] | None = None
-) -> list[Entry]:
-    """The entry of every sample, from the cache if the files have not changed.
-
-    Args:
-        source: the dataset.
-        tree: its folder.
-        samples: labelled pairs below it.
-        tell: called with a message before many files are read; default: print to standard error.
-
-    Raises:
-        ValueError: lists the first 20 problems of the files, one per line.
-    """
-    found, problems = survey(source, tree, samples, tell)
-    require_none(source, tree.root, problems)
-    return [entry for entry in found if entry is not None]
-
-
 def survey(
     source: Source,
     tree: Tree,
@@ -132,13 +113,13 @@ def survey(
     tell: Callable[[str], None] | None = None,
     full: bool = False,
 ) -> tuple[list[Entry | None], list[str]]:
-    """As `build`, but returns the problems: an entry or None per sample, and one line per problem.
+    """The entry of every sample, from the cache if the files have not changed, or None; and one line per problem.
 
     Args:
         source: the dataset.
         tree: its folder.
         samples: labelled pairs below it.
-        tell: called with a message before many files are read.
+        tell: called with a message before many files are read; default: print to standard error.
         full: hash all files, those too that seem unchanged.
     """
     tell = tell or (lambda line: print(line, file=sys.stderr, flush=True))

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.datasets import DATASETS, SOURCES, cache, decode, index
-from harness.datasets.filedata import require_pairs, require_ranges, unlabelled
-from harness.datasets.header import UPRIGHT
-from harness.datasets.index import Entry
-from harness.datasets.source import OFFICIAL, Sample, Source
+from harness.datasets import DATASETS, SOURCES, cache, decode, filedata
+from harness.datasets.base import faults
+from harness.datasets.filedata import Found, Pair
+from harness.datasets.source import OFFICIAL, Source
 from harness.datasets.tree import Tree
 from harness.experiment.method import dataset_entry
 from harness.experiment.spec import Dataset
@@ -40,7 +39,7 @@ def source_of(name: str, root: Path | None, parameters: dict[str, Any]) -> tuple
     """
     if name not in SOURCES:
         raise ValueError(f"{name} is made from installed packages and has no files of its own; it needs no preparation")
-    require_ranges(name, *(parameters[key] for key in COMMON))
+    filedata.require_ranges(name, *(parameters[key] for key in COMMON))
     variant = {key: value for key, value in parameters.items() if key not in COMMON}
     return SOURCES[name](root, **variant), variant, parameters["short_side"]
 
@@ -101,8 +100,15 @@ def left_out(data: Dataset) -> list[str]:
     return source.listing(Tree(Path(data.root)), **variant).notes
 
 
+def look(name: str, root: Path | None, parameters: dict[str, Any], full: bool = False) -> Found:
+    """Judge a dataset in files; as `harness.datasets.filedata.look`."""
+    source, variant, _ = source_of(name, root, parameters)
+    fraction, seed, short_side = (parameters[key] for key in COMMON)
+    return filedata.look(source, root, variant, fraction, seed, short_side, full)
+
+
 def check(name: str, root: Path | None, parameters: dict[str, Any]) -> Findings:
-    """Read a complete dataset from its folder or its prepared cache.
+    """Read a complete dataset from its folder or its prepared cache; the rules are those of every run.
 
     Raises:
         ValueError: the folder does not exist, or none is given for a dataset in files.
@@ -111,62 +117,23 @@ def check(name: str, root: Path | None, parameters: dict[str, Any]) -> Findings:
         return _check_made(name, root, parameters)
     if root is None:
         raise ValueError(f"--root is missing: the folder of {name}, or its prepared cache")
-    source, variant, _ = source_of(name, root, parameters)
-    found = Findings()
-    if cache.is_cache(root):
-        manifest = cache.read_manifest(root)
-        if manifest.name != name:
-            raise ValueError(f"{root}: this is a cache of {manifest.name}")
-        pairs = cache.read_index(root, manifest)
-        found.problems += cache.corrupt(root, manifest)
-        found.notes.append(f"a prepared cache, {manifest.format}, short_side {manifest.short_side}")
-        stock = {split: [(sample, entry) for sample, entry, _ in lines] for split, lines in pairs.items()}
-    else:
-        stock = _read_all(source, Tree(root), variant, found)
-    if not found.problems:
-        found.problems += _too_few(source, root, stock)
-    _tabulate(source, stock, found)
+    looked = look(name, root, parameters, full=True)
+    found = Findings(notes=looked.notes, problems=looked.problems)
+    _tabulate(source_of(name, root, parameters)[0], looked.pairs, found)
     return found
 
 
-def _read_all(
-    source: Source, tree: Tree, variant: dict[str, Any], found: Findings
-) -> dict[str, list[tuple[Sample, Entry]]]:
-    listing = source.listing(tree, **variant)
-    found.problems += listing.problems
-    found.notes += listing.notes
-    stock = {}
-    for split in OFFICIAL:
-        samples = listing.samples.get(split, [])
-        entries, problems = index.survey(source, tree, samples, full=True)
-        found.problems += problems
-        stock[split] = [(s, e) for s, e in zip(samples, entries, strict=True) if e is not None]
-        if turned := sum(entry.orientation > UPRIGHT for _, entry in stock[split]):
-            found.notes.append(f"{split} has {turned} images with an orientation tag; they are turned accordingly")
-    return stock
-
-
-def _too_few(source: Source, root: Path, stock: dict[str, list[tuple[Sample, Entry]]]) -> list[str]:
-    """What keeps complete files from being a dataset."""
-    try:
-        require_pairs(source, root, {split: [sample for sample, _ in pairs] for split, pairs in stock.items()})
-    except ValueError as error:
-        return [str(error)]
-    empty = [split for split, pairs in stock.items() if not any(entry.counts[:-1].any() for _, entry in pairs)]
-    return [unlabelled(root, split, len(stock[split])) for split in empty]
-
-
-def _tabulate(source: Source, stock: dict[str, list[tuple[Sample, Entry]]], found: Findings) -> None:
+def _tabulate(source: Source, stock: dict[str, list[Pair]], found: Findings) -> None:
     totals = {}
     for split, pairs in stock.items():
         published = source.published.get(split)
-        sizes = np.array([entry.size_hw for _, entry in pairs]).reshape(-1, 2)
+        sizes = np.array([pair.entry.size_hw for pair in pairs]).reshape(-1, 2)
         spans = ["-" if not len(sizes) else _span(sizes[:, axis]) for axis in (0, 1)]
         found.splits.append([split, str(len(pairs)), "-" if published is None else str(published), *spans])
         if published is not None and len(pairs) != published:
             found.notes.append(f"{split} has {len(pairs)} pairs, the published release {published}")
         if pairs:
-            totals[split] = np.stack([entry.counts for _, entry in pairs])
+            totals[split] = np.stack([pair.entry.counts for pair in pairs])
     found.parts = list(totals)
     for i, label in enumerate((*source.class_names, "(ignored)")):
         line = [label]
@@ -187,7 +154,9 @@ def _check_made(name: str, root: Path | None, parameters: dict[str, Any]) -> Fin
     """Generate a dataset that comes from packages, and count its pixels."""
     fields = dataset_entry(name).parameters.model_validate_json(json.dumps(parameters))
     data = DATASETS[name](root, **dict(fields))
-    found = Findings(parts=["train", "dev", "val"])
+    found = Findings(parts=["train", "dev", "val"], problems=faults(data, name))
+    if found.problems:
+        return found
     counts = {}
     for part in found.parts:
         split = getattr(data, part)

@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import PurePosixPath
 
+from harness.borders import quoted
 from harness.datasets.tree import Tree
-from harness.experiment.yaml_reader import shown
 
 NAME = re.compile(r"[^./\\\0][^/\\\0]*")
 """Allowed image names in a list file: no folder, no hidden file, no `..`."""
@@ -87,7 +87,7 @@ class Pairing:
         except ValueError:  # a folder that cannot be listed holds no data
             return
         if names:
-            some = ", ".join(shown(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+            some = ", ".join(quoted(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
             self.notes.append(f"{folder}: {len(names)} files are not used ({some}), {why}")
 
     def lists(self, file: str, name_of: Callable[[str], str] = lambda line: line) -> list[str]:
@@ -101,7 +101,7 @@ class Pairing:
         for line in lines:
             name = name_of(line)
             if not NAME.fullmatch(name):
-                self.problems.append(f"{self.tree.root / file}: {shown(repr(line), 200)} is not the name of an image")
+                self.problems.append(f"{self.tree.root / file}: {quoted(repr(line), 200)} is not the name of an image")
             elif name in names:
                 self.problems.append(f"{self.tree.root / file}: {name} is listed twice")
             else:
@@ -148,7 +148,7 @@ class Pairing:
                 if self._labelled(images[name], name, labels, label_of):
                     whole.append(name)
             elif images and name not in self._refused:
-                what = f"{shown(name, 200)} is listed, and {shown(image_of(name), 200)} is missing"
+                what = f"{quoted(name, 200)} is listed, and {quoted(image_of(name), 200)} is missing"
                 self.problems.append(f"{self.tree.root / file}: {what}")
         return whole
 

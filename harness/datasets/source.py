@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.borders import shell
 from harness.datasets.decode import NOT_ALLOWED
 from harness.datasets.tree import Tree
 
@@ -101,12 +102,12 @@ def table(values: Mapping[int, int], others: int = NOT_ALLOWED) -> NDArray[np.in
     return out
 
 
-def require_none(source: Source, root: Path, problems: Sequence[str]) -> None:
-    """Raise ValueError with the first `SHOWN` problems, a line each, and the command that lists all of them."""
+def require_none(source: Source, root: Path | None, problems: Sequence[str]) -> None:
+    """Raise ValueError with the first `SHOWN` problems, a line each, and the command that lists more of them."""
     if problems:
-        more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        hint = f"`sstkd-bench data check {source.name} --root {root}` lists all problems."
-        raise ValueError("\n".join([*problems[:SHOWN], *more, hint]))
+        command = shell("sstkd-bench", "data", "check", source.name, "--root", str(root))
+        more = [f"... and {len(problems) - SHOWN} more: {command}"] if len(problems) > SHOWN else []
+        raise ValueError("\n".join([*problems[:SHOWN], *more]))
 
 
 def tables_sha256(source: Source) -> str:

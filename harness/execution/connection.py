@@ -35,10 +35,17 @@ LOOPBACK = "127.0.0.1"
 LOOPBACK_ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 LONGEST_FOLDER = 26  # characters; the names of Ray's sockets below it may have 107 in all
 STARTS = 2
+STARTING = "starting workers, which load torch, networks and data"
 
 
 def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def doing(resources: Resources) -> str:
+    """What `connected` does, for a user who waits."""
+    local = resources.address == "local"
+    return "starting Ray on this machine" if local else f"connecting to Ray at {resources.address}"
 
 
 @contextmanager

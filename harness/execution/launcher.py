@@ -14,7 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.execution.actors import ProgressActor
-from harness.execution.connection import connected, require_room, this_node
+from harness.execution.connection import STARTING, connected, doing, require_room, this_node
 from harness.execution.groups import Groups
 from harness.execution.messages import Outcome
 from harness.execution.pool import Pool
@@ -87,13 +87,12 @@ def run_all(
         status.notes.append(note)
         update(status)
 
-    local = resources.address == "local"
-    status.doing = "starting Ray on this machine" if local else f"connecting to Ray at {resources.address}"
+    status.doing = doing(resources)
     update(status)
     try:
         with connected(resources, say):
             require_room(resources)
-            status.doing = "starting workers, which load torch, networks and data"
+            status.doing = STARTING
             update(status)
             with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
                 _Launch(waiting, resources, directory, workspace, status, fetchers).run(update)

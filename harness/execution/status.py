@@ -51,16 +51,26 @@ class Status:
         self.doing = ""
         self.since: dict[str, float] = {}
         self._forgotten = 0
-        self._kind = {run.run_id: (run.pair, run.role, run.label) for run in runs}
-        self._steps = {run.run_id: 0 if run.checkpoint is not None else run.train.steps for run in runs}
+        self._kind: dict[str, tuple[str, str, str]] = {}
+        self._steps: dict[str, int] = {}
         self._left: Counter[tuple[str, str, str]] = Counter()  # steps of waiting runs
         self._longest: dict[tuple[str, str, str], int] = {}  # steps of the longest run of a kind
         self._times: dict[tuple[str, str, str], deque[float]] = {}
         for run in runs:
-            kind, steps = self._kind[run.run_id], self._steps[run.run_id]
-            self._longest[kind] = max(steps, self._longest.get(kind, 0))
-            if self.state[run.run_id] == "waiting":
-                self._left[kind] += steps
+            self.know(run, self.state[run.run_id])
+
+    @property
+    def total(self) -> int:
+        """How many runs there are."""
+        return sum(self.counts.values())
+
+    def know(self, run: Run, state: str) -> None:
+        """Keep what is needed of a run that `counts` counts."""
+        kind, steps = (run.pair, run.role, run.label), 0 if run.checkpoint is not None else run.train.steps
+        self.state[run.run_id], self._kind[run.run_id], self._steps[run.run_id] = state, kind, steps
+        self._longest[kind] = max(steps, self._longest.get(kind, 0))
+        if state == "waiting":
+            self._left[kind] += steps
 
     def change(self, run: Run, state: str) -> None:
         """Set the state of a run."""

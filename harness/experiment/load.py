@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from harness.borders import quoted
 from harness.experiment import network_rules, rules, yaml_reader
 from harness.experiment.method import Method, dataset_entry, method_entry, nearest
 from harness.experiment.recipe import Spec
 from harness.experiment.spec import Experiment, Network, PathMark
-from harness.experiment.yaml_reader import KeyPath, dotted, shown
+from harness.experiment.yaml_reader import KeyPath, dotted
 from harness.files import sha256
 
 M = TypeVar("M", bound=BaseModel)
@@ -67,12 +68,12 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, here: bool = True) 
         line = next((lines[full[:n]] for n in range(len(full), 0, -1) if full[:n] in lines), None)
         place = f"{path}:{line}" if line else f"{path}"
         where = f"{origin}: {dotted(at)}" if origin else f"{place}: {dotted(full)}"
-        problems.setdefault(at, shown(f"{where}: {message}", LONGEST))
+        problems.setdefault(at, quoted(f"{where}: {message}", LONGEST))
 
     if root:  # Ray's launcher writes the file as its own reader understood it to the head node
         for at, value in yaml_reader.read_otherwise_by_ray(path, data, root):
             report(at, f"Ray reads {value!r} here. Quote text, write numbers as 1.0e-3, and true or false in full")
-    from_set |= {yaml_reader.override(data, text): f"--set {shown(text)}" for text in overrides}
+    from_set |= {yaml_reader.override(data, text): f"--set {quoted(text)}" for text in overrides}
     for key in FILLED_IN.keys() & data.keys():
         report((key,), f"unknown key. It is filled in from {FILLED_IN[key]}; delete it.")
         del data[key]
@@ -152,7 +153,7 @@ def validate(model: type[M], data: Any, at: KeyPath, report: Report) -> M | None
 
 
 def _given(value: Any) -> str:
-    return shown(json.dumps(value, default=str))
+    return quoted(json.dumps(value, default=str))
 
 
 def _words(message: str) -> str:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from harness.borders import quoted
 from harness.experiment import signatures
 from harness.experiment.recipe import Spec
-from harness.experiment.yaml_reader import shown
 
 
 class Method(Spec):
@@ -114,7 +114,7 @@ def dataset_entry(name: str) -> signatures.Entry:
 def _known(name: str, table: dict[str, signatures.Entry], what: str) -> signatures.Entry:
     if name in table:
         return table[name]
-    raise ValueError(f"unknown {what} '{shown(name)}'.{nearest(name, table)} Allowed: {', '.join(sorted(table))}")
+    raise ValueError(f"unknown {what} '{quoted(name)}'.{nearest(name, table)} Allowed: {', '.join(sorted(table))}")
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

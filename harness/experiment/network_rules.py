@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from harness.borders import quoted
 from harness.experiment.method import nearest
 from harness.experiment.signatures import source_file
 from harness.experiment.yaml_reader import KeyPath
@@ -64,7 +65,7 @@ def problems(
         if (name in LOADING or name.startswith("pretrained")) and value not in (None, False):
             message = f"a network's parameters load no files and reach no network. {USE_WEIGHTS}"
         elif any(abs(number) > LARGEST for number in _numbers(value)):
-            message = f"numbers here are at most {LARGEST}; given {_shown(value)}"
+            message = f"numbers here are at most {LARGEST}; given {quoted(repr(value))}"
         else:
             continue
         yield ("parameters", name), message
@@ -120,8 +121,3 @@ def _numbers(value: Any) -> Iterator[float]:
             yield from _numbers(item)
     elif isinstance(value, int | float):
         yield value
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 80 else f"{text[:77]}..."

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
+from harness.borders import quoted
 from harness.experiment.method import Method, as_method
 from harness.experiment.network_rules import how_to_make
 from harness.experiment.recipe import (
@@ -28,7 +29,6 @@ from harness.experiment.recipe import (
 )
 from harness.experiment.resources import Resources
 from harness.experiment.search_settings import Search, Seed, Source, Trial
-from harness.experiment.yaml_reader import shown
 
 PROTOCOL_VERSION = "1.1"
 MOST_OF_A_NETWORK = 4096
@@ -144,7 +144,7 @@ class Network(Spec):
         for at, value in _plain_values(parameters):
             if isinstance(value, int | float) and abs(value) > MOST_OF_A_NETWORK:
                 raise ValueError(
-                    f"{at} is {shown(value)}; a number in a network's parameters is at most {MOST_OF_A_NETWORK}"
+                    f"{at} is {quoted(value)}; a number in a network's parameters is at most {MOST_OF_A_NETWORK}"
                 )
         return parameters
 

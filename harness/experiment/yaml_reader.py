@@ -18,6 +18,8 @@ from typing import Any
 
 import yaml
 
+from harness.borders import quoted
+
 KeyPath = tuple[str | int, ...]
 Place = Callable[[int | None], str]  # a line's file and number, for messages
 
@@ -28,8 +30,6 @@ MOST_LEVELS = 50
 """Brackets and indentations within each other."""
 MOST_DIGITS = 100
 """Of an integer. Fields have tighter bounds; this one is for Python, which does not read any number of digits."""
-QUOTED = 80
-"""Characters of a user's text that a message shows."""
 
 _STR, _FLOAT, _INT = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "float", "int"))
 _SCALARS = {
@@ -55,7 +55,7 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise _refused("anchors (&) and aliases (*) are not read; write the value out, or quote the text", event)
         if getattr(event, "tag", None) is not None:
-            raise _refused(f"tags are not read; delete '{shown(event.tag)}', or quote the text", event)
+            raise _refused(f"tags are not read; delete '{quoted(event.tag)}', or quote the text", event)
         self.values += 1
         if self.values > MOST_VALUES:
             raise _refused(f"more than {MOST_VALUES:,} keys and values; shorten it, or divide it", event)
@@ -86,13 +86,6 @@ _Loader.add_constructor(_INT, _integer)
 def _number(text: str) -> float:
     """`.inf` and `.nan` are YAML's; the rest is as Python writes it."""
     return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-
-
-def shown(text: object, most: int = QUOTED) -> str:
-    """A user's text as a message quotes it: at most `most` characters, control characters escaped."""
-    whole = str(text)
-    part = whole if len(whole) <= most else whole[: most - 3] + "..."
-    return part if part.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in part)
 
 
 def read(
@@ -150,7 +143,7 @@ def read_otherwise_by_ray(
         for key in root:
             theirs = theirs[key]
     except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:  # a date such as 2026-99-99 is a ValueError
-        text = shown(" ".join(str(error).split()), 300)
+        text = quoted(" ".join(str(error).split()), 300)
         raise ValueError(f"{path}: Ray cannot read this file: {text}") from None
     yield from _differing(experiment, theirs, ())
 
@@ -178,7 +171,7 @@ def parse(text: str, place: Place, lines: dict[KeyPath, int]) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(part for part in (error.context, error.problem) if part)
-        what = shown(what, 300) + (". Indent with spaces" if "'\\t'" in what else "")
+        what = quoted(what, 300) + (". Indent with spaces" if "'\\t'" in what else "")
         raise ValueError(f"{place(mark.line + 1 if mark else None)}: not valid YAML: {what}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -199,7 +192,7 @@ def _walk(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], place: Place)
             if not isinstance(key, yaml.ScalarNode):
                 raise ValueError(f"{place(line)}: a key is a plain word, not a list or a mapping.")
             if key.tag != _STR:
-                raise ValueError(f"{place(line)}: the key '{shown(key.value)}' is not text. Quote it, or correct it.")
+                raise ValueError(f"{place(line)}: the key '{quoted(key.value)}' is not text. Quote it, or correct it.")
             below = (*at, key.value)
             if not key.value.isprintable():
                 raise ValueError(f"{place(line)}: {dotted(below)}: a key has no control characters; correct it.")
@@ -220,11 +213,11 @@ def _walk(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], place: Place)
 def _unreadable(node: yaml.Node) -> str | None:
     """What is wrong with a plain value that its tag lets pass."""
     if node.tag == _FLOAT and not math.isfinite(_number(node.value)):
-        return f"{shown(node.value)} is not a finite number."
+        return f"{quoted(node.value)} is not a finite number."
     if node.tag == _INT and len(node.value) > MOST_DIGITS:
-        return f"{shown(node.value)} has {len(node.value)} digits; at most {MOST_DIGITS} are read."
+        return f"{quoted(node.value)} has {len(node.value)} digits; at most {MOST_DIGITS} are read."
     if node.tag == _STR and any("\ud800" <= c <= "\udfff" or c == "\0" for c in node.value):
-        return f"'{shown(node.value)}' is not text: it has a NUL or half of a character; correct it."
+        return f"'{quoted(node.value)}' is not text: it has a NUL or half of a character; correct it."
     return None
 
 
@@ -235,7 +228,7 @@ def override(data: dict[str, Any], assignment: str) -> KeyPath:
         ValueError: no `=`, an empty key, an index past the end of a list, or a path through a plain value.
     """
     key, sep, text = assignment.partition("=")
-    parts, name = key.strip().split("."), f"--set {shown(assignment)}"
+    parts, name = key.strip().split("."), f"--set {quoted(assignment)}"
     if not sep or not all(parts) or len(parts) > MOST_LEVELS or not key.strip().isprintable():
         raise ValueError(f"{name}: write it as key.path=value, for example --set train.steps=20")
     if len(text.encode("utf-8", "surrogateescape")) > MOST_BYTES:
@@ -248,7 +241,7 @@ def override(data: dict[str, Any], assignment: str) -> KeyPath:
         if isinstance(here, list):
             if not part.isdecimal() or len(part) > MOST_DIGITS or int(part) >= len(here):
                 raise ValueError(
-                    f"{name}: {dotted(path)} is a list of {len(here)}; '{shown(part)}' is not an index of it"
+                    f"{name}: {dotted(path)} is a list of {len(here)}; '{quoted(part)}' is not an index of it"
                 )
             index: str | int = int(part)
         elif isinstance(here, dict):
@@ -256,7 +249,7 @@ def override(data: dict[str, Any], assignment: str) -> KeyPath:
             if not last and here.get(part) is None:
                 here[part] = {}
         else:
-            raise ValueError(f"{name}: {dotted(path)} is the plain value {shown(repr(here))}; it has no keys")
+            raise ValueError(f"{name}: {dotted(path)} is the plain value {quoted(repr(here))}; it has no keys")
         path = (*path, index)
         if last:
             here[index] = value
@@ -286,4 +279,4 @@ def expand_variables(text: str) -> str:
 
 def dotted(path: KeyPath) -> str:
     """A key path as users write it for `--set`: `pairs.0.teacher`."""
-    return ".".join(shown(part) for part in path)
+    return ".".join(quoted(part) for part in path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 import harness
+from harness.borders import QUOTED, quoted, without_secrets
 from harness.errors import text_of
 from harness.experiment.spec import Run
 from harness.files import write_atomic
@@ -24,6 +25,8 @@ REMEDIES = {
     "SystemExit": "A method must not end the process: raise an error instead, then re-run with --retry-failed",
     "RecursionError": "A function calls itself without an end; fix it, then re-run with --retry-failed",
 }
+NO_MEMORY = ("can't allocate memory", "not enough memory")
+"""How torch says on a CPU that there is none left."""
 REMEDIES["OutOfMemoryError"] = REMEDIES["MemoryError"]
 _PACKAGE = os.path.dirname(os.path.realpath(harness.__file__))
 _OURS = (_PACKAGE + os.sep, os.path.join(os.path.dirname(_PACKAGE), "sstkd") + os.sep)
@@ -38,16 +41,19 @@ def title(run: Run) -> str:
 
 def message(error: BaseException, run: Run | None = None) -> str:
     """An error as one paragraph for the row: what happened and where; of a run also which, when, and what to do."""
-    text = text_of(error).encode("utf-8", "backslashreplace").decode()  # a row holds no other text
+    text = without_secrets(text_of(error)[: 2 * LONGEST_FILE])
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]} ... ({len(text)} characters)"
     found = place(error, () if run is None else _packages(run))
-    said = f"{type(error).__name__}: {text}" + (f" [{found}]" if found else "")
+    said = f"{type(error).__name__[:QUOTED]}: {text}" + (f" [{quoted(found)}]" if found else "")
+    said = said.encode("utf-8", "backslashreplace").decode()  # a row holds no other text
     if run is None:
         return said
     step = _step(error)
     when = "" if step is None else f", step {step}"
     kinds = [kind.__name__ for kind in type(error).__mro__]
+    if isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY):
+        kinds.insert(0, "MemoryError")
     remedy = next((REMEDIES[kind] for kind in kinds if kind in REMEDIES), AGAIN)
     return f"{said} ({title(run)}{when}; traceback: failures/{run.run_id}.txt). {remedy}"
 
@@ -94,7 +100,7 @@ def keep_text(directory: Path, run: Run, text: str) -> None:
     path = failure_path(directory, run.run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     head = f"{run.run_id}: {title(run)}\n\n"
-    write_atomic(path, (head + text[-LONGEST_FILE:]).encode("utf-8", "backslashreplace"))
+    write_atomic(path, (head + without_secrets(text[-LONGEST_FILE:])).encode("utf-8", "backslashreplace"))
 
 
 def forget(directory: Path, run_id: str) -> None:

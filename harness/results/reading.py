@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from harness.borders import quoted
 from harness.results.schema import SCHEMA
-from harness.results.validity import CONFUSIONS, faults, shown
+from harness.results.validity import CONFUSIONS, faults
 
 MAX_PACKED = 10_000_000
 """Rows of one pack; more are no benchmark's."""
@@ -77,8 +78,8 @@ def _name_misplaced(files: Sequence[str]) -> None:
             raise ValueError(f"{file}: column run_id: missing; it is needed in every row. {_DELETE}")
         if run_id != _stem(file):
             raise ValueError(
-                f"{file}: column run_id: holds the row of {shown(run_id)}; a row's file is named after its run_id. "
-                "Delete the file, or give it its name back"
+                f"{file}: column run_id: holds the row of {quoted(ascii(run_id))}; a row's file is named after its "
+                "run_id. Delete the file, or give it its name back"
             )
 
 
@@ -143,7 +144,7 @@ def read_pack(file: str | Path) -> Iterator[Any]:
 def _check_pack(file: str, table: Any) -> None:
     """Refuse rows of a pack that break a rule."""
     for column, at, why in faults(table, SCHEMA):
-        run_id = shown(table["run_id"][at].as_py())
+        run_id = quoted(ascii(table["run_id"][at].as_py()))
         raise ValueError(f"{file}: the row of run {run_id}: column {column}: {why}. {_RESTORE}")
     if table.num_rows > 1 and pc.any(pc.equal(table["run_id"][1:], table["run_id"][:-1])).as_py():
         raise ValueError(f"{file}: holds a run twice. {_RESTORE}")

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from harness.borders import without_secrets
 from harness.experiment.spec import PROTOCOL_VERSION, Run
 from harness.results import failures, store
 from harness.results.provenance import code_version, versions
@@ -26,7 +27,7 @@ def write_row(
     row = {
         **_described(run),
         "status": status,
-        "message": message,
+        "message": without_secrets(message),
         "started_at": started_at or now,
         "finished_at": now,
         **columns,

@@ -43,7 +43,10 @@ class Standing:
 
 
 def standings(
-    directory: Path, run_ids: Collection[str] | None, data_hash: Callable[[], str | None], weights: bool = False
+    directory: Path,
+    run_ids: Collection[str] | None,
+    data_hash: Callable[[], str | None],
+    weights: Collection[str] = (),
 ) -> dict[str, Standing]:
     """What the rows of an experiment are worth.
 
@@ -52,7 +55,8 @@ def standings(
         run_ids: of which runs; None for all rows there are.
         data_hash: gives today's content of the data, None where the data is not on this machine; called only if a row
             names the content of its data.
-        weights: also whether the files of teachers' weights are those that their rows name.
+        weights: of runs in these roles ("teacher", "student") also whether the files of their weights are those that
+            their rows name.
 
     Raises:
         ValueError: a corrupt row, or a method's module cannot be found.
@@ -67,7 +71,7 @@ def standings(
         differing = _differing(
             row, today, sources[row["method"], row["student_network"]], teachers.get(row["teacher_run_id"])
         )
-        if weights and row["role"] == "teacher" and row["status"] == "ok":
+        if row["role"] in weights and row["status"] == "ok":
             differing += _weights(directory, row)
         state = row["status"]
         if differing:
@@ -76,13 +80,14 @@ def standings(
     return {run_id: found.get(run_id, Standing("waiting")) for run_id in (rows if run_ids is None else run_ids)}
 
 
-def require_current(found: Mapping[str, Standing], directory: Path, file: str) -> None:
+def require_current(found: Mapping[str, Standing], directory: Path, file: str, also: str = "") -> None:
     """Raise if finished rows are stale.
 
     Args:
         found: of `standings`.
         directory: where they are.
         file: the experiment file, for the commands in the message.
+        also: a remedy that goes before the others.
 
     Raises:
         ValueError: names the first of them with both digests, and the remedies.
@@ -96,8 +101,8 @@ def require_current(found: Mapping[str, Standing], directory: Path, file: str) -
     if len(stale) > _SHOWN:
         lines.append(f"  ... and {len(stale) - _SHOWN} more")
     lines.append(
-        "Put the earlier content back, or give the experiment another name or --results folder, or train these runs "
-        f"anew: sstkd-bench run {file} --rerun-changed (the rows move to `replaced`); "
+        f"{also}Put the earlier content back, or give the experiment another name or --results folder, or train these "
+        f"runs anew: sstkd-bench run {file} --rerun-changed (the rows move to `replaced`); "
         f"sstkd-bench tables {file} --keep-stale shows them in a block of their own"
     )
     raise ValueError("\n".join(lines))

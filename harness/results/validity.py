@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from harness.borders import quoted
+
 STATUSES = ("ok", "failed", "skipped")
 ROLES = ("student", "teacher")
 BUDGET_UNITS = ("steps", "seconds")
@@ -86,17 +88,11 @@ def faults(table: Any, schema: Any) -> Iterator[Fault]:
         yield from _found("message", table, unequal, "an ok row has none, others must")
 
 
-def shown(value: Any) -> str:
-    """A value for a message, shortened."""
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def _found(name: str, table: Any, bad: Any, allowed: str) -> Iterator[Fault]:
     """A fault where the mask `bad` is true for a row."""
     if pc.any(bad).as_py():
         at = _first(bad)
-        yield name, at, f"{shown(table[name][at].as_py())}; {allowed}"
+        yield name, at, f"{quoted(ascii(table[name][at].as_py()))}; {allowed}"
 
 
 def _first(mask: Any) -> int:
@@ -257,7 +253,7 @@ def _classes(name: str, table: Any) -> Iterator[Fault]:
         if pc.any(pc.not_equal(pc.list_value_length(inner), 3)).as_py():
             place = _first(pc.not_equal(pc.list_value_length(inner), 3))
             at = int(np.searchsorted(_ends(table[name]), place, side="right"))
-            yield name, at, f"{shown(inner[place].as_py())}; a colour is [r, g, b]"
+            yield name, at, f"{quoted(ascii(inner[place].as_py()))}; a colour is [r, g, b]"
             return
         yield from _inside(name, pc.list_flatten(table[name]), inner.flatten(), 0, 255)
 
@@ -269,7 +265,7 @@ def _json(name: str, table: Any) -> Iterator[Fault]:
         return
     for text in texts.to_pylist():
         if why := _not_an_object(text):
-            yield name, int(pc.index(table[name], pa.scalar(text)).as_py()), f"{why}: {shown(text)}"
+            yield name, int(pc.index(table[name], pa.scalar(text)).as_py()), f"{why}: {quoted(ascii(text))}"
             return
 
 

@@ -18,8 +18,10 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from harness.execution.connection import connected, require_room, room, this_node
+from harness.execution.connection import STARTING, connected, doing, require_room, room, this_node
 from harness.execution.sharing import SharedObjects
+from harness.execution.status import Status
+from harness.execution.status_file import StatusFile
 from harness.execution.workspace import Workspace, below, copy_teacher
 from harness.experiment.search_settings import Search
 from harness.experiment.space import values_in
@@ -32,7 +34,9 @@ from harness.search import algorithms, points
 from harness.search import outcome as best
 from harness.search.outcome import Outcome, spent
 from harness.search.points import LEARNING, proposer
+from harness.search.status import TrialStatus
 from harness.search.trial import Context, asked, forget, remember, run_trial
+from harness.training.progress import Progress
 
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the rows are the record
@@ -64,13 +68,21 @@ class TrialUpdate:
     message: str
 
 
-def search(experiment: Experiment, directory: Path, on_update: Callable[[TrialUpdate], None]) -> None:
+def search(
+    experiment: Experiment,
+    directory: Path,
+    on_trial: Callable[[TrialUpdate], None],
+    on_update: Callable[[Status], None] = lambda status: None,
+    judge: Callable[[Path, None], object] = lambda folder, ids: None,
+) -> None:
     """Run all trials that are not finished yet. The teachers have been trained before.
 
     Args:
         experiment: with a search.
         directory: its results folder, absolute.
-        on_update: called when a trial begins and when it has ended.
+        on_trial: called when a trial begins and when it has ended.
+        on_update: called while Ray is started or joined.
+        judge: called with the search's folder once the rows at a storage have been fetched; raises if rows are stale.
 
     Raises:
         ValueError: the folder holds a different search, Optuna or a teacher is missing, the cluster cannot be reached
@@ -89,23 +101,39 @@ def search(experiment: Experiment, directory: Path, on_update: Callable[[TrialUp
     workspace = Workspace(folder, resources)
     if workspace.storage is not None and workspace.storage.entries("runs"):
         pull(workspace.storage, folder)
+        judge(folder, None)
     if all(outcome.complete for outcome in best.outcomes(experiment, directory)):
         return
     for run_id in sorted({str(s.template.teacher_run) for s in studies if s.template.method.needs_teacher}):
         copy_teacher(run_id, directory, Workspace(directory, experiment.resources), folder, workspace)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with connected(resources):
-        require_room(resources)
-        here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
-        shelf = ray.remote(num_cpus=0)(SharedObjects).options(scheduling_strategy=here).remote()
-        context = Context(folder, resources, tuple(studies), proposer(experiment), shelf, this_node())
-        for places in (
-            [range(len(studies))] if experiment.search.algorithm is None else [[i] for i in range(len(studies))]
-        ):
-            outcomes = best.outcomes(experiment, directory)
-            if not all(outcomes[place].complete for place in places):
-                _Session(context, workspace, experiment, outcomes, on_update).run(places, values)
+    status, file = TrialStatus(best.outcomes(experiment, directory)), StatusFile(folder)
+
+    def say(note: str) -> None:
+        status.notes.append(note)
+        on_update(status)
+
+    status.doing = doing(resources)
+    file.update(status)
+    on_update(status)
+    try:
+        with connected(resources, say):
+            require_room(resources)
+            status.doing = STARTING
+            on_update(status)
+            here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
+            shelf = ray.remote(num_cpus=0)(SharedObjects).options(scheduling_strategy=here).remote()
+            context = Context(folder, resources, tuple(studies), proposer(experiment), shelf, this_node())
+            for places in (
+                [range(len(studies))] if experiment.search.algorithm is None else [[i] for i in range(len(studies))]
+            ):
+                outcomes = best.outcomes(experiment, directory)
+                if not all(outcomes[place].complete for place in places):
+                    _Session(context, workspace, experiment, outcomes, on_trial, status, file).run(places, values)
+    finally:
+        status.doing = ""
+        file.update(status, ended=True)
     workspace.place.remove_folder(SCRATCH)
 
 
@@ -139,10 +167,13 @@ class _Session(tune.Callback):  # type: ignore[misc]
         workspace: Workspace,
         experiment: Experiment,
         outcomes: Sequence[Outcome],
-        on_update: Callable[[TrialUpdate], None],
+        on_trial: Callable[[TrialUpdate], None],
+        status: TrialStatus,
+        file: StatusFile,
     ) -> None:
         assert experiment.search is not None
-        self._context, self._workspace, self._on_update = context, workspace, on_update
+        self._context, self._workspace, self._on_trial = context, workspace, on_trial
+        self._status, self._file = status, file
         self._search: Search = experiment.search
         self._eval_every = experiment.train.eval_every
         self._outcomes = outcomes
@@ -244,11 +275,23 @@ class _Session(tune.Callback):  # type: ignore[misc]
         if trial.trial_id not in self._open:
             self._open[trial.trial_id] = trial
             self._began[trial.trial_id] = time.monotonic()
+            self._status.begin(self._run(trial))
             self._update(trial, "running", None, 0.0, "")
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
         """A trial has evaluated."""
         self._last[trial.trial_id] = dict(result)
+        run = self._run(trial)
+        said = {key: result.get(key) for key in ("dev_miou", "step_ms", "pid")}
+        curve = result.get("curve") or [{"step": result.get("step")}]
+        self._status.report(
+            run.run_id,
+            Progress(step=curve[-1]["step"], steps=run.train.steps, node=result.get("hostname"), **said),
+        )
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Tune has looked at all trials; it does so several times a second."""
+        self._file.update(self._status)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """A trial has finished, or was ended early."""
@@ -264,7 +307,7 @@ class _Session(tune.Callback):  # type: ignore[misc]
             return
         study, number = self._study(trial), self._number(trial)
         folder, workspace = self._context.folder, self._workspace
-        run = trial_run(study, number, self._context.algorithm, trial.config["each"]["values"])
+        run = self._run(trial)
         if workspace.status(run.run_id) is None:
             self._write_row(run, trial)
             workspace.offer(run.run_id, folder)
@@ -273,6 +316,8 @@ class _Session(tune.Callback):  # type: ignore[misc]
         workspace.checkpoints(run.run_id).drop()
         forget(workspace, study.key, number)
         row = store.read_run(folder, run.run_id)
+        self._status.change(run, row["status"])
+        self._status.forget()
         self._update(trial, row["status"], row["dev_miou"], spent(row), row["message"])
 
     def _write_row(self, run: Run, trial: Any) -> None:
@@ -293,6 +338,11 @@ class _Session(tune.Callback):  # type: ignore[misc]
             why = f"pruned at step {done} of {steps} by {self._context.algorithm}"
         record.write_row(run, self._context.folder, columns, "skipped", why)
 
+    def _run(self, trial: Any) -> Run:
+        return trial_run(
+            self._study(trial), self._number(trial), self._context.algorithm, trial.config["each"]["values"]
+        )
+
     def _study(self, trial: Any) -> Study:
         return self._context.studies[int(str(trial).split("-")[0])]
 
@@ -302,7 +352,7 @@ class _Session(tune.Callback):  # type: ignore[misc]
     def _update(self, trial: Any, status: str, dev_miou: float | None, seconds: float, message: str) -> None:
         pair, method = self._study(trial).key
         with contextlib.redirect_stdout(self._stdout):
-            self._on_update(TrialUpdate(pair, method, self._number(trial), status, dev_miou, seconds, message))
+            self._on_trial(TrialUpdate(pair, method, self._number(trial), status, dev_miou, seconds, message))
 
 
 def _reason(trial: Any) -> str:

@@ -21,7 +21,7 @@ from harness.experiment.method import Method, dataset_entry, method_entry
 from harness.experiment.signatures import Entry
 from harness.experiment.spec import Dataset, Network, Run, Teacher
 from harness.models import TapNet, build, inputs, load_into, load_state
-from harness.results import paths, store
+from harness.results import paths, reuse, store
 from harness.results.paths import weights_path
 from harness.taps import Pair
 from harness.training.cost import macs, parameters
@@ -126,11 +126,8 @@ def teacher_weights(run: Run, info: DataInfo, directory: Path) -> tuple[Path, st
     row = store.read_row(path)
     if row["status"] != "ok":
         raise ValueError(f"the teacher {run.teacher_run} {row['status']}: {row['message']}")
-    if row["data_hash"] not in (None, info.content_hash):
-        raise ValueError(
-            f"{path}: the teacher saw other data ({row['data_hash'][:12]}..., here {info.content_hash[:12]}...). Put "
-            "that data back, or give the experiment another name, which trains a teacher of its own"
-        )
+    found = reuse.standings(directory, [run.teacher_run], lambda: info.content_hash)
+    reuse.require_current(found, directory, f"experiments/{run.experiment}.yaml")
     return weights_path(directory, run.teacher_run), row["weights_sha256"]
 
 

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from harness.datasets import DataInfo
+from harness.datasets.base import faults
 from harness.distillers import Distiller
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Network, Run
 from harness.models import TapNet, build, load_into, load_state
-from harness.results import paths, record, store
+from harness.results import failures, paths, store
 from harness.taps import Pair, Taps
 from harness.training import guards
 from harness.training.batches import accumulation_steps, require_one_size
@@ -29,6 +30,8 @@ ENOUGH_SIDE, ENOUGH_IMAGES = 128, 2
 """A step with more images and larger sides fails for the same reasons as one with these."""
 MOST_PIXELS = 16 * 512 * 1024
 """Of a step of the recipe's own size: a larger one is not tried on this machine."""
+MOST_SAID = 600
+"""Characters of an error of a method's own code."""
 KEPT = 4
 """Networks in memory at the same time: a pair's, with and without pretrained weights of the teacher's encoder."""
 CLASSES = 19
@@ -139,10 +142,9 @@ def data(run: Run, facts: Facts) -> None:
     """
     if facts.info(run) is None:
         return
-    found = load_data(run.data)
-    for name in ("train", "dev", "val"):
-        if not len(getattr(found, name)):
-            raise ValueError(f"data: the split {name} of {found.info.name} has no image; it needs at least one")
+    found = load_data(run.data)  # in files: judged by its loader, as `data check` does
+    if wrong := faults(found, f"data: {found.info.name}"):
+        raise ValueError("\n".join(wrong))
     require_one_size(found.train, found.info, run.train)
 
 
@@ -208,20 +210,21 @@ def method(run: Run, facts: Facts) -> None:
         return
     try:
         steps = _Step(run, facts)
-    except ValueError:
-        raise
-    except Exception as error:  # of the method's own code
-        raise ValueError(f"it cannot be built: {record.failure(error)[:600]}. Correct it or its parameters") from None
+    except (Exception, SystemExit) as error:  # of the method's own code
+        if isinstance(error, ValueError) and not failures.ends_in_users_code(error, run):
+            raise
+        text = failures.message(error)[:MOST_SAID]
+        raise ValueError(f"it cannot be built: {text}. Correct it or its parameters") from None
     images, (height, width) = steps.images, steps.size
     few = min(images, ENOUGH_IMAGES)
     smaller = _enough((height, width))
     try:
         steps.make(few, smaller)
-    except Exception as error:  # of the method's own code, or of a library: whatever it is, the run would fail too
+    except (Exception, SystemExit) as error:  # of the method's code, or of a library: the run would fail too
         if (few, smaller) != (images, (height, width)) and images * height * width <= MOST_PIXELS:
             try:
                 steps.make(images, (height, width))
-            except Exception as whole:
+            except (Exception, SystemExit) as whole:
                 raise ValueError(steps.explained(whole)) from None
             return
         raise ValueError(steps.explained(error)) from None
@@ -277,7 +280,7 @@ class _Step:
         self.student.train()
         return taps.detach()
 
-    def explained(self, error: Exception) -> str:
+    def explained(self, error: BaseException) -> str:
         """Why a step failed, by key and with the remedy."""
         recipe, size = self.run.train, "x".join(map(str, self.size))
         step = f"a training step of {self.images} images of {size}"
@@ -297,9 +300,10 @@ class _Step:
                 f"{key}: {size} is too small for the {name} {spec.architecture} with encoder {spec.encoder}; give at "
                 f"least {ENOUGH_SIDE}x{ENOUGH_SIDE}, or another architecture"
             )
-        if isinstance(error, ValueError):
+        if isinstance(error, ValueError) and not failures.ends_in_users_code(error, self.run):
             return str(error)
-        return f"{step} fails in the method: {record.failure(error)[:600]}. Correct the method or its parameters"
+        text = failures.message(error)[:MOST_SAID]
+        return f"{step} fails in the method: {text}. Correct the method or its parameters"
 
     @staticmethod
     def _passes(network: nn.Module, training: bool, images: int, size: tuple[int, ...]) -> bool:

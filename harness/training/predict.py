@@ -1,7 +1,7 @@
 """Writes predictions of a finished run as label maps in the format of the test servers."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from harness.datasets.tree import Tree
 from harness.experiment.spec import Run
 from harness.files import write_atomic
 from harness.models import build, load_into, load_state
-from harness.results import store
+from harness.results import reuse, store
 from harness.results.paths import weights_path
 from harness.training.batches import to_batch
 from harness.training.build import for_inputs, load_data
@@ -81,17 +81,15 @@ def write_predictions(
         on_progress: called with the number of images done and the total.
 
     Raises:
-        ValueError: no such run, it did not finish, its weights are missing, or the split has no images.
+        ValueError: no such run, it did not finish, its weights are missing, its data, method, teacher or weights are
+            not today's, or the split has no images.
     """
     row = _row(directory, run_id)
     run = store.run_of(directory, row)
     place = str(root.absolute()) if root is not None else run.data.root
     data = load_data(run.data.model_copy(update={"root": place}))
-    if data.info.content_hash != row["data_hash"] and split != "test":
-        raise ValueError(
-            f"{place}: not the data of the run (content {data.info.content_hash[:12]}..., expected "
-            f"{str(row['data_hash'])[:12]}...); give the run's data with --root"
-        )
+    # Images without labels are other files than those the run saw.
+    _require_current(directory, row, None if split == "test" else data.info.content_hash)
     sees = for_inputs(data, run.train.normalize, run.network)
     network = build(run.network.model_copy(update={"encoder_weights": None}), data.info.num_classes, 0)
     path = weights_path(directory, row["run_id"])
@@ -114,6 +112,14 @@ def _row(directory: Path, run_id: str) -> dict[str, Any]:
     if row["status"] != "ok":
         raise ValueError(f"{row['run_id']} {row['status']}: {row['message']}; choose a finished run")
     return row
+
+
+def _require_current(directory: Path, row: Mapping[str, Any], data_hash: str | None) -> None:
+    """The run is judged as everywhere: by its data, method, teacher and weights as they are now."""
+    ids = [run_id for run_id in (row["run_id"], row["teacher_run_id"]) if run_id is not None]
+    found = reuse.standings(directory, ids, lambda: data_hash, weights=("teacher", "student"))
+    file = f"experiments/{row['experiment']}.yaml"
+    reuse.require_current({row["run_id"]: found[row["run_id"]]}, directory, file, "Where the data has moved: --root. ")
 
 
 def _images(

@@ -241,7 +241,7 @@ def test_check_prints_the_report(tmp_path: Path) -> None:
 
 def test_power_is_that_of_the_standard_deviation_at_the_corrected_level() -> None:
     found = block(make_experiment(seeds=5))
-    shown = {x.label: x for x in power.shown(found, [5, 12])}
+    shown = {x.label: x for x in power.by_method(found, [5, 12])}
     assert set(shown) == {"kd", "cwd", "sstkd"}
     values = {x.label: np.array([x.values[s] for s in range(5)]) for x in found.methods}
     deltas = values["cwd"] - values["none"]
@@ -253,12 +253,12 @@ def test_power_is_that_of_the_standard_deviation_at_the_corrected_level() -> Non
         critical = stats.t.ppf(1 - 0.05 / found.comparisons / 2, n - 1)
         assert stats.nct.sf(critical, n - 1, shift) == pytest.approx(0.8, abs=1e-3)
     assert cwd.seeds is not None and cwd.seeds > 2
-    again = {x.label: x for x in power.shown(found, [cwd.seeds, cwd.seeds - 1])}["cwd"]
+    again = {x.label: x for x in power.by_method(found, [cwd.seeds, cwd.seeds - 1])}["cwd"]
     assert again.smallest[cwd.seeds] <= abs(cwd.difference) < again.smallest[cwd.seeds - 1]
 
 
 def test_power_says_nothing_without_pairs() -> None:
-    assert power.shown(block(make_experiment(seeds=1)), [3]) == []
+    assert power.by_method(block(make_experiment(seeds=1)), [3]) == []
     assert power.phrase(block(make_experiment(seeds=1))) is None
     assert "3 seeds detect a difference of" in str(power.phrase(block(make_experiment())))
 

@@ -69,7 +69,7 @@ def test_a_damaged_cache(tmp_path):
     assert f"{shard}: its content changed" in call("data", "check", "camvid", "--root", to, code=1).stderr
     os.truncate(shard, 10)
     assert "has 10 bytes instead of" in refused("data", "check", "camvid", "--root", to)
-    assert "cache of camvid" in refused("data", "check", "ade20k", "--root", to)
+    assert "prepared for the dataset camvid" in refused("data", "check", "ade20k", "--root", to)
     assert root.is_dir()
 
 

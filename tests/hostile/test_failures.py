@@ -20,7 +20,7 @@ from harness.training.runtime import Runtime
 from tests.hostile.broken_methods import FAULTS
 from tests.support import hostile, tiny
 from tests.support.rows import make_row
-from tests.support.searches import experiment
+from tests.support.searches import experiment, write_trial
 
 pytestmark = pytest.mark.slow
 
@@ -271,10 +271,159 @@ def test_status_of_failed_runs_and_of_this_process(folder: Path) -> None:
     assert hostile.complaints(ended, ["no command runs; the last one ended "], codes=(1,)) == []
 
 
+def test_a_status_that_would_be_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "results" / "tiny" / "status.json")
+    ended = hostile.run(["status", "tiny.yaml"], folder)
+    assert hostile.complaints(ended, ["error: results/tiny/status.json", "delete it"], codes=(2,)) == []
+
+
+def test_what_runs_is_said_though_a_row_is_corrupt(folder: Path) -> None:
+    directory = folder / "results" / "tiny"
+    (directory / "runs").mkdir()
+    (directory / "runs" / f"{tiny.plan(folder)[1].run_id}.parquet").write_bytes(b"PAR1 no")
+    (directory / "status.json").write_text(json.dumps({**STATUS, "host": "elsewhere"}))
+    words = ["process 1 on elsewhere", "error: results/tiny/runs/"]
+    assert hostile.complaints(hostile.run(["status", "tiny.yaml"], folder), words, codes=(2,)) == []
+
+
+def test_two_commands_in_a_folder_do_not_speak_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first has the file; the second says so once, and has it when the first has ended."""
+    from harness.execution import status_file
+    from harness.execution.status import Status
+
+    monkeypatch.setattr(status_file, "EACH_SECONDS", 0.0)
+    monkeypatch.setattr(status_file, "CHANGE_SECONDS", 0.0)
+    first = {**STATUS, "pid": os.getppid(), "process_began": status_file.process_began(os.getppid())}
+    path, status = paths.status_path(tmp_path), Status([], {})
+    path.write_text(json.dumps(first))
+    file = status_file.StatusFile(tmp_path)
+    for _ in range(3):
+        file.update(status)
+    assert json.loads(path.read_text()) == first
+    (note,) = status.notes
+    assert note.startswith(f"process {os.getppid()} on {platform.node()} works in {tmp_path} too")
+    path.write_text(json.dumps({**first, "process_began": "0"}))  # killed; its number is another process's now
+    file.update(status)
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_a_status_is_written_again_when_the_disk_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.execution import status_file
+    from harness.execution.status import Status
+
+    monkeypatch.setattr(status_file, "EACH_SECONDS", 0.0)
+    monkeypatch.setattr(status_file, "CHANGE_SECONDS", 0.0)
+    file, status = status_file.StatusFile(tmp_path / "x"), Status([], {})
+    (tmp_path / "x").write_text("a file where the folder should be")
+    for _ in range(2):
+        file.update(status)
+    assert len(status.notes) == 1 and "cannot be written" in status.notes[0]
+    (tmp_path / "x").unlink()
+    file.update(status)
+    assert paths.status_path(tmp_path / "x").is_file()
+
+
+def test_a_process_that_has_ended_is_not_alive_while_nobody_asks_how() -> None:
+    from harness.execution import status_file
+
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert not status_file.is_alive({**STATUS, "pid": pid, "process_began": "1"})
+    assert status_file.process_began(pid) is None
+    os.waitpid(pid, 0)
+
+
+def test_a_command_that_is_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.experiment.load.load", interrupt)
+    assert hostile.complaints(hostile.run(["check", "tiny.yaml"], folder), ["interrupted"], codes=(130,)) == []
+
+
+def test_an_error_is_not_longer_than_a_terminal_bears(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("x" * 1_000_000)
+
+    monkeypatch.setattr("harness.experiment.load.load", fail)
+    ended = hostile.run(["check", "tiny.yaml"], folder)
+    assert hostile.complaints(ended, ["(1,000,000 characters)"], codes=(2,)) == []
+
+
+def test_a_message_for_a_row_is_bounded_whatever_the_class_and_the_file_are_called(tmp_path: Path) -> None:
+    from harness.results import failures, record
+
+    kind = type("K" * 100_000, (Exception,), {})
+    code = compile("def f(kind): raise kind('ghp' '_0123456789abcdefABCDEF')", "/x/" + "\udcff" * 300 + ".py", "exec")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    with pytest.raises(kind) as caught:
+        names["f"](kind)
+    text = failures.message(caught.value)
+    assert len(text) < 1000 and text.encode() and "ghp_" not in text
+    run = tiny.plan(tmp_path)[1]
+    failures.keep(tmp_path, run, caught.value)
+    record.write_row(run, tmp_path, {}, "failed", f"its worker was lost: cannot reach https://ann:{12345}@host/x")
+    assert "ann:***@host/x" in store.read_run(tmp_path, run.run_id)["message"]
+    assert "ghp_" not in paths.failure_path(tmp_path, run.run_id).read_text()
+
+
+def test_a_full_terminal_of_an_unexpected_error(tmp_path: Path) -> None:
+    """Nothing can be flushed: still one line and exit code 3."""
+    import subprocess
+    import sys
+
+    program = "import sys, harness.cli as c, harness.cli.app as a\n"
+    program += "def app(): sys.stdout.write('x'); raise KeyError('k')\na.app = app\nc.main()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+        )
+    assert done.stderr.startswith("error: unexpected KeyError") and done.stderr.count("\n") == 1
+    assert done.returncode == 3
+
+
 def test_status_of_a_search_that_is_not_complete(folder: Path) -> None:
     experiment(folder, methods=["none", "kd"])
     ended = hostile.run(["status", "tiny.yaml"], folder)
-    assert hostile.complaints(ended, ["0 of 8 trials", "1 runs: 0 ok, 0 failed, 1 waiting"], codes=(0,)) == []
+    words = ["search: 8 trials: 0 ok, 0 failed, 8 waiting", "1 runs: 0 ok, 0 failed, 1 waiting"]
+    assert hostile.complaints(ended, words, codes=(0,)) == []
+
+
+def test_status_of_trials(folder: Path) -> None:
+    """Which trials run, how far, since when and where; and which failed, with their tracebacks."""
+    from harness.execution.status_file import StatusFile
+    from harness.experiment.studies import studies_of, trial_run
+    from harness.search import outcome, points
+    from harness.search.status import TrialStatus
+    from harness.training.progress import Progress
+
+    of, directory = experiment(folder, methods=["none", "kd"]), folder / "results" / "tiny"
+    study = studies_of(of)[1]
+    values = points.drawn(of, studies_of(of))[1]
+    failed = write_trial(directory, study, 0, values[0], status="failed", message="ValueError: \x1b[31mno")
+    search = paths.search_folder(directory)
+    paths.failure_path(search, failed).parent.mkdir()
+    paths.failure_path(search, failed).write_text("Traceback")
+    status = TrialStatus(outcome.outcomes(of, directory))
+    run = trial_run(study, 1, "sobol", values[1])
+    status.begin(run)
+    status.report(run.run_id, Progress(step=3, steps=6, dev_miou=0.25, step_ms=20.0, node="gpu1"))
+    StatusFile(search).update(status)
+    words = [
+        *("search: 8 trials: 0 ok, 1 failed, 7 waiting", f"process {os.getpid()} on ", "1 running, 6 waiting"),
+        *(f"tiny {run.label} trial 2: step 3/6  dev mIoU 25.0  0.020 s/step  for ", "  on node gpu1"),
+        *("search: 1 failed:", "trial 1: ValueError: \\x1b[31mno", f"search/failures/{failed}.txt"),
+        *("1 runs: 0 ok, 0 failed, 1 waiting", "teachers only"),
+    ]
+    ended = hostile.run(["status", "tiny.yaml"], folder)
+    assert hostile.complaints(ended, words, codes=(1,)) == []
 
 
 GARBAGE = ("runs", "failures", "weights", "packs", "step_times", "search")

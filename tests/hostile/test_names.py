@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import os
 import re
 import shlex
+import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -127,7 +129,38 @@ def test_a_script_element_is_not_ended(text):
     assert "<" not in made and json.loads(made) == {text: [text]}
 
 
+@pytest.mark.parametrize("word", ["a\n😀", "\U000e0041b", "\udcff\udc41"[:1] + "a", "'\n\\", "\x1b[31m\U0001f600"])
+def test_a_shell_gets_the_words_back(word):
+    """As bash reads them, bytes that are no text and letters beyond the first plane too."""
+    made = subprocess.run(
+        ["bash", "-c", f"printf %s {borders.shell(word)}"], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"}
+    )
+    assert os.fsdecode(made.stdout) == word
+
+
+MADE_UP = "0123456789abcdefABCDEF" + "0123456789"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"https://user:{MADE_UP}@host/x",
+        f"ghp_{MADE_UP}",
+        f"hf_{MADE_UP} x",
+        f"sk-{MADE_UP}",
+        f"https://h/b?sv=1&sig={MADE_UP}%3D",
+        f"AccountKey={MADE_UP}==;",
+        f"eyJhbGciOiJI.eyJzdWIiOiIx.{MADE_UP}",
+    ],
+)
+def test_a_failures_text_has_no_secret(text):
+    shown = borders.without_secrets(f"cannot open {text}: no")
+    assert MADE_UP not in shown and "***" in shown and shown.startswith("cannot open ")
+    assert borders.without_secrets("s3://a/b: 12:30 a@b.c, task-1") == "s3://a/b: 12:30 a@b.c, task-1"
+
+
 def test_pages_say_nothing_of_a_machines_folders():
+    assert borders.without_folders("file:///home/ann/x.yaml") == "file://…/x.yaml"
     said = borders.without_folders("root: /home/ann/data/camvid, s3://a/b/c, and/or 1/2; /work/x.yaml")
     assert said == "root: …/camvid, s3://a/b/c, and/or 1/2; …/x.yaml"
 

@@ -161,7 +161,7 @@ def test_an_empty_split_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     planned = runs(tmp_path)
     data = load_data(planned[0].data)
     monkeypatch.setattr(gate, "load_data", lambda spec: Data(data.info, data.train, [], data.val))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^data: the split dev of texmosaic has no image"):
+    with pytest.raises(ValueError, match=r"^data: texmosaic: dev has no image"):
         gate.require(planned, load(tmp_path / "tiny.yaml").resources, tmp_path)
 
 
@@ -192,6 +192,20 @@ def test_a_method_with_an_error_of_its_own_is_named(tmp_path: Path, monkeypatch:
         gate.require(runs(tmp_path), load(tmp_path / "tiny.yaml").resources, tmp_path)
 
 
+MINE = "tests.hostile.broken_methods:Broken"
+
+
+@pytest.mark.parametrize("fault", ["exit", "long", "value", "mute", "init exit", "init long"])
+def test_a_method_of_ones_own_is_named_with_its_file_in_few_words(tmp_path: Path, fault: str) -> None:
+    """One that ends the process, too: `check` would end without a word, as if all were well."""
+    planned = runs(tmp_path, methods=["none", {MINE: {"fault": fault}}])
+    with pytest.raises(ValueError, match=rf"^pair tiny, method {re.escape(MINE)}\(fault={fault}") as caught:
+        gate.require(planned[-1:], load(tmp_path / "tiny.yaml").resources, tmp_path)
+    text = str(caught.value)
+    assert "[broken_methods.py:" in text or fault.endswith("long"), text
+    assert "Correct" in text and len(text) < 1500
+
+
 def test_a_method_that_needs_more_images_than_the_small_step_has_is_not_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +219,9 @@ def test_a_method_that_needs_more_images_than_the_small_step_has_is_not_refused(
     monkeypatch.setattr(METHODS["kd"], "forward", many)
     resources = load(tiny.write(tmp_path)).resources
     gate.require(runs(tmp_path), resources, tmp_path)
-    with pytest.raises(ValueError, match="method kd: at least 3 images are needed"):
+    with pytest.raises(
+        ValueError, match=r"method kd: a training step .* ValueError: at least 3 images are needed \[test_gate\.py"
+    ):
         gate.require(runs(tmp_path, "train.batch_size=2"), resources, tmp_path)
 
 

@@ -1,5 +1,7 @@
 """Predictions as the test servers take them, from runs that were trained here."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -126,4 +128,17 @@ def test_mistakes_are_named(trained, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     trees.write_cityscapes(other, seed=5)
-    assert "not the data of the run" in refused("predict", experiment, run_id, "--to", tmp_path, "--root", other)
+    text = refused("predict", experiment, run_id, "--to", tmp_path, "--root", other)
+    assert "rows are not of today's content" in text and "; data " not in text and "(none, tiny, seed 0): data " in text
+    assert "Where the data has moved: --root" in text and "--rerun-changed" in text
+
+
+def test_weights_that_are_not_the_runs_are_refused_in_the_same_words(trained, tmp_path):
+    experiment, run_id, _ = trained("cityscapes")
+    here = tmp_path / "tiny"
+    shutil.copytree(experiment, here)
+    path = paths.weights_path(here, run_id)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    text = refused("predict", here, run_id, "--to", tmp_path / "out")
+    assert "1 of 1 rows are not of today's content" in text and f"in {path}" in text and "--rerun-changed" in text
+    assert not (tmp_path / "out").exists()
