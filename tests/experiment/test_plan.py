@@ -51,8 +51,8 @@ def test_every_method_gets_the_same_but_the_method():
 def test_the_teachers_network_is_the_teachers():
     teacher = {"architecture": "unet", "encoder": "resnet50", "parameters": {"encoder_depth": 4}}
     runs = protocol.plan(experiment(pairs=({"name": "p", "teacher": teacher, "student": NETWORK},)))
-    assert runs[0].network.model_dump(exclude={"encoder_weights"}) == teacher
-    assert runs[1].network.model_dump(exclude={"parameters", "encoder_weights"}) == NETWORK
+    assert runs[0].network.model_dump(exclude_defaults=True) == teacher
+    assert runs[1].network.model_dump(exclude_defaults=True) == NETWORK
     assert type(runs[0].network) is type(runs[1].network)
 
 
