@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from many_rows import write_many
 
 from harness.analysis.comparison import COLUMNS
 from harness.results import store
 from harness.results.validity import faults
+from tests.benchmarks.many_rows import write_many
 
 ROOT = Path(__file__).parents[2]
 
