@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
 
-from harness.borders import one_line
+from harness.borders import one_line, quoted
 from harness.cluster import secret_patterns
 
 LIMIT_BYTES = 100 * 2**20
@@ -19,6 +19,8 @@ LIMIT_BYTES = 100 * 2**20
 MAX_FILES = 10_000
 MAX_BYTES = 2**30
 """Of all files before they are compressed: every node unpacks them."""
+LONGEST = 300
+"""Characters of a file name that are shown."""
 SHOWN = 5
 """How many files the short list names."""
 NOT_AT_TOP = ("results", "data", "build", "dist", "site")
@@ -50,8 +52,8 @@ class Contents:
         sizes = {name: (self.folder / name).stat().st_size for name in self.names}
         total = f"{len(sizes)} files, {sum(sizes.values()) / 2**20:.1f} MiB"
         if everything:
-            said = [f"{size:>12,}  {one_line(name)}" for name, size in sizes.items()]
-            said += [f"{'-':>12}  {one_line(name)}: {why}" for name, why in self.left_out.items()]
+            said = [f"{size:>12,}  {quoted(name, LONGEST)}" for name, size in sizes.items()]
+            said += [f"{'-':>12}  {quoted(name, LONGEST)}: {why}" for name, why in self.left_out.items()]
             return [*said, f"{total}; {len(self.left_out)} left out"]
         said = [f"the job gets {total} of {one_line(str(self.folder))}: {_some(self.names)}"]
         if self.left_out:
@@ -61,7 +63,7 @@ class Contents:
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(one_line, names[:SHOWN])) + more
+    return ", ".join(quoted(name, LONGEST) for name in names[:SHOWN]) + more
 
 
 def contents(folder: Path, excludes: Sequence[str] = (), includes: Sequence[str] = ()) -> Contents:
@@ -134,7 +136,7 @@ def _refuse_secrets(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         if (folder / name).stat().st_size <= secret_patterns.SCANNED_BYTES:
             lines = secret_patterns.in_file(name, (folder / name).read_bytes())
-            found += [f"{one_line(name)}:{line}: looks like {what}" for line, what in lines]
+            found += [f"{quoted(name, LONGEST)}:{line}: looks like {what}" for line, what in lines]
     if not found:
         return
     more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
@@ -176,7 +178,7 @@ def _refuse_large(folder: Path, names: Sequence[str], size: int, limit: int) -> 
     if size <= limit:
         return
     sizes = sorted(((folder / name).stat().st_size, name) for name in names)[:-6:-1]
-    largest = ", ".join(f"{one_line(name)} ({size / 2**20:.1f} MiB)" for size, name in sizes)
+    largest = ", ".join(f"{quoted(name, LONGEST)} ({size / 2**20:.1f} MiB)" for size, name in sizes)
     raise ValueError(
         f"{folder}: the job's package is larger than {limit / 2**20:.0f} MiB. The largest files: {largest}. Leave them "
         "out: --exclude NAME. Data and weights belong on the cluster's own storage."

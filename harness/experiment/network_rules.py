@@ -1,6 +1,7 @@
 """Rules that a network of an experiment file obeys before anything is built: names, parameters, weights."""
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -75,6 +76,9 @@ def _outside_problems(architecture: str, encoder: str | None) -> Iterator[tuple[
     """Of a class or function from outside, which is not imported here."""
     if not re.fullmatch(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*", architecture):
         yield ("architecture",), f"{architecture!r}: write a class or function of your own as package.module:Name"
+        return
+    if architecture.partition(".")[0].partition(":")[0] in sys.stdlib_module_names:
+        yield ("architecture",), f"{architecture!r} is of Python's own library, which has no networks"
         return
     try:
         source_file(architecture.partition(":")[0])

@@ -89,7 +89,7 @@ CLOSED: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("command", CLOSED)
 def test_a_folder_that_nobody_may_write(closed: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing_to_check(*_: object) -> None:
+    def nothing_to_check(*_: object, **__: object) -> None:
         """The gate trains a step, which takes seconds."""
 
     monkeypatch.setattr("harness.bench.Bench.require_ready", nothing_to_check)

@@ -234,15 +234,15 @@ NETWORKS = {
             '"tu-\\x1b[2J"',
         )
     },
-    **{
-        f"architecture={name}": "Allowed: unet"
-        for name in ("mymodel:Net", "os:system", "resnet", '""', "Unet", "unet/", '"\\x1b[2J"')
-    },
+    **{f"architecture={name}": "Allowed: unet" for name in ("resnet", '""', "Unet", "unet/", '"\\x1b[2J"')},
     **{f"encoder_weights={name}": "{path: FILE" for name in ("imagenet", '""', "ssl", "/etc/passwd", "true.pth")},
     **{
         f"parameters={{{name}}}": "at most 4096"
         for name in ("decoder_pyramid_channels: 1000000000", "a: [1, [2, -5000]]", "b: {c: 1.0e+30}")
     },
+    "architecture=mymodel:Net": "there is no package or module 'mymodel'",
+    "architecture=os:system": "Python's own library",
+    "architecture=subprocess:run": "Python's own library",
     "parameters={depth: 3}": "{'depth': 3} cannot be built",
     "encoder=tu-resnet10x": "tu-resnet10t",
     "encoder_weights={path: nowhere.pth}": "nowhere.pth",

@@ -19,6 +19,6 @@ def one_ray() -> Iterator[None]:
         for name, value in tuner.ENVIRONMENT.items():  # Ray's processes inherit it
             patch.setenv(name, value)
         for module in (prepare_data, tuner):
-            patch.setattr(module, "connected", lambda resources: nullcontext())
+            patch.setattr(module, "connected", lambda *_: nullcontext())
         with cluster.started(lambda: connected(Resources())):
             yield

@@ -29,8 +29,8 @@ QUIET = (
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 )
 """Marks of tests in whose process Ray runs."""
-GIVE_UP = {"RAY_gcs_rpc_server_reconnect_timeout_s": "2"}
-"""Processes end so many seconds after their head is lost; Ray's default is 60."""
+GIVE_UP = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
+"""Processes end so many seconds after their head is lost, by default 60; busy cores keep a head from answering for 2."""
 LOST_SOON = {"RAY_health_check_period_ms": "500", "RAY_health_check_initial_delay_ms": "1000"}
 """A head asks that often whether a node is there, by default every 3 s; five times in vain and it is lost."""
 
