@@ -13,7 +13,8 @@ from harness.experiment.yaml_reader import KeyPath
 ARCHITECTURES = (
     *("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet"),
     *("segformer", "dpt", "vit-linear", "vit-multilevel", "vit-dpt", "fcn-torchvision", "deeplabv3-torchvision"),
-    *("lraspp", "pspnet-papers", "deeplabv3-cirkd"),
+    *("lraspp", "segformer-transformers", "upernet-transformers", "dpt-transformers", "mask2former", "eomt"),
+    *("eomt-dinov3", "pspnet-papers", "deeplabv3-cirkd"),
 )
 """Names of the networks; `harness.models.ARCHITECTURES` builds them."""
 WITHOUT_ENCODER: tuple[str, ...] = ()

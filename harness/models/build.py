@@ -20,6 +20,7 @@ from harness.models.pspnet import pspnet
 from harness.models.segnet import SegNet
 from harness.models.tapnet import TapNet, dry_run
 from harness.models.torchvision_nets import deeplabv3_torchvision, fcn_torchvision, lraspp
+from harness.models.transformers_nets import KINDS, transformers_net
 from harness.models.vit import dpt, vit_dpt, vit_linear, vit_multilevel
 from harness.taps import NetworkInfo
 
@@ -42,6 +43,7 @@ ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "fcn-torchvision": fcn_torchvision,
     "deeplabv3-torchvision": deeplabv3_torchvision,
     "lraspp": lraspp,
+    **{name: transformers_net(kind) for name, kind in KINDS.items()},
     "pspnet-papers": pspnet,
     "deeplabv3-cirkd": deeplabv3,
 }
@@ -130,7 +132,8 @@ def _check_parameters(network: Network) -> None:
     signature = inspect.signature(ARCHITECTURES[network.architecture])
     named = [name for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD and name not in _RESERVED]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    passed_on = (network.encoder or "").startswith("tu-") and open_ended
+    # timm and transformers name their own.
+    passed_on = open_ended and ((network.encoder or "").startswith("tu-") or network.architecture in KINDS)
     for name in network.parameters:
         if name in _RESERVED or (name not in named and not passed_on):
             raise ValueError(

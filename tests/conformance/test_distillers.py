@@ -15,16 +15,15 @@ from harness.experiment import signatures
 from harness.experiment.method import Method
 from harness.experiment.spec import Network
 from harness.models import SegNet, build
-from harness.taps import Pair, View
+from harness.taps import View
 from harness.testing import PROPERTIES, Case, check_property, networks
 from harness.testing.case import checked, numbers, own_terms, total
-from harness.testing.made_up import CLASSES, IGNORE, MAIN, SAME, labels, stream, trainable, view
+from harness.testing.made_up import CLASSES, MAIN, SAME, stream, trainable, view
 from harness.testing.ranks import disagreements
 from harness.testing.values import with_labels
-from harness.training import guards
 from harness.training.build import build_method
 from harness.training.cost import parameters
-from harness.training.step import KDStep
+from tests.conformance.kinds import step, table
 from tests.conformance.methods import AT_THE_TEACHER, SMALL, VARIANTS, WAIVED, WITH_LABELS, WRONG, case, sum_of
 from tests.support.networks import built, stored
 
@@ -214,24 +213,15 @@ def test_real_networks(method: str, pair: str) -> None:
     """One step of the training on real networks, in float32 and with a transformer in bfloat16, too."""
     teacher, student = (network(*key) for key in PAIRS[pair])
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    image, label = torch.randn(2, 3, 64, 64, generator=stream()), labels()
     for half in (False, True) if pair == "transformer-teacher" else (False,):
-        distiller = case(method).build(Pair(student.info(), teacher.info(), CLASSES, IGNORE))
-        step = KDStep(student, distiller, IGNORE)
-        try:
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                with torch.no_grad():
-                    taught = teacher(image).detach()
-                terms = step(image, label, taught, torch.tensor(100.0), 0.5, stream())
-            guards.connected(terms, method, METHODS[method].needs_teacher)
-            assert all(torch.isfinite(value) for value in terms.values())
-            total(terms).backward()
-            guards.all_used(step)
-            assert all(p.grad is None or p.grad.isfinite().all() for p in step.parameters())
-            assert all(p.grad is None for p in teacher.parameters())
-        finally:
-            student.zero_grad(set_to_none=True)
+        step(method, teacher, student, half)
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+@pytest.mark.slow
+def test_the_docs_say_which_kinds_of_networks_a_method_takes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text()
+    assert table() in page, "renew it: python -m tests.conformance.kinds"
 
 
 def test_what_does_not_apply_is_refused_with_the_reason() -> None:
