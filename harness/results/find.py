@@ -1,10 +1,14 @@
 """Finds the run that is meant: by run_id, its beginning, or method and seed; in one experiment's folder or in all."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.borders import quoted
 from harness.results import store
+
+if TYPE_CHECKING:
+    from harness.experiment.spec import Run
 
 _COLUMNS = ("run_id", "experiment", "status", "role", "pair", "method", "method_parameters", "seed", "control")
 SHOWN = 20
@@ -46,6 +50,27 @@ def find_finished(results: str | Path, run: str) -> tuple[Path, dict[str, Any]]:
     return folder, store.read_run(folder, row["run_id"])
 
 
+def name_of(run: "Run", runs: Sequence["Run"]) -> str:
+    """The shortest name of a run that `find_finished` understands, among the runs of its experiment."""
+    own = _names(run.role, run.pair, run.method.name, run.seed)
+    others = [
+        _names(other.role, other.pair, other.method.name, other.seed)
+        for other in runs
+        if other.control is None and other is not run
+    ]
+    if run.control is None:
+        for place, name in enumerate(own):
+            if all(name != other[place] for other in others):
+                return name
+    return run.run_id
+
+
+def _names(role: str, pair: str, method: str, seed: int) -> tuple[str, str]:
+    """method/seed and pair/method/seed."""
+    name = f"{'teacher' if role == 'teacher' else method}/{seed}"
+    return name, f"{pair}/{name}"
+
+
 def experiment_folders(results: Path) -> list[Path]:
     """The folders with rows: `results` itself, or those directly below it.
 
@@ -71,17 +96,15 @@ def _is_named(row: dict[str, Any], run: str) -> bool:
         return str(row["run_id"]).startswith(run)
     if row["control"] is not None:
         return False
-    method = "teacher" if row["role"] == "teacher" else row["method"]
-    return run in (f"{method}/{row['seed']}", f"{row['pair']}/{method}/{row['seed']}")
+    return run in _names(row["role"], row["pair"], row["method"], row["seed"])
 
 
 def _listed(chosen: list[tuple[Path, dict[str, Any]]], count: int) -> str:
     lines = []
     for folder, row in chosen:
-        method = "teacher" if row["role"] == "teacher" else row["method"]
         given = f" {row['method_parameters']}" if row["method_parameters"] != "{}" else ""
         control = f" at {row['control']}" if row["control"] else ""
-        name = f"{row['pair']}/{method}/{row['seed']}{control}{given}"
-        lines.append(quoted(f"  {row['run_id']}  {folder.name}: {name}", 300))
+        name = _names(row["role"], row["pair"], row["method"], row["seed"])[1]
+        lines.append(quoted(f"  {row['run_id']}  {folder.name}: {name}{control}{given}", 300))
     more = [f"  ... and {count - SHOWN} more"] if count > SHOWN else []
     return "\n".join([" These are there:", *lines, *more])

@@ -3,7 +3,8 @@
 import pytest
 
 from harness.results import store
-from harness.results.find import find_finished
+from harness.results.find import find_finished, name_of
+from tests.support import tiny
 from tests.support.rows import make_row
 
 
@@ -64,3 +65,16 @@ def test_a_folder_without_results(tmp_path):
         find_finished(tmp_path, "kd/0")
     with pytest.raises(ValueError, match="no such folder"):
         find_finished(tmp_path / "x", "kd/0")
+
+
+def test_the_shortest_name_of_a_run_is_understood(tmp_path):
+    pair = tiny.TINY["pairs"][0]
+    methods = ["none", {"kd": {"weight": 1.0}}, {"kd": {"weight": 2.0}}]
+    for pairs in ([pair], [pair, {**pair, "name": "other", "teacher": {**pair["teacher"], "steps": 2}}]):
+        runs = tiny.plan(tmp_path, pairs=pairs, methods=methods)
+        names = [name_of(run, runs) for run in runs]
+        prefix = "" if len(pairs) == 1 else "tiny/"
+        assert names[: 2 * len(pairs)].count(f"{prefix}teacher/0") == 1 and f"{prefix}none/0" in names
+        assert len(set(names)) == len(runs)
+        for run, name in zip(runs, names, strict=True):
+            assert name == run.run_id or run.method.label == run.method.name
