@@ -15,6 +15,7 @@ from harness.cli.check import check, power
 from harness.cli.compare import compare
 from harness.cli.data import data_app
 from harness.cli.doctor import doctor
+from harness.cli.init import distill, init
 from harness.cli.methods import methods
 from harness.cli.predict import predict
 from harness.cli.quickstart import quickstart
@@ -37,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    *(quickstart, check, power, run, status, tune, tables, compare, reproduce, predict),
+    *(quickstart, init, distill, check, power, run, status, tune, tables, compare, reproduce, predict),
     *(submit, methods, schema, doctor),
 )
 for command in COMMANDS:
