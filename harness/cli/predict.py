@@ -14,13 +14,13 @@ def predict(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN",
+            metavar="RUN|DIRECTORY",
             help="A run_id, its first characters, or method/seed such as kd/0. With two words, the first is the "
             "results folder of an experiment.",
         ),
     ],
     to: Annotated[Path, typer.Option("--to", help="Folder for the PNGs.")],
-    in_directory: Annotated[str | None, typer.Argument(metavar="", hidden=True)] = None,
+    in_directory: Annotated[str | None, typer.Argument(metavar="RUN", help="The run, after a directory.")] = None,
     images: Annotated[
         Path | None, typer.Option("--images", help="Folder of images, or one image, of any size and without labels.")
     ] = None,

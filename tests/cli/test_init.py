@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from harness.cli.run import say_where_networks_are
-from harness.datasets.folder import class_table
 from harness.experiment.load import load
 from harness.results import paths
 from harness.results.find import find_finished
@@ -22,6 +21,8 @@ GIVEN = ("--teacher", "unet:tu-resnet18d", "--student", "unet:tu-resnet10t")
 @pytest.fixture
 def folder(tmp_path):
     """A small dataset of the kind `folder`, with a space and an umlaut in its path."""
+    from harness.datasets.folder import class_table
+
     root, rng = tmp_path / "my dätä", np.random.default_rng(0)
     for kind in ("images", "masks"):
         (root / kind).mkdir(parents=True)
