@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harness.taps import Pair, Taps, View
     from harness.training.loop import train
     from harness.training.runtime import Runtime
+    from harness.training.student import load_student
 
 _HOMES = {
     "Bench": "harness.bench",
@@ -42,6 +43,7 @@ _HOMES = {
     "View": "harness.taps",
     "compare": "harness.bench",
     "load": "harness.experiment.load",
+    "load_student": "harness.training.student",
     "read_rows": "harness.results.store",
     "train": "harness.training.loop",
 }
@@ -62,6 +64,7 @@ __all__ = [
     "__version__",
     "compare",
     "load",
+    "load_student",
     "read_rows",
     "train",
 ]

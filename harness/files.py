@@ -1,4 +1,4 @@
-"""Atomic writes, the cache folder, and checksums of files."""
+"""Atomic writes, the cache folder, checksums of files, and the files that come with the package."""
 
 import contextlib
 import hashlib
@@ -8,6 +8,25 @@ import uuid
 from pathlib import Path
 
 ABANDONED_SECONDS = 600  # an older temporary file was left by a killed process
+
+
+SHIPPED = {"experiments": "experiments", "published": "results/published", "examples": "results/examples"}
+"""What comes with the package, and its folder in a checkout; an installed package has it in `harness/shipped`."""
+
+
+def shipped(name: str) -> Path:
+    """The folder of files that come with the package, by a name of `SHIPPED`.
+
+    Raises:
+        ValueError: the package was installed without them.
+    """
+    package = Path(__file__).parent
+    inside, beside = package / "shipped" / name, package.parent / SHIPPED[name]
+    if inside.is_dir():
+        return inside
+    if (package.parent / "pyproject.toml").is_file() and beside.is_dir():
+        return beside
+    raise ValueError(f"{inside}: is missing; the package was installed incompletely. Install its wheel again")
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:

@@ -19,6 +19,7 @@ CALLED = (
     "Table",
     "compare",
     "load",
+    "load_student",
     "read_rows",
     "train",
 )  # the others are what these give and take

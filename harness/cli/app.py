@@ -15,8 +15,10 @@ from harness.cli.check import check, power
 from harness.cli.compare import compare
 from harness.cli.data import data_app
 from harness.cli.doctor import doctor
+from harness.cli.init import distill, init
 from harness.cli.methods import methods
 from harness.cli.predict import predict
+from harness.cli.quickstart import quickstart
 from harness.cli.reproduce import reproduce
 from harness.cli.results import results_app
 from harness.cli.run import run
@@ -33,8 +35,13 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (check, power, run, status, tune, tables, compare, reproduce, predict, submit, methods, schema, doctor):
+COMMANDS = (
+    *(quickstart, init, distill, check, power, run, status, tune, tables, compare, reproduce, predict),
+    *(submit, methods, schema, doctor),
+)
+for command in COMMANDS:
     app.command()(command)
 for name, group in (("results", results_app), ("data", data_app), ("show", show_app)):
     app.add_typer(group, name=name)

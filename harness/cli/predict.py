@@ -1,27 +1,62 @@
-"""The command `sstkd-bench predict`: a run's predictions as PNGs."""
+"""The command `sstkd-bench predict`: a run's predictions as PNGs, on images of one's own or on its dataset."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from harness.cli.common import Directory, RunId, answering
+from harness.cli.common import DEFAULT_RESULTS, answering
+
+SPLITS = ("val", "dev", "train", "test")
 
 
 def predict(
-    directory: Directory,
-    run_id: RunId,
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|DIRECTORY",
+            help="A run_id, its first characters, or method/seed such as kd/0. With two words, the first is the "
+            "results folder of an experiment.",
+        ),
+    ],
     to: Annotated[Path, typer.Option("--to", help="Folder for the PNGs.")],
-    split: Annotated[str, typer.Option(help="val, dev, train, or test (images without labels).")] = "val",
+    in_directory: Annotated[str | None, typer.Argument(metavar="RUN", help="The run, after a directory.")] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of images, or one image, of any size and without labels.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of the run's dataset: val (default), dev, train, or test (without labels).")
+    ] = None,
     root: Annotated[
         Path | None, typer.Option("--root", help="The dataset's folder, if it has moved since the run.")
     ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option("--results", help="Results folder; `results` when not given."),
+    ] = None,
 ) -> None:
-    """Write a run's predictions as PNGs, in the format of the Cityscapes, VOC or ADE20K server, else class indices."""
-    with answering():
-        if split not in ("val", "dev", "train", "test"):
-            raise ValueError(f"--split {split}: allowed are val, dev, train, test")
-        from harness.training.predict import write_predictions
+    """Write a run's predictions as PNGs.
 
-        count = write_predictions(directory, run_id, split, to, root)
+    With --images DIR: masks with the classes' colours as palette, overlays, and classes.yaml. Without it a split of the
+    run's dataset, in the format of the Cityscapes, VOC or ADE20K server, else class indices.
+    """
+    with answering():
+        if split not in (None, *SPLITS):
+            raise ValueError(f"--split {split}: allowed are {', '.join(SPLITS)}")
+        given = [name for name, value in (("--split", split), ("--root", root)) if value is not None]
+        if images is not None and given:
+            raise ValueError(f"--images and {' and '.join(given)}: images of your own, or the run's dataset; give one")
+        if in_directory is not None and results is not None:
+            raise ValueError(f"--results {results}: the folder {run} is given already; leave one out")
+        where, name = (results or DEFAULT_RESULTS, run) if in_directory is None else (Path(run), in_directory)
+        if images is None:
+            from harness.training.predict import write_predictions
+
+            count = write_predictions(where, name, split or "val", to, root)
+        else:
+            from harness.results.find import find_finished
+            from harness.training.predict_images import write_image_predictions
+
+            directory, row = find_finished(where, name)
+            count = write_image_predictions(directory, row, images, to)
         typer.echo(f"{to}: {count} predictions")

@@ -33,7 +33,7 @@ class Known:
 
 def reproduce(
     table: Annotated[
-        str | None, typer.Argument(help="The table, e.g. sstkd-table-1; an unknown name lists all.")
+        str | None, typer.Argument(help="The table, e.g. sstkd-table-1; without it they are listed.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print the plan, its cost and the state of each cell.")
@@ -56,6 +56,9 @@ def reproduce(
     with answering():
         from harness.files import write_atomic
 
+        if table is None and page is None and not (dry_run or measure or write):
+            _list_tables()
+            return
         if (table is None) == (page is None):
             raise ValueError("name a table, or give --page FILE for the state of all of them")
         if page is not None:
@@ -72,6 +75,16 @@ def reproduce(
             failed = True  # which does not keep the next experiment from running
     if failed:
         raise typer.Exit(1)
+
+
+def _list_tables() -> None:
+    """The tables that have something to train."""
+    from harness.papers.tables import PAPERS
+    from harness.report.console import print_columns
+
+    tables = [table for several in PAPERS.values() for table in several if table.columns]
+    print_columns(["table", "what", "published under"], [[t.id, t.title, t.protocol] for t in tables])
+    typer.echo("\nsstkd-bench reproduce TABLE --dry-run shows its runs, their cost and their state")
 
 
 def _show(table: str, dry_run: bool, results: Path, write: Path | None, measure: bool) -> list[Path]:
@@ -133,13 +146,12 @@ def _experiments(table: "PaperTable", folder: Path) -> tuple[list[Known], list[s
     """The experiments of a table, their files in `folder`; and the names of those whose recipe is not known here."""
     import yaml
 
-    import harness
     from harness.experiment.load import load
-    from harness.files import write_atomic
+    from harness.files import shipped, write_atomic
     from harness.papers.reproduce import parts
 
     known, unknown = [], []
-    for part in parts(table, Path(harness.__file__).parent.parent / "experiments"):
+    for part in parts(table, shipped("experiments")):
         if part.data is None:
             unknown.append(part.name)
             continue

@@ -52,6 +52,7 @@ def run(
             from harness.report.console import print_table
 
             print_table(table, directory=wanted.directory)
+            say_where_networks_are(wanted)
     exit_by(list(states.values()), wanted.directory)
 
 
@@ -78,6 +79,30 @@ def exit_by(states: list[str], directory: Path) -> None:
     if failed := sum(state in ("failed", "skipped") for state in states):
         typer.echo(f"{failed} of {len(states)} runs failed; see `sstkd-bench results list {directory}`", err=True)
         raise typer.Exit(1)
+
+
+def say_where_networks_are(wanted: "Bench") -> None:
+    """One line: the folder of the trained networks, and how to use one."""
+    from harness.borders import shell
+    from harness.results.find import name_of
+    from harness.results.paths import weights_path
+
+    runs = wanted.runs()
+    here = [run for run in runs if weights_path(wanted.directory, run.run_id).is_file()]
+    if not here:
+        storage = wanted.experiment.resources.storage
+        if storage is not None:
+            pull = shell("sstkd-bench", "results", "pull", "--weights", f"{storage}/{wanted.directory.name}")
+            typer.echo(f"networks: in {storage}; fetch them: {pull} {shell(str(wanted.directory))}")
+        return
+    # The last of the students: of a method rather than the baseline.
+    run = next((run for run in reversed(here) if run.role == "student" and run.control is None), here[-1])
+    name, folder = name_of(run, runs), str(wanted.directory)
+    command = shell("sstkd-bench", "predict", folder, name, "--images", "DIR", "--to", "DIR")
+    typer.echo(
+        f"networks: {weights_path(wanted.directory, run.run_id).parent}; to use one: {command}, or in Python: "
+        f"harness.load_student({name!r}, {folder!r})"
+    )
 
 
 def require_from_search(experiment: "Experiment", file: Path, from_search: bool) -> None:

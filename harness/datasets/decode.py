@@ -34,10 +34,7 @@ def image_pixels(data: bytes | memoryview, file: object, upright: bool = True) -
     Raises:
         ValueError: not a complete image, or one that cannot be shown to a network without loss; names `file`.
     """
-    head = _header(data, file, "image")
-    problem = next((text for holds, text in _REFUSED_IMAGES.items() if _NOT[holds](head)), None)
-    if problem is not None:
-        raise ValueError(f"{file}: {problem.format(head=head)}")
+    head = require_image(data, file)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _COLOUR)
     except cv2.error as error:
@@ -45,6 +42,19 @@ def image_pixels(data: bytes | memoryview, file: object, upright: bool = True) -
     if pixels is None or pixels.shape != (head.height, head.width, 3):
         raise ValueError(f"{file}: not a readable image, or cut short. Fetch the file again.")
     return turned(_bytes(pixels), head.orientation) if upright else _bytes(pixels)
+
+
+def require_image(data: bytes | memoryview, file: object) -> Header:
+    """What an image says of itself; its pixels are not decoded.
+
+    Raises:
+        ValueError: as `image_pixels`, but for pixels that are damaged or missing.
+    """
+    head = _header(data, file, "image")
+    problem = next((text for holds, text in _REFUSED_IMAGES.items() if _NOT[holds](head)), None)
+    if problem is not None:
+        raise ValueError(f"{file}: {problem.format(head=head)}")
+    return head
 
 
 def orientation(data: bytes | memoryview) -> int:

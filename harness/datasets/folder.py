@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.borders import quoted
@@ -155,6 +156,15 @@ def read_classes(path: Path) -> ClassTable:
     if found is None or problems:
         raise ValueError(listed(problems))
     return found
+
+
+def class_table(names: Sequence[str], palette: Sequence[Colour]) -> str:
+    """The text of a class table whose values are the class indices."""
+    classes = [
+        {"name": name, "value": value, "colour": list(colour)}
+        for value, (name, colour) in enumerate(zip(names, palette, strict=True))
+    ]
+    return yaml.safe_dump({"classes": classes}, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
 
 def _repeated(found: ClassTable) -> Iterable[str]:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import harness
+from harness.files import shipped
 
 SURE = {
     "V": "verified in a source that was opened",
@@ -67,9 +67,9 @@ COLUMNS = tuple(field.name for field in fields(Figure))
 
 
 def published_folder(results: Path) -> Path:
-    """`published/` in the results folder, or else in the checkout."""
+    """`published/` in the results folder, or else what comes with the package."""
     own = results / "published"
-    return own if own.is_dir() else Path(harness.__file__).parent.parent / "results" / "published"
+    return own if own.is_dir() else shipped("published")
 
 
 def read_published(folder: Path) -> list[Figure]:

@@ -1,10 +1,9 @@
 """Writes predictions of a finished run as label maps in the format of the test servers."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -19,12 +18,12 @@ from harness.datasets.filedata import Pairs
 from harness.datasets.tree import Tree
 from harness.experiment.spec import Run
 from harness.files import write_atomic
-from harness.models import build, load_into, load_state
-from harness.results import reuse, store
-from harness.results.paths import weights_path
+from harness.results import store
+from harness.results.find import find_finished
 from harness.training.batches import to_batch
 from harness.training.build import for_inputs, load_data
 from harness.training.evaluate import predict
+from harness.training.student import require_current, trained_network
 
 Pixels = NDArray[np.uint8]
 
@@ -73,8 +72,8 @@ def write_predictions(
     """Run a trained network on a split and write one PNG per image; returns the number of images.
 
     Args:
-        directory: results folder of an experiment.
-        run_id: a finished run in it, or the beginning of its run_id.
+        directory: results folder of an experiment, or of all.
+        run_id: a finished run in it: its run_id, the beginning of it, or `method/seed`.
         split: "val", "dev", "train", or "test" (images without labels).
         to: folder for the PNGs.
         root: the dataset's folder, if it has moved since the run.
@@ -84,20 +83,18 @@ def write_predictions(
         ValueError: no such run, it did not finish, its weights are missing, its data, method, teacher or weights are
             not today's, or the split has no images.
     """
-    row = _row(directory, run_id)
+    directory, row = find_finished(directory, run_id)
     run = store.run_of(directory, row)
     place = str(root.absolute()) if root is not None else run.data.root
     data = load_data(run.data.model_copy(update={"root": place}))
     # Images without labels are other files than those the run saw.
-    _require_current(directory, row, None if split == "test" else data.info.content_hash)
+    require_current(directory, row, None if split == "test" else data.info.content_hash)
     sees = for_inputs(data, run.train.normalize, run.network)
-    network = build(run.network.model_copy(update={"encoder_weights": None}), data.info.num_classes, 0)
-    path = weights_path(directory, row["run_id"])
-    load_into(network, load_state(path, row["weights_sha256"]), str(path))
+    network = trained_network(directory, row, run, data.info.num_classes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     server = SERVERS.get(data.info.name, PLAIN)
     total, images = _images(data, run, split, None if place is None else Path(place))
-    network.eval().to(device)
+    network.to(device)
     for done, (name, image, size_hw) in enumerate(images, start=1):
         classes = _classes(network, image, sees, run, device)
         if classes.shape != size_hw:
@@ -105,21 +102,6 @@ def write_predictions(
         _write(to / server.place(name), server, classes, data)
         on_progress(done, total)
     return total
-
-
-def _row(directory: Path, run_id: str) -> dict[str, Any]:
-    row = store.read_run(directory, store.find_run(directory, run_id))
-    if row["status"] != "ok":
-        raise ValueError(f"{row['run_id']} {row['status']}: {row['message']}; choose a finished run")
-    return row
-
-
-def _require_current(directory: Path, row: Mapping[str, Any], data_hash: str | None) -> None:
-    """The run is judged as everywhere: by its data, method, teacher and weights as they are now."""
-    ids = [run_id for run_id in (row["run_id"], row["teacher_run_id"]) if run_id is not None]
-    found = reuse.standings(directory, ids, lambda: data_hash, weights=("teacher", "student"))
-    file = f"experiments/{row['experiment']}.yaml"
-    reuse.require_current({row["run_id"]: found[row["run_id"]]}, directory, file, "Where the data has moved: --root. ")
 
 
 def _images(

@@ -74,13 +74,18 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     [
         (["sstkd-table-9"], "unknown table 'sstkd-table-9'. Allowed: sstkd-table-1"),
         (["sstkd-table-5"], "nothing is trained for it"),
-        ([], "name a table, or give --page"),
+        (["--dry-run"], "name a table, or give --page"),
         (["sstkd-table-1", "--page", "x.md"], "name a table, or give --page"),
     ],
 )
 def test_mistakes_are_named(words: list[str], message: str) -> None:
     done = call(*words)
     assert done.exit_code == 2 and message in done.output
+
+
+def test_without_a_name_the_tables_are_listed() -> None:
+    done = call()
+    assert done.exit_code == 0 and [table.id in done.output for table in TRAINED] == [True] * len(TRAINED)
 
 
 def test_without_the_data_it_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

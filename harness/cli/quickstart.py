@@ -1,0 +1,32 @@
+"""The command `sstkd-bench quickstart`: `run` of the quickstart's experiment file, which comes with the package."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.common import DEFAULT_RESULTS, AsJson, RerunChanged, Results, Set, answering
+from harness.cli.run import run
+
+
+def quickstart(
+    overrides: Set = None,
+    results: Results = DEFAULT_RESULTS,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
+    rerun_changed: RerunChanged = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a teacher and 4 methods x 3 seeds on built-in data and print the table; minutes on two CPU cores."""
+    with answering():
+        from harness.files import shipped
+
+        file = _shown(shipped("experiments") / "quickstart.yaml")
+        if not as_json:
+            typer.echo(f"the experiment: {file}")
+    run(file, overrides, results, retry_failed, rerun_changed, as_json=as_json)
+
+
+def _shown(path: Path) -> Path:
+    """The path as seen from here, where it is below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
