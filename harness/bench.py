@@ -15,6 +15,7 @@ from harness.experiment import rules
 from harness.experiment.plan import outline, plan, timing_runs
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Experiment, Run
+from harness.experiment.weights import of_networks
 from harness.results import paths, reuse, step_times, store
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ class Bench:
         file: the experiment file, for the commands that messages name; `experiments/<name>.yaml` when not given.
 
     Attributes:
-        experiment: as given.
         directory: the experiment's results folder. It is made by the first run.
 
     Example:
@@ -62,12 +62,40 @@ class Bench:
             raise ValueError(
                 f"experiment is {type(experiment).__name__}; an Experiment is needed: harness.load(FILE) reads one"
             )
-        self.experiment = experiment
+        self._given, self._resolved = experiment, None if _unfound(experiment) else experiment
         self.directory = Path(results) / experiment.name
         self.file = str(file or f"experiments/{experiment.name}.yaml")
 
     def __repr__(self) -> str:
-        return f"Bench({self.experiment.name!r}, {str(self.directory)!r})"
+        return f"Bench({self._given.name!r}, {str(self.directory)!r})"
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment as given, with the files of weights that it names by tag or repository.
+
+        Raises:
+            ValueError: some are not on this machine (`fetch_weights`); a line each says how they come here.
+        """
+        return self.fetch_weights(fetch=False)
+
+    def fetch_weights(self, say: Callable[[str], None] = _silent, fetch: bool = True) -> Experiment:
+        """Fetch published weights that the experiment names and this machine lacks, as `run` and `tune` do at first.
+
+        Args:
+            say: called with a line for each file.
+            fetch: without it they are only looked for.
+
+        Returns:
+            The experiment with the file, digest and origin of all its weights.
+
+        Raises:
+            ValueError: a name that no library knows, or a file that is not here and cannot be fetched.
+        """
+        if self._resolved is None:
+            from harness.models import pretrained  # torch and timm: seconds
+
+            self._resolved = pretrained.resolved(self._given, fetch, say)
+        return self._resolved
 
     def runs(self) -> list[Run]:
         """All runs of the experiment, teachers first.
@@ -154,6 +182,7 @@ class Bench:
                 logger is not installed, the cluster cannot be reached or is too small, or rows are stale.
             OSError: the disk is full, the folder cannot be written, or the storage does not answer.
         """
+        self.fetch_weights()
         if rerun_changed:
             self._set_aside()
         self._points()  # before anything is trained
@@ -182,6 +211,7 @@ class Bench:
         from harness.experiment.studies import studies_of
         from harness.search import outcome
 
+        self.fetch_weights()
         self._require_current(paths.search_folder(self.directory), None)
         found = outcome.outcomes(self.experiment, self.directory)
         if not all(each.complete for each in found):
@@ -384,6 +414,12 @@ def compared(benches: Iterable[Bench]) -> "tuple[Across, dict[str, dict[str, Any
         tables.append(quick_table(read, rules.labels(bench.experiment), bench.experiment.seeds))
         rows |= {row["run_id"]: row for row in read.to_pylist()}
     return across(tables), rows
+
+
+def _unfound(experiment: Experiment) -> bool:
+    """Whether there are published weights whose files have not been looked for."""
+    networks = [network for pair in experiment.pairs for network in (pair.teacher, pair.student)]
+    return any((weights.tag or weights.hub) and not weights.known for weights in of_networks(networks))
 
 
 def _states(runs: Sequence[Run], found: Mapping[str, reuse.Standing]) -> dict[str, str]:
