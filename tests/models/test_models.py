@@ -348,7 +348,8 @@ def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "encoder.safetensors"
     save_file(plain("fpn", "resnet18").encoder.state_dict(), path)
     with pytest.raises(
-        ValueError, match=r"does not fit the encoder mobilenet_v2: 0 matched, 260 missing, 122 unexpected, 0 reshaped \(missing ~ "
+        ValueError,
+        match=r"does not fit the encoder mobilenet_v2: 0 matched, 260 missing, 122 unexpected, 0 reshaped \(missing ~ ",
     ):
         build(network("fpn", "mobilenet_v2", encoder_weights=given(path)), CLASSES, 0)
     with pytest.raises(
@@ -449,8 +450,14 @@ def test_load_into_wants_an_exact_fit() -> None:
     state = dict(built.state_dict())
     name = "head.0.bias"
     for changed, fragment in [
-        ({k: v for k, v in state.items() if k != name}, f"{len(state) - 1} matched, 1 missing, 0 unexpected, 0 reshaped (missing: {name})"),
-        (state | {"more": torch.zeros(1)}, f"{len(state)} matched, 0 missing, 1 unexpected, 0 reshaped (unexpected: more)"),
+        (
+            {k: v for k, v in state.items() if k != name},
+            f"{len(state) - 1} matched, 1 missing, 0 unexpected, 0 reshaped (missing: {name})",
+        ),
+        (
+            state | {"more": torch.zeros(1)},
+            f"{len(state)} matched, 0 missing, 1 unexpected, 0 reshaped (unexpected: more)",
+        ),
         (
             state | {name: torch.zeros(CLASSES + 1)},
             f"0 unexpected, 1 reshaped ({name} is {CLASSES + 1} in the file and {CLASSES} in the network)",
