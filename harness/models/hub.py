@@ -81,10 +81,14 @@ def fetch(place: Place) -> tuple[Path, Origin]:
     Raises:
         ValueError: it cannot be fetched; says why, and how to put it here by hand.
     """
+    level = huggingface_hub.logging.get_verbosity()
+    huggingface_hub.logging.set_verbosity_error()  # what it tries again is no news
     try:
         return at_hand(place) or (_from_hub(place) if place.kind == "hub" else _from_url(place))
     except (OSError, errors.HFValidationError) as error:
         raise ValueError(f"{place} cannot be fetched: {_reason(error)}. {by_hand(place)}") from None
+    finally:
+        huggingface_hub.logging.set_verbosity(level)
 
 
 def by_hand(place: Place) -> str:

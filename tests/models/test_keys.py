@@ -173,7 +173,7 @@ def test_a_folder_of_save_pretrained_is_a_checkpoint(tmp_path: Path) -> None:
     published = smp.FPN("tu-mobilenetv3_small_050", encoder_weights=None, classes=CLASSES, **options)
     published.save_pretrained(str(tmp_path / "mine"))
     path = tiny.write(tmp_path)
-    given = [f"pairs.0.teacher.checkpoint={{path: {tmp_path}/mine}}", f"pairs.0.teacher.parameters={{decoder_pyramid_channels: 32, decoder_segmentation_channels: 32}}"]  # fmt: skip
+    given = [f"pairs.0.teacher.checkpoint={{path: {tmp_path}/mine}}", "pairs.0.teacher.parameters={decoder_pyramid_channels: 32, decoder_segmentation_channels: 32}"]  # fmt: skip
     teacher = load(path, given).pairs[0].teacher
     assert teacher.checkpoint is not None and teacher.checkpoint.path == str(tmp_path / "mine" / "model.safetensors")
     ours = build(teacher, CLASSES, 0)
