@@ -188,15 +188,15 @@ def in_package(name: str) -> tuple[Path, Origin]:
             "Name the file: {path: FILE}"
         )
     path = Path(str(package.locate_file(inside[0])))
-    return path, Origin(
-        kind="package", name=name, revision=package.version, file=inside[0], licence=_licence(package.metadata)
-    )
+    return path, Origin(kind="package", name=name, revision=package.version, file=inside[0], licence=_licence(package))
 
 
-def _licence(metadata: Any) -> str | None:
-    """The licence in a package's metadata; None where it says nothing."""
+def _licence(package: importlib.metadata.Distribution) -> str | None:
+    """The licence that a package names: in its metadata, or as the first line of its licence file; None without."""
+    metadata: Any = package.metadata
     found = metadata.get("License-Expression") or metadata.get("License") or ""
     if found.strip().upper() in ("", "UNKNOWN"):
         named = [c.rpartition("::")[2].strip() for c in metadata.get_all("Classifier") or () if c.startswith("License")]
-        found = named[0] if named else ""
+        text = package.read_text("LICENSE") or package.read_text("licenses/LICENSE") or ""
+        found = named[0] if named else text.strip().partition("\n")[0]
     return one_line(found, 100) or None

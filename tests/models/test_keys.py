@@ -228,3 +228,40 @@ def test_positions_of_another_size_are_resized_as_timm_does(tmp_path: Path) -> N
         name, pretrained=True, img_size=64, pretrained_cfg_overlay={"file": path, "num_classes": 1000}
     )
     assert torch.equal(built.loaded_encoder().state_dict()["model.pos_embed"], small.state_dict()["pos_embed"])
+
+
+def lite(state: State) -> State:
+    """timm's names as the packages have them: blocks in one list, a first one that does not expand."""
+    blocks = sorted({tuple(map(int, name.split(".")[1:3])) for name in state if name.startswith("blocks.")})
+    first = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    others = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1"}
+    others |= {"conv_pwl": "_project_conv", "bn3": "_bn2"}
+    around = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    out = {}
+    for name, value in state.items():
+        part, *rest = name.split(".")
+        if part != "blocks":
+            out[f"{around[part]}.{rest[0]}"] = value
+            continue
+        stage, index, module, last = rest
+        table = first if stage == "0" else others
+        out[f"_blocks.{blocks.index((int(stage), int(index)))}.{table[module]}.{last}"] = value
+    assert len(out) == len(state)
+    return out
+
+
+@pytest.mark.parametrize("encoder", ["tu-tf_efficientnet_lite0", "timm-tf_efficientnet_lite0"])
+def test_an_efficientnet_lite_as_packages_carry_it(tmp_path: Path, encoder: str) -> None:
+    torch.manual_seed(2)
+    plain = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    built = build(network("fpn", encoder, **encoder_file(tmp_path, lite(plain))), CLASSES, 0)
+    own = {n.removeprefix("model."): v for n, v in built.loaded_encoder().state_dict().items()}
+    assert len(own) > 200 and all(torch.equal(value, plain[name]) for name, value in own.items())
+
+
+def test_an_efficientnet_lite_of_another_size_is_refused(tmp_path: Path) -> None:
+    plain = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    with pytest.raises(
+        ValueError, match=r"does not fit the encoder tu-tf_efficientnet_lite2: \d+ matched, \d+ missing"
+    ):
+        build(network("fpn", "tu-tf_efficientnet_lite2", **encoder_file(tmp_path, lite(plain))), CLASSES, 0)
