@@ -5,6 +5,7 @@ HF_HUB_OFFLINE, HF_TOKEN, TORCH_HOME. Files are written beside their place and r
 """
 
 import fcntl
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -82,7 +83,7 @@ def fetch(place: Place) -> tuple[Path, Origin]:
         ValueError: it cannot be fetched; says why, and how to put it here by hand.
     """
     level = huggingface_hub.logging.get_verbosity()
-    huggingface_hub.logging.set_verbosity_error()  # what it tries again is no news
+    huggingface_hub.logging.set_verbosity(logging.ERROR)  # what it tries again is no news
     try:
         return at_hand(place) or (_from_hub(place) if place.kind == "hub" else _from_url(place))
     except (OSError, errors.HFValidationError) as error:
@@ -175,7 +176,7 @@ def _licence(repository: str, commit: str) -> str | None:
 
 
 def _torch_cache() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"  # type: ignore[no-untyped-call]
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def _claimed(name: str) -> str | None:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import segmentation_models_pytorch as smp
 import timm
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from torch import Tensor
 from torchvision import models as torchvision_models
 
@@ -89,8 +90,8 @@ def place(network: Network, weights: Weights) -> Place:
     if weights.hub is not None:
         repository, _, revision = weights.hub.partition("@")
         try:
-            huggingface_hub.utils.validate_repo_id(repository)
-        except huggingface_hub.errors.HFValidationError:
+            validate_repo_id(repository)
+        except HFValidationError:
             raise ValueError(f"{weights.named} names no repository. Write hf:ORGANISATION/NAME@REVISION") from None
         return Place("hub", repository, IN_FOLDERS, revision or None)
     assert weights.tag is not None

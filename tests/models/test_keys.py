@@ -14,7 +14,8 @@ from torch import Tensor
 from torchvision import models as torchvision_models
 
 from harness.experiment.load import load
-from harness.experiment.spec import Network, Weights
+from harness.experiment.spec import Network
+from harness.experiment.weights import Weights
 from harness.files import sha256
 from harness.models import build, load_into, load_weights
 from harness.models.keys import NETWORKS, by_own_names, renamed

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.experiment.spec import Network, Weights
+from harness.experiment.spec import Network
+from harness.experiment.weights import Weights
 from harness.files import sha256
 from harness.models import ARCHITECTURES, SegNet, build, load_into, load_state, save_state, state_sha256
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.distillers.none import NoDistillation
-from harness.experiment.spec import Network, Weights
+from harness.experiment.spec import Network
+from harness.experiment.weights import Weights
 from harness.files import sha256
 from harness.models import ARCHITECTURES, SegNet, build
 from harness.results import paths
