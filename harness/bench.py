@@ -7,15 +7,14 @@
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.experiment import rules
 from harness.experiment.plan import outline, plan, timing_runs
 from harness.experiment.resources import Resources
-from harness.experiment.spec import Experiment, Run
-from harness.experiment.weights import of_networks
+from harness.experiment.spec import Experiment, Run, unfound
 from harness.results import paths, reuse, step_times, store
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class Bench:
             raise ValueError(
                 f"experiment is {type(experiment).__name__}; an Experiment is needed: harness.load(FILE) reads one"
             )
-        self._given, self._resolved = experiment, None if _unfound(experiment) else experiment
+        self._given, self._resolved = experiment, None if unfound(experiment) else experiment
         self.directory = Path(results) / experiment.name
         self.file = str(file or f"experiments/{experiment.name}.yaml")
 
@@ -71,26 +70,11 @@ class Bench:
 
     @property
     def experiment(self) -> Experiment:
-        """The experiment as given, with the files of weights that it names by tag or repository.
-
-        Raises:
-            ValueError: some are not on this machine (`fetch_weights`); a line each says how they come here.
-        """
+        """As given, with the files of published weights; a ValueError says how those that are not here come here."""
         return self.fetch_weights(fetch=False)
 
     def fetch_weights(self, say: Callable[[str], None] = _silent, fetch: bool = True) -> Experiment:
-        """Fetch published weights that the experiment names and this machine lacks, as `run` and `tune` do at first.
-
-        Args:
-            say: called with a line for each file.
-            fetch: without it they are only looked for.
-
-        Returns:
-            The experiment with the file, digest and origin of all its weights.
-
-        Raises:
-            ValueError: a name that no library knows, or a file that is not here and cannot be fetched.
-        """
+        """The experiment with its weights' files; a missing one is fetched and `say` told, or is an error (ValueError)."""
         if self._resolved is None:
             from harness.models import pretrained  # torch and timm: seconds
 
@@ -127,7 +111,7 @@ class Bench:
 
     def pending(self, retry_failed: bool = False) -> list[Run]:
         """The runs that have not finished; with `retry_failed` those that failed too. Errors as `runs`."""
-        return _pending(self.runs(), self.standings(), retry_failed)
+        return reuse.pending(self.runs(), self.standings(), retry_failed)
 
     def states(self) -> dict[str, str]:
         """By run_id: "ok", "failed", "waiting" without a row, or "stale". Errors as `runs`, but for step times.
@@ -136,7 +120,7 @@ class Bench:
         stale run was made from other data, another teacher, or other source files of a method from outside.
         """
         ready = step_times.timed(self.experiment, self.directory)
-        return _states(self.runs() if ready else outline(self.experiment), self.standings())
+        return reuse.states(self.runs() if ready else outline(self.experiment), self.standings())
 
     def standings(self) -> dict[str, reuse.Standing]:
         """By run_id: what each row in the folder is worth today, and why."""
@@ -189,10 +173,10 @@ class Bench:
         self._time_steps(on_update, retry_failed)
         runs = self.runs()
         found = self._require_current(self.directory, [run.run_id for run in runs])
-        if pending := _pending(runs, found, retry_failed):
+        if pending := reuse.pending(runs, found, retry_failed):
             self.require_ready(pending, full=True)  # a finished run needs nothing any more
             self._launch(runs, self.experiment.resources, self.directory, on_update, retry_failed)
-        return _states(runs, self.standings())
+        return reuse.states(runs, self.standings())
 
     def tune(self, on_update: OnUpdate = _silent, on_trial: OnTrial = _silent) -> "list[Outcome]":
         """Search each method's hyper-parameters, as `sstkd-bench tune` does, and write the best points.
@@ -346,7 +330,7 @@ class Bench:
         self.require_ready(runs, full=True)
         teachers = [run for run in runs if run.run_id in wanted]
         found = self._require_current(self.directory, [run.run_id for run in teachers])
-        if _pending(teachers, found, retry_failed):
+        if reuse.pending(teachers, found, retry_failed):
             self._launch(teachers, self.experiment.resources, self.directory, on_update, retry_failed)
         return teachers
 
@@ -356,7 +340,7 @@ class Bench:
             return
         folder, runs = paths.times_folder(self.directory).absolute(), timing_runs(self.experiment)
         found = self._require_current(folder, [run.run_id for run in runs])
-        if not _pending(runs, found, retry_failed):
+        if not reuse.pending(runs, found, retry_failed):
             return
         needed = {run.teacher_run for run in runs if run.method.needs_teacher}
         teachers = self._train_teachers(needed, on_update, retry_failed)
@@ -414,19 +398,3 @@ def compared(benches: Iterable[Bench]) -> "tuple[Across, dict[str, dict[str, Any
         tables.append(quick_table(read, rules.labels(bench.experiment), bench.experiment.seeds))
         rows |= {row["run_id"]: row for row in read.to_pylist()}
     return across(tables), rows
-
-
-def _unfound(experiment: Experiment) -> bool:
-    """Whether there are published weights whose files have not been looked for."""
-    networks = [network for pair in experiment.pairs for network in (pair.teacher, pair.student)]
-    return any((weights.tag or weights.hub) and not weights.known for weights in of_networks(networks))
-
-
-def _states(runs: Sequence[Run], found: Mapping[str, reuse.Standing]) -> dict[str, str]:
-    return {run.run_id: found[run.run_id].state if run.run_id in found else "waiting" for run in runs}
-
-
-def _pending(runs: Sequence[Run], found: Mapping[str, reuse.Standing], retry_failed: bool) -> list[Run]:
-    again = ("waiting", "failed", "skipped") if retry_failed else ("waiting",)
-    states = _states(runs, found)
-    return [run for run in runs if states[run.run_id] in again]

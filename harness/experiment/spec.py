@@ -27,7 +27,7 @@ from harness.experiment.recipe import (
 )
 from harness.experiment.resources import Resources
 from harness.experiment.search_settings import Search, Seed, Source, Trial
-from harness.experiment.weights import FolderPath, Weights, as_weights, identity
+from harness.experiment.weights import FolderPath, Weights, as_weights, identity, of_networks
 
 PROTOCOL_VERSION = "1.1"
 MOST_OF_A_NETWORK = 4096
@@ -166,6 +166,12 @@ class Experiment(Spec):
     """Filled in by --set; not a key of the file."""
     given: tuple[tuple[str, ...], ...] = ()
     """Filled in if there is a search: the parameters that the file gives for each method; not a key of the file."""
+
+
+def unfound(experiment: Experiment) -> bool:
+    """Whether there are published weights whose files have not been looked for."""
+    networks = [network for pair in experiment.pairs for network in (pair.teacher, pair.student)]
+    return any((weights.tag or weights.hub) and not weights.known for weights in of_networks(networks))
 
 
 class Run(Spec):

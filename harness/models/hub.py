@@ -188,7 +188,9 @@ def _claimed(name: str) -> str | None:
 def _checked(path: Path) -> Path:
     claimed = _claimed(path.name)
     if claimed is not None and not sha256(path).startswith(claimed):
-        raise ValueError(f"{path}: has not the sha256 that its name claims ({claimed}...). Delete it, it is torn.")
+        raise ValueError(
+            f"{path}: has not the sha256 that its name claims ({claimed}...). Delete it, and it is fetched again."
+        )
     return path
 
 

@@ -240,8 +240,8 @@ NETWORKS = {
         for name, word in {
             **dict.fromkeys(('""', "/etc/passwd", "../x", '"a b"', '"\\x1b[2J"', '"-x"'), "{path: FILE}"),
             **dict.fromkeys(("ssl", "true.pth", "in1k_", "nan", "..x"), "{path: FILE}"),
-            "imagenet": "which is not on this machine",
-            "hf:": "encoder_weights.hub",
+            "hf:nobody-at-all/nothing@main": "which is not on this machine",
+            "hf:": "unknown key",
             "hf:../../etc": "encoder_weights.hub",
             "hf:a/b/c": "encoder_weights.hub",
             "hf:a/b@../../x": "encoder_weights.hub",

@@ -251,6 +251,7 @@ def lite(state: State) -> State:
     return out
 
 
+@pytest.mark.filterwarnings("ignore:`timm-` encoders:DeprecationWarning")
 @pytest.mark.parametrize("encoder", ["tu-tf_efficientnet_lite0", "timm-tf_efficientnet_lite0"])
 def test_an_efficientnet_lite_as_packages_carry_it(tmp_path: Path, encoder: str) -> None:
     torch.manual_seed(2)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-GATED, TORN = "GATED", "TORN"
+GATED = "GATED"
 
 
 @dataclass
