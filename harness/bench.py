@@ -74,7 +74,7 @@ class Bench:
         return self.fetch_weights(fetch=False)
 
     def fetch_weights(self, say: Callable[[str], None] = _silent, fetch: bool = True) -> Experiment:
-        """The experiment with its weights' files; a missing one is fetched and `say` told, or is an error (ValueError)."""
+        """The experiment with its weights' files; a missing one is fetched and said, or is a ValueError."""
         if self._resolved is None:
             from harness.models import pretrained  # torch and timm: seconds
 
