@@ -7,14 +7,14 @@
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.experiment import rules
 from harness.experiment.plan import outline, plan, timing_runs
 from harness.experiment.resources import Resources
-from harness.experiment.spec import Experiment, Run
+from harness.experiment.spec import Experiment, Run, unfound
 from harness.results import paths, reuse, step_times, store
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ class Bench:
         file: the experiment file, for the commands that messages name; `experiments/<name>.yaml` when not given.
 
     Attributes:
-        experiment: as given.
         directory: the experiment's results folder. It is made by the first run.
 
     Example:
@@ -62,12 +61,25 @@ class Bench:
             raise ValueError(
                 f"experiment is {type(experiment).__name__}; an Experiment is needed: harness.load(FILE) reads one"
             )
-        self.experiment = experiment
+        self._given, self._resolved = experiment, None if unfound(experiment) else experiment
         self.directory = Path(results) / experiment.name
         self.file = str(file or f"experiments/{experiment.name}.yaml")
 
     def __repr__(self) -> str:
-        return f"Bench({self.experiment.name!r}, {str(self.directory)!r})"
+        return f"Bench({self._given.name!r}, {str(self.directory)!r})"
+
+    @property
+    def experiment(self) -> Experiment:
+        """As given, with the files of published weights; a ValueError says how those that are not here come here."""
+        return self.fetch_weights(fetch=False)
+
+    def fetch_weights(self, say: Callable[[str], None] = _silent, fetch: bool = True) -> Experiment:
+        """The experiment with its weights' files; a missing one is fetched and said, or is a ValueError."""
+        if self._resolved is None:
+            from harness.models import pretrained  # torch and timm: seconds
+
+            self._resolved = pretrained.resolved(self._given, fetch, say)
+        return self._resolved
 
     def runs(self) -> list[Run]:
         """All runs of the experiment, teachers first.
@@ -99,7 +111,7 @@ class Bench:
 
     def pending(self, retry_failed: bool = False) -> list[Run]:
         """The runs that have not finished; with `retry_failed` those that failed too. Errors as `runs`."""
-        return _pending(self.runs(), self.standings(), retry_failed)
+        return reuse.pending(self.runs(), self.standings(), retry_failed)
 
     def states(self) -> dict[str, str]:
         """By run_id: "ok", "failed", "waiting" without a row, or "stale". Errors as `runs`, but for step times.
@@ -108,7 +120,7 @@ class Bench:
         stale run was made from other data, another teacher, or other source files of a method from outside.
         """
         ready = step_times.timed(self.experiment, self.directory)
-        return _states(self.runs() if ready else outline(self.experiment), self.standings())
+        return reuse.states(self.runs() if ready else outline(self.experiment), self.standings())
 
     def standings(self) -> dict[str, reuse.Standing]:
         """By run_id: what each row in the folder is worth today, and why."""
@@ -154,16 +166,17 @@ class Bench:
                 logger is not installed, the cluster cannot be reached or is too small, or rows are stale.
             OSError: the disk is full, the folder cannot be written, or the storage does not answer.
         """
+        self.fetch_weights()
         if rerun_changed:
             self._set_aside()
         self._points()  # before anything is trained
         self._time_steps(on_update, retry_failed)
         runs = self.runs()
         found = self._require_current(self.directory, [run.run_id for run in runs])
-        if pending := _pending(runs, found, retry_failed):
+        if pending := reuse.pending(runs, found, retry_failed):
             self.require_ready(pending, full=True)  # a finished run needs nothing any more
             self._launch(runs, self.experiment.resources, self.directory, on_update, retry_failed)
-        return _states(runs, self.standings())
+        return reuse.states(runs, self.standings())
 
     def tune(self, on_update: OnUpdate = _silent, on_trial: OnTrial = _silent) -> "list[Outcome]":
         """Search each method's hyper-parameters, as `sstkd-bench tune` does, and write the best points.
@@ -182,6 +195,7 @@ class Bench:
         from harness.experiment.studies import studies_of
         from harness.search import outcome
 
+        self.fetch_weights()
         self._require_current(paths.search_folder(self.directory), None)
         found = outcome.outcomes(self.experiment, self.directory)
         if not all(each.complete for each in found):
@@ -316,7 +330,7 @@ class Bench:
         self.require_ready(runs, full=True)
         teachers = [run for run in runs if run.run_id in wanted]
         found = self._require_current(self.directory, [run.run_id for run in teachers])
-        if _pending(teachers, found, retry_failed):
+        if reuse.pending(teachers, found, retry_failed):
             self._launch(teachers, self.experiment.resources, self.directory, on_update, retry_failed)
         return teachers
 
@@ -326,7 +340,7 @@ class Bench:
             return
         folder, runs = paths.times_folder(self.directory).absolute(), timing_runs(self.experiment)
         found = self._require_current(folder, [run.run_id for run in runs])
-        if not _pending(runs, found, retry_failed):
+        if not reuse.pending(runs, found, retry_failed):
             return
         needed = {run.teacher_run for run in runs if run.method.needs_teacher}
         teachers = self._train_teachers(needed, on_update, retry_failed)
@@ -384,13 +398,3 @@ def compared(benches: Iterable[Bench]) -> "tuple[Across, dict[str, dict[str, Any
         tables.append(quick_table(read, rules.labels(bench.experiment), bench.experiment.seeds))
         rows |= {row["run_id"]: row for row in read.to_pylist()}
     return across(tables), rows
-
-
-def _states(runs: Sequence[Run], found: Mapping[str, reuse.Standing]) -> dict[str, str]:
-    return {run.run_id: found[run.run_id].state if run.run_id in found else "waiting" for run in runs}
-
-
-def _pending(runs: Sequence[Run], found: Mapping[str, reuse.Standing], retry_failed: bool) -> list[Run]:
-    again = ("waiting", "failed", "skipped") if retry_failed else ("waiting",)
-    states = _states(runs, found)
-    return [run for run in runs if states[run.run_id] in again]

@@ -21,7 +21,10 @@ RULES: dict[str, tuple[str, str]] = {
     "harness": ("", "torch numpy"),
     "harness.experiment": ("", "pydantic yaml"),
     "harness.datasets": ("harness.experiment", "torch numpy PIL cv2 skimage pyarrow pydantic scipy yaml"),
-    "harness.models": ("harness.experiment", "torch torchvision numpy timm segmentation_models_pytorch safetensors"),
+    "harness.models": (
+        "harness.experiment",
+        "torch torchvision numpy timm segmentation_models_pytorch safetensors huggingface_hub",
+    ),
     "harness.distillers": ("harness.models.weights sstkd", "torch"),
     "harness.results": ("harness.experiment", "numpy pyarrow pydantic"),
     "harness.training": (
@@ -45,8 +48,8 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.cluster": ("harness.experiment harness.results", "ray yaml"),
     "harness.testing": ("harness.experiment harness.models harness.distillers harness.training", "torch numpy"),
     "harness.bench": (
-        "harness.experiment harness.datasets harness.results harness.training harness.execution harness.search "
-        "harness.analysis harness.report",
+        "harness.experiment harness.datasets harness.models harness.results harness.training harness.execution "
+        "harness.search harness.analysis harness.report",
         "",
     ),
     "harness.cli": (

@@ -164,7 +164,8 @@ def _canonical(value: Any) -> str:
 
 def _essential(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _essential(v) for k, v in value.items() if k not in ("path", "checkpoint_every")}
+        places = ("path", "checkpoint_every", *(("tag", "hub", "package", "source") if "sha256" in value else ()))
+        return {k: _essential(v) for k, v in value.items() if k not in places}
     return value
 
 

@@ -81,14 +81,17 @@ def bench(file: Path, overrides: list[str] | None, results: Path, reading: bool 
     """
     from harness.bench import Bench
 
+    if not reading:
+        return Bench(load(file, overrides), results, file)
+    from harness.experiment.weights import of_networks
+    from harness.results.weights import with_digests
+
     try:
         experiment = load(file, overrides)
     except ValueError:
-        if not reading:
-            raise
         experiment = load(file, overrides, here=False)
-        networks = [network for pair in experiment.pairs for network in (pair.teacher, pair.student)]
-        weights = [w for n in networks for w in (n.encoder_weights, getattr(n, "checkpoint", None)) if w is not None]
-        if any(w.sha256 is None for w in weights):  # without the files nobody knows what the runs are called
+        elsewhere = with_digests(experiment, results / experiment.name)
+        networks = [network for pair in elsewhere.pairs for network in (pair.teacher, pair.student)]
+        if any(weights.sha256 is None for weights in of_networks(networks)):  # nobody knows what the runs are called
             raise
-    return Bench(experiment, results, file)
+    return Bench(with_digests(experiment, results / experiment.name), results, file)

@@ -13,7 +13,8 @@ import typer
 from harness.cli.common import DEFAULT_RESULTS, Results, answering
 
 if TYPE_CHECKING:
-    from harness.experiment.spec import Dataset, Weights
+    from harness.experiment.spec import Dataset
+    from harness.experiment.weights import Weights
 
 FREE_GB = 2.0
 
@@ -121,11 +122,12 @@ def _datasets() -> list[Line]:
 def _experiment(file: Path | None) -> list[Line]:
     if file is None:
         return []
+    from harness.bench import Bench
     from harness.cli.common import load
     from harness.experiment.plan import outline
 
     try:
-        experiment = load(file, None)
+        experiment = Bench(load(file, None)).experiment
         runs = outline(experiment)
     except ValueError as error:
         return [(str(file), False, line) for line in str(error).splitlines()]

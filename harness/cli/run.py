@@ -34,8 +34,8 @@ def run(
         from harness.cli.events import Events
 
         wanted = bench(file, overrides, results)
-        require_from_search(wanted.experiment, file, from_search)
         show = progress(wanted.directory, as_json)
+        require_from_search(wanted.fetch_weights(show.say), file, from_search)
         before = wanted.states()
         say_what_is_done(show, before.values(), retry_failed, wanted.experiment)
         try:

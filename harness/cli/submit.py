@@ -141,11 +141,12 @@ def _stop(address: str, name: str) -> None:
 def _submit(address: str, job: "Job", directory: Path) -> int:
     """Start or find the job, follow it, fetch its rows, print the table; returns the exit code."""
     from harness.bench import Bench
-    from harness.cluster.job import exit_code, fetch_rows, follow, start, with_digests
+    from harness.cluster.job import exit_code, fetch_rows, follow, start
     from harness.experiment import rules
     from harness.report.console import print_table
     from harness.report.write import table_of, write_report
     from harness.results import step_times, store
+    from harness.results.weights import with_digests
 
     client = _client(address)
     name, new = start(client, job)

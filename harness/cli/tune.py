@@ -25,6 +25,7 @@ def tune(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS, 
 
         wanted = bench(file, overrides, results)
         show = progress(wanted.directory, as_json)
+        wanted.fetch_weights(show.say)
         _say_what_is_done(wanted, show)
         try:
             with stopped_by_sigterm(), show:

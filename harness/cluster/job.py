@@ -6,7 +6,6 @@ re-running the command finds a running job instead of starting a second one.
 
 import asyncio
 import hashlib
-import json
 import logging
 import os
 import re
@@ -16,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from harness.borders import one_line
@@ -24,12 +23,12 @@ from harness.cluster import package as bundle
 from harness.cluster import rows_by_log, secrets
 from harness.experiment import rules
 from harness.experiment.plan import foreseen
-from harness.experiment.spec import Experiment, Network, Weights
+from harness.experiment.spec import Experiment
 from harness.results import store
 from harness.results.pull import Pulled, pull
 from harness.results.storage import Storage
+from harness.results.weights import with_digests
 
-N = TypeVar("N", bound=Network)
 RETRY_SECONDS = 2.0
 PATIENCE_SECONDS = 300.0
 """How long a cluster may not answer while its job's log is followed."""
@@ -331,26 +330,3 @@ def fetch_rows(client: Any, job: Job, directory: Path) -> Pulled | None:
             (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
             (Path(folder) / name).write_bytes(content)
         return pull(Storage(folder), directory)
-
-
-def with_digests(experiment: Experiment, directory: Path) -> Experiment:
-    """The experiment with digests of weight files on the cluster, from each pair's newest row."""
-    rows = store.read_rows(directory, ["pair", "role", "spec", "finished_at"]).to_pylist()
-    students = sorted((row for row in rows if row["role"] == "student"), key=lambda row: row["finished_at"])
-    newest = {row["pair"]: json.loads(row["spec"]) for row in students}
-    pairs = []
-    for pair in experiment.pairs:
-        if spec := newest.get(pair.name):
-            teacher, student = _digested(pair.teacher, spec["teacher"]), _digested(pair.student, spec["network"])
-            pair = pair.model_copy(update={"teacher": teacher, "student": student})
-        pairs.append(pair)
-    return experiment.model_copy(update={"pairs": tuple(pairs)})
-
-
-def _digested(network: N, seen: dict[str, Any]) -> N:
-    found: dict[str, Weights] = {}
-    for key in ("encoder_weights", "checkpoint"):
-        weights = getattr(network, key, None)
-        if weights is not None and weights.sha256 is None and seen.get(key):
-            found[key] = weights.model_copy(update={"sha256": seen[key]["sha256"]})
-    return network.model_copy(update=found)

@@ -14,9 +14,9 @@ from harness.borders import quoted
 from harness.experiment import network_rules, rules, yaml_reader
 from harness.experiment.method import Method, dataset_entry, method_entry, nearest
 from harness.experiment.recipe import Spec
-from harness.experiment.spec import Experiment, Network, PathMark
+from harness.experiment.spec import Experiment, Network
+from harness.experiment.weights import PathMark, digested, filled_in
 from harness.experiment.yaml_reader import KeyPath, dotted
-from harness.files import sha256
 
 M = TypeVar("M", bound=BaseModel)
 N = TypeVar("N", bound=Network)
@@ -77,6 +77,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, here: bool = True) 
     for key in FILLED_IN.keys() & data.keys():
         report((key,), f"unknown key. It is filled in from {FILLED_IN[key]}; delete it.")
         del data[key]
+    for index, role, name, key in filled_in(data):
+        report(("pairs", index, role, name, key), "unknown key. It is filled in when weights are found; delete it.")
     _expand_paths(data, Experiment, (), report, here)
     experiment = validate(Experiment, data, (), report)
     if experiment is not None and not problems:
@@ -212,6 +214,7 @@ def _expand_paths(value: Any, model: type[BaseModel], at: KeyPath, report: Repor
                 report(place, str(error))
                 continue
             value[key] = os.path.abspath(value[key]) if value[key] else ""  # workers have another current folder
+            value[key] = next(filter(os.path.isfile, (os.path.join(value[key], n) for n in mark.inside)), value[key])
             if not (os.path.isfile if mark.kind == "file" else os.path.isdir)(value[key]):
                 report(
                     place,
@@ -262,7 +265,12 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
             for at, message in network_rules.problems(*named):
                 report(("pairs", index, role, *at), message)
     if here:
-        pairs = tuple(p.model_copy(update={role: _digested(getattr(p, role)) for role in roles}) for p in pairs)
+        pairs = tuple(
+            pair.model_copy(
+                update={role: _digested(getattr(pair, role), ("pairs", index, role), report) for role in roles}
+            )
+            for index, pair in enumerate(pairs)
+        )
     same = [(p.teacher, p.student) for p in pairs]
     for key, items, names in (
         ("methods", methods, [m.label if m is not None else "" for m in methods]),
@@ -302,13 +310,15 @@ def _canonical(value: Any) -> str:
     return json.dumps(plain, sort_keys=True)
 
 
-def _digested(network: N) -> N:
-    """The network with the checksums of its weight files, whose existence `_expand_paths` checked."""
+def _digested(network: N, at: KeyPath, report: Report) -> N:
+    """The network with the checksums of weights in files, whose existence `_expand_paths` checked, and in packages."""
     found = {}
     for key in ("encoder_weights", "checkpoint"):
-        weights = getattr(network, key, None)
-        if weights is not None and weights.sha256 is None:
-            found[key] = weights.model_copy(update={"sha256": sha256(Path(weights.path))})
+        if (weights := getattr(network, key, None)) is not None:
+            try:
+                found[key] = digested(weights)
+            except ValueError as error:
+                report((*at, key), str(error))
     return network.model_copy(update=found)
 
 

@@ -107,19 +107,6 @@ def _tap_problems(architecture: str, taps: Mapping[str, str] | None) -> Iterator
         yield ("taps",), "`logits` is needed: the classifier; the map that goes into it is the tap `decoder`"
 
 
-def how_to_make(encoder: str) -> str:
-    """The command that makes a file of an encoder's ImageNet weights."""
-    save = "import safetensors.torch as s"
-    if encoder.startswith("tu-"):
-        model = f"timm.create_model('{encoder[3:]}', pretrained=True)"
-        return f"python -c \"{save}, timm; s.save_file({model}.state_dict(), '{encoder}.safetensors')\""
-    model = f"m.encoders.get_encoder('{encoder}', weights='imagenet')"
-    return (
-        f'python -c "{save}, segmentation_models_pytorch as m; '
-        f"s.save_file({model}.state_dict(), '{encoder}.safetensors')\""
-    )
-
-
 def _numbers(value: Any) -> Iterator[float]:
     if isinstance(value, dict | list | tuple):
         for item in value.values() if isinstance(value, dict) else value:

@@ -5,6 +5,7 @@ from typing import Any
 from harness.experiment import signatures
 from harness.experiment.load import CLUSTER_KEYS, FILLED_IN
 from harness.experiment.spec import Experiment
+from harness.experiment.weights import FILLED_IN as FILLED_IN_OF_WEIGHTS
 
 
 def json_schema() -> dict[str, Any]:
@@ -39,6 +40,10 @@ def json_schema() -> dict[str, Any]:
         }
         for name, e in sorted(datasets.items())
     ]
+    for way in FILLED_IN_OF_WEIGHTS:
+        schema["$defs"]["Weights"]["properties"].pop(way)
+    for network, key in (("Network", "encoder_weights"), ("Teacher", "encoder_weights"), ("Teacher", "checkpoint")):
+        schema["$defs"][network]["properties"][key]["anyOf"].insert(0, {"type": "string"})
     definitions = schema.pop("$defs") | {"Experiment": schema}
     plain = {"$ref": "#/$defs/Experiment"}
     metadata = {"type": "object", "properties": {"experiment": plain}, "required": ["experiment"]}

@@ -7,14 +7,12 @@ changes the numbers is part of a run's identity; paths (weights are identified b
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from harness.borders import quoted
 from harness.experiment.method import Method, as_method
-from harness.experiment.network_rules import how_to_make
 from harness.experiment.recipe import (
     Budget,
     Control,
@@ -29,23 +27,12 @@ from harness.experiment.recipe import (
 )
 from harness.experiment.resources import Resources
 from harness.experiment.search_settings import Search, Seed, Source, Trial
+from harness.experiment.weights import FolderPath, Weights, as_weights, identity, of_networks
 
 PROTOCOL_VERSION = "1.1"
 MOST_OF_A_NETWORK = 4096
 """Channels, sides and rates of a network; a convolution between so many channels has 600 MB of weights."""
 
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
-@dataclass(frozen=True)
-class PathMark:
-    """Marks a string field as a path: `${VAR}` is expanded only there, and the path must exist."""
-
-    kind: Literal["file", "folder"]
-
-
-FilePath = Annotated[str, PathMark("file")]
-FolderPath = Annotated[str, PathMark("folder")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -71,21 +58,6 @@ class Dataset(Spec):
     """Folder of a dataset that is not embedded; `${VAR}` is expanded."""
     parameters: dict[str, Any] = {}
     """The dataset's own parameters, as in its loader's signature."""
-
-
-class Weights(Spec):
-    """A weight file, identified by its content."""
-
-    path: FilePath
-    """A .safetensors file, or a .pt/.pth state dict (loaded with weights_only=True)."""
-    sha256: Sha256 | None = None
-    """`sha256sum FILE`; computed from the file when not given."""
-
-    @property
-    def digest(self) -> str:
-        """The digest, which `harness.experiment.load.load` has filled in."""
-        assert self.sha256 is not None
-        return self.sha256
 
 
 def _plain_values(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
@@ -126,17 +98,13 @@ class Network(Spec):
     input: NetworkInput | None = None
     """How a network of your own wants its images."""
     encoder_weights: Weights | None = None
-    """Pretrained encoder weights; random initialisation without them."""
+    """Pretrained weights of the encoder: `imagenet` or another name that its library gives them, {package: NAME},
+    {path: FILE}, or hf:ORGANISATION/NAME@REVISION; random initialisation without them."""
 
     @field_validator("encoder_weights", mode="before")
     @classmethod
-    def _a_file(cls, given: Any, info: ValidationInfo) -> Any:
-        if isinstance(given, str):
-            raise ValueError(
-                "weights are a file, named by a mapping {path: FILE, sha256: DIGEST}; nothing is downloaded while runs "
-                f"are trained. Make the file once: {how_to_make(str(info.data.get('encoder', 'NAME'))[:100])}"
-            )
-        return given
+    def _published(cls, given: Any) -> Any:
+        return as_weights(given)
 
     @field_validator("parameters")
     @classmethod
@@ -153,12 +121,21 @@ class Teacher(Network):
     """The teacher: trained once per experiment, or given as a checkpoint of the whole network."""
 
     checkpoint: Weights | None = None
-    """Trained weights of the whole network. Without it the teacher is trained as a run of its own."""
+    """Trained weights of the whole network: {path: FILE or FOLDER}, or hf:ORGANISATION/NAME@REVISION. Without it the
+    teacher is trained as a run of its own."""
     steps: Steps | None = None
     """Training steps of the teacher; train.steps when not given."""
     lr: Positive | None = None
     """Learning rate of the teacher; train.optimizer.lr when not given."""
     seed: Seed = 0
+
+    @field_validator("checkpoint", mode="before")
+    @classmethod
+    def _whole(cls, given: Any) -> Any:
+        given = as_weights(given, tags=False)
+        if isinstance(given, dict) and given.get("tag") is not None:
+            raise ValueError("a tag names weights of an encoder; a checkpoint is of the whole network")
+        return given
 
 
 class PairSpec(Spec):
@@ -189,6 +166,12 @@ class Experiment(Spec):
     """Filled in by --set; not a key of the file."""
     given: tuple[tuple[str, ...], ...] = ()
     """Filled in if there is a search: the parameters that the file gives for each method; not a key of the file."""
+
+
+def unfound(experiment: Experiment) -> bool:
+    """Whether there are published weights whose files have not been looked for."""
+    networks = [network for pair in experiment.pairs for network in (pair.teacher, pair.student)]
+    return any((weights.tag or weights.hub) and not weights.known for weights in of_networks(networks))
 
 
 class Run(Spec):
@@ -227,9 +210,9 @@ class Run(Spec):
     def identity(self) -> dict[str, Any]:
         """Everything that identifies the run, as plain data."""
         spec = self.model_dump(mode="json", exclude={"experiment", "overrides", "pair", "teacher", "step_time"})
-        for weights in (spec["network"]["encoder_weights"], spec["checkpoint"]):
-            if weights is not None:
-                weights.pop("path")
+        for section, key in ((spec["network"], "encoder_weights"), (spec, "checkpoint")):
+            if section[key] is not None:
+                section[key] = identity(section[key])
         for key in ("taps", "input"):
             if spec["network"][key] is None:
                 del spec["network"][key]

@@ -1,23 +1,19 @@
 """Loads pretrained weights of an encoder: matches tensor names, and explains why a file does not fit."""
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
+import timm
+import torch
 from torch import Tensor, nn
 
 from harness.experiment.spec import Network
-from harness.models.weights import differences, load_state
+from harness.models.keys import ENCODERS, by_own_names
+from harness.models.keys.efficientnet_lite import by_timm_names
+from harness.models.pretrained import load_weights, timm_name
+from harness.models.weights import differences, fitted
 
-# Names of a deep stem in the distillation papers' ResNets (left) and in timm. Their bn1 is not timm's bn1.
-_FLAT_STEM = {
-    "conv1.": "conv1.0.",
-    "bn1.": "conv1.1.",
-    "conv2.": "conv1.3.",
-    "bn2.": "conv1.4.",
-    "conv3.": "conv1.6.",
-    "bn3.": "bn1.",
-}
 _DEEP_STEM = [(64, 3, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3)]
 
 
@@ -29,19 +25,57 @@ def load_encoder(encoder: nn.Module, network: Network) -> None:
     """
     assert network.encoder_weights is not None
     weights = network.encoder_weights
-    state = _with_timm_stem(load_state(Path(weights.path), weights.digest))
-    own = encoder.state_dict()
-    source = {key: _name_in_file(key, state) for key in own}
-    found = {key: state[name] for key, name in source.items() if name is not None}
-    missing = sorted(key for key in own if key not in found and not key.endswith("num_batches_tracked"))
-    left_over = _left_over(state.keys() - source.values(), own, complete=getattr(encoder, "_depth", 5) >= 5)
-    if differing := differences(missing, left_over, own, found):
+    own, complete = encoder.state_dict(), getattr(encoder, "_depth", 5) >= 5
+    state = _by_library_names(own, load_weights(weights))
+    found, differing = _matched(own, state, complete)
+    if differing and (converted := _converted(network, state)) is not None:
+        other, still = _matched(own, converted, complete)
+        if not still:
+            found, differing = other, ""
+    if differing:
         raise ValueError(
             _stem_differs(weights.path, network, state, own)
             or f"{weights.path}: does not fit the encoder {network.encoder}: {differing}. "
             "Give weights of this very encoder."
         )
     encoder.load_state_dict(found, strict=False)
+
+
+def _matched(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], complete: bool
+) -> tuple[Mapping[str, Tensor], str]:
+    """The encoder's tensors from a file, and how they differ from what it needs (`differences`)."""
+    source = {key: _name_in_file(key, state) for key in own}
+    found = fitted(own, {key: state[name] for key, name in source.items() if name is not None})
+    missing = sorted(key for key in own if key not in found and not key.endswith("num_batches_tracked"))
+    unused = state.keys() - source.values()
+    return found, differences(missing, unused if missing else _left_over(unused, own, complete), own, found)
+
+
+def _by_library_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A file's tensors by the names of the encoder's library, where they have those of another source."""
+    plain = dict.fromkeys(name for key in own for name in _names(key))
+    flat = "conv3.weight" in state and "layer1.0.conv1.weight" in state
+    tables = {source: table for source, table in ENCODERS.items() if source != "CIRKD" or flat}
+    return by_own_names(plain, by_timm_names(own, state), tables)
+
+
+def _converted(network: Network, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The state as timm converts files of a model: position embeddings resized, names of older files replaced.
+
+    None if timm has no conversion for the encoder, or it takes other files.
+    """
+    name = timm_name(network.encoder or "")
+    if name is None or not timm.is_model(name.partition(".")[0]):
+        return None
+    options = {key: value for key, value in network.parameters.items() if key in ("img_size", "patch_size")}
+    try:
+        with torch.device("meta"):  # its shapes are needed, and no random numbers are to be drawn
+            model = timm.create_model(name.partition(".")[0], pretrained=False, **options)
+        convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+        return None if convert is None else dict(convert(dict(state), model))
+    except Exception:  # made for other files: what does not fit is said by name
+        return None
 
 
 def _left_over(unused: Iterable[str], own: Iterable[str], complete: bool) -> list[str]:
@@ -69,23 +103,14 @@ def _part(name: str) -> str:
 
 def _name_in_file(key: str, state: Mapping[str, Tensor]) -> str | None:
     """A tensor's name in a weight file: the encoder's own name, or the plain timm model's."""
+    return next((name for name in _names(key) if name in state), None)
+
+
+def _names(key: str) -> tuple[str, str, str]:
+    """What a tensor of an encoder may be called in a file."""
     plain = key.removeprefix("model.")
     # timm flattens the outermost sequence of a backbone with feature maps: stages.0.x becomes stages_0.x.
-    for name in (key, plain, re.sub(r"^([A-Za-z]\w*?)_(\d+)\.", r"\1.\2.", plain)):
-        if name in state:
-            return name
-    return None
-
-
-def _with_timm_stem(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the deep stem of the distillation papers' checkpoints, recognised by a conv3 outside the stages."""
-    if "conv3.weight" not in state or "layer1.0.conv1.weight" not in state:
-        return state
-    renamed = {}
-    for name, value in state.items():
-        prefix = next((prefix for prefix in _FLAT_STEM if name.startswith(prefix)), "")
-        renamed[_FLAT_STEM.get(prefix, "") + name.removeprefix(prefix)] = value
-    return renamed
+    return key, plain, re.sub(r"^([A-Za-z]\w*?)_(\d+)\.", r"\1.\2.", plain)
 
 
 def _stem(state: Mapping[str, Tensor]) -> list[tuple[int, ...]]:

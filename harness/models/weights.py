@@ -1,5 +1,6 @@
 """Weight files: identified by their SHA-256, judged by their content, read without executing code."""
 
+import difflib
 import hashlib
 import pickle
 import re
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from harness.borders import one_line
 from harness.files import sha256, write_atomic
+from harness.models.keys import by_own_names
 
 WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights", "module"),
@@ -23,8 +25,10 @@ WRAPPERS = (
 """Keys under which training programs keep a state dict inside a checkpoint."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """What DataParallel, torch.compile and training programs put before every name."""
-NAMES = (("segmentation_head.", "head."), ("", "network."))
-"""Beginnings of names in files and here: of segmentation-models-pytorch's heads, and of networks from outside."""
+CLOSEST = 10
+"""Names of a network's missing tensors that are shown with the closest ones of the file."""
+LONGEST, MOST = 160, 4096
+"""Characters and names of a file that are compared for that."""
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 FETCH = "Fetch the file again"
@@ -104,15 +108,15 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, assi
 
     Args:
         network: network to load into.
-        state: tensors by the network's names, or by those of the library that it is from (`NAMES`).
+        state: tensors by the network's names, or by those of another source (`harness.models.keys`).
         source: origin of the state dict, for the message.
         assign: use the tensors themselves instead of copies where their types are the network's.
 
     Raises:
-        ValueError: names are missing or unknown, or shapes or kinds of number differ; gives the first of them.
+        ValueError: names are missing or unexpected, or shapes or kinds of number differ; counts them.
     """
     own = network.state_dict()
-    state = _by_own_names(own, state)
+    state = fitted(own, by_own_names(own, state))
     differing = differences(own.keys() - state.keys(), state.keys() - own.keys(), own, state)
     if differing:
         raise ValueError(
@@ -122,47 +126,59 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, assi
     network.load_state_dict(dict(state), assign=assign and all(own[n].dtype == state[n].dtype for n in own))
 
 
-def _by_own_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The state by the network's own names, where it has those of the library that the network is from."""
-    found, most = state, len(own.keys() & state.keys())
-    for theirs, ours in NAMES:
-        named = {
-            ours + name.removeprefix(theirs) if name.startswith(theirs) else name: value
-            for name, value in state.items()
-        }
-        if (count := len(own.keys() & named.keys())) > most:
-            found, most = named, count
-    return found
+def fitted(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with linear layers (O, I) in place of 1x1 convolutions (O, I, 1, 1), or these of those, as needed."""
+
+    def shaped(name: str, value: Tensor) -> Tensor:
+        shapes = sorted((value.shape, own[name].shape), key=len) if name in own else []
+        if shapes and (len(shapes[0]), len(shapes[1])) == (2, 4) and shapes[1] == (*shapes[0], 1, 1):
+            return value.reshape(own[name].shape)
+        return value
+
+    return {name: shaped(name, value) for name, value in state.items()}
 
 
 def differences(
-    missing: Iterable[str], unknown: Iterable[str], own: Mapping[str, Tensor], found: Mapping[str, Tensor]
+    missing: Iterable[str], unexpected: Iterable[str], own: Mapping[str, Tensor], found: Mapping[str, Tensor]
 ) -> str:
-    """How weights differ from what a network needs, in words; empty if they fit.
+    """How weights differ from what a network needs, by counting; empty if they fit.
 
     Args:
         missing: names that the network has and the file lacks.
-        unknown: names that the file has and the network lacks.
+        unexpected: names that the file has and the network lacks.
         own: the network's tensors.
         found: the file's tensors, by the network's names.
     """
+    missing, unexpected = sorted(missing), sorted(unexpected)
     both = [name for name in own if name in found]
-    shapes = [
-        f"{name} is {_shape(found[name])} in the file and {_shape(own[name])} in the network"
-        for name in both
-        if found[name].shape != own[name].shape
+    reshaped = [name for name in both if found[name].shape != own[name].shape]
+    other_kind = [name for name in both if found[name].is_floating_point() != own[name].is_floating_point()]
+    if not (missing or unexpected or reshaped or other_kind):
+        return ""
+    matched = len(both) - len({*reshaped, *other_kind})
+    counts = [f"{matched} matched", f"{len(missing)} missing", f"{len(unexpected)} unexpected"]
+    counts += [f"{len(reshaped)} reshaped", *([f"{len(other_kind)} of another kind of number"] if other_kind else [])]
+    details = [
+        *(f"{_short(n)} is {_shape(found[n])} in the file and {_shape(own[n])} in the network" for n in reshaped[:3]),
+        *(f"{_short(n)} is {_kind(found[n])} in the file and {_kind(own[n])} in the network" for n in other_kind[:3]),
+        _closest(missing, unexpected),
     ]
-    kinds = [
-        f"{name} is {_kind(found[name])} in the file and {_kind(own[name])} in the network"
-        for name in both
-        if found[name].is_floating_point() != own[name].is_floating_point()
-    ]
-    listed = [(sorted(missing), "missing"), (sorted(unknown), "unknown"), (shapes, "of another shape")]
-    return ", ".join(
-        f"{len(names)} tensors {what} (first: {_some(names)})"
-        for names, what in (*listed, (kinds, "of another kind of number"))
-        if names
-    )
+    return f"{', '.join(counts)} ({'; '.join(filter(None, details))})"
+
+
+def _closest(missing: list[str], unexpected: list[str]) -> str:
+    """The first missing names, each with the closest unexpected one; the first of either where there is no other."""
+    if not missing or not unexpected:
+        words = ("missing", missing) if missing else ("unexpected", unexpected)
+        return f"{words[0]}: {_some(words[1])}" if words[1] else ""
+    names = [_short(name) for name in unexpected[:MOST] if len(name) <= LONGEST]
+    shown = []
+    for name in missing[:CLOSEST]:
+        near = difflib.get_close_matches(name, names, 1, 0.0)
+        shown.append(f"{_short(name)} ~ {near[0]}" if near else _short(name))
+    more = len(missing) - len(shown)
+    left = "" if names else f"; unexpected: {_some(unexpected)}"
+    return f"missing ~ closest in the file: {', '.join(shown)}{f' and {more} more' if more else ''}{left}"
 
 
 def _content(path: Path) -> Any:

@@ -7,12 +7,13 @@ The package's own files change with every release: rows made by others are reuse
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness.experiment.spec import Run
 from harness.files import sha256
 from harness.results import content, paths, store
 
@@ -202,3 +203,14 @@ def _label(row: Mapping[str, Any]) -> str:
 
 def _rows(count: int) -> str:
     return "1 row was" if count == 1 else f"{count} rows were"
+
+
+def states(runs: Sequence[Run], found: Mapping[str, Standing]) -> dict[str, str]:
+    """By run_id what the rows of runs are worth; "waiting" without a row."""
+    return {run.run_id: found[run.run_id].state if run.run_id in found else "waiting" for run in runs}
+
+
+def pending(runs: Sequence[Run], found: Mapping[str, Standing], retry_failed: bool) -> list[Run]:
+    """The runs to execute: those without a row, and with `retry_failed` those that failed or were stopped early."""
+    again = ("waiting", "failed", "skipped") if retry_failed else ("waiting",)
+    return [run for run in runs if states([run], found)[run.run_id] in again]

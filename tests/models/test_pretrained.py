@@ -1,0 +1,360 @@
+"""Published weights by tag, repository and package: fetched once, identified by content, explained where missing."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+import timm
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+import harness
+from harness.experiment.load import load
+from harness.experiment.plan import outline
+from harness.experiment.spec import Experiment, Network, Run
+from harness.experiment.weights import Origin, Weights
+from harness.models import build, hub, load_weights, pretrained
+from harness.results.weights import with_digests
+from tests.support import tiny
+from tests.support.hubs import COMMIT, GATED, Hub, serving
+
+ENCODER, REPOSITORY = "mobilenetv3_small_050", "timm/mobilenetv3_small_050.lamb_in1k"
+CARD = b"---\ntags:\n- timm\nlicense: apache-2.0\nlibrary_name: timm\n---\n# A model\nlicense: none\n"
+IMAGENET = "pairs.0.student.encoder_weights=imagenet"
+DATA = {"name": "texmosaic", "parameters": {"size": 64, "train": 4, "dev": 2, "val": 1}}
+
+
+def random_state(seed: int) -> dict[str, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return dict(timm.create_model(ENCODER, pretrained=False).state_dict())
+
+
+def pickled(content: Any) -> bytes:
+    out = io.BytesIO()
+    torch.save(content, out)
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    return save(random_state(7))
+
+
+@pytest.fixture
+def served(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with one repository; the caches are empty and of this test alone."""
+    with serving(Hub({REPOSITORY: {"model.safetensors": content, "README.md": CARD}})) as found:
+        template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
+        template = template.replace(huggingface_hub.constants.ENDPOINT, found.address)
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", found.address)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        yield found
+
+
+def experiment(folder: Path, *settings: str) -> Experiment:
+    return load(tiny.write(folder, data=DATA), settings)
+
+
+def student(found: Experiment) -> Weights:
+    weights = found.pairs[0].student.encoder_weights
+    assert weights is not None
+    return weights
+
+
+def ids(found: Experiment) -> list[str]:
+    return [run.run_id for run in outline(found)]
+
+
+def test_a_tag_is_fetched_once_and_is_its_content(tmp_path: Path, served: Hub, content: bytes) -> None:
+    said: list[str] = []
+    bench = harness.Bench(experiment(tmp_path, IMAGENET), tmp_path)
+    weights = student(bench.fetch_weights(said.append))
+    assert Path(weights.path).read_bytes() == content
+    assert weights.source == Origin(
+        kind="hub", name=REPOSITORY, revision=COMMIT, file="model.safetensors", licence="apache-2.0"
+    )
+    assert len(said) == 2 and REPOSITORY in said[0] and "MB, licence apache-2.0" in said[1]
+    asked = len(served.asked)
+    again = harness.Bench(experiment(tmp_path, IMAGENET), tmp_path)
+    assert student(again.experiment) == weights and len(served.asked) == asked
+    (tmp_path / "by_hand.safetensors").write_bytes(content)
+    by_path = experiment(tmp_path, f"pairs.0.student.encoder_weights={{path: {tmp_path}/by_hand.safetensors}}")
+    assert ids(bench.experiment) == ids(by_path) != ids(experiment(tmp_path))
+
+
+def test_the_weights_of_a_tag_are_those_that_are_built(tmp_path: Path, served: Hub) -> None:
+    found = harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights()
+    own = build(found.pairs[0].student, 5, 0).loaded_encoder().state_dict()
+    assert torch.equal(own["model.conv_stem.weight"], random_state(7)["conv_stem.weight"])
+
+
+def test_check_names_the_file_and_how_it_comes_here(tmp_path: Path, served: Hub) -> None:
+    for use in (lambda b: b.experiment, lambda b: b.states(), lambda b: b.runs(), lambda b: b.pending()):
+        with pytest.raises(ValueError) as caught:
+            use(harness.Bench(experiment(tmp_path, IMAGENET), tmp_path))
+        text = str(caught.value)
+        assert text.startswith(f"pairs.0.student.encoder_weights: imagenet of tu-{ENCODER} is model.safetensors")
+        assert f"hf download {REPOSITORY} model.safetensors" in text and "\n" not in text
+        assert f"{tmp_path}/hub/models--timm--mobilenetv3_small_050.lamb_in1k" in text
+    assert served.asked == []
+
+
+def test_offline_is_offline(tmp_path: Path, served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"cannot be fetched: HF_HUB_OFFLINE is set\. On"):
+        harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).run()
+    assert served.asked == []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    first = student(harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights())
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    asked = len(served.asked)
+    assert student(harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).experiment) == first
+    assert len(served.asked) == asked
+
+
+def test_a_prepared_cache_is_enough(tmp_path: Path, served: Hub, content: bytes) -> None:
+    folder = tmp_path / "hub" / "models--timm--mobilenetv3_small_050.lamb_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(COMMIT)
+    (folder / "snapshots" / COMMIT).mkdir(parents=True)
+    (folder / "snapshots" / COMMIT / "model.safetensors").write_bytes(content)
+    weights = student(harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).experiment)
+    assert weights.source is not None and weights.source.licence is None and served.asked == []
+
+
+@pytest.mark.slow
+def test_the_real_variables_are_honoured(tmp_path: Path, served: Hub, content: bytes) -> None:
+    """HF_HOME and HF_ENDPOINT, in a process of its own."""
+    path = tiny.write(tmp_path, data=DATA)
+    code = (
+        "import sys, harness; b = harness.Bench(harness.load(sys.argv[1], [sys.argv[2]]), sys.argv[3]); "
+        "print(b.fetch_weights().pairs[0].student.encoder_weights.path)"
+    )
+    env = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": served.address, "HF_HUB_OFFLINE": "0"}
+    env.pop("HF_HUB_CACHE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), IMAGENET, str(tmp_path)], capture_output=True, text=True, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    found = Path(done.stdout.strip())
+    assert found.read_bytes() == content and found.is_relative_to(tmp_path / "home" / "hub")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {"config.json": b"{}"},
+            r"the repository .* has none of model.safetensors, pytorch_model.bin. .*\{path: FILE\}",
+        ),
+        ({GATED: b""}, "its terms have to be accepted on its page first; then set HF_TOKEN"),
+        (None, r"no such repository, or it is private \(set HF_TOKEN\)"),
+    ],
+)
+def test_why_nothing_came(tmp_path: Path, served: Hub, files: dict[str, bytes] | None, said: str) -> None:
+    served.repositories.clear()
+    if files is not None:
+        served.repositories[REPOSITORY] = files
+    with pytest.raises(ValueError, match=said) as caught:
+        harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).run()
+    assert "\n" not in str(caught.value) and served.address not in str(caught.value)
+
+
+def test_a_repository_that_has_no_safetensors(tmp_path: Path, served: Hub) -> None:
+    served.repositories[REPOSITORY] = {"pytorch_model.bin": pickled(random_state(8))}
+    found = harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights()
+    assert student(found).path.endswith("pytorch_model.bin")
+    own = build(found.pairs[0].student, 5, 0).loaded_encoder().state_dict()
+    assert torch.equal(own["model.conv_stem.weight"], random_state(8)["conv_stem.weight"])
+
+
+class Payload:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("executed",)
+
+
+def test_what_a_hub_sends_is_not_executed(tmp_path: Path, served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    served.repositories[REPOSITORY] = {"pytorch_model.bin": pickled({"conv_stem.weight": Payload()})}
+    with pytest.raises(ValueError, match="only code can make"):
+        harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).run()
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_file_of_another_digest_than_the_experiment_says(tmp_path: Path, served: Hub) -> None:
+    pinned = f"pairs.0.student.encoder_weights={{tag: imagenet, sha256: {'a' * 64}}}"
+    with pytest.raises(ValueError, match=f"has sha256 .*, expected {'a' * 64}. imagenet is another file"):
+        harness.Bench(experiment(tmp_path, pinned), tmp_path).fetch_weights()
+
+
+@pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
+def test_a_repository_is_a_checkpoint(tmp_path: Path, served: Hub, revision: str) -> None:
+    plain = experiment(tmp_path)
+    state = build(plain.pairs[0].teacher, 5, 3).state_dict()
+    served.repositories["me/teacher"] = {"pytorch_model.bin": b"other", "model.safetensors": save(state)}
+    found = harness.Bench(experiment(tmp_path, f"pairs.0.teacher.checkpoint=hf:me/teacher{revision}"), tmp_path)
+    checkpoint = found.fetch_weights().pairs[0].teacher.checkpoint
+    assert checkpoint is not None and checkpoint.source is not None
+    assert (checkpoint.source.revision, checkpoint.source.file) == (COMMIT, "model.safetensors")
+    assert load_weights(checkpoint).keys() == state.keys()
+
+
+def test_a_revision_that_is_not_there(tmp_path: Path, served: Hub) -> None:
+    served.repositories["me/teacher"] = {"model.safetensors": b""}
+    with pytest.raises(ValueError, match=r"pairs.0.teacher.checkpoint: .*there is no such revision.*--revision v9"):
+        harness.Bench(experiment(tmp_path, "pairs.0.teacher.checkpoint=hf:me/teacher@v9"), tmp_path).run()
+
+
+def test_a_worker_elsewhere_fetches_the_very_file(tmp_path: Path, served: Hub, content: bytes) -> None:
+    """Its run comes with the head's path, which it does not have; the digest is compared."""
+    found = student(harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights())
+    there = found.model_copy(update={"path": "/only/on/the/head/model.safetensors"})
+    assert load_weights(there).keys() == random_state(7).keys()
+    os.rename(tmp_path / "hub", tmp_path / "gone")
+    assert load_weights(there).keys() == random_state(7).keys()
+    os.rename(tmp_path / "hub", tmp_path / "gone2")
+    served.repositories[REPOSITORY] = {"model.safetensors": save(random_state(9))}
+    with pytest.raises(ValueError, match=f"has sha256 .*, expected {found.sha256}"):
+        load_weights(there)
+
+
+def test_an_address_is_fetched_into_torchs_cache(tmp_path: Path, served: Hub) -> None:
+    import hashlib
+
+    sent = pickled(random_state(7))
+    name = f"resnet18-{hashlib.sha256(sent).hexdigest()[:8]}.pth"
+    served.plain[f"/models/{name}"] = sent
+    place = hub.by_url(f"{served.address}/models/{name}")
+    assert hub.at_hand(place) is None and f"curl -L {served.address}/models/{name} -o {name}" in hub.by_hand(place)
+    path, origin = hub.fetch(place)
+    assert path == tmp_path / "torch" / "hub" / "checkpoints" / name and path.read_bytes() == sent
+    assert (origin.kind, origin.name) == ("url", f"{served.address}/models/{name}")
+    asked = len(served.asked)
+    assert hub.fetch(place) == (path, origin) and len(served.asked) == asked
+    path.write_bytes(sent[:100])
+    with pytest.raises(ValueError, match="has not the sha256 that its name claims"):
+        hub.at_hand(place)
+    served.plain["/models/resnet18-00000000.pth"] = sent
+    for file, said in (("resnet18-00000000.pth", "has not the digest"), ("resnet18-11111111.pth", "cannot be fetched")):
+        with pytest.raises(ValueError, match=said):
+            hub.fetch(hub.by_url(f"{served.address}/models/{file}"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "tag", "said"),
+    [
+        ("fpn", "tu-resnet18", "a1", "timm/resnet18.a1_in1k"),
+        ("fpn", "tu-convnext_tiny", "in22k", "timm/convnext_tiny.fb_in22k"),
+        ("fpn", "tu-convnext_tiny", "dinov3", "timm/convnext_tiny.dinov3_lvd1689m"),
+        ("vit-linear", "tu-vit_small_patch16_dinov3", "dinov3", "timm/vit_small_patch16_dinov3.lvd1689m"),
+        ("fpn", "tu-resnet18.tv_in1k", "imagenet", "timm/resnet18.tv_in1k"),
+        ("fpn", "resnet18", "ssl", "smp-hub/resnet18.ssl at d600d5116aac2e6e595f99f40612074c723c00b2"),
+        ("fpn", "timm-mobilenetv3_large_100", "imagenet", "timm/tf_mobilenetv3_large_100"),
+        ("fcn-torchvision", "resnet50", "imagenet", "https://download.pytorch.org/models/resnet50-0676ba61.pth"),
+        ("fcn-torchvision", "resnet50", "IMAGENET1K_V2", "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"),
+    ],
+)
+def test_what_a_tag_means(architecture: str, encoder: str, tag: str, said: str) -> None:
+    spec = Network.model_validate({"architecture": architecture, "encoder": encoder, "encoder_weights": tag})
+    assert spec.encoder_weights is not None and said in str(pretrained.place(spec, spec.encoder_weights))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "tag", "said"),
+    [
+        ("vit-linear", "tu-vit_small_patch14_dinov2", "imagenet", "It has lvd142m"),
+        ("fpn", "tu-resnet18", "in1k", "or several"),
+        ("fpn", "resnet18", "imagnet", "Did you mean 'imagenet'"),
+        ("fpn", "tu-resnet19", "imagenet", "publishes none"),
+        ("lraspp", "mobilenet_v3_large", "coco", "It has imagenet1k_v1, imagenet1k_v2"),
+        ("mine:Net", None, "imagenet", "needs an encoder"),
+    ],
+)
+def test_a_tag_that_nobody_knows(architecture: str, encoder: str | None, tag: str, said: str) -> None:
+    spec = Network.model_validate({"architecture": architecture, "encoder": encoder, "encoder_weights": tag})
+    assert spec.encoder_weights is not None
+    with pytest.raises(ValueError, match=said) as caught:
+        pretrained.place(spec, spec.encoder_weights)
+    assert "{path: FILE}" in str(caught.value)
+
+
+def test_a_row_says_where_its_weights_are_from(tmp_path: Path, served: Hub) -> None:
+    found = harness.Bench(experiment(tmp_path, IMAGENET, "train.steps=2", "train.eval_every=2"), tmp_path)
+    run = next(r for r in outline(found.fetch_weights()) if r.role == "student" and r.method.name == "none")
+    assert Run.model_validate_json(run.model_dump_json()).run_id == run.run_id
+    assert tiny.in_process(run, tmp_path / "tiny") == "ok"
+    row = tiny.measured(tmp_path / "tiny", ["student_network"])[run.run_id]
+    network = json.loads(row["student_network"])["encoder_weights"]
+    assert network["source"]["licence"] == "apache-2.0" and network["source"]["revision"] == COMMIT
+    # Whoever reads rows only need not have the weights, nor torch.
+    unknown = experiment(tmp_path, IMAGENET, "train.steps=2", "train.eval_every=2")
+    assert student(with_digests(unknown, tmp_path / "tiny")).sha256 == student(found.experiment).sha256
+    other = experiment(tmp_path, "pairs.0.student.encoder_weights=lamb", "train.steps=2", "train.eval_every=2")
+    assert student(with_digests(other, tmp_path / "tiny")).sha256 is None
+
+
+# --- packages
+
+
+def installed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], licence: str = "Apache-2.0"
+) -> None:
+    """A package in a folder of the import path, as pip leaves it."""
+    info = folder / "my_weights-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: my-weights\nVersion: 1.2\nLicense: {licence}\n")
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    (info / "RECORD").write_text("".join(f"{name},,\n" for name in [*files, "my_weights-1.2.dist-info/METADATA"]))
+    monkeypatch.syspath_prepend(str(folder))
+
+
+PACKAGE = "pairs.0.student.encoder_weights={package: my-weights}"
+
+
+def test_a_package_carries_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = pickled(random_state(4))
+    files = {"my_weights/__init__.py": b"raise SystemExit('imported')", "my_weights/models/small.pth": sent}
+    installed(tmp_path / "site", monkeypatch, files)
+    found = experiment(tmp_path, PACKAGE)
+    weights = student(found)
+    assert weights.source == Origin(
+        kind="package", name="my-weights", revision="1.2", file="my_weights/models/small.pth", licence="Apache-2.0"
+    )
+    by_path = experiment(tmp_path, f"pairs.0.student.encoder_weights={{path: {weights.path}}}")
+    assert ids(found) == ids(by_path)
+    own = build(found.pairs[0].student, 5, 0).loaded_encoder().state_dict()
+    assert torch.equal(own["model.conv_stem.weight"], random_state(4)["conv_stem.weight"])
+    elsewhere = weights.model_copy(update={"path": "/on/the/head/small.pth"})
+    assert load_weights(elsewhere).keys() == random_state(4).keys()
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"my_weights/__init__.py": b""}, "carries one weight file .*; found none"),
+        (
+            {"my_weights/a.pth": b"", "my_weights/b.safetensors": b""},
+            r"carries one weight file .*; found 2 \(my_weights/a.pth, my_weights/b.safe",
+        ),
+    ],
+)
+def test_a_package_without_the_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], said: str
+) -> None:
+    installed(tmp_path / "site", monkeypatch, files)
+    with pytest.raises(ValueError, match=rf"pairs.0.student.encoder_weights: the package my-weights 1.2 {said}"):
+        experiment(tmp_path, PACKAGE)
