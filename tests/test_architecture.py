@@ -26,7 +26,7 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.results": ("harness.experiment", "numpy pyarrow pydantic"),
     "harness.training": (
         "harness.experiment harness.datasets harness.models harness.distillers harness.results sstkd",
-        "torch numpy cv2 PIL",
+        "torch numpy cv2 PIL segmentation_models_pytorch",  # losses
     ),
     "harness.execution": (
         "harness.experiment harness.datasets harness.results harness.training",

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
@@ -109,6 +110,17 @@ def dataset_entry(name: str) -> signatures.Entry:
         ValueError: there is no such dataset.
     """
     return _known(name, signatures.table("harness.datasets", "DATASETS"), "dataset")
+
+
+def loss_entry(name: str) -> signatures.Entry:
+    """The keyword arguments of a task loss from outside, `package.module:function`.
+
+    Raises:
+        ValueError: there is no such function, or it is of Python's own library.
+    """
+    if name.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
+        raise ValueError(f"'{quoted(name)}' is of Python's own library, which has no losses")
+    return signatures.entry(name)
 
 
 def _known(name: str, table: dict[str, signatures.Entry], what: str) -> signatures.Entry:
