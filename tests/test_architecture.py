@@ -43,7 +43,10 @@ RULES: dict[str, tuple[str, str]] = {
         "numpy scipy matplotlib PIL rich",
     ),
     "harness.cluster": ("harness.experiment harness.results", "ray yaml"),
-    "harness.testing": ("harness.experiment harness.models harness.distillers harness.training", "torch numpy"),
+    "harness.testing": (
+        "harness.experiment harness.datasets harness.models harness.distillers harness.training",
+        "torch numpy",
+    ),
     "harness.bench": (
         "harness.experiment harness.datasets harness.results harness.training harness.execution harness.search "
         "harness.analysis harness.report",

@@ -104,11 +104,13 @@ def method_entry(name: str) -> signatures.Entry:
 
 
 def dataset_entry(name: str) -> signatures.Entry:
-    """The DATASETS entry of `name`.
+    """The DATASETS entry of `name`, or of `package.module:Class`.
 
     Raises:
         ValueError: there is no such dataset.
     """
+    if ":" in name:
+        return _outside_entry(name, "datasets")
     return _known(name, signatures.table("harness.datasets", "DATASETS"), "dataset")
 
 
@@ -118,8 +120,12 @@ def loss_entry(name: str) -> signatures.Entry:
     Raises:
         ValueError: there is no such function, or it is of Python's own library.
     """
+    return _outside_entry(name, "losses")
+
+
+def _outside_entry(name: str, what: str) -> signatures.Entry:
     if name.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
-        raise ValueError(f"'{quoted(name)}' is of Python's own library, which has no losses")
+        raise ValueError(f"'{quoted(name)}' is of Python's own library, which has no {what}")
     return signatures.entry(name)
 
 

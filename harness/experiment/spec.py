@@ -66,7 +66,7 @@ class Dataset(Spec):
     """The data every run of the experiment sees."""
 
     name: Text
-    """A name of the DATASETS table."""
+    """A name of the DATASETS table, or a class or function of your own: `package.module:Name`."""
     root: FolderPath | None = None
     """Folder of a dataset that is not embedded; `${VAR}` is expanded."""
     parameters: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Optimizers and schedules by torch's own names, with their keyword arguments, read from its source without an import."""
+"""Optimizers and schedules by torch's own names, with their keyword arguments, read without importing it."""
 
 import ast
 import difflib

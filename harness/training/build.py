@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness import seeds
-from harness.datasets import DATASETS, Data, DataInfo
+from harness.datasets import DATASETS, Data, DataInfo, content
 from harness.distillers import METHODS, Distiller
 from harness.distillers._sum import Sum
 from harness.experiment.method import Method, dataset_entry, method_entry
@@ -49,6 +49,8 @@ def load_data(data: Dataset, share: Share = _made) -> Data:
 @functools.lru_cache(maxsize=1)
 def _load_data(name: str, root: str | None, parameters: str, share: Share) -> Data:
     options = keywords(dataset_entry(name), json.loads(parameters))
+    if ":" in name:
+        return content.load(Dataset(name=name, root=root, parameters=json.loads(parameters)))
     if root is not None:
         return DATASETS[name](Path(root), **options)
     data: Data = share(f"data {name} {parameters}", lambda: DATASETS[name](None, **options))
