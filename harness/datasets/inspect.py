@@ -42,7 +42,8 @@ def source_of(name: str, root: Path | None, parameters: dict[str, Any]) -> tuple
     if name not in SOURCES:
         raise ValueError(f"{name} is made from installed packages and has no files of its own; it needs no preparation")
     filedata.require_ranges(name, *(parameters[key] for key in COMMON))
-    variant = {key: value for key, value in parameters.items() if key not in COMMON}
+    # Keys added later are None where they are not given, and are then left out as in earlier caches.
+    variant = {key: value for key, value in parameters.items() if key not in COMMON and value is not None}
     return SOURCES[name](root, **variant), variant, parameters["short_side"]
 
 
@@ -122,6 +123,8 @@ def check(name: str, root: Path | None, parameters: dict[str, Any]) -> Findings:
     looked = look(name, root, parameters, full=True)
     found = Findings(notes=looked.notes, problems=looked.problems)
     _tabulate(source_of(name, root, parameters)[0], looked.pairs, found)
+    if looked.unlabelled:
+        found.splits.append(["unlabelled", str(len(looked.unlabelled)), "-", "-", "-"])
     return found
 
 

@@ -234,6 +234,10 @@ class Run(Spec):
             if spec["network"][key] is None:
                 del spec["network"][key]
         spec["data"].pop("root")
+        if self.data.name == "folder":
+            for key in ("layout", "unlabelled"):
+                if spec["data"]["parameters"].get(key, "") is None:
+                    del spec["data"]["parameters"][key]
         spec["train"].pop("checkpoint_every")
         # Keys added later are left out when unset, so that earlier run_ids stay.
         for section, keys in ((spec, ("trial", "source", "control")), (spec["budget"], ("seconds",))):

@@ -90,14 +90,9 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
     for network in (student, teacher):
         if network is not None:
             network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    module = KDStep(
-        _compiled(student, recipe.compile),
-        distiller,
-        data.info.ignore_index,
-        recipe.auxiliary_weight,
-        recipe.batch_size,
-        TaskLoss(recipe.loss, data.info.num_classes, data.info.ignore_index),
-    )
+    loss_of = TaskLoss(recipe.loss, data.info.num_classes, data.info.ignore_index)
+    seen = _compiled(student, recipe.compile)
+    module = KDStep(seen, distiller, data.info.ignore_index, recipe.auxiliary_weight, recipe.batch_size, loss_of)
     step = runtime.wrap(module, recipe.sync_batchnorm, module.equal_buffers())
     teacher_module = _compiled(teacher, recipe.compile) if teacher is not None else None
     teacher_info = for_inputs(data, recipe.normalize, run.teacher).info if run.teacher else data.info
