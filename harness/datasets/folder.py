@@ -5,7 +5,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from harness.borders import quoted
 from harness.datasets import cache, splits
 from harness.datasets.base import Data
 from harness.datasets.filedata import load
+from harness.datasets.layouts import IMAGES, LAYOUTS, for_prediction, like_cityscapes, like_voc, without_masks
 from harness.datasets.pairing import Pairing, one_of
 from harness.datasets.source import IGNORE, OFFICIAL, Listing, Sample, Source, table
 from harness.datasets.tree import Tree
@@ -22,10 +23,6 @@ from harness.experiment import yaml_reader
 from harness.experiment.load import listed, validate
 
 CLASSES = "classes.yaml"
-LAYOUTS = ("cityscapes", "voc")
-IMAGES = tuple(
-    suffix for low in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp") for suffix in (low, low.upper())
-)
 Colour = tuple[int, int, int]
 Byte = Annotated[int, Field(ge=0, le=255)]
 
@@ -72,9 +69,9 @@ def listing(
         unlabelled: a folder below the root with images that have no masks.
     """
     pairing = Pairing(tree)
-    extra = [] if unlabelled is None else _without_masks(pairing, unlabelled)
+    extra = [] if unlabelled is None else without_masks(pairing, unlabelled)
     if layout is not None:
-        like = _like_cityscapes if layout == "cityscapes" else _like_voc
+        like = like_cityscapes if layout == "cityscapes" else like_voc
         return Listing({split: like(pairing, split) for split in OFFICIAL}, pairing.problems, pairing.notes, extra)
     if any(pairing.exists(f"{kind}/{split}") for kind in ("images", "masks") for split in OFFICIAL):
         samples = {split: _by_folder(pairing, f"/{split}") for split in OFFICIAL}
@@ -94,81 +91,6 @@ def listing(
             for split in OFFICIAL
         }
     return Listing(samples, pairing.problems, pairing.notes, extra)
-
-
-def _without_masks(pairing: Pairing, folder: str) -> list[Sample]:
-    """The images of a folder below the root, and of the folders in it."""
-    images = pairing.files(folder, IMAGES, lambda name: name, deep=True)
-    return [Sample(name, image, None) for name, image in images.items()]
-
-
-def _like_cityscapes(pairing: Pairing, split: str) -> list[Sample]:
-    """leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png with gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png (or _color.png)."""
-    masks: dict[str, str] = {}
-    for ending in ("_gtFine_color.png", "_gtFine_labelIds.png"):
-        needed = ending == "_gtFine_labelIds.png" and not masks
-        masks |= pairing.files(f"gtFine/{split}", ending, _key(ending), deep=True, needed=needed)
-    images = _city_images(pairing, split)
-    names = pairing.matched(images, masks, lambda name: f"gtFine/{split}/{name}_gtFine_labelIds.png")
-    return [Sample(name, images[name], masks[name], name.split("/")[0]) for name in names]
-
-
-def _city_images(pairing: Pairing, split: str) -> dict[str, str]:
-    endings = tuple(f"_leftImg8bit{suffix}" for suffix in IMAGES)
-    return pairing.files(f"leftImg8bit/{split}", endings, _key("_leftImg8bit"), deep=True)
-
-
-def _key(ending: str) -> Callable[[str], str]:
-    """CITY/NAME of a file whose stem ends in `ending`."""
-    stem = ending.removesuffix(".png")
-
-    def key(name: str) -> str:
-        path = PurePosixPath(name)
-        return f"{path.parent.name}/{path.stem.removesuffix(stem)}"
-
-    return key
-
-
-def _like_voc(pairing: Pairing, split: str) -> list[Sample]:
-    """JPEGImages/NAME.jpg with SegmentationClass/NAME.png, by the names in ImageSets/Segmentation/SPLIT.txt."""
-    images, masks = pairing.files("JPEGImages", IMAGES), pairing.files("SegmentationClass", ".png")
-    file = f"ImageSets/Segmentation/{split}.txt"
-    if split == "train":
-        pairing.orphans(masks, images)
-        other = set(pairing.lists("ImageSets/Segmentation/val.txt"))
-        for name in sorted(other & set(pairing.lists(file))):
-            pairing.problems.append(f"{pairing.tree.root / file}: {name} is in val.txt too; keep it in one")
-    names = pairing.listed(
-        file,
-        sorted(pairing.lists(file)),
-        images,
-        masks,
-        lambda name: f"JPEGImages/{name}.jpg",
-        lambda name: f"SegmentationClass/{name}.png",
-    )
-    return [Sample(name, images[name], masks[name]) for name in names]
-
-
-def for_prediction(tree: Tree, layout: str | None = None) -> list[Sample]:
-    """The images for prediction, which have no masks: images/test, or what a layout has in its place.
-
-    Raises:
-        ValueError: a list names an image that is not there, or names leave the folder.
-    """
-    pairing = Pairing(tree)
-    if layout == "voc":
-        file, images = "ImageSets/Segmentation/test.txt", pairing.files("JPEGImages", IMAGES)
-        names = pairing.listed(
-            file, sorted(pairing.lists(file)), images, images, lambda name: f"JPEGImages/{name}.jpg", str
-        )
-        found = {name: images[name] for name in names}
-    elif layout == "cityscapes":
-        found = _city_images(pairing, "test")
-    else:
-        found = pairing.files("images/test", IMAGES)
-    if pairing.problems:
-        raise ValueError("\n".join(pairing.problems))
-    return [Sample(name, image, None) for name, image in sorted(found.items())]
 
 
 def _note_unused(pairing: Pairing, used: Sequence[str]) -> None:
