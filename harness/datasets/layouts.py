@@ -1,4 +1,4 @@
-"""Layouts of the user's own folder beside images/ and masks/: like Cityscapes', like VOC's, and images without masks."""
+"""Layouts of the user's own folder beside images/ and masks/: Cityscapes', VOC's, and images without masks."""
 
 from collections.abc import Callable
 from pathlib import PurePosixPath

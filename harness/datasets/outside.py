@@ -194,7 +194,7 @@ def _called(target: str, root: Path | None, keywords: dict[str, Any]) -> Any:
 
 
 def _names(target: str, described: Any) -> tuple[str, ...]:
-    names = getattr(described, "class_names", None)
+    names: Any = getattr(described, "class_names", None)
     fine = isinstance(names, list | tuple) and 2 <= len(names) <= IGNORE
     if not fine or not all(
         isinstance(name, str) and name and name.isprintable() and len(name) <= 100 for name in names

@@ -109,7 +109,7 @@ def _digest(image: Any, label: Any) -> str:
 def _described(data: Data, splits: dict[str, Any]) -> Iterator[str]:
     info = data.info
     yield f"{info.name}: {info.num_classes} classes, {info.ignore_index} is ignored"
-    counts = {}
+    counts: dict[str, Any] = {}
     for part, pairs in splits.items():
         sizes = np.array([pairs[i][1].shape for i in range(len(pairs))])
         low, high = sizes.min(0), sizes.max(0)
