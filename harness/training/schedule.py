@@ -80,10 +80,10 @@ class Rates:
 
 
 def require_torch_takes(recipe: Train) -> None:
-    """Build the optimizer and the schedule of a recipe over a network of one layer.
+    """Build the optimizer and the schedule of a recipe over a matrix and a vector; nothing random is drawn.
 
     Raises:
         ValueError: torch refuses a keyword argument, or the schedule ends before the run.
     """
-    layer = torch.nn.Linear(2, 2)
+    layer = torch.nn.ParameterList([torch.zeros(2, 2), torch.zeros(2)])
     Rates(recipe, recipe.steps, Optimizers(recipe.optimizer.model_copy(update={"encoder_lr_factor": 1.0}), layer))
