@@ -29,7 +29,7 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.results": ("harness.experiment", "numpy pyarrow pydantic"),
     "harness.training": (
         "harness.experiment harness.datasets harness.models harness.distillers harness.results sstkd",
-        "torch numpy cv2 PIL",
+        "torch numpy cv2 PIL segmentation_models_pytorch",  # losses
     ),
     "harness.execution": (
         "harness.experiment harness.datasets harness.results harness.training",
@@ -46,7 +46,10 @@ RULES: dict[str, tuple[str, str]] = {
         "numpy scipy matplotlib PIL rich",
     ),
     "harness.cluster": ("harness.experiment harness.results", "ray yaml"),
-    "harness.testing": ("harness.experiment harness.models harness.distillers harness.training", "torch numpy"),
+    "harness.testing": (
+        "harness.experiment harness.datasets harness.models harness.distillers harness.training",
+        "torch numpy",
+    ),
     "harness.bench": (
         "harness.experiment harness.datasets harness.models harness.results harness.training harness.execution "
         "harness.search harness.analysis harness.report",

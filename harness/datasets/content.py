@@ -11,14 +11,16 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
-from harness.datasets import DATASETS, SOURCES, cache, index
+from harness.datasets import DATASETS, SOURCES, cache, index, outside
 from harness.datasets.base import Data
 from harness.datasets.filedata import usable
 from harness.datasets.inspect import look, source_of
 from harness.experiment.method import dataset_entry
+from harness.experiment.signatures import source_file
 from harness.experiment.spec import Dataset
 from harness.files import cache_home
 
@@ -37,10 +39,23 @@ def load(data: Dataset, full: bool = False) -> Data:
         ValueError: an unknown dataset or parameter, one out of range, or files that are missing or wrong; names them.
     """
     root, parameters = None if data.root is None else Path(data.root), _parameters(data)
+    if ":" in data.name:
+        return _outside(data, root, dict(parameters), full)
     if not full or root is None or data.name not in SOURCES:
         return DATASETS[data.name](root, **dict(parameters))
     given = parameters.model_dump(mode="json")
     return usable(source_of(data.name, root, given)[0], root, look(data.name, root, given, full=True))
+
+
+def _outside(data: Dataset, root: Path | None, keywords: dict[str, Any], full: bool) -> Data:
+    """A dataset of the user's own; what all its pairs hash to is remembered while nothing below its root changes."""
+    data = data.model_copy(update={"parameters": _parameters(data).model_dump(mode="json")})
+    state, file = _state(data), _memory(data)
+    known = None if full else _remembered(file, state)
+    found = outside.load(data.name, root, keywords, known)
+    if known is None and _state(data) == state:
+        index.keep(file, json.dumps({"state": state, "content_hash": found.info.content_hash}).encode())
+    return found
 
 
 def _parameters(data: Dataset) -> BaseModel:
@@ -84,6 +99,9 @@ def _state(data: Dataset) -> str:
     here = Path(__file__).parent
     for path in sorted(here.glob("*.py")):  # which pixels are read from a file, and how a split is cut
         digest.update(path.read_bytes())
+    if ":" in data.name:
+        for path in _sources(data.name.partition(":")[0]):
+            digest.update(path.read_bytes())
     if data.root is not None and Path(data.root).is_dir():
         for line in _files(os.path.realpath(data.root)):
             digest.update(os.fsencode(line))
@@ -94,6 +112,12 @@ def _state(data: Dataset) -> str:
             continue
     digest.update(f"\0{platform.node()}".encode())  # other processors may round otherwise
     return digest.hexdigest()
+
+
+def _sources(module: str) -> list[Path]:
+    """The source files of a module from outside, and those beside it."""
+    folder = source_file(module).parent
+    return sorted(folder.rglob("*.py") if "." in module else folder.glob("*.py"))
 
 
 def _files(root: str) -> Iterator[str]:
@@ -123,7 +147,7 @@ def _link(path: str) -> str:
 def _memory(data: Dataset) -> Path:
     root = "" if data.root is None else os.path.realpath(data.root)
     digest = hashlib.sha256(f"{root}\0{json.dumps(data.parameters, sort_keys=True)}".encode())
-    return cache_home() / "content" / f"{data.name}-{digest.hexdigest()[:16]}.json"
+    return cache_home() / "content" / f"{data.name.replace(':', '-')}-{digest.hexdigest()[:16]}.json"
 
 
 def _remembered(file: Path, state: str) -> str | None:

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cv2
@@ -100,6 +100,42 @@ def label_values(data: bytes | memoryview, file: object) -> NDArray[np.uint8]:
     if values is None or values.dtype != np.uint8 or values.shape != (head.height, head.width):
         raise ValueError(f"{file}: not a readable label map, or cut short. Fetch the file again.")
     return _bytes(values)
+
+
+def colour_classes(
+    data: bytes | memoryview, file: object, colours: Mapping[tuple[int, int, int], int]
+) -> NDArray[np.uint8]:
+    """Decode a label map in colours.
+
+    Args:
+        data: the file's bytes.
+        file: its name, for messages.
+        colours: class index by RGB colour.
+
+    Returns:
+        (H, W) uint8 class indices.
+
+    Raises:
+        ValueError: not a readable lossless image, turned, or with a colour that is not listed; names `file`.
+    """
+    head = _header(data, file, "label map")
+    for rule in ("lossless", "upright"):
+        if _NOT[rule](head):
+            raise ValueError(f"{file}: a label map in colours is lossless and upright; save it as PNG, without a tag")
+    pixels = image_pixels(data, file).astype(np.int32)
+    packed = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+    pairs = sorted((r << 16 | g << 8 | b, index) for (r, g, b), index in colours.items())
+    known = np.array([colour for colour, _ in pairs], np.int32)
+    place = np.minimum(np.searchsorted(known, packed), len(known) - 1)
+    wrong = known[place] != packed
+    if wrong.any():
+        first = int(packed[wrong][0])
+        raise ValueError(
+            f"{file}: {int(wrong.sum())} pixels have colours that no class has, the first "
+            f"[{first >> 16}, {first >> 8 & 255}, {first & 255}]. Add it to a class or to ignore_colours"
+        )
+    classes: NDArray[np.uint8] = np.array([index for _, index in pairs], np.uint8)[place]
+    return classes
 
 
 _NOT: dict[str, Callable[[Header], bool]] = {

@@ -106,12 +106,14 @@ class Found:
         problems: what keeps it from being used, all of it, a text each.
         notes: what else a user should know, such as files that are left out.
         data: the three splits; None where there are problems.
+        unlabelled: what is known of images without labels beside the splits.
     """
 
     pairs: dict[str, list[Pair]]
     problems: list[str]
     notes: list[str]
     data: Data | None = None
+    unlabelled: Sequence[Entry] = ()
 
 
 def load(
@@ -205,7 +207,7 @@ def look(
         palette=source.palette,
         mean=MEAN,
         std=STD,
-        content_hash=_content_hash(source.name, tables, short_side, parts),
+        content_hash=_content_hash(source.name, tables, short_side, parts, found.unlabelled),
         note=source.note,
         ignore_index=IGNORE,
         shareable=source.shareable,
@@ -234,14 +236,18 @@ def _direct(source: Source, root: Path, variant: dict[str, Any], full: bool) -> 
     notes, pairs = list(listing.notes), dict[str, list[Pair]]()
     samples = {split: listing.samples.get(split, []) for split in OFFICIAL}
     # All at once: what is remembered of the folder is read and written once.
-    entries, problems = index.survey(source, tree, [s for split in OFFICIAL for s in samples[split]], full=full)
+    asked = [*(s for split in OFFICIAL for s in samples[split]), *listing.unlabelled]
+    entries, problems = index.survey(source, tree, asked, full=full)
     of = iter(entries)
     for split in OFFICIAL:
         known = [(sample, next(of)) for sample in samples[split]]
         pairs[split] = [Pair(s, entry, FileReader(source, tree, s)) for s, entry in known if entry is not None]
         if turned := sum(pair.entry.orientation > UPRIGHT for pair in pairs[split]):
             notes.append(f"{split} has {turned} images with an orientation tag; they are turned accordingly")
-    return Found(pairs, [*listing.problems, *problems], notes), tables_sha256(source)
+    rest = [entry for entry in of if entry is not None]
+    if rest:
+        notes.append(f"{len(rest)} unlabelled images are counted and hashed; no method uses them yet")
+    return Found(pairs, [*listing.problems, *problems], notes, unlabelled=rest), tables_sha256(source)
 
 
 def _cached(
@@ -282,7 +288,9 @@ def _cut(source: Source, pairs: Sequence[Pair], fraction: float, rng: np.random.
     return splits.by_presence(np.stack([pair.entry.counts[:-1] > 0 for pair in pairs]), fraction, rng)
 
 
-def _content_hash(name: str, tables: str, short_side: int | None, parts: Mapping[str, Pairs]) -> str:
+def _content_hash(
+    name: str, tables: str, short_side: int | None, parts: Mapping[str, Pairs], unlabelled: Sequence[Entry] = ()
+) -> str:
     """Hash of files, labels and splits; the same for the folder and its prepared cache."""
     digest = hashlib.sha256(f"{name}\0{tables}\0{short_side}".encode())
     for split, pairs in parts.items():
@@ -292,4 +300,8 @@ def _content_hash(name: str, tables: str, short_side: int | None, parts: Mapping
             coding = "" if sample.table == "ids" else sample.table  # the label map's table
             coding += f"\0turned {pair.entry.orientation}" if pair.entry.orientation > UPRIGHT else ""
             digest.update(f"{sample.name}\0{coding}".encode() + pair.entry.image_sha256 + pair.entry.label_sha256)
+    if unlabelled:
+        digest.update(f"\0unlabelled\0{len(unlabelled)}".encode())
+        for entry in unlabelled:
+            digest.update(f"{entry.orientation}\0".encode() + entry.image_sha256)
     return digest.hexdigest()

@@ -1,11 +1,12 @@
 """folder: your own images and masks, with the classes in a file classes.yaml beside them."""
 
 import colorsys
+import functools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
@@ -15,16 +16,14 @@ from harness.borders import quoted
 from harness.datasets import cache, splits
 from harness.datasets.base import Data
 from harness.datasets.filedata import load
-from harness.datasets.pairing import Pairing
+from harness.datasets.layouts import IMAGES, LAYOUTS, for_prediction, like_cityscapes, like_voc, without_masks
+from harness.datasets.pairing import Pairing, one_of
 from harness.datasets.source import IGNORE, OFFICIAL, Listing, Sample, Source, table
 from harness.datasets.tree import Tree
 from harness.experiment import yaml_reader
 from harness.experiment.load import listed, validate
 
 CLASSES = "classes.yaml"
-IMAGES = tuple(
-    suffix for low in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp") for suffix in (low, low.upper())
-)
 Colour = tuple[int, int, int]
 Byte = Annotated[int, Field(ge=0, le=255)]
 
@@ -34,10 +33,11 @@ class ClassEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     name: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")
-    value: Byte
-    """Its value in the masks."""
+    value: Byte | None = None
+    """Its value in the masks; not with `masks: colours`."""
     colour: list[Byte] | None = Field(None, min_length=3, max_length=3)
-    """RGB, for pictures of labels; one that differs from the others is made where there is none."""
+    """RGB, for pictures of labels; one that differs from the others is made where there is none. With `masks: colours`
+    its colour in the masks."""
 
 
 class ClassTable(BaseModel):
@@ -46,18 +46,34 @@ class ClassTable(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     classes: list[ClassEntry] = Field(min_length=2, max_length=IGNORE)
     ignore: list[Byte] | None = None
-    """Values that never count; 255 where this is left out and no class has it."""
+    """Values that never count; 255 where this is left out and no class has it. Not with `masks: colours`."""
+    masks: Literal["values", "colours"] = "values"
+    """Whether masks hold values, or colours by which the classes are told apart."""
+    ignore_colours: list[Annotated[list[Byte], Field(min_length=3, max_length=3)]] | None = None
+    """Colours that never count, with `masks: colours`."""
 
 
-def listing(tree: Tree, val_fraction: float = 0.2, val_seed: int = 0) -> Listing:
+def listing(
+    tree: Tree,
+    val_fraction: float = 0.2,
+    val_seed: int = 0,
+    layout: str | None = None,
+    unlabelled: str | None = None,
+) -> Listing:
     """The pairs below a root: by folders train and val, by lists train.txt and val.txt, or cut at random.
 
     Args:
         tree: the folder that holds images, masks and classes.yaml.
         val_fraction: share of the pairs that becomes val where neither folders nor lists say.
         val_seed: of that cut.
+        layout: "cityscapes" or "voc" for folders and names of files like theirs.
+        unlabelled: a folder below the root with images that have no masks.
     """
     pairing = Pairing(tree)
+    extra = [] if unlabelled is None else without_masks(pairing, unlabelled)
+    if layout is not None:
+        like = like_cityscapes if layout == "cityscapes" else like_voc
+        return Listing({split: like(pairing, split) for split in OFFICIAL}, pairing.problems, pairing.notes, extra)
     if any(pairing.exists(f"{kind}/{split}") for kind in ("images", "masks") for split in OFFICIAL):
         samples = {split: _by_folder(pairing, f"/{split}") for split in OFFICIAL}
         _note_unused(pairing, OFFICIAL)
@@ -75,7 +91,7 @@ def listing(tree: Tree, val_fraction: float = 0.2, val_seed: int = 0) -> Listing
             split: [pair for pair, is_val in zip(pairs, held, strict=True) if is_val == (split == "val")]
             for split in OFFICIAL
         }
-    return Listing(samples, pairing.problems, pairing.notes)
+    return Listing(samples, pairing.problems, pairing.notes, extra)
 
 
 def _note_unused(pairing: Pairing, used: Sequence[str]) -> None:
@@ -86,7 +102,10 @@ def _note_unused(pairing: Pairing, used: Sequence[str]) -> None:
         folder = pairing.tree.root / kind
         inner = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
         for name in inner:
-            if name not in used and not name.startswith("."):
+            if kind == "images" and name == "test":  # without masks, for prediction
+                count = len(pairing.files("images/test", IMAGES))
+                pairing.notes.append(f"images/test: {count} images for prediction; no run sees them")
+            elif name not in used and not name.startswith("."):
                 pairing.leave(f"{kind}/{name}", suffix, "because this layout does not look into this folder", deep=True)
             elif name in used:
                 below = (pairing.tree.root / kind / name).iterdir()
@@ -152,6 +171,8 @@ def read_classes(path: Path) -> ClassTable:
 
     found = validate(ClassTable, data, (), report)
     if found is not None:
+        _told_apart(found, report)
+    if found is not None and not problems:
         problems = [f"{path}: {line}" for line in _repeated(found)]
     if found is None or problems:
         raise ValueError(listed(problems))
@@ -167,13 +188,28 @@ def class_table(names: Sequence[str], palette: Sequence[Colour]) -> str:
     return yaml.safe_dump({"classes": classes}, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
 
+def _told_apart(found: ClassTable, report: Callable[[yaml_reader.KeyPath, str], None]) -> None:
+    """Report classes without what tells them apart in the masks, and keys of the other kind of mask."""
+    key, other = ("value", "ignore_colours") if found.masks == "values" else ("colour", "ignore")
+    for index, entry in enumerate(found.classes):
+        if getattr(entry, key) is None:
+            report(("classes", index, key), f"this key is missing; with masks: {found.masks} it has no default")
+        if found.masks == "colours" and entry.value is not None:
+            report(("classes", index, "value"), "not with masks: colours; delete it")
+    if getattr(found, other) is not None:
+        report((other,), f"not with masks: {found.masks}; delete it")
+
+
 def _repeated(found: ClassTable) -> Iterable[str]:
     """A line for each name, value or colour that occurs twice."""
     ignored = [("ignore", value) for value in found.ignore or ()]
     for what, values in (
         ("the name", [entry.name for entry in found.classes]),
-        ("the value", [*(entry.value for entry in found.classes), *(value for _, value in ignored)]),
-        ("the colour", [tuple(entry.colour) for entry in found.classes if entry.colour]),
+        ("the value", [*(e.value for e in found.classes if e.value is not None), *(value for _, value in ignored)]),
+        (
+            "the colour",
+            [*(tuple(e.colour) for e in found.classes if e.colour), *map(tuple, found.ignore_colours or ())],
+        ),
     ):
         for value, count in Counter[Any](values).items():
             if count > 1:
@@ -218,21 +254,33 @@ and one of
   ROOT/images/{{train,val}}/NAME.jpg (or .png and others) with ROOT/masks/{{train,val}}/NAME.png
   ROOT/images/NAME.jpg with ROOT/masks/NAME.png and lists of names ROOT/train.txt and ROOT/val.txt
   ROOT/images/NAME.jpg with ROOT/masks/NAME.png; val_fraction of them becomes val at random
-masks have one channel of 8 bits, or a palette, whose values classes.yaml names""",
+  layout: cityscapes  ROOT/leftImg8bit/{{train,val}}/CITY/NAME_leftImg8bit.png, ROOT/gtFine/.../NAME_gtFine_labelIds.png
+  layout: voc         ROOT/JPEGImages/NAME.jpg, ROOT/SegmentationClass/NAME.png, ROOT/ImageSets/Segmentation/train.txt
+masks have one channel of 8 bits, or a palette, whose values classes.yaml names, or colours (masks: colours);
+ROOT/images/test/NAME.jpg have no masks and are for prediction""",
     published={},
     cut="presence",
     listing=listing,
+    unlabelled=for_prediction,
     note="A folder of images and masks of the user's own.",
 )
 
 
-def source(root: Path | None = None, val_fraction: float = 0.2, val_seed: int = 0) -> Source:
+def source(
+    root: Path | None = None,
+    val_fraction: float = 0.2,
+    val_seed: int = 0,
+    layout: str | None = None,
+    unlabelled: str | None = None,
+) -> Source:
     """The description of the dataset; without `root` only its layout.
 
     Args:
         root: the folder that holds classes.yaml, or a prepared cache, which has the classes in its manifest.
         val_fraction: checked only.
         val_seed: checked only.
+        layout: "cityscapes" cuts dev by whole cities.
+        unlabelled: checked only.
 
     Raises:
         ValueError: a parameter is out of range, there is no such folder, or classes.yaml is missing or wrong.
@@ -241,18 +289,28 @@ def source(root: Path | None = None, val_fraction: float = 0.2, val_seed: int = 
         raise ValueError(f"folder: val_fraction is {val_fraction}; allowed: above 0 and below 1")
     if val_seed < 0:
         raise ValueError(f"folder: val_seed is {val_seed}; allowed: 0 and more")
+    how = FOLDER
+    if layout is not None:
+        one_of("folder", "layout", layout, LAYOUTS)
+        cut: Literal["group", "presence"] = "group" if layout == "cityscapes" else "presence"
+        how = replace(FOLDER, cut=cut, unlabelled=functools.partial(for_prediction, layout=layout))
     if root is None:
-        return FOLDER
+        return how
     if cache.is_cache(root):
+        if unlabelled is not None:
+            raise ValueError(f"{root}: a prepared cache has no unlabelled images; give the dataset's own folder")
         manifest = cache.read_manifest(root)
-        return replace(FOLDER, class_names=manifest.class_names, palette=manifest.palette)
+        return replace(how, class_names=manifest.class_names, palette=manifest.palette)
     found = read_classes(Tree(root).file(CLASSES))
-    values = {entry.value: index for index, entry in enumerate(found.classes)}
+    values = {entry.value: index for index, entry in enumerate(found.classes) if entry.value is not None}
     ignored = [value for value in (IGNORE,) if value not in values] if found.ignore is None else found.ignore
     colours = [(c[0], c[1], c[2]) if (c := entry.colour) else None for entry in found.classes]
+    in_masks = {tuple(e.colour): index for index, e in enumerate(found.classes) if e.colour}
+    in_masks |= {tuple(colour): IGNORE for colour in found.ignore_colours or ()}
     return replace(
-        FOLDER,
+        how,
         class_names=tuple(entry.name for entry in found.classes),
+        colours={(c[0], c[1], c[2]): index for c, index in in_masks.items()} if found.masks == "colours" else {},
         palette=distinct_colours(colours),
         tables={"ids": table({**values, **dict.fromkeys(ignored, IGNORE)})},
     )
@@ -263,6 +321,8 @@ def folder(
     *,
     val_fraction: float = 0.2,
     val_seed: int = 0,
+    layout: Literal["cityscapes", "voc"] | None = None,
+    unlabelled: str | None = None,
     dev_fraction: float = 0.1,
     dev_seed: int = 0,
     short_side: int | None = None,
@@ -273,6 +333,9 @@ def folder(
         root: the folder that holds images, masks and classes.yaml, or a prepared cache.
         val_fraction: share of the pairs that becomes val where neither folders nor lists name one.
         val_seed: decides which pairs that are.
+        layout: folders and names of files like those of Cityscapes or of Pascal VOC.
+        unlabelled: a folder below the root with images that have no masks; they are counted and hashed, and no method
+            uses them yet.
         dev_fraction: this share of the training images becomes dev, every class about as often as in the others.
         dev_seed: decides which images.
         short_side: images are downscaled to this many pixels on their shorter side; None keeps their size.
@@ -280,6 +343,8 @@ def folder(
     Raises:
         ValueError: a parameter is out of range, or files are missing or wrong; names them.
     """
-    own = source(root, val_fraction, val_seed)
-    variant = {"val_fraction": val_fraction, "val_seed": val_seed}
+    own = source(root, val_fraction, val_seed, layout, unlabelled)
+    variant: dict[str, Any] = {"val_fraction": val_fraction, "val_seed": val_seed}
+    added = {"layout": layout, "unlabelled": unlabelled}  # left out where they are not given, as in earlier caches
+    variant |= {key: value for key, value in added.items() if value is not None}
     return load(own, root, variant, dev_fraction, dev_seed, short_side)

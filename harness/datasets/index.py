@@ -69,6 +69,8 @@ Memory = dict[tuple[str, str], tuple[Stamp, Entry]]
 
 def read_label(source: Source, sample: Sample, data: bytes, file: object) -> Label:
     """Class indices (H, W) uint8 of a label map's bytes."""
+    if source.colours:
+        return decode.colour_classes(data, file, source.colours)
     return decode.to_classes(decode.label_values(data, file), source.tables[sample.table], file)
 
 
@@ -83,14 +85,21 @@ class Examined:
 
 
 def examine(source: Source, tree: Tree, sample: Sample) -> Examined:
-    """Read a pair and check it.
+    """Read a pair, or an image without labels, and check it.
 
     Raises:
         ValueError: a file cannot be decoded, a label is out of range, or the sizes differ; names the file.
         OSError: a file cannot be read.
     """
-    file, label_file = tree.file(sample.image), tree.file(str(sample.label))
-    encoded, stored = file.read_bytes(), label_file.read_bytes()
+    file = tree.file(sample.image)
+    encoded = file.read_bytes()
+    if sample.label is None:
+        image, none = decode.image_pixels(encoded, file), np.zeros(len(source.class_names) + 1, np.int64)
+        size = (image.shape[0], image.shape[1])
+        entry = Entry(hashlib.sha256(encoded).digest(), bytes(32), size, none, decode.orientation(encoded))
+        return Examined(entry, encoded, image, np.full(size, IGNORE, np.uint8))
+    label_file = tree.file(sample.label)
+    stored = label_file.read_bytes()
     image, label = decode.image_pixels(encoded, file), read_label(source, sample, stored, label_file)
     size = (image.shape[0], image.shape[1])
     turn = decode.orientation(encoded)
@@ -160,7 +169,10 @@ def known(source: Source, tree: Tree, samples: Sequence[Sample]) -> bool:
 
 def _digests(tree: Tree, sample: Sample) -> tuple[bytes, bytes]:
     """Of a pair's image file and label file as they are now."""
-    image, label = (hashlib.sha256(tree.file(name).read_bytes()).digest() for name in (sample.image, str(sample.label)))
+    image, label = (
+        bytes(32) if name is None else hashlib.sha256(tree.file(name).read_bytes()).digest()
+        for name in (sample.image, sample.label)
+    )
     return image, label
 
 
@@ -172,7 +184,10 @@ def cores() -> int:
 def _stamp(tree: Tree, sample: Sample) -> Stamp:
     """Size, times and inode of both files; zeros for a missing file, which is reported when it is read."""
     stamp: list[int] = []
-    for name in (sample.image, str(sample.label)):
+    for name in (sample.image, sample.label or "/"):
+        if name == "/":
+            stamp += [0, 0, 0, 0]
+            continue
         try:
             status = tree.file(name).stat()
             # ctime too, because many programs reset mtime.
@@ -183,7 +198,7 @@ def _stamp(tree: Tree, sample: Sample) -> Stamp:
 
 
 def _known(memory: Memory, sample: Sample, stamp: Stamp) -> Entry | None:
-    before, entry = memory.get((sample.image, str(sample.label)), ((), None))
+    before, entry = memory.get((sample.image, sample.label or ""), ((), None))
     return entry if before == stamp else None
 
 
@@ -192,7 +207,7 @@ def _keyed(
 ) -> Iterator[tuple[tuple[str, str], tuple[Stamp, Entry]]]:
     for sample, stamp, entry in zip(samples, stamps, found, strict=True):
         if entry is not None:
-            yield (sample.image, str(sample.label)), (stamp, entry)
+            yield (sample.image, sample.label or ""), (stamp, entry)
 
 
 def _memory(source: Source, tree: Tree) -> Path:

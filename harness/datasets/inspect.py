@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.datasets import DATASETS, SOURCES, cache, decode, filedata
+from harness.datasets import DATASETS, SOURCES, cache, decode, filedata, outside
 from harness.datasets.base import faults
 from harness.datasets.filedata import Found, Pair
 from harness.datasets.source import OFFICIAL, Source
@@ -37,10 +37,13 @@ def source_of(name: str, root: Path | None, parameters: dict[str, Any]) -> tuple
     Raises:
         ValueError: the dataset is not stored in files.
     """
+    if ":" in name:
+        raise ValueError(f"{name} is read by your own code, which no cache can replace; it needs no preparation")
     if name not in SOURCES:
         raise ValueError(f"{name} is made from installed packages and has no files of its own; it needs no preparation")
     filedata.require_ranges(name, *(parameters[key] for key in COMMON))
-    variant = {key: value for key, value in parameters.items() if key not in COMMON}
+    # Keys added later are None where they are not given, and are then left out as in earlier caches.
+    variant = {key: value for key, value in parameters.items() if key not in COMMON and value is not None}
     return SOURCES[name](root, **variant), variant, parameters["short_side"]
 
 
@@ -60,7 +63,7 @@ def overview() -> list[list[str]]:
 
 def describe(name: str, classes: bool) -> str:
     """The full description of a dataset as text."""
-    loader = DATASETS[name]
+    loader = DATASETS[name] if name in DATASETS else outside.imported(name)
     parts = []
     if name in SOURCES:
         source = SOURCES[name](None)
@@ -81,7 +84,7 @@ def describe(name: str, classes: bool) -> str:
             ]
             parts.append("\n".join(["classes:", *lines]))
     else:
-        parts.append(inspect.getdoc(inspect.getmodule(loader)) or name)
+        parts.append(inspect.getdoc(loader if ":" in name else inspect.getmodule(loader)) or name)
     fields = dataset_entry(name).parameters.model_fields
     lines = [f"  {key}: {value.default!r}" for key, value in fields.items()]
     parts.append("\n".join(["parameters (data.parameters):", *lines]))
@@ -120,6 +123,8 @@ def check(name: str, root: Path | None, parameters: dict[str, Any]) -> Findings:
     looked = look(name, root, parameters, full=True)
     found = Findings(notes=looked.notes, problems=looked.problems)
     _tabulate(source_of(name, root, parameters)[0], looked.pairs, found)
+    if looked.unlabelled:
+        found.splits.append(["unlabelled", str(len(looked.unlabelled)), "-", "-", "-"])
     return found
 
 
@@ -153,7 +158,7 @@ def _span(values: Any) -> str:
 def _check_made(name: str, root: Path | None, parameters: dict[str, Any]) -> Findings:
     """Generate a dataset that comes from packages, and count its pixels."""
     fields = dataset_entry(name).parameters.model_validate_json(json.dumps(parameters))
-    data = DATASETS[name](root, **dict(fields))
+    data = outside.load(name, root, dict(fields)) if ":" in name else DATASETS[name](root, **dict(fields))
     found = Findings(parts=["train", "dev", "val"], problems=faults(data, name))
     if found.problems:
         return found

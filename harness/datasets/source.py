@@ -49,6 +49,8 @@ class Listing:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What is there and not used."""
+    unlabelled: list[Sample] = field(default_factory=list)
+    """Images without labels, beside the splits."""
 
 
 def none_unlabelled(tree: Tree) -> list[Sample]:
@@ -75,6 +77,7 @@ class Source:
         unlabelled: names and files of the images of the test split, for the test server.
         note: description of the data in one sentence.
         shareable: whether public rows may contain its photographs and labels.
+        colours: class index or `IGNORE` by RGB colour, for label maps in colours; these have no use for `tables`.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Source:
     note: str
     unlabelled: Callable[[Tree], list[Sample]] = none_unlabelled
     shareable: bool = False
+    colours: Mapping[tuple[int, int, int], int] = field(default_factory=dict)
 
 
 def table(values: Mapping[int, int], others: int = NOT_ALLOWED) -> NDArray[np.int16]:
@@ -115,4 +119,6 @@ def tables_sha256(source: Source) -> str:
     digest = hashlib.sha256("\0".join(source.class_names).encode())
     for name in sorted(source.tables):
         digest.update(name.encode() + source.tables[name].tobytes())
+    for colour, index in source.colours.items():
+        digest.update(f"{colour} {index}\0".encode())
     return digest.hexdigest()

@@ -72,6 +72,8 @@ def prepare(
         raise ValueError(f"{root} is already a prepared cache; give the dataset's own folder")
     _ours(source, to)
     listing = source.listing(tree, **variant)
+    if listing.unlabelled:
+        raise ValueError(f"{root}: a prepared cache has no unlabelled images; use the folder itself, or leave them out")
     require_none(source, root, listing.problems)
     tasks = list(shard_tasks(source, tree, listing.samples, variant, short_side, how))
     if not tasks:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from harness.borders import quoted
 from harness.experiment import network_rules, rules, yaml_reader
-from harness.experiment.method import Method, dataset_entry, method_entry, nearest
-from harness.experiment.recipe import Spec
+from harness.experiment.method import Method, dataset_entry, loss_entry, method_entry, nearest
+from harness.experiment.recipe import Spec, Train
 from harness.experiment.spec import Experiment, Network
 from harness.experiment.weights import PathMark, digested, filled_in
 from harness.experiment.yaml_reader import KeyPath, dotted
@@ -257,6 +257,7 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
         data = data.model_copy(update={"parameters": found.model_dump(mode="json") if found else {}})
     except ValueError as error:
         report(("data", "name"), str(error))
+    experiment = experiment.model_copy(update={"train": _resolve_losses(experiment.train, report)})
     pairs, roles = experiment.pairs, ("teacher", "student")
     for index, pair in enumerate(pairs):
         for role in roles:
@@ -320,6 +321,22 @@ def _digested(network: N, at: KeyPath, report: Report) -> N:
             except ValueError as error:
                 report((*at, key), str(error))
     return network.model_copy(update=found)
+
+
+def _resolve_losses(train: Train, report: Report) -> Train:
+    """The recipe with the parameters of task losses from outside filled in."""
+    terms = []
+    for index, term in enumerate(train.loss or ()):
+        if ":" in term.name:
+            at: KeyPath = ("train", "loss", index)
+            try:
+                found = validate(loss_entry(term.name).parameters, term.parameters, (*at, "parameters"), report)
+            except ValueError as error:
+                report((*at, "name"), str(error))
+                continue
+            term = term.model_copy(update={"parameters": found.model_dump(mode="json") if found else {}})
+        terms.append(term)
+    return train.model_copy(update={"loss": tuple(terms) or None})
 
 
 def _resolve_method(method: Method, at: KeyPath, written: Any, report: Report) -> Method | None:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
@@ -103,12 +104,29 @@ def method_entry(name: str) -> signatures.Entry:
 
 
 def dataset_entry(name: str) -> signatures.Entry:
-    """The DATASETS entry of `name`.
+    """The DATASETS entry of `name`, or of `package.module:Class`.
 
     Raises:
         ValueError: there is no such dataset.
     """
+    if ":" in name:
+        return _outside_entry(name, "datasets")
     return _known(name, signatures.table("harness.datasets", "DATASETS"), "dataset")
+
+
+def loss_entry(name: str) -> signatures.Entry:
+    """The keyword arguments of a task loss from outside, `package.module:function`.
+
+    Raises:
+        ValueError: there is no such function, or it is of Python's own library.
+    """
+    return _outside_entry(name, "losses")
+
+
+def _outside_entry(name: str, what: str) -> signatures.Entry:
+    if name.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
+        raise ValueError(f"'{quoted(name)}' is of Python's own library, which has no {what}")
+    return signatures.entry(name)
 
 
 def _known(name: str, table: dict[str, signatures.Entry], what: str) -> signatures.Entry:

@@ -3,7 +3,10 @@
 import json
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from harness.borders import quoted
+from harness.experiment import torch_names
 
 # Every number has bounds, so that none can take a machine's memory or never end.
 MOST_PIXELS = 2**26
@@ -30,26 +33,167 @@ class Spec(BaseModel):
     )
 
 
-class Optimizer(Spec):
-    """Optimiser of every run."""
+def _torchs(data: Any, module: str, own: tuple[str, ...], keys: tuple[str, ...], unset: tuple[str, ...]) -> Any:
+    """Move the keyword arguments of a class of torch into `parameters`; what has one of our names stays as it is.
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    Args:
+        data: the section as it is given.
+        module: torch's, where its name is looked up.
+        own: our names.
+        keys: of the section, which are no keyword arguments.
+        unset: keys that only our names have.
+    """
+    if not isinstance(data, dict) or not isinstance(name := data.get("name", own[0]), str):
+        return data
+    if name in own:
+        if data.get("parameters") is not None:
+            raise ValueError(f"parameters are for the names of torch; {name} has {', '.join(unset)}")
+        return _with_tuples(data)
+    given = dict(data.get("parameters") or {})
+    given |= {
+        key: value
+        for key, value in data.items()
+        if key not in (*keys, "parameters") and not (key in unset and value is None)
+    }
+    if (wrong := torch_names.problem(module, own, name, given)) is not None:
+        raise ValueError(wrong)
+    return {key: data[key] for key in keys if key in data} | dict.fromkeys(unset) | {"parameters": given}
+
+
+def _with_tuples(data: dict[str, Any]) -> dict[str, Any]:
+    """A validator that sees plain data hands it on as Python's, in which a strict tuple is no list."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+
+
+class Optimizer(Spec):
+    """Optimiser of every run: `sgd` or `adamw`, or a class of torch.optim with its own keyword arguments."""
+
+    name: Text = "sgd"
+    """`sgd`, `adamw`, or a class of torch.optim (AdamW, NAdam, RMSprop, ...), whose keyword arguments stand beside it
+    and have torch's defaults."""
     lr: Positive = 0.01
-    weight_decay: NonNegative = 5e-4
-    momentum: Fraction = 0.9
+    weight_decay: NonNegative | None = 5e-4
+    momentum: Fraction | None = 0.9
     """SGD's momentum."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[Fraction, Fraction] | None = (0.9, 0.999)
     """AdamW's decay rates."""
+    encoder_lr_factor: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """The encoder learns with this times lr."""
+    parameters: dict[str, Any] | None = None
+    """Keyword arguments of torch's class; filled in from those beside its name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        unset = ("weight_decay", "momentum", "betas")
+        found = _torchs(data, torch_names.OPTIMIZERS, OPTIMIZERS, ("name", "lr", "encoder_lr_factor"), unset)
+        if isinstance(found, dict) and found.get("parameters") is not None and "lr" not in found:
+            raise ValueError(f"{found['name']} needs lr")
+        return found
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Optimizer":
+        for key in ("weight_decay", "momentum", "betas"):
+            if self.parameters is None and getattr(self, key) is None:
+                raise ValueError(f"{key} of {self.name} is a number; leave it out for the default")
+        return self
 
 
 class Schedule(Spec):
-    """Learning-rate schedule, a factor on the optimiser's lr."""
+    """Learning-rate schedule, a factor on the optimiser's lr; a step of it is a training step."""
 
-    name: Literal["poly", "cosine", "constant"] = "poly"
-    power: Positive = 0.9
+    name: Text = "poly"
+    """`poly`, `cosine`, `constant`, or a class of torch.optim.lr_scheduler (StepLR, OneCycleLR, ...), whose keyword
+    arguments stand beside it."""
+    power: Positive | None = 0.9
     """Exponent of poly: (1 - step / steps) ** power."""
     warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 0
     """Linear from lr / warmup_steps to lr over the first steps."""
+    parameters: dict[str, Any] | None = None
+    """Keyword arguments of torch's class; filled in from those beside its name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        # `power` is a keyword argument of torch's too.
+        return _torchs(data, torch_names.SCHEDULES, SCHEDULES, ("name", "warmup_steps"), ("power",))
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Schedule":
+        if self.parameters is None and self.power is None:
+            raise ValueError(f"power of {self.name} is a number; leave it out for the default")
+        return self
+
+
+OPTIMIZERS, SCHEDULES = ("sgd", "adamw"), ("poly", "cosine", "constant")
+"""Our names; all others are torch's."""
+LOSSES: dict[str, dict[str, Any]] = {
+    "cross-entropy": {"class_weights": None, "label_smoothing": 0.0},
+    "ohem": {"class_weights": None, "threshold": 0.7, "min_kept": None},
+    "dice": {"smooth": 0.0},
+    "focal": {"gamma": 2.0, "alpha": None},
+}
+"""Task losses, and the defaults of their options."""
+
+
+class LossTerm(Spec):
+    """A loss between the student's class scores and the labels, or one term of a sum of such losses."""
+
+    name: Text = "cross-entropy"
+    """cross-entropy, ohem (cross-entropy of the hardest pixels), dice, focal, or a function of your own:
+    `package.module:function`, called with (scores, labels, ignore_index)."""
+    weight: Positive = 1.0
+    class_weights: Annotated[tuple[NonNegative, ...], Field(min_length=1, max_length=255)] | None = None
+    """Of cross-entropy and ohem: one per class, in the order of the classes."""
+    label_smoothing: Fraction | None = None
+    """Of cross-entropy: this share of a label is spread over all classes."""
+    threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of ohem: pixels whose class has a lower probability are kept."""
+    min_kept: Annotated[int, Field(gt=0, le=MOST_PIXELS)] | None = None
+    """Of ohem: at least so many pixels of an image are kept, the hardest ones."""
+    smooth: NonNegative | None = None
+    """Of dice: added to numerator and denominator."""
+    gamma: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Of focal: exponent of the modulating factor."""
+    alpha: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of focal: weight of the class against all others; equal without it."""
+    parameters: dict[str, Any] | None = None
+    """Keyword arguments of your own function."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(name := data.get("name", "cross-entropy"), str):
+            return data
+        if ":" not in name and name not in LOSSES:
+            allowed = f"{', '.join(LOSSES)}, or a function of your own: package.module:function"
+            raise ValueError(f"unknown loss '{quoted(name)}'. Allowed: {allowed}")
+        own: dict[str, Any] = {"parameters": {}} if ":" in name else LOSSES[name]
+        for key, value in data.items():
+            if key in cls.model_fields and key not in ("name", "weight", *own) and value is not None:
+                raise ValueError(f"{key} is not an option of {quoted(name)}. Allowed: {', '.join(('weight', *own))}")
+        return _with_tuples(data | {key: value for key, value in own.items() if data.get(key) is None})
+
+    @model_validator(mode="after")
+    def _sound(self) -> "LossTerm":
+        if self.name == "ohem" and self.min_kept is None:
+            raise ValueError("ohem needs min_kept: at least so many pixels of an image are kept")
+        if self.class_weights is not None and not any(self.class_weights):
+            raise ValueError("class_weights are all 0; at least one class must count")
+        return self
+
+
+def _as_losses(value: Any) -> Any:
+    """The list of a sum's terms of `dice`, `{name: dice, weight: 0.5}` or a list of these."""
+    if value is None:
+        return None
+    items = value if isinstance(value, list | tuple) else [value]
+    return tuple({"name": item} if isinstance(item, str) else item for item in items)
+
+
+def _without_default(losses: "tuple[LossTerm, ...] | None") -> "tuple[LossTerm, ...] | None":
+    """None for the plain cross-entropy, however it is written: it is the same run."""
+    return None if losses == (LossTerm(),) else losses
 
 
 class Evaluation(Spec):
@@ -121,8 +265,16 @@ class Train(Spec):
     """Global batch, over all workers and accumulation steps."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
+    loss: Annotated[
+        Annotated[tuple[LossTerm, ...], Field(min_length=1, max_length=8)] | None,
+        BeforeValidator(_as_losses),
+        AfterValidator(_without_default),
+    ] = None
+    """The task loss of every method, and of the teacher; cross-entropy when not given. A list is a weighted sum."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Evaluate and save the exponential moving average of the weights with this decay, e.g. 0.999."""
     auxiliary_weight: NonNegative = 0.4
-    """Weight of the auxiliary head's cross-entropy in networks that have such a head; at 0 the head is not trained."""
+    """Weight of the auxiliary head's task loss in networks that have such a head; at 0 the head is not trained."""
     augment: Augment = Augment()
     normalize: Literal["dataset", "encoder", "bgr-mean"] = "dataset"
     """Mean and deviation taken off an image: the dataset's (ImageNet's for photographs in files), those that each
@@ -144,6 +296,11 @@ class Train(Spec):
     evaluation: Evaluation = Evaluation()
     checkpoint_every: Steps | None = None
     """Write a resumable checkpoint every so many steps; with each evaluation when not given."""
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the task losses."""
+        return tuple(term.name for term in self.loss or (LossTerm(),))
 
     @model_validator(mode="after")
     def _divisible(self) -> "Train":
@@ -193,7 +350,9 @@ class StepTime(Spec):
 
 ADDED: tuple[tuple[tuple[str, ...], type[Spec], tuple[str, ...]], ...] = (
     (("augment",), Augment, ("saturation", "hue", "scale_step", "class_cap")),
-    ((), Train, ("normalize", "evaluation")),
+    (("optimizer",), Optimizer, ("encoder_lr_factor", "parameters")),
+    (("schedule",), Schedule, ("parameters",)),
+    ((), Train, ("normalize", "evaluation", "loss", "ema")),
 )
 """Keys added after the first release, by section; at their defaults they are not part of a run's identity."""
 
@@ -210,4 +369,7 @@ def without_defaults_of_added_keys(train: dict[str, Any]) -> dict[str, Any]:
             plain = value.model_dump(mode="json") if isinstance(value, Spec) else value
             if section[key] == plain:
                 del section[key]
+    for term in train.get("loss", ()):  # options of other losses, and those of later versions
+        for key in [key for key, value in term.items() if value is None]:
+            del term[key]
     return train

@@ -4,8 +4,36 @@ from typing import Any
 
 from harness.experiment import signatures
 from harness.experiment.load import CLUSTER_KEYS, FILLED_IN
+from harness.experiment.recipe import LOSSES, OPTIMIZERS, SCHEDULES
 from harness.experiment.spec import Experiment
 from harness.experiment.weights import FILLED_IN as FILLED_IN_OF_WEIGHTS
+
+TORCHS = "^[A-Z]\\w*$"
+"""Names of torch's classes; which there are depends on its version, so that only the loader knows them."""
+
+
+def _recipe(definitions: dict[str, Any], outside: str) -> None:
+    """The forms of the recipe's keys that are more than one type."""
+    for key, own, needed in (("Optimizer", OPTIMIZERS, ["name", "lr"]), ("Schedule", SCHEDULES, ["name"])):
+        section = definitions[key]
+        ours = {name: value for name, value in section["properties"].items() if name != "parameters"}
+        ours["name"] = {**ours["name"], "enum": list(own)}
+        common = ("lr", "encoder_lr_factor", "warmup_steps")
+        theirs = {name: value for name, value in ours.items() if name in common}
+        theirs["name"] = {"type": "string", "pattern": TORCHS}
+        definitions[key] = {
+            "description": section["description"],
+            "anyOf": [
+                {"type": "object", "properties": ours, "additionalProperties": False},
+                {"type": "object", "properties": theirs, "required": needed},
+            ],
+        }
+    names = {"anyOf": [{"enum": list(LOSSES)}, {"type": "string", "pattern": outside}]}
+    term = definitions["LossTerm"]["properties"]
+    term["name"] = {**names, "default": "cross-entropy", "description": term["name"]["description"]}
+    one = {"anyOf": [names, {"$ref": "#/$defs/LossTerm"}]}
+    loss = definitions["Train"]["properties"]["loss"]
+    loss["anyOf"] = [*one["anyOf"], {"type": "array", "items": one, "minItems": 1, "maxItems": 8}, {"type": "null"}]
 
 
 def json_schema() -> dict[str, Any]:
@@ -31,8 +59,12 @@ def json_schema() -> dict[str, Any]:
     schema["$defs"]["OneMethod"] = {"anyOf": forms}
     one = {"$ref": "#/$defs/OneMethod"}
     schema["properties"]["methods"]["items"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 2}]}
+    _recipe(schema["$defs"], outside)
     datasets = signatures.table("harness.datasets", "DATASETS")
-    schema["$defs"]["Dataset"]["properties"]["name"]["enum"] = sorted(datasets)
+    schema["$defs"]["Dataset"]["properties"]["name"]["anyOf"] = [
+        {"enum": sorted(datasets)},
+        {"type": "string", "pattern": outside},
+    ]
     schema["$defs"]["Dataset"]["allOf"] = [
         {
             "if": {"properties": {"name": {"const": name}}},

@@ -9,6 +9,7 @@ import ast
 import contextlib
 import functools
 import importlib.util
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,11 @@ def entry(target: str, name: str | None = None) -> Entry:
                             constants[named.id] = ast.literal_eval(value)
             return Entry(name or target, target, _model(init, target, path, constants.get("limits", {})), constants)
     raise ValueError(f"{target}: {path} defines no class or function named {symbol!r}")
+
+
+def keywords(found: Entry, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters with the types of the signature (JSON has no tuples)."""
+    return dict(found.parameters.model_validate_json(json.dumps(parameters)))
 
 
 def source_file(module: str) -> Path:

@@ -53,7 +53,7 @@ class Dataset(Spec):
     """The data every run of the experiment sees."""
 
     name: Text
-    """A name of the DATASETS table."""
+    """A name of the DATASETS table, or a class or function of your own: `package.module:Name`."""
     root: FolderPath | None = None
     """Folder of a dataset that is not embedded; `${VAR}` is expanded."""
     parameters: dict[str, Any] = {}
@@ -217,6 +217,10 @@ class Run(Spec):
             if spec["network"][key] is None:
                 del spec["network"][key]
         spec["data"].pop("root")
+        if self.data.name == "folder":
+            for key in ("layout", "unlabelled"):
+                if spec["data"]["parameters"].get(key, "") is None:
+                    del spec["data"]["parameters"][key]
         spec["train"].pop("checkpoint_every")
         # Keys added later are left out when unset, so that earlier run_ids stay.
         for section, keys in ((spec, ("trial", "source", "control")), (spec["budget"], ("seconds",))):

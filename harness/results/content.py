@@ -19,28 +19,29 @@ ROOMS = ("harness.distillers", "harness.datasets", "harness.models", "sstkd")
 """Packages whose modules are followed from a method, a dataset or a network."""
 OF_EVERY_RUN = (
     *(f"harness.training.{name}" for name in ("loop", "step", "optimizers", "batches", "build", "evaluate")),
+    *("harness.training.task_loss", "harness.training.schedule", "harness.training.average"),
     *("harness.training.confusion", "harness.training.normalize", "harness.training.ranks"),
     *("harness.datasets.augment", "harness.metrics", "harness.seeds", "harness.taps"),
 )
 """Modules behind the numbers of every run; what they import is not followed."""
 
 
-def outside_sha256(method: str, architecture: str = "") -> str | None:
-    """SHA-256 over the source files from outside behind a run: of its methods, and of the network that it trains.
+def outside_sha256(method: str, *others: str) -> str | None:
+    """SHA-256 over the source files from outside behind a run: of its methods, its network, data and task losses.
 
     All files of a package count, and modules and packages beside it that it imports.
 
     Args:
         method: its name, e.g. "kd+mine.methods:Mine".
-        architecture: of the network, e.g. "mine.networks:Net".
+        others: the architecture of the network that it trains, the dataset and task losses, e.g. "mine.networks:Net".
 
     Returns:
-        None if methods and network are built in.
+        None if all are built in.
 
     Raises:
         ValueError: a module cannot be found.
     """
-    targets = [name for name in (*method.split("+"), architecture) if ":" in name]
+    targets = [name for name in (*method.split("+"), *others) if ":" in name]
     if not targets:
         return None
     digest = hashlib.sha256()
@@ -73,11 +74,11 @@ def code_sha256(files: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def code_columns(method: str, architecture: str, dataset: str) -> dict[str, Any]:
+def code_columns(method: str, architecture: str, dataset: str, *losses: str) -> dict[str, Any]:
     """The columns of a row that say which source files its numbers come from, as they are now."""
     files = code_files(method, dataset)
     return {
-        "source_sha256": outside_sha256(method, architecture),
+        "source_sha256": outside_sha256(method, architecture, dataset, *losses),
         "code_sha256": code_sha256(files),
         "code_files": files,
     }

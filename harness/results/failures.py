@@ -109,8 +109,9 @@ def forget(directory: Path, run_id: str) -> None:
 
 
 def _packages(run: Run) -> tuple[str, ...]:
-    """The packages that the run's method comes from, where it is not one of ours."""
-    named = {part.partition(":")[0].partition(".")[0] for part in run.method.name.split("+") if ":" in part}
+    """The packages that the run's method, network, data and task losses come from, where these are not ours."""
+    names = (*run.method.name.split("+"), run.network.architecture, run.data.name, *run.train.loss_names)
+    named = {name.partition(":")[0].partition(".")[0] for name in names if ":" in name}
     return tuple(sorted(named - {"harness", "sstkd"}))
 
 

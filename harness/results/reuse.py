@@ -18,9 +18,11 @@ from harness.files import sha256
 from harness.results import content, paths, store
 
 _COLUMNS = (
-    *("run_id", "status", "role", "method", "seed", "pair", "dataset", "data_hash", "student_network"),
+    *("run_id", "status", "role", "method", "seed", "pair", "dataset", "data_hash", "student_network", "recipe"),
     *("source_sha256", "code_sha256", "teacher_run_id", "teacher_sha256", "weights_sha256"),
 )
+_OUTSIDE = ("method", "student_network", "dataset", "recipe")
+"""What may come from outside."""
 _SHOWN = 5
 """Stale rows that a message names."""
 
@@ -64,13 +66,13 @@ def standings(
     """
     rows = {row["run_id"]: row for row in store.read_rows(directory, _COLUMNS, run_ids=run_ids).to_pylist()}
     teachers = {run_id: row for run_id, row in rows.items() if row["role"] == "teacher"}
-    sources = {key: _source(*key) for key in {(row["method"], row["student_network"]) for row in rows.values()}}
+    sources = {key: _source(*key) for key in {tuple(row[key] for key in _OUTSIDE) for row in rows.values()}}
     today = data_hash() if any(row["data_hash"] is not None for row in rows.values()) else None
     codes: dict[tuple[str, str], str] = {}
     found = {}
     for run_id, row in rows.items():
         differing = _differing(
-            row, today, sources[row["method"], row["student_network"]], teachers.get(row["teacher_run_id"])
+            row, today, sources[tuple(row[key] for key in _OUTSIDE)], teachers.get(row["teacher_run_id"])
         )
         if row["role"] in weights and row["status"] == "ok":
             differing += _weights(directory, row)
@@ -175,9 +177,10 @@ def _differing(
     ]
 
 
-def _source(method: str, network: str) -> str | None:
+def _source(method: str, network: str, dataset: str, recipe: str) -> str | None:
     """Today's digest of the files from outside behind such rows."""
-    return content.outside_sha256(method, json.loads(network)["architecture"])
+    losses = [term["name"] for term in json.loads(recipe).get("loss") or ()]
+    return content.outside_sha256(method, json.loads(network)["architecture"], dataset, *losses)
 
 
 def _weights(directory: Path, row: Mapping[str, Any]) -> list[str]:

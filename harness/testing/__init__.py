@@ -1,4 +1,4 @@
-"""Conformance tests for distillers and networks: `check_distiller(MyDistiller)`, `check_network({...})`.
+"""Conformance tests: `check_distiller(MyDistiller)`, `check_network({...})`, `check_dataset("mydata:Data", FOLDER)`.
 
 Each property is a function of a `Case` that raises AssertionError with the problem and its fix. Everything runs on the
 CPU, on small synthetic networks, in well under a minute, mostly for dry runs of fifty real networks (once per process)
@@ -11,6 +11,7 @@ from typing import Any
 from harness.distillers import Distiller
 from harness.testing import construction, limits, ranks, steps, values
 from harness.testing.case import Case, Property
+from harness.testing.dataset import check_dataset
 from harness.testing.network import check_network
 
 PROPERTIES: dict[str, Property] = {
@@ -87,4 +88,4 @@ def check_property(case: Case, name: str) -> None:
         raise AssertionError(f"{case.label}: property {name}: {type(error).__name__}: {error}") from error
 
 
-__all__ = ["PROPERTIES", "Case", "check_distiller", "check_network", "check_property"]
+__all__ = ["PROPERTIES", "Case", "check_dataset", "check_distiller", "check_network", "check_property"]

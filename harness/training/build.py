@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness import seeds
-from harness.datasets import DATASETS, Data, DataInfo
+from harness.datasets import DATASETS, Data, DataInfo, content
 from harness.distillers import METHODS, Distiller
 from harness.distillers._sum import Sum
 from harness.experiment.method import Method, dataset_entry, method_entry
-from harness.experiment.signatures import Entry
+from harness.experiment.signatures import Entry, keywords
 from harness.experiment.spec import Dataset, Network, Run, Teacher
 from harness.models import TapNet, build, inputs, load_into, load_state, load_weights
 from harness.results import paths, reuse, store
@@ -48,10 +48,12 @@ def load_data(data: Dataset, share: Share = _made) -> Data:
 
 @functools.lru_cache(maxsize=1)
 def _load_data(name: str, root: str | None, parameters: str, share: Share) -> Data:
-    keywords = _keywords(dataset_entry(name), json.loads(parameters))
+    options = keywords(dataset_entry(name), json.loads(parameters))
+    if ":" in name:
+        return content.load(Dataset(name=name, root=root, parameters=json.loads(parameters)))
     if root is not None:
-        return DATASETS[name](Path(root), **keywords)
-    data: Data = share(f"data {name} {parameters}", lambda: DATASETS[name](None, **keywords))
+        return DATASETS[name](Path(root), **options)
+    data: Data = share(f"data {name} {parameters}", lambda: DATASETS[name](None, **options))
     return data
 
 
@@ -81,11 +83,6 @@ def converted(image: Tensor, seen: DataInfo, wanted: DataInfo) -> Tensor:
     )
     image = (image * std + (mean - other_mean)) / other_std
     return image.flip(1) if wanted.bgr else image
-
-
-def _keywords(entry: Entry, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Parameters with the types of the signature (JSON has no tuples)."""
-    return dict(entry.parameters.model_validate_json(json.dumps(parameters)))
 
 
 def build_network(run: Run, info: DataInfo) -> TapNet:
@@ -182,13 +179,13 @@ def build_method(method: Method, pair: Pair, seed: int) -> Distiller:
 def _build_one(method: Method, pair: Pair, seed: int) -> Distiller:
     entry = method_entry(method.name)
     kind = METHODS[method.name] if method.name in METHODS else _imported(entry)
-    keywords = _keywords(entry, method.parameters)
-    reason = kind.skip(pair, **keywords)
+    options = keywords(entry, method.parameters)
+    reason = kind.skip(pair, **options)
     if reason is not None:
         raise ValueError(f"method {method.label} does not apply to this pair: {reason}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seeds.derive(seed, "distiller"))
-        return kind(pair, **keywords)
+        return kind(pair, **options)
 
 
 def _imported(entry: Entry) -> type[Distiller]:

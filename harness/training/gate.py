@@ -24,7 +24,10 @@ from harness.taps import Pair, Taps
 from harness.training import guards
 from harness.training.batches import accumulation_steps, require_one_size
 from harness.training.build import build_method, load_data
+from harness.training.optimizers import encoder_of
+from harness.training.schedule import require_torch_takes
 from harness.training.step import KDStep
+from harness.training.task_loss import TaskLoss
 
 ENOUGH_SIDE, ENOUGH_IMAGES = 128, 2
 """A step with more images and larger sides fails for the same reasons as one with these."""
@@ -110,9 +113,10 @@ def recipe(run: Run, facts: Facts) -> None:
     """The recipe against the resources.
 
     Raises:
-        ValueError: the batch does not divide, or fp16 without GPUs.
+        ValueError: the batch does not divide, fp16 without GPUs, or torch refuses the optimizer or schedule.
     """
     accumulation_steps(run.train, facts.resources.workers)
+    require_torch_takes(run.train)
     if run.train.precision == "fp16" and not facts.resources.gpus_per_worker:
         raise ValueError(
             "train.precision: fp16 needs a GPU, and resources.gpus_per_worker is 0; use fp32 or bf16 on a CPU, or give "
@@ -255,6 +259,12 @@ class _Step:
             self.teacher = facts.network(_plain(run.teacher), classes)
         pair = Pair(self.student.info(), (self.teacher or self.student).info(), classes, self.ignored)
         self.distiller: Distiller = build_method(run.method, pair, run.seed)
+        if run.train.optimizer.encoder_lr_factor != 1:
+            encoder_of(self.student)
+        terms = run.train.loss or ()
+        if info is None:  # of how many classes is not known
+            terms = tuple(term.model_copy(update={"class_weights": None}) for term in terms)
+        self.loss = TaskLoss(terms, classes, self.ignored)
 
     def make(self, images: int, size: tuple[int, ...]) -> None:
         """One step, forward and backward, of so many images."""
@@ -262,11 +272,11 @@ class _Step:
         image = torch.randn(images, 3, *size, generator=stream)
         label = torch.randint(self.classes, (images, *size), generator=stream)
         recipe, student = self.run.train, self.student.train()
-        step = KDStep(student, self.distiller, self.ignored, recipe.auxiliary_weight, recipe.batch_size)
+        step = KDStep(student, self.distiller, self.ignored, recipe.auxiliary_weight, recipe.batch_size, self.loss)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision != "fp32")
         with torch.random.fork_rng(devices=[]), autocast:
             taught = self._taught(image)
-            terms = step(image, label, taught, torch.tensor(float(label.numel())), 0.0, stream)
+            terms = step(image, label, taught, self.loss.counts(label), 0.0, stream)
         guards.connected(terms, self.run.method.label, self.teacher is not None)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         guards.all_used(step)

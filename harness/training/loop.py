@@ -18,6 +18,7 @@ from harness.models import TapNet, save_state
 from harness.results.paths import weights_path
 from harness.taps import Pair
 from harness.training import guards, resume
+from harness.training.average import Average
 from harness.training.batches import accumulation_steps, training_batches
 from harness.training.build import (
     build_method,
@@ -32,10 +33,12 @@ from harness.training.columns import kept, measured, run_facts
 from harness.training.cost import PeakMemory
 from harness.training.evaluate import evaluate
 from harness.training.log import Terms
-from harness.training.optimizers import Optimizers, lr_factor
+from harness.training.optimizers import Optimizers
 from harness.training.progress import Progress
 from harness.training.runtime import Runtime
+from harness.training.schedule import Rates
 from harness.training.step import KDStep
+from harness.training.task_loss import TaskLoss
 
 PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -87,21 +90,19 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
     for network in (student, teacher):
         if network is not None:
             network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    module = KDStep(
-        _compiled(student, recipe.compile),
-        distiller,
-        data.info.ignore_index,
-        recipe.auxiliary_weight,
-        recipe.batch_size,
-    )
+    loss_of = TaskLoss(recipe.loss, data.info.num_classes, data.info.ignore_index)
+    seen = _compiled(student, recipe.compile)
+    module = KDStep(seen, distiller, data.info.ignore_index, recipe.auxiliary_weight, recipe.batch_size, loss_of)
     step = runtime.wrap(module, recipe.sync_batchnorm, module.equal_buffers())
     teacher_module = _compiled(teacher, recipe.compile) if teacher is not None else None
     teacher_info = for_inputs(data, recipe.normalize, run.teacher).info if run.teacher else data.info
-    optimizers = Optimizers(recipe.optimizer, step, distiller)
+    optimizers = Optimizers(recipe.optimizer, step, distiller, student)
+    average = Average(student, recipe.ema)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     steps = 0 if run.checkpoint is not None else recipe.steps
     accumulate = accumulation_steps(recipe, runtime.workers)
-    trained = resume.Trained(student, distiller, optimizers, scaler)
+    rates = Rates(recipe, steps, optimizers)
+    trained = resume.Trained(student, distiller, optimizers, scaler, average)
     first, log, clock = resume.resume(runtime, run, data.info.content_hash, trained)
     runtime.on_progress(Progress(began=first))
     timer = resume.SaveTimer(runtime, runtime.checkpoint_minutes, first, time.monotonic)
@@ -115,12 +116,11 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
         # Random streams are derived from (seed, name, step, rank), so resuming needs no saved state of them.
         torch.manual_seed(seeds.derive(run.seed, "network noise", i, runtime.rank))
         stream = torch.Generator().manual_seed(seeds.derive(run.seed, "distiller noise", i, runtime.rank))
-        factor = lr_factor(recipe.schedule, i, steps)
-        optimizers.schedule(factor)
+        rates.set(i)
         with clock:
-            valid = runtime.sum((batch.label != data.info.ignore_index).sum().float()).clamp(min=1)
+            valid = runtime.sum(module.loss.counts(batch.label))
             # DDP averages over ranks, and micro-batches are averaged below; the task's sum must undo both.
-            valid = valid / (runtime.workers * accumulate)
+            valid = valid.where(valid > 0, 1) / (runtime.workers * accumulate)
             sums: Terms = {}
             for piece, (image, label) in enumerate(
                 zip(batch.image.chunk(accumulate), batch.label.chunk(accumulate), strict=True)
@@ -143,6 +143,7 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
                 scaler.unscale_(optimizers.main)
                 nn.utils.clip_grad_norm_(student.parameters(), recipe.clip_norm)
             optimizers.step(scaler)
+            average.update(i)
             finite.watch(sums, i)
         done = i + 1
         evaluates = done == steps or (recipe.eval_every is not None and done % recipe.eval_every == 0)
@@ -154,11 +155,12 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
             finite.check()
             guards.finite_weights(student, done, runtime)
         if logs:
-            log.write_losses(runtime, done, recipe.optimizer.lr * factor)
+            log.write_losses(runtime, done, optimizers.lr)
         log.train_seconds += time.perf_counter() - tick
         tick = time.perf_counter()
         if evaluates:
-            confusion = evaluate(student, data, "dev", run, runtime).confusion
+            with average.shown():
+                confusion = evaluate(student, data, "dev", run, runtime).confusion
             log.curve.append({"step": done, "dev_miou": miou(confusion, run.protocol.absent_policy)})
             log.eval_seconds += time.perf_counter() - tick
         if saves:
@@ -171,6 +173,7 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
         tick = waited = time.perf_counter()
 
     guards.all_contributed({name: float(value) for name, value in log.total.items()}, steps)
+    average.keep()
     splits = ("dev", "val") if run.trial is None else ("dev",)
     counted = {name: evaluate(student, data, name, run, runtime, final=True) for name in splits}
     log.eval_seconds += time.perf_counter() - tick

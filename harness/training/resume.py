@@ -4,7 +4,7 @@ Random streams are not saved: each one is derived from (seed, name, step, rank),
 the position in the data.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from harness.distillers import Distiller
 from harness.experiment.spec import Run
 from harness.models import TapNet
+from harness.training.average import Average
 from harness.training.checkpoints import State, copied
 from harness.training.cost import StepClock
 from harness.training.log import Log
@@ -31,6 +32,7 @@ class Trained:
     distiller: Distiller
     optimizers: Optimizers
     scaler: torch.amp.GradScaler
+    average: Average | None = None
 
     def state(self) -> dict[str, Any]:
         """All of it as plain data and tensors."""
@@ -39,6 +41,7 @@ class Trained:
             "distiller": self.distiller.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "scaler": self.scaler.state_dict(),
+            **({} if self.average is None else self.average.state()),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -47,6 +50,8 @@ class Trained:
         self.distiller.load_state_dict(state["distiller"])
         self.optimizers.load_state_dict(state["optimizers"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.restore(state)
 
 
 def save(runtime: Runtime, run: Run, data_hash: str, step: int, trained: Trained, log: Log, clock: StepClock) -> None:
@@ -126,17 +131,21 @@ def _require_sense(state: State, steps: int, trained: Trained) -> None:
         found = state["student"][name]
         if found.dtype != value.dtype or not bool(found.isfinite().all()):
             raise ValueError(f"weights of another type, or not finite: {name}")
+    for name, value in ({} if trained.average is None else trained.average.state()).get("average", {}).items():
+        found = state["average"][name]
+        if found.dtype != value.dtype or not bool(found.isfinite().all()):
+            raise ValueError(f"averaged weights of another type, or not finite: {name}")
     for name, _ in trained.distiller.named_parameters():
         if not bool(state["distiller"][name].isfinite().all()):
             raise ValueError(f"weights of the method that are not finite: {name}")
     for own, saved in zip(trained.optimizers.each(), state["optimizers"], strict=True):
-        if _settings(own.state_dict()) != _settings(saved):
+        if _settings(own.state_dict(), trained.optimizers.scheduled) != _settings(saved, trained.optimizers.scheduled):
             raise ValueError("an optimizer with other settings")
         parameters = [p for group in own.param_groups for p in group["params"]]
         for index, values in saved["state"].items():
             for name, value in values.items():
                 if isinstance(value, Tensor) and not (
-                    value.shape in ((), parameters[index].shape) and bool(value.isfinite().all())
+                    _fits(value.shape, parameters[index].shape) and bool(value.isfinite().all())
                 ):
                     raise ValueError(f"an optimizer's {name} of another shape, or not finite")
     for name, default in vars(Log()).items():
@@ -149,9 +158,15 @@ def _require_sense(state: State, steps: int, trained: Trained) -> None:
         raise ValueError("a curve of other points")
 
 
-def _settings(optimizer: State) -> list[State]:
-    """Parameters and settings of an optimizer but for the learning rate, which the schedule sets."""
-    return [{key: value for key, value in group.items() if key != "lr"} for group in optimizer["param_groups"]]
+def _settings(optimizer: State, scheduled: Collection[str]) -> list[State]:
+    """Parameters and settings of an optimizer but for what the schedule sets, such as the learning rate."""
+    return [{key: value for key, value in group.items() if key not in scheduled} for group in optimizer["param_groups"]]
+
+
+def _fits(shape: torch.Size, parameter: torch.Size) -> bool:
+    """Whether a value belongs to a parameter: one number, one per element, or one per row or column (Adafactor)."""
+    same = len(shape) == len(parameter) and all(a in (1, b) for a, b in zip(shape, parameter, strict=True))
+    return not shape or same
 
 
 def _share(ranks: Tensor, runtime: Ranks) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from harness.distillers import Distiller
 from harness.taps import Taps, View
 from harness.training.log import Terms
+from harness.training.task_loss import TaskLoss
 
 
 class KDStep(nn.Module):
@@ -19,12 +20,13 @@ class KDStep(nn.Module):
         ignore_index: int,
         auxiliary_weight: float = 0.4,
         global_images: int | None = None,
+        loss: TaskLoss | None = None,
     ) -> None:
         super().__init__()
         self.global_images = global_images
+        self.loss = loss or TaskLoss(None, None, ignore_index)
         self.student = student
         self.distiller = distiller
-        self.ignore_index = ignore_index
         self.auxiliary_weight = auxiliary_weight
         head = getattr(student, "auxiliary", None)
         if head is not None and not auxiliary_weight:
@@ -41,15 +43,16 @@ class KDStep(nn.Module):
     ) -> Terms:
         """Named scalar terms of one micro-batch.
 
-        `task` is the cross-entropy summed over this micro-batch and divided by `valid`, so that ranks and accumulation
-        steps with fewer labelled pixels do not weigh more; `auxiliary`, the weighted one of the auxiliary head's scores
-        at the labels' size, likewise. Distiller terms are means over the micro-batch.
+        `task` is the task loss, for cross-entropy summed over this micro-batch and divided by `valid`, so that ranks
+        and accumulation steps with fewer labelled pixels do not weigh more (`TaskLoss.counts`); `auxiliary`, the
+        weighted one of the auxiliary head's scores at the labels' size, likewise. Distiller terms are means over the
+        micro-batch.
         """
         taps: Taps = self.student(image)
-        own = {"task": self._cross_entropy(taps.full, label) / valid}
+        own = {"task": self.loss(taps.full, label, valid)}
         if taps.aux is not None:
             scores = F.interpolate(taps.aux.float(), label.shape[-2:], mode="bilinear", align_corners=True)
-            own["auxiliary"] = self.auxiliary_weight * self._cross_entropy(scores, label) / valid
+            own["auxiliary"] = self.loss(scores, label, valid, self.auxiliary_weight)
         terms: Terms = self.distiller(View(taps, teacher, label, progress, stream, self.global_images))
         if self.distiller.needs_teacher and not terms:
             raise ValueError(
@@ -64,6 +67,3 @@ class KDStep(nn.Module):
     def equal_buffers(self) -> list[str]:
         """Names of the distiller's buffers that need not be sent to other workers."""
         return [f"distiller.{name}" for name in self.distiller.equal_buffers()]
-
-    def _cross_entropy(self, scores: Tensor, label: Tensor) -> Tensor:
-        return F.cross_entropy(scores.float(), label, ignore_index=self.ignore_index, reduction="sum")

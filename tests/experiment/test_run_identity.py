@@ -40,6 +40,11 @@ def test_a_run_survives_the_way_to_a_worker(tmp_path):
         "train.augment={crop_hw: null, saturation: 0, hue: 0, scale_step: 0, class_cap: 1}",
         "train.evaluation={scales: [1.0], flip: false}",
         "train.normalize=dataset",
+        "train.loss=cross-entropy",
+        "train.loss=[{name: cross-entropy, weight: 1, label_smoothing: 0}]",
+        "train.loss=null",
+        "train.ema=null",
+        "train.optimizer={name: sgd, encoder_lr_factor: 1}",
         "data.parameters.size=64",
         "methods.1.kd.temperature=1",
     ],
@@ -83,6 +88,13 @@ CHANGES = {
     "train.schedule.name=cosine": ALL,
     "train.schedule.power=1": ALL,
     "train.schedule.warmup_steps=1": ALL,
+    "train.optimizer.encoder_lr_factor=0.1": ALL,
+    "train.optimizer={name: AdamW, lr: 0.01}": ALL,
+    "train.schedule={name: StepLR, step_size: 2}": ALL,
+    "train.loss=dice": ALL,
+    "train.loss={name: cross-entropy, label_smoothing: 0.1}": ALL,
+    "train.loss=[cross-entropy, focal]": ALL,
+    "train.ema=0.99": ALL,
     "train.augment.crop_hw=[32, 32]": ALL,
     "train.augment.scale=[0.5, 2.0]": ALL,
     "train.augment.flip=false": ALL,
@@ -123,7 +135,9 @@ def test_every_setting_of_the_recipe_is_covered_above(tmp_path):
     """A new key of `train` is either in CHANGES or said to change nothing."""
     train = load(tmp_path).train
     keys = {f"train.{k}" for k in type(train).model_fields} - {"train.checkpoint_every", "train.eval_batch_size"}
-    covered = {key.split("=")[0] for key in CHANGES} | {"train.evaluation.stride_hw"}  # given with its window
+    covered = {key.split("=")[0] for key in CHANGES}
+    covered |= {"train.evaluation.stride_hw"}  # given with its window
+    covered |= {"train.optimizer.parameters", "train.schedule.parameters"}  # filled in from the keys beside a name
     for key in keys:
         inner = getattr(train, key.partition(".")[2])
         names = [f"{key}.{k}" for k in type(inner).model_fields] if hasattr(type(inner), "model_fields") else [key]
