@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.arrays import Shared
+from harness.experiment.recipe import without_defaults_of_added_keys
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def refuse_mixture(column: str, values: Mapping[str, Any], where: str = "") -> N
 
 def _shared_recipe(row: Setting, steps: bool) -> str:
     """The recipe without what is a run's own: of a search the learning rate; unless `steps` are equal, they too."""
-    known = json.loads(row.recipe)
+    known = without_defaults_of_added_keys(json.loads(row.recipe))
     if row.ruleset != "published":
         known.get("optimizer", {}).pop("lr", None)
     if not steps:
@@ -155,7 +156,10 @@ def _shared_recipe(row: Setting, steps: bool) -> str:
 
 
 def _canonical(value: Any) -> str:
-    """A value as text; of JSON without what does not change a run: where files are and how often it is saved."""
+    """A value as text; of JSON without what does not change a run: where files are, how often it is saved, null keys.
+
+    A key that is null was not given; rows that were made before there was the key lack it.
+    """
     try:
         return json.dumps(_essential(json.loads(value)), sort_keys=True) if isinstance(value, str) else str(value)
     except json.JSONDecodeError:
@@ -165,7 +169,7 @@ def _canonical(value: Any) -> str:
 def _essential(value: Any) -> Any:
     if isinstance(value, dict):
         places = ("path", "checkpoint_every", *(("tag", "hub", "package", "source") if "sha256" in value else ()))
-        return {k: _essential(v) for k, v in value.items() if k not in places}
+        return {k: _essential(v) for k, v in value.items() if k not in places and v is not None}
     return value
 
 

@@ -81,11 +81,17 @@ def distill(
     Re-run the same command to resume.
     """
     with answering():
+        from harness.borders import shell
         from harness.files import write_atomic
 
         given = {"data": data, "teacher": teacher, "student": student, "methods": methods, "gpus": gpus}
         text = _checked(_complete(given), file, overrides or [])
         if not (file.is_file() and file.read_bytes() == text.encode()):
+            if file.is_file() and not force:
+                raise ValueError(
+                    f"{file}: is there already and is not what these answers give. If you have edited it: "
+                    f"{shell('sstkd-bench', 'run', str(file))}. --force writes it anew and loses the edits"
+                )
             _require_free(file, force)
             write_atomic(file, text)
             if not as_json:
@@ -121,11 +127,11 @@ def _complete(given: Mapping[str, Any]) -> "Answers":
         raise ValueError(f"{', '.join(missing)}: missing; this is not a terminal, where it would be asked")
     answers = starter.Answers(**{**defaults, **found})
     own = _own_weights(Path(answers.teacher)) if isinstance(answers.teacher, str) else None
-    return answers if own is None else starter.Answers(**{**defaults, **found, "teacher": own})
+    return answers if own is None else starter.Answers(**{**defaults, **found, **own})
 
 
 def _own_weights(path: Path) -> dict[str, Any] | None:
-    """The teacher of a file `weights/RUN_ID.safetensors` in a results folder: the row beside it says which network."""
+    """Answers of a file `weights/RUN_ID.safetensors` in a results folder: the row beside it says how it was trained."""
     from harness.results import store
     from harness.results.paths import run_path
 
@@ -135,9 +141,12 @@ def _own_weights(path: Path) -> dict[str, Any] | None:
     if not run_path(directory, path.stem).is_file() and not store.packed(directory, path.stem):
         return None
     row = store.read_run(directory, path.stem)
-    network = store.run_of(directory, row).network.model_dump(mode="json", exclude_defaults=True)
+    run = store.run_of(directory, row)
+    network = run.network.model_dump(mode="json", exclude_defaults=True)
     network.pop("encoder_weights", None)  # they are in the trained ones
-    return {**network, "checkpoint": {"path": str(path), "sha256": row["weights_sha256"]}}
+    teacher = {**network, "checkpoint": {"path": str(path), "sha256": row["weights_sha256"]}}
+    default = type(run.train).model_fields["normalize"].default
+    return {"teacher": teacher, "normalize": None if run.train.normalize == default else run.train.normalize}
 
 
 def _checked(answers: "Answers", file: Path, overrides: list[str] | None = None) -> str:

@@ -72,7 +72,8 @@ def listing(
     pairing = Pairing(tree)
     extra = [] if unlabelled is None else without_masks(pairing, unlabelled)
     if layout is not None:
-        like = like_cityscapes if layout == "cityscapes" else like_voc
+        kind = read_classes(tree.file(CLASSES)).masks
+        like = functools.partial(like_cityscapes, masks_are=kind) if layout == "cityscapes" else like_voc
         return Listing({split: like(pairing, split) for split in OFFICIAL}, pairing.problems, pairing.notes, extra)
     if any(pairing.exists(f"{kind}/{split}") for kind in ("images", "masks") for split in OFFICIAL):
         samples = {split: _by_folder(pairing, f"/{split}") for split in OFFICIAL}

@@ -19,14 +19,15 @@ def without_masks(pairing: Pairing, folder: str) -> list[Sample]:
     return [Sample(name, image, None) for name, image in images.items()]
 
 
-def like_cityscapes(pairing: Pairing, split: str) -> list[Sample]:
-    """leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png with gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png (or _color.png)."""
-    masks: dict[str, str] = {}
-    for ending in ("_gtFine_color.png", "_gtFine_labelIds.png"):
-        needed = ending == "_gtFine_labelIds.png" and not masks
-        masks |= pairing.files(f"gtFine/{split}", ending, _key(ending), deep=True, needed=needed)
+def like_cityscapes(pairing: Pairing, split: str, masks_are: str) -> list[Sample]:
+    """leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png with gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png, or _color.png.
+
+    Which of the two follows from `masks` in classes.yaml: "values" or "colours".
+    """
+    ending = "_gtFine_color.png" if masks_are == "colours" else "_gtFine_labelIds.png"
+    masks = pairing.files(f"gtFine/{split}", ending, _key(ending), deep=True)
     images = _city_images(pairing, split)
-    names = pairing.matched(images, masks, lambda name: f"gtFine/{split}/{name}_gtFine_labelIds.png")
+    names = pairing.matched(images, masks, lambda name: f"gtFine/{split}/{name}{ending}")
     return [Sample(name, images[name], masks[name], name.split("/")[0]) for name in names]
 
 

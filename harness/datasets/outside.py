@@ -131,14 +131,15 @@ def load(target: str, root: Path | None, keywords: dict[str, Any], content_hash:
                 "for choices during development: divide train"
             )
         splits[part] = Checked(pairs, f"{target}: {part}", len(names), ignore)
+    mean, std = _three(target, described, "mean", MEAN), _three(target, described, "std", STD)
     info = DataInfo(
         name=target,
         num_classes=len(names),
         class_names=names,
         palette=_palette(target, described, len(names)),
-        mean=_three(target, described, "mean", MEAN),
-        std=_three(target, described, "std", STD),
-        content_hash=content_hash or hash_of(names, ignore, splits),
+        mean=mean,
+        std=std,
+        content_hash=content_hash or hash_of(names, ignore, splits, mean + std),
         note=str(getattr(described, "note", "") or f"A dataset of the user's own, {target}."),
         ignore_index=ignore,
         shareable=False,
@@ -146,9 +147,11 @@ def load(target: str, root: Path | None, keywords: dict[str, Any], content_hash:
     return Data(info, **splits)
 
 
-def hash_of(names: tuple[str, ...], ignore_index: int, splits: dict[str, Checked]) -> str:
-    """SHA-256 over the classes and every pair's size and bytes, in order."""
-    digest = hashlib.sha256(f"outside\0{ignore_index}\0".encode() + "\0".join(names).encode())
+def hash_of(
+    names: tuple[str, ...], ignore_index: int, splits: dict[str, Checked], normalization: tuple[float, ...]
+) -> str:
+    """SHA-256 over the classes, what images are normalised by, and every pair's size and bytes, in order."""
+    digest = hashlib.sha256(f"outside\0{ignore_index}\0{normalization}\0".encode() + "\0".join(names).encode())
     for part, pairs in splits.items():
         digest.update(f"\0{part}\0{len(pairs)}".encode())
         for i in range(len(pairs)):

@@ -136,6 +136,12 @@ LOSSES: dict[str, dict[str, Any]] = {
 """Task losses, and the defaults of their options."""
 
 
+def _gamma(gamma: float) -> float:
+    if 0 < gamma < 1:
+        raise ValueError("below 1 the gradient at a certain pixel is infinite. Allowed: 0, or at least 1")
+    return gamma
+
+
 class LossTerm(Spec):
     """A loss between the student's class scores and the labels, or one term of a sum of such losses."""
 
@@ -153,8 +159,8 @@ class LossTerm(Spec):
     """Of ohem: at least so many pixels of an image are kept, the hardest ones."""
     smooth: NonNegative | None = None
     """Of dice: added to numerator and denominator."""
-    gamma: Annotated[float, Field(ge=0, le=100)] | None = None
-    """Of focal: exponent of the modulating factor."""
+    gamma: Annotated[float, Field(ge=0, le=100), AfterValidator(_gamma)] | None = None
+    """Of focal: exponent of the modulating factor, 0 or at least 1."""
     alpha: Annotated[float, Field(ge=0, le=1)] | None = None
     """Of focal: weight of the class against all others; equal without it."""
     parameters: dict[str, Any] | None = None
@@ -358,16 +364,16 @@ ADDED: tuple[tuple[tuple[str, ...], type[Spec], tuple[str, ...]], ...] = (
 
 
 def without_defaults_of_added_keys(train: dict[str, Any]) -> dict[str, Any]:
-    """The recipe as plain data, without the `ADDED` keys that are at their defaults."""
+    """The recipe as plain data, without the `ADDED` keys that are at their defaults; older rows lack them anyway."""
     train = json.loads(json.dumps(train))
     for path, model, keys in ADDED:
         section = train
         for name in path:
-            section = section[name]
+            section = section.get(name, {})
         defaults = {key: model.model_fields[key].get_default() for key in keys}
         for key, value in defaults.items():
             plain = value.model_dump(mode="json") if isinstance(value, Spec) else value
-            if section[key] == plain:
+            if key in section and section[key] == plain:
                 del section[key]
     for term in train.get("loss", ()):  # options of other losses, and those of later versions
         for key in [key for key, value in term.items() if value is None]:

@@ -35,6 +35,7 @@ class Answers:
         student: ARCHITECTURE:ENCODER, or package.module:Name.
         methods: separated by commas; "none" and "kd" are added where they are missing.
         gpus: GPUs of this machine that are used; runs are trained on one each, at the same time.
+        normalize: how images were normalised when a given teacher was trained; None: as the recipe's default.
     """
 
     data: str
@@ -42,6 +43,7 @@ class Answers:
     student: str
     methods: str = METHODS
     gpus: int = 0
+    normalize: str | None = None
 
 
 def starter(answers: Answers, name: str, size_hw: tuple[int, int] | None = None) -> str:
@@ -85,13 +87,17 @@ train:  # the same for every method; a changed recipe makes other runs
   batch_size: {16 if on_gpu else 8}  # over all workers
   optimizer: {{name: adamw, lr: 0.001, weight_decay: 0.01}}
   schedule: {{name: poly, power: 0.9, warmup_steps: {steps // 20}}}
-  augment: {{crop_hw: {crop}, scale: [0.5, 2.0], flip: true}}
+{_normalized(answers.normalize)}  augment: {{crop_hw: {crop}, scale: [0.5, 2.0], flip: true}}
   eval_every: {steps // 10}  # on dev, which is held out from train; val is evaluated once at the end
 seeds: [0, 1, 2]  # methods are compared seed by seed; `sstkd-bench power` says what more would show
 methods: {_text(methods)}  # sstkd-bench methods lists them; {{kd: {{temperature: 2.0}}}} sets a parameter
 # Where it runs does not change a run. Several workers divide the batch of one run among them.
 resources: {{workers: 1, cpus_per_worker: 1, gpus_per_worker: {int(on_gpu)}{_concurrent(answers.gpus)}}}
 """
+
+
+def _normalized(how: str | None) -> str:
+    return f"  normalize: {how}  # as the teacher was trained\n" if how else ""
 
 
 def _concurrent(gpus: int) -> str:

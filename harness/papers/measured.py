@@ -10,6 +10,7 @@ import numpy as np
 from harness.analysis.arrays import Runs, Shared, split
 from harness.analysis.stats import Interval, mean_interval, paired_difference
 from harness.experiment.method import method_entry
+from harness.experiment.recipe import without_defaults_of_added_keys
 from harness.papers.cells import NOT_RUN, PARTS, UNVERIFIED, Cell, Grid
 from harness.papers.published import Figure
 from harness.papers.tables import NETWORKS, RECIPES, Column, Line, Ours, PaperTable
@@ -201,12 +202,12 @@ def _one_comparison(table: PaperTable, rows: Sequence[Setting], baseline: Sequen
     """Check that the rows of a method and of the baseline belong to one comparison."""
 
     def identity(row: Setting) -> tuple[Any, ...]:
-        recipe = json.loads(row.recipe)
+        recipe = without_defaults_of_added_keys(json.loads(row.recipe))
         for key in ("checkpoint_every", *(("steps",) if row.budget_unit == "seconds" else ())):
             recipe.pop(key, None)
         if row.ruleset != "published":
             recipe.get("optimizer", {}).pop("lr", None)
-        data = {k: v for k, v in json.loads(row.dataset_parameters).items() if k != "path"}
+        data = {k: v for k, v in json.loads(row.dataset_parameters).items() if k != "path" and v is not None}
         settings = json.dumps([recipe, data], sort_keys=True)
         return row.experiment, row.ruleset, row.protocol_version, settings
 

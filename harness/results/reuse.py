@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness.borders import quoted
 from harness.experiment.spec import Run
 from harness.files import sha256
 from harness.results import content, paths, store
@@ -179,8 +180,15 @@ def _differing(
 
 def _source(method: str, network: str, dataset: str, recipe: str) -> str | None:
     """Today's digest of the files from outside behind such rows."""
-    losses = [term["name"] for term in json.loads(recipe).get("loss") or ()]
-    return content.outside_sha256(method, json.loads(network)["architecture"], dataset, *losses)
+    try:
+        losses = [str(term["name"]) for term in json.loads(recipe).get("loss") or ()]
+        architecture = str(json.loads(network)["architecture"])
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"rows of {quoted(method)} on {quoted(dataset)}: `recipe` or `student_network` is not what a run writes. "
+            "Fetch the rows again, or delete them"
+        ) from None
+    return content.outside_sha256(method, architecture, dataset, *losses)
 
 
 def _weights(directory: Path, row: Mapping[str, Any]) -> list[str]:

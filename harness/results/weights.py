@@ -26,13 +26,15 @@ def with_digests(experiment: Experiment, directory: Path) -> Experiment:
     pairs = []
     for pair in experiment.pairs:
         if spec := newest.get(pair.name):
-            teacher, student = _digested(pair.teacher, spec["teacher"]), _digested(pair.student, spec["network"])
-            pair = pair.model_copy(update={"teacher": teacher, "student": student})
+            teacher = _digested(pair.teacher, spec.get("teacher"))
+            pair = pair.model_copy(update={"teacher": teacher, "student": _digested(pair.student, spec.get("network"))})
         pairs.append(pair)
     return experiment.model_copy(update={"pairs": tuple(pairs)})
 
 
-def _digested(network: N, seen: dict[str, Any]) -> N:
+def _digested(network: N, seen: Any) -> N:
+    if not isinstance(seen, dict):
+        return network
     found: dict[str, Weights] = {}
     for key in ("encoder_weights", "checkpoint"):
         weights, then = getattr(network, key, None), seen.get(key)

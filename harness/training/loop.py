@@ -96,7 +96,11 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
     step = runtime.wrap(module, recipe.sync_batchnorm, module.equal_buffers())
     teacher_module = _compiled(teacher, recipe.compile) if teacher is not None else None
     teacher_info = for_inputs(data, recipe.normalize, run.teacher).info if run.teacher else data.info
-    optimizers = Optimizers(recipe.optimizer, step, distiller, student)
+    # A given network is not trained, and need not have an encoder.
+    spec = (
+        recipe.optimizer if run.checkpoint is None else recipe.optimizer.model_copy(update={"encoder_lr_factor": 1.0})
+    )
+    optimizers = Optimizers(spec, step, distiller, student)
     average = Average(student, recipe.ema)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     steps = 0 if run.checkpoint is not None else recipe.steps

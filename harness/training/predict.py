@@ -90,6 +90,8 @@ def write_predictions(
     # Images without labels are other files than those the run saw.
     require_current(directory, row, None if split == "test" else data.info.content_hash)
     sees = for_inputs(data, run.train.normalize, run.network)
+    if place is not None and to.resolve().is_relative_to(Path(place).resolve()):
+        raise ValueError(f"--to {to}: lies in the data's folder {place}, whose labels it might replace; give another")
     network = trained_network(directory, row, run, data.info.num_classes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     server = SERVERS.get(data.info.name, PLAIN)

@@ -54,9 +54,15 @@ def write_image_predictions(
     found = image_files(images)
     if to.resolve().is_relative_to(images.resolve()):
         raise ValueError(f"--to {to}: lies in the folder of images, where it would be read the next time; give another")
+    if images.resolve().is_relative_to(to.resolve()):
+        raise ValueError(
+            f"--to {to}: the images lie in it, as in a dataset, whose masks would be replaced; give another"
+        )
     student = student_of(directory, row)
     student.to("cuda" if torch.cuda.is_available() else "cpu")
-    write_atomic(_made(to / CLASSES), class_table(student.class_names, student.palette))
+    table = class_table(student.class_names, student.palette)
+    _require_own(to, table)
+    write_atomic(_made(to / CLASSES), table)
     for done, (name, path) in enumerate(found.items(), start=1):
         pixels = decode.image_pixels(path.read_bytes(), path)
         try:
@@ -68,6 +74,13 @@ def write_image_predictions(
         write_atomic(_made(to / OVERLAYS / f"{name}.png"), _overlay_png(pixels, classes, student.palette))
         on_progress(done, len(found))
     return len(found)
+
+
+def _require_own(to: Path, table: str) -> None:
+    """Raise if a folder holds masks or classes of something else than such a network's predictions."""
+    theirs = (to / MASKS).exists() if not (to / CLASSES).exists() else (to / CLASSES).read_text("utf-8") != table
+    if theirs:
+        raise ValueError(f"--to {to}: holds masks or a {CLASSES} that are not this network's; give another folder")
 
 
 def image_files(images: Path) -> dict[str, Path]:

@@ -40,6 +40,13 @@ class Rates:
             options.setdefault(FROM_STEPS[name], after)
         if name in FROM_LR:
             options[FROM_LR[name]] = [group["lr"] for group in self._alike.param_groups]
+        if name == "CyclicLR" and isinstance(highest := options.get("max_lr"), int | float):
+            if highest <= recipe.optimizer.lr:
+                raise ValueError(
+                    f"train.schedule: CyclicLR: max_lr is {highest} and train.optimizer.lr, where the cycle begins, is "
+                    f"{recipe.optimizer.lr}; max_lr has to be larger"
+                )
+            options["max_lr"] = [highest * (rate / recipe.optimizer.lr) for rate in options["base_lr"]]
         self._made = (name, options)
         try:
             self._torchs = getattr(lr_scheduler, name)(self._alike, **options)

@@ -21,6 +21,7 @@ change it. Dice and functions of one's own are averaged over passes.
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
@@ -149,7 +150,7 @@ def _own(term: recipe.LossTerm, ignore_index: int) -> Summed:
     """A function from outside the project.
 
     Raises:
-        ValueError: it cannot be imported.
+        ValueError: it cannot be imported, or takes other arguments.
     """
     module, _, name = term.name.partition(":")
     try:
@@ -157,8 +158,16 @@ def _own(term: recipe.LossTerm, ignore_index: int) -> Summed:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"train.loss: {term.name} cannot be imported: {error}") from None
     options = keywords(loss_entry(term.name), term.parameters or {})
+    try:
+        inspect.signature(function).bind(None, None, ignore_index, **options)
+    except TypeError as error:
+        raise ValueError(
+            f"train.loss: {term.name} is called with (scores, labels, ignore_index) and its parameters: {error}"
+        ) from None
 
     def loss(scores: Tensor, label: Tensor) -> Tensor:
+        if not (label != ignore_index).any():  # a mean over no pixel is no number
+            return (scores * 0).sum()
         value = function(scores, label, ignore_index, **options)
         if not isinstance(value, Tensor) or value.shape != () or not value.is_floating_point():
             given = (

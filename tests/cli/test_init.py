@@ -11,7 +11,7 @@ from PIL import Image
 
 from harness.cli.run import say_where_networks_are
 from harness.experiment.load import load
-from harness.results import paths
+from harness.results import paths, store
 from harness.results.find import find_finished
 from tests.support.commands import ROOT, call, refused
 
@@ -139,7 +139,8 @@ def test_distill_writes_the_file_runs_it_and_is_resumed(tmp_path, monkeypatch):
     assert call(*words).stdout == f"{file}: written\n"
     assert call(*words).stdout == ""
     assert calls == [((file, ["train.steps=20"], tmp_path), {"as_json": False})] * 2
-    assert "is there already" in refused(*words, "--methods", "cwd")
+    said = refused(*words, "--methods", "cwd")
+    assert f"If you have edited it: sstkd-bench run {file}. --force writes it anew and loses the edits" in said
     assert "train.bogus" in refused(*words, "--set", "train.bogus=1")
     call(*words, "--methods", "cwd", "--force")
     assert [m.label for m in load(file).methods] == ["none", "kd", "cwd"]
@@ -182,3 +183,19 @@ def test_a_trained_network_is_a_teacher(tmp_path):
         "encoder_depth"
     ] == 3
     assert teacher.checkpoint.path == str(path)
+    assert load(file).train.normalize == "dataset" and "normalize" not in file.read_text()
+
+
+def test_a_teacher_sees_images_normalised_as_it_was_trained(tmp_path, monkeypatch):
+    directory = tmp_path / "quickstart"
+    shutil.copytree(ROOT / "results" / "examples" / "quickstart", directory)
+    run_id = find_finished(directory, "teacher/0")[1]["run_id"]
+    path = paths.weights_path(directory, run_id)
+    path.parent.mkdir()
+    path.write_bytes(b"x")
+    made = store.run_of(directory, store.read_run(directory, run_id))
+    other = made.model_copy(update={"train": made.train.model_copy(update={"normalize": "bgr-mean"})})
+    monkeypatch.setattr("harness.results.store.run_of", lambda *_: other)
+    file = tmp_path / "e.yaml"
+    call("init", file, "--data", "texmosaic", "--teacher", path, "--student", "unet:tu-resnet10t")
+    assert load(file).train.normalize == "bgr-mean"

@@ -82,6 +82,17 @@ def test_other_layouts_have_the_same_pairs(tmp_path: Path) -> None:
     assert pixels(voc) == plain and voc.val.names == ["val-0", "val-1", "val-2"]
 
 
+def test_of_two_kinds_of_masks_the_class_table_says_which(tmp_path: Path) -> None:
+    root = moved(tmp_path / "c", like_cityscapes)
+    for path in root.glob("gtFine/*/*/*_labelIds.png"):
+        with Image.open(path) as mask:
+            Image.new("RGB", mask.size, (10, 0, 0)).save(str(path).replace("labelIds", "color"))
+    assert DATASETS["folder"](root, layout="cityscapes").info.num_classes == 3
+    (root / "classes.yaml").write_text(COLOURS)
+    coloured = DATASETS["folder"](root, layout="cityscapes")
+    assert coloured.info.num_classes == 2 and not coloured.val[0][1].any()
+
+
 def test_their_problems_are_named(tmp_path: Path) -> None:
     root = like_voc(tmp_path / "v")
     lists = root / "ImageSets/Segmentation"

@@ -242,16 +242,17 @@ def test_its_content_is_remembered_until_something_changes(own: Path, monkeypatc
 
 
 def test_the_content_is_the_pixels(own: Path) -> None:
-    def of(change: Any) -> str:
+    def of(change: Any, scaled: tuple[float, ...] = (0.0, 1.0)) -> str:
         image, label = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)
         change(image, label)
         pairs = outside.Checked([(image, label)], "x", 3, 255)
-        return outside.hash_of(("a", "b", "c"), 255, {"train": pairs})
+        return outside.hash_of(("a", "b", "c"), 255, {"train": pairs}, scaled)
 
     same = of(lambda image, label: None)
     assert same == of(lambda image, label: None)
     one = of(lambda image, label: image.__setitem__((0, 0, 0), 1))
     assert len({same, one, of(lambda image, label: label.__setitem__((0, 0), 1))}) == 3
+    assert of(lambda image, label: None, (0.5, 1.0)) != same, "what images are normalised by is content too"
 
 
 def test_it_is_trained_and_its_source_is_part_of_the_row(own: Path) -> None:

@@ -182,6 +182,17 @@ def test_it_is_trained_and_its_source_is_part_of_the_row(own: Path, monkeypatch:
     assert states["student"].reasons[0].startswith("source files from outside ")
 
 
+def test_a_given_teacher_needs_no_encoder_for_the_students_rates(own: Path) -> None:
+    teacher = {"architecture": "mynet:Net", "taps": PATHS}
+    state = build(Network.model_validate_json(json.dumps(teacher)), 8, seed=0).saved_state()
+    torch.save(state, own / "teacher.pth")
+    given = [{**tiny.TINY["pairs"][0], "teacher": {**teacher, "checkpoint": {"path": str(own / "teacher.pth")}}}]
+    train = {**tiny.TINY["train"], "optimizer": {"name": "sgd", "lr": 0.01, "encoder_lr_factor": 0.1}}
+    (first, *_) = plan(load(tiny.write(own, pairs=given, train=train, methods=["none", "kd"])))
+    assert first.role == "teacher" and first.checkpoint is not None
+    assert tiny.in_process(first, own / "r") == "ok", store.read_row(paths.run_path(own / "r", first.run_id))["message"]
+
+
 def test_a_mistake_is_found_by_check(own: Path) -> None:
     student = {"architecture": "absent_module:Net", "taps": {"stage0": "a", "logits": "b"}}
     with pytest.raises(ValueError) as caught:

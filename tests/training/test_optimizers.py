@@ -204,7 +204,10 @@ def test_the_warm_up_goes_before_a_schedule_of_torch() -> None:
     assert found == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.05, 0.025])
 
 
-@pytest.mark.parametrize("schedule", [{"name": "poly"}, {"name": "ExponentialLR", "gamma": 0.5}])
+@pytest.mark.parametrize(
+    "schedule",
+    [{"name": "poly"}, {"name": "ExponentialLR", "gamma": 0.5}, {"name": "CyclicLR", "max_lr": 1.0, "step_size_up": 4}],
+)
 def test_the_encoder_learns_with_its_own_rate(schedule: dict[str, Any]) -> None:
     student = build(Network(architecture="fpn", encoder="tu-mobilenetv3_small_050"), 3, seed=0)
     given = recipe({"name": "sgd", "lr": 0.1, "encoder_lr_factor": 0.1}, schedule)
@@ -218,7 +221,13 @@ def test_the_encoder_learns_with_its_own_rate(schedule: dict[str, Any]) -> None:
     for step in (0, 3):
         rates.set(step)
         assert encoder["lr"] == pytest.approx(0.1 * others["lr"]) and optimizers.lr == others["lr"]
-    assert others["lr"] < 0.1
+    assert others["lr"] != 0.1
+
+
+def test_a_cycle_goes_up() -> None:
+    given = recipe({"name": "sgd", "lr": 0.1}, {"name": "CyclicLR", "max_lr": 0.05, "step_size_up": 4})
+    with pytest.raises(ValueError, match=r"max_lr is 0.05 .* begins, is 0.1; max_lr has to be larger"):
+        Rates(given, 20, Optimizers(given.optimizer, nn.Linear(2, 2)))
 
 
 def test_a_network_without_an_encoder_cannot_have_its_rate() -> None:

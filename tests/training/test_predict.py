@@ -247,6 +247,19 @@ def test_an_image_that_the_network_does_not_take_is_named(trained, tmp_path):
     assert f"{path}: the network fails on this image of 5 x 4 pixels" in text and text.count("\n") == 1
 
 
+def test_labels_of_data_are_not_replaced(trained, photos, tmp_path):
+    experiment, *_ = trained("cityscapes")
+    fields = tmp_path / "fields"
+    shutil.copytree(photos, fields / "images")
+    (fields / "masks").mkdir()
+    words = ("predict", "none/0", "--results", experiment.parent, "--images")
+    assert "the images lie in it, as in a dataset" in refused(*words, fields / "images", "--to", fields)
+    assert "masks or a classes.yaml that are not this network's" in refused(*words, photos, "--to", fields)
+    (fields / "classes.yaml").write_text("classes: [{name: soil, value: 0}]")
+    assert "masks or a classes.yaml that are not this network's" in refused(*words, photos, "--to", fields)
+    assert not [*(fields / "masks").iterdir()]
+
+
 def test_calls_that_contradict_themselves(trained, photos, tmp_path):
     experiment, run_id, root = trained("cityscapes")
     empty = tmp_path / "empty"

@@ -171,6 +171,7 @@ WRONG = {
     "{name: cross-entropy, class_weights: [0, 0]}": "class_weights are all 0",
     "{name: cross-entropy, class_weights: balanced}": "list",
     "{name: cross-entropy, label_smoothing: 1}": "less than 1",
+    "{name: focal, gamma: 0.5}": "infinite. Allowed: 0, or at least 1",
     "{name: dice, weight: 0}": "greater than 0",
     "[]": "at least 1 item",
     "[dice, 3]": "Input should be a mapping",
@@ -237,6 +238,20 @@ def test_a_function_that_is_no_loss_is_refused_with_its_name(own: Path, name: st
     scores, label = batch()
     with pytest.raises(ValueError, match=f"ownloss:{name} .*{words}"):
         whole(loss, scores, label)
+
+
+def test_a_pass_without_a_label_adds_nothing_of_a_mean(own: Path) -> None:
+    scores, label = batch()
+    loss = TaskLoss(terms({"name": "ownloss:margin"}), K, IGNORE)
+    found = loss(scores, torch.full_like(label, IGNORE), torch.ones(1))
+    (gradient,) = torch.autograd.grad(found, scores)
+    assert found.item() == 0 and not gradient.any()
+
+
+def test_a_function_of_other_arguments_is_refused_before_it_is_called(own: Path) -> None:
+    (own / "ownloss.py").write_text(OWN + "\ndef two(logits, labels):\n    return logits.mean()\n")
+    with pytest.raises(ValueError, match=r"ownloss:two is called with \(scores, labels, ignore_index\)"):
+        TaskLoss(terms({"name": "ownloss:two"}), K, IGNORE)
 
 
 def test_parameters_of_a_function_are_checked(own: Path) -> None:
