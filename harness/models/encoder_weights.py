@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.experiment.spec import Network
-from harness.models.keys import ENCODERS, by_own_names
+from harness.models.keys import ENCODERS, by_own_names, unprefixed
 from harness.models.keys.efficientnet_lite import by_timm_names
 from harness.models.pretrained import load_weights, timm_name
 from harness.models.weights import differences, fitted
@@ -28,7 +28,7 @@ def load_encoder(encoder: nn.Module, network: Network) -> None:
     own, complete = encoder.state_dict(), getattr(encoder, "_depth", 5) >= 5
     state = _by_library_names(own, load_weights(weights))
     found, differing = _matched(own, state, complete)
-    if differing and (converted := _converted(network, state)) is not None:
+    if differing and (converted := _converted(network, list(unprefixed(state))[-1])) is not None:
         other, still = _matched(own, converted, complete)
         if not still:
             found, differing = other, ""
@@ -55,9 +55,10 @@ def _matched(
 def _by_library_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """A file's tensors by the names of the encoder's library, where they have those of another source."""
     plain = dict.fromkeys(name for key in own for name in _names(key))
-    flat = "conv3.weight" in state and "layer1.0.conv1.weight" in state
+    last = list(unprefixed(state))[-1]
+    flat = "conv3.weight" in last and "layer1.0.conv1.weight" in last
     tables = {source: table for source, table in ENCODERS.items() if source != "CIRKD" or flat}
-    return by_own_names(plain, by_timm_names(own, state), tables)
+    return by_own_names(plain, by_timm_names(own, last) if "_conv_stem.weight" in last else state, tables)
 
 
 def _converted(network: Network, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

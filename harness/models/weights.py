@@ -23,8 +23,6 @@ WRAPPERS = (
     *("ema", "model_ema", "ema_state_dict", "state_dict_ema", "params_ema", "student", "teacher"),
 )
 """Keys under which training programs keep a state dict inside a checkpoint."""
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""What DataParallel, torch.compile and training programs put before every name."""
 CLOSEST = 10
 """Names of a network's missing tensors that are shown with the closest ones of the file."""
 LONGEST, MOST = 160, 4096
@@ -48,7 +46,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 def load_state(path: Path, expected_sha256: str) -> dict[str, Tensor]:
     """Read a state dict from a file with the given SHA-256: safetensors, or what `torch.save` writes.
 
-    Wrappings are removed (`unwrapped`).
+    Wrappings are removed (`unwrapped`); prefixes of names stay until it is known what the names are for (`load_into`).
 
     Raises:
         ValueError: the file is missing, has another SHA-256, is not a state dict, or has values that are not finite.
@@ -71,7 +69,7 @@ def load_state(path: Path, expected_sha256: str) -> dict[str, Tensor]:
 
 
 def unwrapped(content: Any) -> dict[str, Tensor]:
-    """The state dict in a checkpoint: that under one of `WRAPPERS`, without `PREFIXES` that all its names have.
+    """The state dict in a checkpoint: that under one of `WRAPPERS`, by its names there.
 
     Args:
         content: what was read from a file.
@@ -88,10 +86,7 @@ def unwrapped(content: Any) -> dict[str, Tensor]:
         content = content[inside[0]]
     if not isinstance(content, dict):
         raise ValueError(f"is not a state dict (a mapping of names to tensors) but a {type(content).__name__}. {SAVE}")
-    state: dict[str, Tensor] = content
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), ""):
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+    return content
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> str:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from harness.experiment.load import load
 from harness.experiment.plan import plan
 from harness.experiment.spec import Network
-from harness.models import build, load_into
+from harness.models import build, load_into, load_state, save_state, state_sha256
 from harness.results import content, paths, store
 from harness.taps import TapInfo
+from harness.testing import check_network
 from tests.support import tiny
 
 SOURCE = """
@@ -38,6 +39,16 @@ class Net(nn.Module):
 
     def forward(self, image):
         return self.classifier(self.neck(self.deep(self.shallow(image))))
+
+
+class Wrapping(nn.Module):
+    def __init__(self, num_classes: int, part: str = "model") -> None:
+        super().__init__()
+        self.part = part
+        self.add_module(part, Net(num_classes))
+
+    def forward(self, image):
+        return getattr(self, self.part)(image)
 
 
 class Tapped(Net):
@@ -130,6 +141,20 @@ def test_its_state_loads_where_it_came_from(own: Path) -> None:
     network, other = build(spec(taps=PATHS), 3, seed=0), build(spec(taps=PATHS), 3, seed=1)
     load_into(other, network.network.state_dict(), "FILE")  # type: ignore[union-attr]
     assert torch.equal(other.network.neck.weight, network.network.neck.weight)  # type: ignore[union-attr, arg-type]
+
+
+@pytest.mark.parametrize("part", ["model", "net", "network", "module"])
+@pytest.mark.parametrize("wrapped", ["", "module.", "module._orig_mod."])
+def test_a_part_called_like_a_wrapper_is_reloaded(own: Path, part: str, wrapped: str) -> None:
+    inner = {name: f"{part}.{path}" for name, path in PATHS.items()}
+    given = spec("Wrapping", inner, parameters={"part": part})
+    network, other = build(given, 3, seed=0), build(given, 3, seed=1)
+    path = own / "w.safetensors"
+    digest = save_state({f"{wrapped}{name}": value for name, value in network.saved_state().items()}, path)
+    load_into(other, load_state(path, digest), "FILE")
+    assert state_sha256(other.state_dict()) == state_sha256(network.state_dict())
+    if not wrapped:
+        assert "stage1" in check_network(given)
 
 
 @pytest.mark.parametrize(
