@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.experiment.spec import Network
+from harness.models import transformers_files
 from harness.models.keys import ENCODERS, by_own_names, unprefixed
 from harness.models.keys.efficientnet_lite import by_timm_names
 from harness.models.pretrained import load_weights, timm_name
+from harness.models.transformers_nets import KINDS
 from harness.models.weights import differences, fitted
 
 _DEEP_STEM = [(64, 3, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3)]
@@ -28,6 +30,10 @@ def load_encoder(encoder: nn.Module, network: Network) -> None:
     own, complete = encoder.state_dict(), getattr(encoder, "_depth", 5) >= 5
     state = _by_library_names(own, load_weights(weights))
     found, differing = _matched(own, state, complete)
+    if differing and network.architecture in KINDS:
+        other, still = _matched(own, transformers_files.read(encoder, list(unprefixed(state))[-1]), complete)
+        if len(other) > len(found) or not still:
+            found, differing = other, still
     if differing and (converted := _converted(network, list(unprefixed(state))[-1])) is not None:
         other, still = _matched(own, converted, complete)
         if not still:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.experiment.method import nearest
+from harness.models import transformers_files
 from harness.models.tapnet import TapNet
 from harness.taps import Taps
 
@@ -82,7 +83,11 @@ class TransformersNet(TapNet):
 
     def saved_state(self) -> dict[str, Tensor]:
         """See `TapNet.saved_state`."""
-        return self.network.state_dict()  # type: ignore[no-any-return]
+        return transformers_files.written(self.network)
+
+    def read_state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """See `TapNet.read_state`."""
+        return {f"network.{name}": value for name, value in transformers_files.read(self.network, state).items()}
 
     def loaded_encoder(self) -> nn.Module:
         """See `TapNet.loaded_encoder`."""

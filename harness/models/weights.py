@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from harness.borders import one_line
 from harness.files import sha256, write_atomic
-from harness.models.keys import by_own_names
+from harness.models.keys import by_own_names, unprefixed
+from harness.models.tapnet import TapNet
 
 WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights", "module"),
@@ -103,7 +104,8 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, assi
 
     Args:
         network: network to load into.
-        state: tensors by the network's names, or by those of another source (`harness.models.keys`).
+        state: tensors by the network's names, those that its library writes, or those of another source
+            (`harness.models.keys`).
         source: origin of the state dict, for the message.
         assign: use the tensors themselves instead of copies where their types are the network's.
 
@@ -111,14 +113,23 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, assi
         ValueError: names are missing or unexpected, or shapes or kinds of number differ; counts them.
     """
     own = network.state_dict()
-    state = fitted(own, by_own_names(own, state))
-    differing = differences(own.keys() - state.keys(), state.keys() - own.keys(), own, state)
+    found = fitted(own, by_own_names(own, state))
+    differing = _differing(own, found)
+    if differing and isinstance(network, TapNet):
+        for plain in unprefixed(state):
+            read = network.read_state(plain)
+            if own.keys() & read.keys() > own.keys() & found.keys() or not _differing(own, read):
+                found, differing = dict(read), _differing(own, read)
     if differing:
         raise ValueError(
             f"{source}: does not fit this network: {differing}. "
             "Give weights saved from the same architecture, encoder, parameters and number of classes."
         )
-    network.load_state_dict(dict(state), assign=assign and all(own[n].dtype == state[n].dtype for n in own))
+    network.load_state_dict(found, assign=assign and all(own[n].dtype == found[n].dtype for n in own))
+
+
+def _differing(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    return differences(own.keys() - found.keys(), found.keys() - own.keys(), own, found)
 
 
 def fitted(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
