@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.experiment import rules
 from harness.experiment.plan import outline, plan, timing_runs
 from harness.experiment.resources import Resources
-from harness.experiment.spec import Experiment, Run, unfound
+from harness.experiment.spec import Experiment, Run, unfound, unnamed
 from harness.results import paths, reuse, step_times, store
 
 if TYPE_CHECKING:
@@ -70,7 +70,12 @@ class Bench:
 
     @property
     def experiment(self) -> Experiment:
-        """As given, with the files of published weights; a ValueError says how those that are not here come here."""
+        """As given, with the files of published weights; a ValueError says how those that are not here come here.
+
+        Weights whose digests are given are not looked for: the digests say what the runs are called.
+        """
+        if self._resolved is None and not unnamed(self._given):
+            return self._given
         return self.fetch_weights(fetch=False)
 
     def fetch_weights(self, say: Callable[[str], None] = _silent, fetch: bool = True) -> Experiment:
@@ -265,6 +270,7 @@ class Bench:
 
         loggers.require(self.experiment.resources.loggers)
         if runs:
+            self.fetch_weights(fetch=False)
             content_here(self.experiment.data, full)
             from harness.training import gate  # torch and timm: seconds
 

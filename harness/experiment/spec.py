@@ -174,6 +174,12 @@ def unfound(experiment: Experiment) -> bool:
     return any((weights.tag or weights.hub) and not weights.known for weights in of_networks(networks))
 
 
+def unnamed(experiment: Experiment) -> bool:
+    """Whether there are published weights whose digests are not known, so that nobody knows what the runs are called."""
+    networks = [network for pair in experiment.pairs for network in (pair.teacher, pair.student)]
+    return any((weights.tag or weights.hub) and weights.sha256 is None for weights in of_networks(networks))
+
+
 class Run(Spec):
     """One training run, resolved: nothing in it depends on the experiment's other runs."""
 

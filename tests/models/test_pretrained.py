@@ -278,6 +278,8 @@ def test_what_a_tag_means(architecture: str, encoder: str, tag: str, said: str) 
         ("fpn", "tu-resnet18", "in1k", "or several"),
         ("fpn", "resnet18", "imagnet", "Did you mean 'imagenet'"),
         ("fpn", "tu-resnet19", "imagenet", "publishes none"),
+        ("fpn", "tu-resnet18.nonsense_in1k", "imagenet", "tu-resnet18 has no weights named 'nonsense_in1k'"),
+        ("fpn", "tu-resnet18.nonsense_in1k", "a1_in1k", "It has a1_in1k"),
         ("lraspp", "mobilenet_v3_large", "coco", "It has imagenet1k_v1, imagenet1k_v2"),
         ("mine:Net", None, "imagenet", "needs an encoder"),
     ],
@@ -288,6 +290,64 @@ def test_a_tag_that_nobody_knows(architecture: str, encoder: str | None, tag: st
     with pytest.raises(ValueError, match=said) as caught:
         pretrained.place(spec, spec.encoder_weights)
     assert "{path: FILE}" in str(caught.value)
+
+
+CLIP = {
+    "pairs.0.student.encoder": "tu-convnext_base",
+    "pairs.0.student.encoder_weights": "clip_laion2b",
+    "train.normalize": "encoder",
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "wrong"),
+    [
+        ({}, True),
+        ({"pairs.0.student.encoder_weights": "in22k"}, False),
+        (
+            {"pairs.0.student.encoder": "tu-convnext_base.clip_laion2b", "pairs.0.student.encoder_weights": "default"},
+            False,
+        ),
+        ({"pairs.0.student.encoder": "tu-convnext_base.clip_laion2b"}, False),
+        ({"train.normalize": "dataset"}, False),
+    ],
+)
+def test_statistics_of_the_tag_and_not_of_the_default(
+    tmp_path: Path, served: Hub, more: dict[str, str], wrong: bool
+) -> None:
+    settings = [f"{key}={value}" for key, value in (CLIP | more).items()]
+    with pytest.raises(ValueError) as caught:
+        _ = harness.Bench(experiment(tmp_path, *settings), tmp_path).experiment
+    said = "train.normalize: encoder gives the mean and standard deviation of tu-convnext_base, but clip_laion2b was trained with others. Write encoder: tu-convnext_base.clip_laion2b"
+    assert (said in str(caught.value)) == wrong and ("which is not on this machine" in str(caught.value)) != wrong
+    assert str(caught.value).startswith("pairs.0.student.encoder_weights: ") and "\n" not in str(caught.value)
+
+
+def elsewhere(folder: Path, *settings: str) -> Experiment:
+    return load(tiny.write(folder, data=DATA), settings, here=False)
+
+
+@pytest.mark.parametrize("where", ["path: /nowhere/a.pth", "package: nowhere"])
+def test_files_of_another_machine_beside_published_weights(
+    tmp_path: Path, served: Hub, content: bytes, where: str
+) -> None:
+    served_at = harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights()
+    given = "pairs.0.teacher.encoder_weights={%s}"
+    with pytest.raises(ValueError, match="pairs.0.teacher.encoder_weights: the file of .*nowhere.* give its sha256"):
+        _ = harness.Bench(elsewhere(tmp_path, IMAGENET, given % where), tmp_path).experiment
+    pinned = elsewhere(tmp_path, IMAGENET, given % f"{where}, sha256: {'a' * 64}")
+    assert student(harness.Bench(pinned, tmp_path).experiment) == student(served_at)
+
+
+def test_a_pinned_name_is_read_without_its_file(tmp_path: Path, served: Hub) -> None:
+    """The digest says what the runs are called; whoever trains needs the file."""
+    pinned = f"pairs.0.student.encoder_weights={{tag: imagenet, sha256: {'a' * 64}}}"
+    bench = harness.Bench(experiment(tmp_path, pinned), tmp_path)
+    assert ids(bench.experiment) == [run.run_id for run in bench.runs()] == list(bench.states())
+    assert served.asked == []
+    for use in (lambda b: b.fetch_weights(fetch=False), lambda b: b.require_ready(b.runs())):
+        with pytest.raises(ValueError, match="which is not on this machine"):
+            use(harness.Bench(experiment(tmp_path, pinned), tmp_path))
 
 
 def test_a_row_says_where_its_weights_are_from(tmp_path: Path, served: Hub) -> None:
