@@ -175,7 +175,7 @@ def unfound(experiment: Experiment) -> bool:
 
 
 def unnamed(experiment: Experiment) -> bool:
-    """Whether there are published weights whose digests are not known, so that nobody knows what the runs are called."""
+    """Whether there are published weights whose digests are not known: nobody knows what the runs are called."""
     networks = [network for pair in experiment.pairs for network in (pair.teacher, pair.student)]
     return any((weights.tag or weights.hub) and weights.sha256 is None for weights in of_networks(networks))
 

@@ -24,7 +24,7 @@ from harness.files import sha256
 from harness.models import hub
 from harness.models.hub import Place
 from harness.models.inputs import input_statistics
-from harness.models.weights import load_state
+from harness.models.weights import FETCH, load_state
 
 IMAGENET, DEFAULT = "imagenet", "default"
 TORCHVISION = ("lraspp", "deeplabv3-torchvision", "fcn-torchvision")
@@ -77,12 +77,28 @@ def load_weights(weights: Weights) -> dict[str, Tensor]:
     """The state dict of weights. A file that another machine has found is found, or fetched, on this one too.
 
     Raises:
-        ValueError: as `load_state`, or the file cannot be fetched.
+        ValueError: as `load_state`, or the file cannot be fetched anywhere.
+        ConnectionError: the network of this machine fails.
     """
     path, origin = Path(weights.path), weights.source
-    if origin is not None and not path.is_file():
+    if not weights.path:
+        raise ValueError(f"the file of {weights.named} has not been looked for; Bench.fetch_weights does it")
+    if origin is not None and not _is_file(path):
         path = in_package(origin.name)[0] if origin.kind == "package" else hub.fetch(hub.place_of(origin))[0]
-    return load_state(path, weights.digest)
+    try:
+        return load_state(path, weights.digest)
+    except ValueError as error:
+        if origin is None or FETCH not in str(error):
+            raise
+        raise ValueError(f"{error} Delete {path}, and it is.") from None
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; another machine's home may not be read by this one's user."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def place(network: Network, weights: Weights) -> Place:
@@ -148,7 +164,10 @@ def _found(network: Network, weights: Weights, fetch: bool, say: Say) -> Weights
         )
     if here is None:
         say(f"weights: fetching {where}")
-        here = hub.fetch(where)
+        try:
+            here = hub.fetch(where)
+        except ConnectionError as error:
+            raise ValueError(str(error)) from None
         say(f"weights: {where}: {here[0].stat().st_size / 2**20:.1f} MB, licence {here[1].licence or 'not named'}")
     path, origin = here
     digest = sha256(path)

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 import harness
+from harness.errors import machine_failed
 from harness.experiment.load import load
 from harness.experiment.plan import outline
 from harness.experiment.spec import Experiment, Network, Run
@@ -252,6 +253,89 @@ def test_an_address_is_fetched_into_torchs_cache(tmp_path: Path, served: Hub) ->
             hub.fetch(hub.by_url(f"{served.address}/models/{file}"))
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's library waits before it tries again."""
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+
+
+def test_what_arrives_in_part_is_not_kept(tmp_path: Path, served: Hub) -> None:
+    served.plain["/models/plain.pth"], served.cut = pickled(random_state(7)), ("plain.pth",)
+    place = hub.by_url(f"{served.address}/models/plain.pth")
+    with pytest.raises(
+        ConnectionError, match=r"bytes arrived, and \d+ more did not\. On a machine with a network: curl"
+    ):
+        hub.fetch(place)
+    assert hub.at_hand(place) is None and not list((tmp_path / "torch").rglob("*.pth*t"))
+    served.cut = ()
+    assert hub.fetch(place)[0].read_bytes() == served.plain["/models/plain.pth"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "README.md"])
+def test_a_connection_that_ends_is_one_line(tmp_path: Path, served: Hub, impatient: None, file: str) -> None:
+    served.cut = (file,)
+    bench = harness.Bench(experiment(tmp_path, IMAGENET), tmp_path)
+    if file == "README.md":  # the licence is worth no run
+        source = student(bench.fetch_weights()).source
+        assert source is not None and source.licence is None
+        return
+    with pytest.raises(ValueError, match=f"cannot be fetched: .* hf download {REPOSITORY}") as caught:
+        bench.fetch_weights()
+    assert "\n" not in str(caught.value) and served.address not in str(caught.value)
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("Data processing error: https://x.y/z?sig=SECRET reset"), EOFError()])
+def test_a_transfer_of_another_library_that_fails(
+    tmp_path: Path, served: Hub, monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    def fails(*given: Any, **more: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fails)
+    with pytest.raises(ValueError, match="cannot be fetched: ") as caught:
+        harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights()
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_network_that_fails_is_the_machines_fault(tmp_path: Path, served: Hub, impatient: None) -> None:
+    found = student(harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights())
+    there = found.model_copy(update={"path": "/only/on/the/head/model.safetensors"})
+    os.rename(tmp_path / "hub", tmp_path / "gone")
+    served.cut = ("model.safetensors",)
+    with pytest.raises(ConnectionError) as caught:
+        load_weights(there)
+    assert machine_failed(caught.value)
+    served.cut, served.repositories = (), {}
+    with pytest.raises(ValueError, match="no such repository") as refused:
+        load_weights(there)
+    assert not machine_failed(refused.value)
+
+
+def test_a_path_that_must_not_be_looked_at_is_another_machines(
+    tmp_path: Path, served: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = student(harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights())
+    whole = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if path.is_relative_to("/root/of/another"):
+            raise PermissionError(13, "Permission denied")
+        return whole(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    there = found.model_copy(update={"path": "/root/of/another/model.safetensors"})
+    assert load_weights(there).keys() == random_state(7).keys()
+
+
+def test_a_damaged_file_of_a_cache_is_to_be_deleted(tmp_path: Path, served: Hub) -> None:
+    served.repositories[REPOSITORY]["model.safetensors"] = save(random_state(7))[:-100]
+    found = student(harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights())
+    with pytest.raises(
+        ValueError, match=r"is cut short\. Fetch the file again\. Delete .*model.safetensors, and it is"
+    ):
+        load_weights(found)
+
+
 @pytest.mark.parametrize(
     ("architecture", "encoder", "tag", "said"),
     [
@@ -333,7 +417,7 @@ def test_files_of_another_machine_beside_published_weights(
 ) -> None:
     served_at = harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights()
     given = "pairs.0.teacher.encoder_weights={%s}"
-    with pytest.raises(ValueError, match="pairs.0.teacher.encoder_weights: the file of .*nowhere.* give its sha256"):
+    with pytest.raises(ValueError, match=r"pairs.0.teacher.encoder_weights: the file of .*nowhere.* give its sha256"):
         _ = harness.Bench(elsewhere(tmp_path, IMAGENET, given % where), tmp_path).experiment
     pinned = elsewhere(tmp_path, IMAGENET, given % f"{where}, sha256: {'a' * 64}")
     assert student(harness.Bench(pinned, tmp_path).experiment) == student(served_at)
