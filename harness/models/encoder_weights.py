@@ -36,7 +36,7 @@ def load_encoder(encoder: nn.Module, network: Network) -> None:
             found, differing = other, still
     if differing and (converted := _converted(network, list(unprefixed(state))[-1])) is not None:
         other, still = _matched(own, converted, complete)
-        if not still:
+        if not still and _patches(state) in (None, _patches(own)):
             found, differing = other, ""
     if differing:
         raise ValueError(
@@ -83,6 +83,15 @@ def _converted(network: Network, state: Mapping[str, Tensor]) -> dict[str, Tenso
         return None if convert is None else dict(convert(dict(state), model))
     except Exception:  # made for other files: what does not fit is said by name
         return None
+
+
+def _patches(state: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+    """Height and width of the kernel that makes patches of the image; None without one.
+
+    timm's conversion resizes it too, which makes weights of patches of 8 or 14 fit those of 16.
+    """
+    names = (name for name in state if re.search(r"(^|\.)patch_embed\.proj\.weight$", name))
+    return next((tuple(state[name].shape[-2:]) for name in names if state[name].ndim == 4), None)
 
 
 def _left_over(unused: Iterable[str], own: Iterable[str], complete: bool) -> list[str]:

@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
+from harness.borders import one_line
 from harness.experiment.method import nearest
 from harness.models import transformers_files
 from harness.models.tapnet import TapNet
@@ -161,7 +163,8 @@ def _read_eomt(output: Any, kept: dict[str, Any], size: tuple[int, int]) -> _Map
 
 
 def _dpt_modules(config: Any) -> dict[str, str]:
-    stages = {f"stage{i}": f"dpt.encoder.layer.{at}" for i, at in enumerate(config.backbone_out_indices, start=1)}
+    blocks = sorted(config.backbone_out_indices)  # as the library reads them, whatever their order
+    stages = {f"stage{i}": f"dpt.encoder.layer.{at}" for i, at in enumerate(blocks, start=1)}
     head = {"decoder": "head.head.4:in", "logits": "head.head.4"}
     return {**stages, **head, "patches": "dpt.embeddings.patch_embeddings"}
 
@@ -315,12 +318,13 @@ def transformers_net(kind: Kind) -> Callable[..., TapNet]:
             near = nearest(encoder_name, kind.encoders)
             raise ValueError(f"no such encoder here: {encoder_name!r}.{near} Allowed: {', '.join(kind.encoders)}")
         network_class = getattr(library, kind.network)
-        config = _configured(library, network_class.config_class, kind.encoders[encoder_name], options)
-        config.num_labels = classes
         try:
+            config = _configured(library, network_class.config_class, kind.encoders[encoder_name], options)
+            config.num_labels = classes
             return TransformersNet(network_class(config), kind)
-        except (ArithmeticError, LookupError) as error:  # lists of unequal lengths, a width of zero
-            raise ValueError(f"these parameters do not fit together: {type(error).__name__}: {error}") from None
+        except (ArithmeticError, LookupError, StrictDataclassError) as error:  # lists of unequal lengths, a width of 0
+            words = one_line(error, 300)
+            raise ValueError(f"these parameters do not fit together: {type(error).__name__}: {words}") from None
 
     return make
 
@@ -343,13 +347,36 @@ def _configured(library: Any, config_class: Any, encoder: Mapping[str, Any], opt
             raise ValueError(f"{name} is {_KIND[type((own | inners)[name])]}; given {value!r}")
         (values if name in own else backbone)[name] = list(value) if isinstance(value, tuple) else value
     if inner is None:
-        return config_class(**values)
+        return _consistent(config_class(**values))
     backbone = {**encoder["backbone"], **backbone, "out_features": [f"stage{i}" for i in range(1, STAGES + 1)]}
-    config = inner(**backbone)
+    config = _consistent(inner(**backbone))
     widths = getattr(config, "hidden_sizes", None) or [config.embed_dim * 2**stage for stage in range(STAGES)]
     if "auxiliary_in_channels" in own | config_class.__annotations__:
         values = {"auxiliary_in_channels": widths[2], **values}
     return config_class(backbone_config=config, **values)
+
+
+def _consistent(config: Any) -> Any:
+    """The configuration, if the numbers that the library takes on trust are possible.
+
+    Raises:
+        ValueError: they are not.
+    """
+    image, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
+    if isinstance(image, int) and isinstance(patch, int) and not 0 < patch <= image:
+        raise ValueError(f"patch_size is at least 1 and at most image_size; given {patch} and {image}")
+    blocks = getattr(config, "backbone_out_indices", None)
+    if blocks is None:
+        return config
+    for name in ("backbone_out_indices", "neck_hidden_sizes", "reassemble_factors"):
+        if len(getattr(config, name)) != STAGES:
+            raise ValueError(f"{name} has {STAGES} numbers, one per stage; given {list(getattr(config, name))}")
+    if len(set(blocks)) < STAGES or not set(blocks) <= set(range(config.num_hidden_layers)):
+        raise ValueError(
+            f"backbone_out_indices are {STAGES} different blocks, 0 to {config.num_hidden_layers - 1}; "
+            f"given {list(blocks)}"
+        )
+    return config
 
 
 _KIND = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list of numbers"}
@@ -366,6 +393,6 @@ def _alike(value: Any, default: Any) -> bool:
 
 def _numbers(config_class: Any) -> dict[str, Any]:
     """Options of a configuration that are numbers, or lists of them, with their defaults."""
-    fixed = ("num_channels", "num_stages", "num_encoder_blocks", "is_hybrid", "head_in_index")
+    fixed = ("num_channels", "num_stages", "num_encoder_blocks", "is_hybrid", "head_in_index", "reshape_last_stage")
     found = {name: getattr(config_class, name, None) for name in config_class.__annotations__}
     return {k: v for k, v in found.items() if isinstance(v, int | float | tuple) and k not in fixed}

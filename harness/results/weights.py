@@ -14,6 +14,9 @@ N = TypeVar("N", bound=Network)
 def with_digests(experiment: Experiment, directory: Path) -> Experiment:
     """The experiment with digests of weight files that are elsewhere, from each pair's newest row.
 
+    Only from a row of the same architecture, encoder and name of the weights, or of the file: whose folder it is may
+    differ between machines.
+
     Args:
         experiment: weights whose digest is unknown have none.
         directory: the experiment's results folder; it need not exist.
@@ -38,8 +41,10 @@ def _digested(network: N, seen: dict[str, Any]) -> N:
         weights, then = getattr(network, key, None), seen.get(key)
         if weights is None or weights.sha256 is not None or not then:
             continue
-        if all(then.get(way) == getattr(weights, way) for way in WAYS) and seen.get("encoder") == network.encoder:
-            named = any(getattr(weights, way) for way in WAYS)
+        named = any(getattr(weights, way) for way in WAYS)
+        same = all(then.get(way) == getattr(weights, way) for way in WAYS)
+        same = same and all(seen.get(what) == getattr(network, what) for what in ("architecture", "encoder"))
+        if same and (named or Path(then["path"]).name == Path(weights.path).name):
             seen_there = Weights.model_validate_json(json.dumps(then))
             found[key] = seen_there if named else weights.model_copy(update={"sha256": then["sha256"]})
     return network.model_copy(update=found)

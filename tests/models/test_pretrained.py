@@ -23,7 +23,7 @@ from harness.experiment.plan import outline
 from harness.experiment.spec import Experiment, Network, Run
 from harness.experiment.weights import Origin, Weights
 from harness.models import build, hub, load_weights, pretrained
-from harness.results.weights import with_digests
+from harness.results.weights import _digested, with_digests
 from tests.support import tiny
 from tests.support.hubs import COMMIT, GATED, Hub, serving
 
@@ -447,6 +447,31 @@ def test_a_row_says_where_its_weights_are_from(tmp_path: Path, served: Hub) -> N
     assert student(with_digests(unknown, tmp_path / "tiny")).sha256 == student(found.experiment).sha256
     other = experiment(tmp_path, "pairs.0.student.encoder_weights=lamb", "train.steps=2", "train.eval_every=2")
     assert student(with_digests(other, tmp_path / "tiny")).sha256 is None
+
+
+SOURCE = {"kind": "hub", "name": "smp-hub/resnet18.imagenet", "file": "model.safetensors"}
+
+
+def test_a_digest_of_other_weights_is_not_taken(tmp_path: Path) -> None:
+    def student_of(text: str) -> Any:
+        return load(tiny.write(tmp_path, data=DATA), [f"pairs.0.student={text}"], here=False).pairs[0].student
+
+    def digest(text: str, seen: dict[str, Any]) -> str | None:
+        weights = _digested(student_of(text), seen).encoder_weights
+        assert weights is not None
+        return weights.sha256
+
+    there = {"path": "/x/a.pth", "sha256": "a" * 64}
+    seen = {"architecture": "fpn", "encoder": "resnet18", "encoder_weights": there}
+    fpn = "{architecture: fpn, encoder: resnet18, encoder_weights: %s}"
+    assert digest(fpn % "{path: /y/a.pth}", seen) == "a" * 64
+    assert digest(fpn % "{path: /y/b.pth}", seen) is None
+    assert digest(fpn.replace("fpn", "unet") % "{path: /y/a.pth}", seen) is None
+    tagged = seen | {"encoder_weights": there | {"tag": "imagenet", "source": SOURCE}}
+    assert digest(fpn % "{tag: imagenet}", tagged) == "a" * 64
+    assert digest(fpn.replace("fpn", "fcn-torchvision").replace("18", "50") % "{tag: imagenet}", tagged) is None
+    fifty = tagged | {"encoder": "resnet50"}
+    assert digest(fpn.replace("fpn", "fcn-torchvision").replace("18", "50") % "{tag: imagenet}", fifty) is None
 
 
 # --- packages

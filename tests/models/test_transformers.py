@@ -238,6 +238,38 @@ def test_parameters_are_numbers_of_the_configuration(parameters: dict[str, Any],
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "parameters", "words"),
+    [
+        ("dpt-transformers", {"backbone_out_indices": [0, 1, 2]}, "backbone_out_indices has 4 numbers"),
+        ("dpt-transformers", {"backbone_out_indices": [0, 1, 1, 2]}, "4 different blocks, 0 to 3"),
+        ("dpt-transformers", {"backbone_out_indices": [-1, 1, 2, 3]}, "4 different blocks, 0 to 3"),
+        ("dpt-transformers", {"backbone_out_indices": [0, 1, 2, 4]}, "4 different blocks, 0 to 3"),
+        ("dpt-transformers", {"backbone_out_indices": [0, 1, 2, 2.5]}, "these parameters do not fit together"),
+        ("dpt-transformers", {"neck_hidden_sizes": [8] * 5}, "neck_hidden_sizes has 4 numbers"),
+        ("dpt-transformers", {"reassemble_factors": []}, "reassemble_factors has 4 numbers"),
+        ("dpt-transformers", {"image_size": 8}, "patch_size is at least 1 and at most image_size; given 16 and 8"),
+        ("eomt", {"patch_size": 0}, "patch_size is at least 1"),
+        ("eomt-dinov3", {"image_size": 0}, "at most image_size; given 16 and 0"),
+        ("eomt", {"patch_size": -4}, "patch_size is at least 1"),
+        ("upernet-transformers", {"patch_size": 0}, "patch_size is at least 1"),
+        ("segformer-transformers", {"reshape_last_stage": False}, "no such parameter here: 'reshape_last_stage'"),
+    ],
+)
+def test_numbers_that_the_library_takes_on_trust(architecture: str, parameters: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        built(architecture, **parameters)
+    assert words in str(caught.value)
+
+
+def test_stages_of_dpt_are_from_shallow_to_deep_whatever_the_order() -> None:
+    image = image_of(32, 32)
+    maps = [built("dpt-transformers", backbone_out_indices=i).eval()(image) for i in ([0, 1, 2, 3], [3, 0, 2, 1])]
+    assert torch.equal(maps[0].full, maps[1].full)
+    for name, stage in maps[0].stages.items():
+        assert torch.equal(stage, maps[1].stages[name])
+
+
 def test_an_unknown_encoder_and_a_missing_library_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="Did you mean 'mit-b0'"):
         build(Network(architecture="segformer-transformers", encoder="mit_b0"), 5, seed=0)
