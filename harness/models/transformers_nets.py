@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from harness.borders import one_line
 from harness.experiment.method import nearest
 from harness.models import transformers_files
+from harness.models.hooked import Keep
 from harness.models.tapnet import TapNet
 from harness.taps import Taps
 
@@ -64,10 +65,10 @@ class TransformersNet(TapNet):
     def __init__(self, network: Any, kind: Kind) -> None:
         super().__init__(kind.multiple or int(network.config.image_size))
         self.network, self._kind = network, kind
-        self._kept: dict[str, Any] = {}
+        self._kept: dict[str, list[Any]] = {}
         for name, path in kind.kept(network.config).items():
             module, _, end = path.partition(":")
-            network.get_submodule(module).register_forward_hook(self._keep(name, end == "in"))
+            network.get_submodule(module).register_forward_hook(Keep(self._kept, name, end == "in"))
 
     def taps(self, image: Tensor, auxiliary: bool) -> Taps:
         """See `TapNet.taps`."""
@@ -77,7 +78,8 @@ class TransformersNet(TapNet):
         self._kept.clear()
         try:
             output = self.network(pixel_values=tiles, output_hidden_states=True)
-            stages, *others = self._kind.read(output, self._kept, (tiles.shape[-2], tiles.shape[-1]))
+            kept = {name: found[-1] for name, found in self._kept.items()}
+            stages, *others = self._kind.read(output, kept, (tiles.shape[-2], tiles.shape[-1]))
         finally:
             self._kept.clear()
         maps = [put_together(x, rows, columns) for x in (*stages, *others)]
@@ -94,12 +96,6 @@ class TransformersNet(TapNet):
     def loaded_encoder(self) -> nn.Module:
         """See `TapNet.loaded_encoder`."""
         return self.network.get_submodule(self._kind.encoder)  # type: ignore[no-any-return]
-
-    def _keep(self, name: str, incoming: bool) -> Callable[..., None]:
-        def hook(module: nn.Module, given: Any, output: Any) -> None:
-            self._kept[name] = given[0] if incoming else output
-
-        return hook
 
 
 def cut(image: Tensor, side: int) -> Tensor:
@@ -160,6 +156,19 @@ def _read_mask2former(output: Any, kept: dict[str, Any], size: tuple[int, int]) 
 
 def _read_eomt(output: Any, kept: dict[str, Any], size: tuple[int, int]) -> _Maps:
     return _squares(kept), kept["decoder"], *_semantic(output, size)
+
+
+def _segformer_modules(config: Any) -> dict[str, str]:
+    return {"decoder": "decode_head.classifier:in"}
+
+
+def _upernet_modules(config: Any) -> dict[str, str]:
+    head = "decode_head.classifier"
+    return {"backbone": "backbone", "logits": head, "decoder": f"{head}:in"}
+
+
+def _no_modules(config: Any) -> dict[str, str]:
+    return {}
 
 
 def _dpt_modules(config: Any) -> dict[str, str]:
@@ -230,7 +239,7 @@ KINDS = {
             "mit-b4": _mit((3, 8, 27, 3), 768),
             "mit-b5": _mit((3, 6, 40, 3), 768),
         },
-        lambda config: {"decoder": "decode_head.classifier:in"},
+        _segformer_modules,
         _read_segformer,
         "segformer",
         32,
@@ -239,11 +248,7 @@ KINDS = {
     "upernet-transformers": Kind(
         "UperNetForSemanticSegmentation",
         {**_SWINS, **_CONVNEXTS},
-        lambda config: {
-            "backbone": "backbone",
-            "logits": "decode_head.classifier",
-            "decoder": "decode_head.classifier:in",
-        },
+        _upernet_modules,
         _read_upernet,
         "backbone",
         32,
@@ -270,7 +275,7 @@ KINDS = {
     "mask2former": Kind(
         "Mask2FormerForUniversalSegmentation",
         _SWINS,
-        lambda config: {},
+        _no_modules,
         _read_mask2former,
         "model.pixel_level_module.encoder",
         32,

@@ -1,8 +1,10 @@
 """Networks of one's own: bit-equal to the plain network, any size, trained, and errors that say what to write."""
 
+import copy
 import json
+import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,18 @@ def test_other_sizes_are_padded_and_cropped(own: Path) -> None:
     padded = network.network(F.pad(image, (0, 26, 0, 14), mode="replicate"))  # type: ignore[operator]
     assert found.full.shape == (1, 3, 50, 70) and found.logits.shape == (1, 3, 4, 5)
     assert torch.equal(found.logits, padded[..., :4, :5])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_a_copy_is_a_network_of_its_own(own: Path, copied: Callable[[nn.Module], nn.Module]) -> None:
+    network = build(spec(taps=PATHS), 3, seed=0).eval()
+    other = copied(network)
+    for parameter in other.parameters():
+        parameter.data += 0.1
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    first, second = network(image), other(image)
+    assert torch.equal(second.stages["stage1"], other.network.shallow(image))  # type: ignore[operator, union-attr]
+    assert not torch.equal(first.stages["stage1"], second.stages["stage1"])
 
 
 def test_its_state_loads_where_it_came_from(own: Path) -> None:

@@ -345,6 +345,7 @@ def test_a_damaged_file_of_a_cache_is_to_be_deleted(tmp_path: Path, served: Hub)
         ("vit-linear", "tu-vit_small_patch16_dinov3", "dinov3", "timm/vit_small_patch16_dinov3.lvd1689m"),
         ("fpn", "tu-resnet18.tv_in1k", "imagenet", "timm/resnet18.tv_in1k"),
         ("fpn", "resnet18", "ssl", "smp-hub/resnet18.ssl at d600d5116aac2e6e595f99f40612074c723c00b2"),
+        ("fpn", "inceptionv4", "imagenet+background", "smp-hub/inceptionv4.imagenet-background"),
         ("fpn", "timm-mobilenetv3_large_100", "imagenet", "timm/tf_mobilenetv3_large_100"),
         ("fcn-torchvision", "resnet50", "imagenet", "https://download.pytorch.org/models/resnet50-0676ba61.pth"),
         ("fcn-torchvision", "resnet50", "IMAGENET1K_V2", "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"),
@@ -466,6 +467,8 @@ def test_a_digest_of_other_weights_is_not_taken(tmp_path: Path) -> None:
     fpn = "{architecture: fpn, encoder: resnet18, encoder_weights: %s}"
     assert digest(fpn % "{path: /y/a.pth}", seen) == "a" * 64
     assert digest(fpn % "{path: /y/b.pth}", seen) is None
+    folder = seen | {"encoder_weights": there | {"path": "/x/mine/model.safetensors"}}
+    assert digest(fpn % "{path: /y/mine}", folder) == "a" * 64 and digest(fpn % "{path: /y/other}", folder) is None
     assert digest(fpn.replace("fpn", "unet") % "{path: /y/a.pth}", seen) is None
     tagged = seen | {"encoder_weights": there | {"tag": "imagenet", "source": SOURCE}}
     assert digest(fpn % "{tag: imagenet}", tagged) == "a" * 64

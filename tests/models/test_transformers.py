@@ -1,5 +1,6 @@
 """Networks of the library transformers: equal to the library's own, at any size, with maps where methods want them."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,25 @@ def test_maps_at_any_size_and_gradients(architecture: str) -> None:
     found.full.square().mean().backward()
     trained = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
     assert not trained, "DistributedDataParallel would wait"
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+def test_a_copy_is_a_network_of_its_own(architecture: str) -> None:
+    network = built(architecture).eval()
+    other, image = copy.deepcopy(network), image_of(network.multiple, network.multiple)
+    with torch.no_grad():
+        other.network.get_submodule(network._kind.encoder).apply(_doubled)
+        first, second = network(image), other(image)
+        del network
+        third = other(image)
+    assert torch.equal(second.full, third.full)
+    for name, stage in first.stages.items():
+        assert not torch.equal(stage, second.stages[name])
+
+
+def _doubled(module: torch.nn.Module) -> None:
+    for parameter in module.parameters(recurse=False):
+        parameter += 0.1
 
 
 @pytest.mark.parametrize("architecture", ["dpt-transformers", "eomt", "eomt-dinov3"])
