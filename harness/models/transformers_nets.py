@@ -163,8 +163,7 @@ def _segformer_modules(config: Any) -> dict[str, str]:
 
 
 def _upernet_modules(config: Any) -> dict[str, str]:
-    head = "decode_head.classifier"
-    return {"backbone": "backbone", "logits": head, "decoder": f"{head}:in"}
+    return {"backbone": "backbone", "logits": "decode_head.classifier", "decoder": "decode_head.classifier:in"}
 
 
 def _no_modules(config: Any) -> dict[str, str]:
@@ -377,10 +376,8 @@ def _consistent(config: Any) -> Any:
         if len(getattr(config, name)) != STAGES:
             raise ValueError(f"{name} has {STAGES} numbers, one per stage; given {list(getattr(config, name))}")
     if len(set(blocks)) < STAGES or not set(blocks) <= set(range(config.num_hidden_layers)):
-        raise ValueError(
-            f"backbone_out_indices are {STAGES} different blocks, 0 to {config.num_hidden_layers - 1}; "
-            f"given {list(blocks)}"
-        )
+        last = config.num_hidden_layers - 1
+        raise ValueError(f"backbone_out_indices are {STAGES} different blocks, 0 to {last}; given {list(blocks)}")
     return config
 
 
