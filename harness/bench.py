@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.experiment import rules
 from harness.experiment.plan import outline, plan, timing_runs
 from harness.experiment.resources import Resources
-from harness.experiment.spec import Experiment, Run, unfound
+from harness.experiment.spec import Experiment, Run, found_or_named, unfound
 from harness.results import paths, reuse, step_times, store
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Bench:
     @property
     def experiment(self) -> Experiment:
         """As given, with the files of published weights; a ValueError says how those that are not here come here."""
-        return self.fetch_weights(fetch=False)
+        return found_or_named(lambda: self.fetch_weights(fetch=False), self._given)
 
     def fetch_weights(self, say: Callable[[str], None] = _silent, fetch: bool = True) -> Experiment:
         """The experiment with its weights' files; a missing one is fetched and said, or is a ValueError."""
@@ -265,7 +265,7 @@ class Bench:
 
         loggers.require(self.experiment.resources.loggers)
         if runs:
-            content_here(self.experiment.data, full)
+            content_here(self.fetch_weights(fetch=False).data, full)
             from harness.training import gate  # torch and timm: seconds
 
             gate.require(runs, self.experiment.resources, self.directory)

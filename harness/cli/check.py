@@ -29,6 +29,7 @@ def check(
         from harness.datasets.inspect import left_out
 
         wanted = bench(file, overrides, results)
+        wanted.fetch_weights(fetch=False)
         wanted.require_current()
         for note in left_out(wanted.experiment.data):
             typer.echo(f"note: {note}")

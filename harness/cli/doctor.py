@@ -127,7 +127,7 @@ def _experiment(file: Path | None) -> list[Line]:
     from harness.experiment.plan import outline
 
     try:
-        experiment = Bench(load(file, None)).experiment
+        experiment = Bench(load(file, None)).fetch_weights(fetch=False)
         runs = outline(experiment)
     except ValueError as error:
         return [(str(file), False, line) for line in str(error).splitlines()]

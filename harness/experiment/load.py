@@ -214,7 +214,8 @@ def _expand_paths(value: Any, model: type[BaseModel], at: KeyPath, report: Repor
                 report(place, str(error))
                 continue
             value[key] = os.path.abspath(value[key]) if value[key] else ""  # workers have another current folder
-            value[key] = next(filter(os.path.isfile, (os.path.join(value[key], n) for n in mark.inside)), value[key])
+            inside = (os.path.join(value[key], name) for name in mark.inside if value[key])
+            value[key] = next(filter(os.path.isfile, inside), value[key])
             if not (os.path.isfile if mark.kind == "file" else os.path.isdir)(value[key]):
                 report(
                     place,

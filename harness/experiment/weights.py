@@ -31,7 +31,8 @@ FORMS = "{path: FILE}, {package: NAME}, hf:ORGANISATION/NAME@REVISION"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
-Tag = Annotated[str, Field(pattern=rf"^{_NAME}$")]
+_TAG = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,95}"
+Tag = Annotated[str, Field(pattern=rf"^{_TAG}$")]
 Repository = Annotated[str, Field(pattern=rf"^{_NAME}(/{_NAME})?(@{_NAME})?$")]
 Package = Annotated[str, Field(pattern=rf"^{_NAME}$")]
 
@@ -128,7 +129,7 @@ def as_weights(value: Any, tags: bool = True) -> Any:
         return value
     if value.startswith(HUB):
         return {"hub": value.removeprefix(HUB)}
-    if not tags or not re.fullmatch(_NAME, value):
+    if not tags or not re.fullmatch(_TAG, value):
         first = "a name of published weights (imagenet, in22k, ...), " if tags else ""
         raise ValueError(f"{quoted(value)} names no weights. Give {first}{FORMS}")
     return {"tag": value}

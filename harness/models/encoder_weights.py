@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.experiment.spec import Network
-from harness.models.keys import ENCODERS, by_own_names
+from harness.models import transformers_files
+from harness.models.keys import ENCODERS, by_own_names, unprefixed
 from harness.models.keys.efficientnet_lite import by_timm_names
 from harness.models.pretrained import load_weights, timm_name
+from harness.models.transformers_nets import KINDS
 from harness.models.weights import differences, fitted
 
 _DEEP_STEM = [(64, 3, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3)]
@@ -28,9 +30,13 @@ def load_encoder(encoder: nn.Module, network: Network) -> None:
     own, complete = encoder.state_dict(), getattr(encoder, "_depth", 5) >= 5
     state = _by_library_names(own, load_weights(weights))
     found, differing = _matched(own, state, complete)
-    if differing and (converted := _converted(network, state)) is not None:
+    if differing and network.architecture in KINDS:
+        other, still = _matched(own, transformers_files.read(encoder, list(unprefixed(state))[-1]), complete)
+        if len(other) > len(found) or not still:
+            found, differing = other, still
+    if differing and (converted := _converted(network, list(unprefixed(state))[-1])) is not None:
         other, still = _matched(own, converted, complete)
-        if not still:
+        if not still and _patches(state) in (None, _patches(own)):
             found, differing = other, ""
     if differing:
         raise ValueError(
@@ -55,9 +61,10 @@ def _matched(
 def _by_library_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """A file's tensors by the names of the encoder's library, where they have those of another source."""
     plain = dict.fromkeys(name for key in own for name in _names(key))
-    flat = "conv3.weight" in state and "layer1.0.conv1.weight" in state
+    last = list(unprefixed(state))[-1]
+    flat = "conv3.weight" in last and "layer1.0.conv1.weight" in last
     tables = {source: table for source, table in ENCODERS.items() if source != "CIRKD" or flat}
-    return by_own_names(plain, by_timm_names(own, state), tables)
+    return by_own_names(plain, by_timm_names(own, last) if "_conv_stem.weight" in last else state, tables)
 
 
 def _converted(network: Network, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
@@ -76,6 +83,15 @@ def _converted(network: Network, state: Mapping[str, Tensor]) -> dict[str, Tenso
         return None if convert is None else dict(convert(dict(state), model))
     except Exception:  # made for other files: what does not fit is said by name
         return None
+
+
+def _patches(state: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+    """Height and width of the kernel that makes patches of the image; None without one.
+
+    timm's conversion resizes it too, which makes weights of patches of 8 or 14 fit those of 16.
+    """
+    names = (name for name in state if re.search(r"(^|\.)patch_embed\.proj\.weight$", name))
+    return next((tuple(state[name].shape[-2:]) for name in names if state[name].ndim == 4), None)
 
 
 def _left_over(unused: Iterable[str], own: Iterable[str], complete: bool) -> list[str]:

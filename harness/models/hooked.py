@@ -1,6 +1,6 @@
 """A network that is not built of an encoder, a decoder and a head: its maps are read where they arise, by hooks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,26 @@ from harness.experiment.method import nearest
 from harness.experiment.network_rules import stage_order
 from harness.models.tapnet import TapNet
 from harness.taps import Taps
+
+
+class Keep:
+    """A forward hook that keeps what a module gives, for the network around it.
+
+    It is copied and pickled with the network, whose mapping it then fills; a closure would fill the first network's.
+
+    Args:
+        maps: of the network; each call appends to the list under `name`.
+        name: of the tap.
+        incoming: keep the module's first argument instead of its output.
+    """
+
+    def __init__(self, maps: dict[str, list[Any]], name: str, incoming: bool = False) -> None:
+        self._maps, self._name, self._incoming = maps, name, incoming
+
+    def __call__(self, module: nn.Module, given: Any, output: Any) -> None:
+        """Called by torch after the module's forward."""
+        kept = (given[0] if given else None) if self._incoming else output
+        self._maps.setdefault(self._name, []).append(kept)
 
 
 class HookedNet(TapNet):
@@ -43,9 +63,9 @@ class HookedNet(TapNet):
                     f"taps.{name}: the network has no module {path!r}.{nearest(path, list(modules))} Its outermost "
                     f"modules: {', '.join(name for name, _ in network.named_children())}"
                 )
-            modules[path].register_forward_hook(self._keep(name))
+            modules[path].register_forward_hook(Keep(self._maps, name))
         if "logits" in self._named and "decoder" not in self._named:
-            modules[self._named["logits"]].register_forward_hook(self._keep_input("decoder"))
+            modules[self._named["logits"]].register_forward_hook(Keep(self._maps, "decoder", incoming=True))
 
     def taps(self, image: Tensor, auxiliary: bool) -> Taps:
         """See `TapNet.taps`.
@@ -75,18 +95,6 @@ class HookedNet(TapNet):
     def loaded_encoder(self) -> nn.Module:
         """See `TapNet.loaded_encoder`."""
         return super().loaded_encoder() if self._encoder is None else self.network.get_submodule(self._encoder)
-
-    def _keep(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: Any, output: Any) -> None:
-            self._maps.setdefault(name, []).append(output)
-
-        return hook
-
-    def _keep_input(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: Any, output: Any) -> None:
-            self._maps.setdefault(name, []).append(given[0] if given else None)
-
-        return hook
 
     def _one(self, name: str) -> Tensor:
         """The one map that a module gave."""

@@ -1,13 +1,17 @@
 """Files of published weights on this machine: where the Hugging Face hub's and torch's caches have them, and fetching.
 
 Both libraries' own caches are used, with the variables that set them: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT,
-HF_HUB_OFFLINE, HF_TOKEN, TORCH_HOME. Files are written beside their place and renamed by these libraries.
+HF_HUB_OFFLINE, HF_TOKEN, TORCH_HOME. Files are written beside their place and renamed when they are whole.
 """
 
+import errno
 import fcntl
+import http.client
 import logging
 import os
 import re
+import shutil
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +29,13 @@ from harness.files import sha256
 
 CARD = "README.md"
 _MOST_OF_A_CARD = 100_000
+_FAILURES = (
+    *(OSError, RuntimeError, EOFError, http.client.HTTPException),
+    *(errors.HTTPError, errors.HFValidationError, errors.EntryNotFoundError),  # type: ignore[attr-defined]
+)
+"""What the hub's library, its transfers (hf_xet) and Python's raise where the network or a server fails."""
+_TIMEOUT = 60.0
+"""Seconds without a byte after which an address does not answer."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +91,19 @@ def fetch(place: Place) -> tuple[Path, Origin]:
     """The file and its origin; it is fetched unless it is here already, once for all processes of this machine.
 
     Raises:
-        ValueError: it cannot be fetched; says why, and how to put it here by hand.
+        ValueError: there is no such file, or none for this user; says why, and how to put it here by hand.
+        ConnectionError: the network or a server fails, so that another machine, or this one later, may do better.
+        OSError: the disk is full.
     """
     level = huggingface_hub.logging.get_verbosity()
     huggingface_hub.logging.set_verbosity(logging.ERROR)  # what it tries again is no news
     try:
         return at_hand(place) or (_from_hub(place) if place.kind == "hub" else _from_url(place))
-    except (OSError, errors.HFValidationError) as error:
-        raise ValueError(f"{place} cannot be fetched: {_reason(error)}. {by_hand(place)}") from None
+    except _FAILURES as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        kind = ValueError if _stays(error) else ConnectionError
+        raise kind(f"{place} cannot be fetched: {_reason(error)}. {by_hand(place)}") from None
     finally:
         huggingface_hub.logging.set_verbosity(level)
 
@@ -133,11 +149,30 @@ def _from_url(place: Place) -> tuple[Path, Origin]:
     path = folder / place.files[0]
     with _alone(folder / f".{path.name}.lock"):
         if not path.is_file():
-            try:
-                torch.hub.download_url_to_file(place.name, str(path), _claimed(path.name), progress=True)
-            except RuntimeError:
-                raise OSError("what arrives has not the digest that its name claims") from None
+            _download(place.name, path)
     return _checked(path), Origin(kind="url", name=place.name, file=path.name)
+
+
+def _download(address: str, path: Path) -> None:
+    """Fetch a file, and put it in its place when it is whole.
+
+    Raises:
+        OSError: it is not.
+        ValueError: its digest is not what its name claims.
+    """
+    part, claimed = path.with_name(f".{path.name}.part"), _claimed(path.name)
+    asked = urllib.request.Request(address, headers={"User-Agent": "sstkd-bench"})
+    try:
+        with urllib.request.urlopen(asked, timeout=_TIMEOUT) as answer, part.open("wb") as file:
+            shutil.copyfileobj(answer, file, 2**20)
+            left = getattr(answer, "length", None)  # of those that Content-Length promises
+        if left:
+            raise ConnectionError(f"{part.stat().st_size} bytes arrived, and {left} more did not")
+        if claimed is not None and not sha256(part).startswith(claimed):
+            raise ValueError(f"{address} cannot be fetched: what arrives has not the digest that its name claims")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -159,7 +194,7 @@ def _card(repository: str, commit: str | None) -> bool:
     """Fetch a repository's description, which names the licence; it may have none."""
     try:
         return bool(huggingface_hub.hf_hub_download(repository, CARD, revision=commit))
-    except (OSError, ValueError):
+    except (*_FAILURES, ValueError):
         return False
 
 
@@ -194,6 +229,15 @@ def _checked(path: Path) -> Path:
     return path
 
 
+def _stays(error: BaseException) -> bool:
+    """Whether a failure stays what it is, wherever and whenever it is tried again."""
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return False
+    status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+    return refused or isinstance(error, errors.HFValidationError | errors.EntryNotFoundError)
+
+
 def _reason(error: BaseException) -> str:
     """Why a file did not come, in words without addresses and tokens."""
     if constants.HF_HUB_OFFLINE:
@@ -209,4 +253,4 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, errors.LocalEntryNotFoundError):
         return f"{urlsplit(constants.ENDPOINT).hostname} does not answer"
     words = getattr(error, "reason", None) or error.strerror if isinstance(error, OSError) else None
-    return one_line(words or str(error) or type(error).__name__, 160)
+    return one_line(re.sub(r"\w+://\S+", "...", str(words or error)) or type(error).__name__, 160)

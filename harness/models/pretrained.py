@@ -23,7 +23,8 @@ from harness.experiment.weights import FORMS, IN_FOLDERS, Weights, in_package
 from harness.files import sha256
 from harness.models import hub
 from harness.models.hub import Place
-from harness.models.weights import load_state
+from harness.models.inputs import input_statistics
+from harness.models.weights import FETCH, load_state
 
 IMAGENET, DEFAULT = "imagenet", "default"
 TORCHVISION = ("lraspp", "deeplabv3-torchvision", "fcn-torchvision")
@@ -45,7 +46,8 @@ def resolved(experiment: Experiment, fetch: bool = False, say: Say = _silent) ->
         say: called with a line before and after a file is fetched.
 
     Raises:
-        ValueError: a line for each that is not found: which file it is, and how it comes here.
+        ValueError: a line for each that is not found: which file it is, and how it comes here; or that was trained on
+            images of other statistics than `normalize: encoder` gives.
     """
     wrong: list[str] = []
     pairs = []
@@ -56,9 +58,11 @@ def resolved(experiment: Experiment, fetch: bool = False, say: Say = _silent) ->
             found = {}
             for key in ("encoder_weights", "checkpoint"):
                 weights = getattr(network, key, None)
-                if weights is None or weights.known:
+                if weights is None or weights.known or _elsewhere(weights):
                     continue
                 try:
+                    if experiment.train.normalize == "encoder" and network.input is None and weights.tag is not None:
+                        _check_statistics(network, weights.tag)
                     found[key] = _found(network, weights, fetch, say)
                 except ValueError as error:
                     wrong.append(without_secrets(f"pairs.{index}.{role}.{key}: {error}"))
@@ -73,12 +77,28 @@ def load_weights(weights: Weights) -> dict[str, Tensor]:
     """The state dict of weights. A file that another machine has found is found, or fetched, on this one too.
 
     Raises:
-        ValueError: as `load_state`, or the file cannot be fetched.
+        ValueError: as `load_state`, or the file cannot be fetched anywhere.
+        ConnectionError: the network of this machine fails.
     """
     path, origin = Path(weights.path), weights.source
-    if origin is not None and not path.is_file():
+    if not weights.path:
+        raise ValueError(f"the file of {weights.named} has not been looked for; Bench.fetch_weights does it")
+    if origin is not None and not _is_file(path):
         path = in_package(origin.name)[0] if origin.kind == "package" else hub.fetch(hub.place_of(origin))[0]
-    return load_state(path, weights.digest)
+    try:
+        return load_state(path, weights.digest)
+    except ValueError as error:
+        if origin is None or FETCH not in str(error):
+            raise
+        raise ValueError(f"{error} Delete {path}, and it is.") from None
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; another machine's home may not be read by this one's user."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def place(network: Network, weights: Weights) -> Place:
@@ -94,7 +114,10 @@ def place(network: Network, weights: Weights) -> Place:
         except HFValidationError:
             raise ValueError(f"{weights.named} names no repository. Write hf:ORGANISATION/NAME@REVISION") from None
         return Place("hub", repository, IN_FOLDERS, revision or None)
-    assert weights.tag is not None
+    if weights.tag is None:
+        raise ValueError(
+            f"the file of {weights.named} has not been looked for. Load the experiment where it is, or give its sha256"
+        )
     encoder = network.encoder
     if encoder is None:
         raise ValueError(
@@ -105,6 +128,29 @@ def place(network: Network, weights: Weights) -> Place:
     if (name := timm_name(encoder)) is not None:
         return _of_timm(name, weights.tag)
     return _of_smp(encoder, weights.tag)
+
+
+def _elsewhere(weights: Weights) -> bool:
+    """Whether weights are a file that is not here and whose digest is known all the same."""
+    return weights.sha256 is not None and weights.tag is None and weights.hub is None
+
+
+def _check_statistics(network: Network, tag: str) -> None:
+    """Check that `normalize: encoder` gives images as timm's weights of this name were trained on.
+
+    Raises:
+        ValueError: the encoder's default weights were trained on images of other mean or standard deviation.
+    """
+    name = timm_name(network.encoder or "")
+    if name is None or network.architecture in TORCHVISION:
+        return
+    config = _timm_config(name, tag)
+    exact = f"tu-{name.partition('.')[0]}.{config.tag}"
+    if config.tag and input_statistics(exact) != input_statistics(network.encoder):
+        raise ValueError(
+            f"train.normalize: encoder gives the mean and standard deviation of {network.encoder}, but {tag} was "
+            f"trained with others. Write encoder: {exact}"
+        )
 
 
 def _found(network: Network, weights: Weights, fetch: bool, say: Say) -> Weights:
@@ -118,7 +164,10 @@ def _found(network: Network, weights: Weights, fetch: bool, say: Say) -> Weights
         )
     if here is None:
         say(f"weights: fetching {where}")
-        here = hub.fetch(where)
+        try:
+            here = hub.fetch(where)
+        except ConnectionError as error:
+            raise ValueError(str(error)) from None
         say(f"weights: {where}: {here[0].stat().st_size / 2**20:.1f} MB, licence {here[1].licence or 'not named'}")
     path, origin = here
     digest = sha256(path)
@@ -134,21 +183,31 @@ def timm_name(encoder: str) -> str | None:
     return encoder.removeprefix("tu-") if encoder.startswith("tu-") else None
 
 
-def _of_timm(name: str, tag: str) -> Place:
+def _timm_config(name: str, tag: str) -> Any:
+    """timm's record of the weights that a name means.
+
+    Raises:
+        ValueError: none, or several.
+    """
     base, _, own = name.partition(".")
     tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{base}*") if n.partition(".")[0] == base]
+    if own and own not in tags:
+        raise _unknown(f"tu-{base}", own, tags)
     default = getattr(timm.get_pretrained_cfg(base), "tag", None) if tags else None
     config = timm.get_pretrained_cfg(f"{base}.{chosen}") if (chosen := _chosen(base, own, tag, tags, default)) else None
-    if config is None:
+    if config is None or not (config.hf_hub_id or config.url):
         raise _unknown(f"tu-{name}", tag, tags)
+    return config
+
+
+def _of_timm(name: str, tag: str) -> Place:
+    config = _timm_config(name, tag)
     if config.hf_hub_id:
         file = config.hf_hub_filename or "pytorch_model.bin"
         safe = {"pytorch_model.bin": "model.safetensors"}.get(file, re.sub(r"\.bin$", ".safetensors", file))
         repository, _, revision = config.hf_hub_id.partition("@")
         return Place("hub", repository, tuple(dict.fromkeys((safe, file))), revision or None)
-    if config.url:
-        return hub.by_url(config.url)
-    raise _unknown(f"tu-{name}", tag, tags)
+    return hub.by_url(config.url)
 
 
 def _chosen(base: str, own: str, tag: str, tags: list[str], default: str | None) -> str | None:

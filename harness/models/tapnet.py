@@ -1,5 +1,7 @@
 """A network that gives its taps: pads the image to a size the network takes, crops the maps back, knows its widths."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,8 +43,12 @@ class TapNet(nn.Module):
         return None
 
     def saved_state(self) -> dict[str, Tensor]:
-        """The state that is saved, by the names that the network has without its taps."""
+        """The state that is saved, by the names that the network has without its taps, as its library writes them."""
         return self.state_dict()
+
+    def read_state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A file's state by the names here, where the network's library has a conversion of its own."""
+        return state
 
     def loaded_encoder(self) -> nn.Module:
         """The part that `encoder_weights` are for.

@@ -15,9 +15,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
+from harness.borders import one_line
 from harness.experiment.method import nearest
+from harness.models import transformers_files
+from harness.models.hooked import Keep
 from harness.models.tapnet import TapNet
 from harness.taps import Taps
 
@@ -61,10 +65,10 @@ class TransformersNet(TapNet):
     def __init__(self, network: Any, kind: Kind) -> None:
         super().__init__(kind.multiple or int(network.config.image_size))
         self.network, self._kind = network, kind
-        self._kept: dict[str, Any] = {}
+        self._kept: dict[str, list[Any]] = {}
         for name, path in kind.kept(network.config).items():
             module, _, end = path.partition(":")
-            network.get_submodule(module).register_forward_hook(self._keep(name, end == "in"))
+            network.get_submodule(module).register_forward_hook(Keep(self._kept, name, end == "in"))
 
     def taps(self, image: Tensor, auxiliary: bool) -> Taps:
         """See `TapNet.taps`."""
@@ -74,7 +78,8 @@ class TransformersNet(TapNet):
         self._kept.clear()
         try:
             output = self.network(pixel_values=tiles, output_hidden_states=True)
-            stages, *others = self._kind.read(output, self._kept, (tiles.shape[-2], tiles.shape[-1]))
+            kept = {name: found[-1] for name, found in self._kept.items()}
+            stages, *others = self._kind.read(output, kept, (tiles.shape[-2], tiles.shape[-1]))
         finally:
             self._kept.clear()
         maps = [put_together(x, rows, columns) for x in (*stages, *others)]
@@ -82,17 +87,15 @@ class TransformersNet(TapNet):
 
     def saved_state(self) -> dict[str, Tensor]:
         """See `TapNet.saved_state`."""
-        return self.network.state_dict()  # type: ignore[no-any-return]
+        return transformers_files.written(self.network)
+
+    def read_state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """See `TapNet.read_state`."""
+        return {f"network.{name}": value for name, value in transformers_files.read(self.network, state).items()}
 
     def loaded_encoder(self) -> nn.Module:
         """See `TapNet.loaded_encoder`."""
         return self.network.get_submodule(self._kind.encoder)  # type: ignore[no-any-return]
-
-    def _keep(self, name: str, incoming: bool) -> Callable[..., None]:
-        def hook(module: nn.Module, given: Any, output: Any) -> None:
-            self._kept[name] = given[0] if incoming else output
-
-        return hook
 
 
 def cut(image: Tensor, side: int) -> Tensor:
@@ -155,8 +158,21 @@ def _read_eomt(output: Any, kept: dict[str, Any], size: tuple[int, int]) -> _Map
     return _squares(kept), kept["decoder"], *_semantic(output, size)
 
 
+def _segformer_modules(config: Any) -> dict[str, str]:
+    return {"decoder": "decode_head.classifier:in"}
+
+
+def _upernet_modules(config: Any) -> dict[str, str]:
+    return {"backbone": "backbone", "logits": "decode_head.classifier", "decoder": "decode_head.classifier:in"}
+
+
+def _no_modules(config: Any) -> dict[str, str]:
+    return {}
+
+
 def _dpt_modules(config: Any) -> dict[str, str]:
-    stages = {f"stage{i}": f"dpt.encoder.layer.{at}" for i, at in enumerate(config.backbone_out_indices, start=1)}
+    blocks = sorted(config.backbone_out_indices)  # as the library reads them, whatever their order
+    stages = {f"stage{i}": f"dpt.encoder.layer.{at}" for i, at in enumerate(blocks, start=1)}
     head = {"decoder": "head.head.4:in", "logits": "head.head.4"}
     return {**stages, **head, "patches": "dpt.embeddings.patch_embeddings"}
 
@@ -222,7 +238,7 @@ KINDS = {
             "mit-b4": _mit((3, 8, 27, 3), 768),
             "mit-b5": _mit((3, 6, 40, 3), 768),
         },
-        lambda config: {"decoder": "decode_head.classifier:in"},
+        _segformer_modules,
         _read_segformer,
         "segformer",
         32,
@@ -231,11 +247,7 @@ KINDS = {
     "upernet-transformers": Kind(
         "UperNetForSemanticSegmentation",
         {**_SWINS, **_CONVNEXTS},
-        lambda config: {
-            "backbone": "backbone",
-            "logits": "decode_head.classifier",
-            "decoder": "decode_head.classifier:in",
-        },
+        _upernet_modules,
         _read_upernet,
         "backbone",
         32,
@@ -262,7 +274,7 @@ KINDS = {
     "mask2former": Kind(
         "Mask2FormerForUniversalSegmentation",
         _SWINS,
-        lambda config: {},
+        _no_modules,
         _read_mask2former,
         "model.pixel_level_module.encoder",
         32,
@@ -310,12 +322,13 @@ def transformers_net(kind: Kind) -> Callable[..., TapNet]:
             near = nearest(encoder_name, kind.encoders)
             raise ValueError(f"no such encoder here: {encoder_name!r}.{near} Allowed: {', '.join(kind.encoders)}")
         network_class = getattr(library, kind.network)
-        config = _configured(library, network_class.config_class, kind.encoders[encoder_name], options)
-        config.num_labels = classes
         try:
+            config = _configured(library, network_class.config_class, kind.encoders[encoder_name], options)
+            config.num_labels = classes
             return TransformersNet(network_class(config), kind)
-        except (ArithmeticError, LookupError) as error:  # lists of unequal lengths, a width of zero
-            raise ValueError(f"these parameters do not fit together: {type(error).__name__}: {error}") from None
+        except (ArithmeticError, LookupError, StrictDataclassError) as error:  # lists of unequal lengths, a width of 0
+            words = one_line(error, 300)
+            raise ValueError(f"these parameters do not fit together: {type(error).__name__}: {words}") from None
 
     return make
 
@@ -338,13 +351,34 @@ def _configured(library: Any, config_class: Any, encoder: Mapping[str, Any], opt
             raise ValueError(f"{name} is {_KIND[type((own | inners)[name])]}; given {value!r}")
         (values if name in own else backbone)[name] = list(value) if isinstance(value, tuple) else value
     if inner is None:
-        return config_class(**values)
+        return _consistent(config_class(**values))
     backbone = {**encoder["backbone"], **backbone, "out_features": [f"stage{i}" for i in range(1, STAGES + 1)]}
-    config = inner(**backbone)
+    config = _consistent(inner(**backbone))
     widths = getattr(config, "hidden_sizes", None) or [config.embed_dim * 2**stage for stage in range(STAGES)]
     if "auxiliary_in_channels" in own | config_class.__annotations__:
         values = {"auxiliary_in_channels": widths[2], **values}
     return config_class(backbone_config=config, **values)
+
+
+def _consistent(config: Any) -> Any:
+    """The configuration, if the numbers that the library takes on trust are possible.
+
+    Raises:
+        ValueError: they are not.
+    """
+    image, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
+    if isinstance(image, int) and isinstance(patch, int) and not 0 < patch <= image:
+        raise ValueError(f"patch_size is at least 1 and at most image_size; given {patch} and {image}")
+    blocks = getattr(config, "backbone_out_indices", None)
+    if blocks is None:
+        return config
+    for name in ("backbone_out_indices", "neck_hidden_sizes", "reassemble_factors"):
+        if len(getattr(config, name)) != STAGES:
+            raise ValueError(f"{name} has {STAGES} numbers, one per stage; given {list(getattr(config, name))}")
+    if len(set(blocks)) < STAGES or not set(blocks) <= set(range(config.num_hidden_layers)):
+        last = config.num_hidden_layers - 1
+        raise ValueError(f"backbone_out_indices are {STAGES} different blocks, 0 to {last}; given {list(blocks)}")
+    return config
 
 
 _KIND = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list of numbers"}
@@ -361,6 +395,6 @@ def _alike(value: Any, default: Any) -> bool:
 
 def _numbers(config_class: Any) -> dict[str, Any]:
     """Options of a configuration that are numbers, or lists of them, with their defaults."""
-    fixed = ("num_channels", "num_stages", "num_encoder_blocks", "is_hybrid", "head_in_index")
+    fixed = ("num_channels", "num_stages", "num_encoder_blocks", "is_hybrid", "head_in_index", "reshape_last_stage")
     found = {name: getattr(config_class, name, None) for name in config_class.__annotations__}
     return {k: v for k, v in found.items() if isinstance(v, int | float | tuple) and k not in fixed}

@@ -16,15 +16,14 @@ from torch import Tensor, nn
 
 from harness.borders import one_line
 from harness.files import sha256, write_atomic
-from harness.models.keys import by_own_names
+from harness.models.keys import by_own_names, unprefixed
+from harness.models.tapnet import TapNet
 
 WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights", "module"),
     *("ema", "model_ema", "ema_state_dict", "state_dict_ema", "params_ema", "student", "teacher"),
 )
 """Keys under which training programs keep a state dict inside a checkpoint."""
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""What DataParallel, torch.compile and training programs put before every name."""
 CLOSEST = 10
 """Names of a network's missing tensors that are shown with the closest ones of the file."""
 LONGEST, MOST = 160, 4096
@@ -48,7 +47,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 def load_state(path: Path, expected_sha256: str) -> dict[str, Tensor]:
     """Read a state dict from a file with the given SHA-256: safetensors, or what `torch.save` writes.
 
-    Wrappings are removed (`unwrapped`).
+    Wrappings are removed (`unwrapped`); prefixes of names stay until it is known what the names are for (`load_into`).
 
     Raises:
         ValueError: the file is missing, has another SHA-256, is not a state dict, or has values that are not finite.
@@ -71,7 +70,7 @@ def load_state(path: Path, expected_sha256: str) -> dict[str, Tensor]:
 
 
 def unwrapped(content: Any) -> dict[str, Tensor]:
-    """The state dict in a checkpoint: that under one of `WRAPPERS`, without `PREFIXES` that all its names have.
+    """The state dict in a checkpoint: that under one of `WRAPPERS`, by its names there.
 
     Args:
         content: what was read from a file.
@@ -88,10 +87,7 @@ def unwrapped(content: Any) -> dict[str, Tensor]:
         content = content[inside[0]]
     if not isinstance(content, dict):
         raise ValueError(f"is not a state dict (a mapping of names to tensors) but a {type(content).__name__}. {SAVE}")
-    state: dict[str, Tensor] = content
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), ""):
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+    return content
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> str:
@@ -108,7 +104,8 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, assi
 
     Args:
         network: network to load into.
-        state: tensors by the network's names, or by those of another source (`harness.models.keys`).
+        state: tensors by the network's names, those that its library writes, or those of another source
+            (`harness.models.keys`).
         source: origin of the state dict, for the message.
         assign: use the tensors themselves instead of copies where their types are the network's.
 
@@ -116,14 +113,23 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, assi
         ValueError: names are missing or unexpected, or shapes or kinds of number differ; counts them.
     """
     own = network.state_dict()
-    state = fitted(own, by_own_names(own, state))
-    differing = differences(own.keys() - state.keys(), state.keys() - own.keys(), own, state)
+    found = fitted(own, by_own_names(own, state))
+    differing = _differing(own, found)
+    if differing and isinstance(network, TapNet):
+        for plain in unprefixed(state):
+            read = network.read_state(plain)
+            if own.keys() & read.keys() > own.keys() & found.keys() or not _differing(own, read):
+                found, differing = dict(read), _differing(own, read)
     if differing:
         raise ValueError(
             f"{source}: does not fit this network: {differing}. "
             "Give weights saved from the same architecture, encoder, parameters and number of classes."
         )
-    network.load_state_dict(dict(state), assign=assign and all(own[n].dtype == state[n].dtype for n in own))
+    network.load_state_dict(found, assign=assign and all(own[n].dtype == found[n].dtype for n in own))
+
+
+def _differing(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    return differences(own.keys() - found.keys(), found.keys() - own.keys(), own, found)
 
 
 def fitted(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.experiment.spec import Experiment, Network
-from harness.experiment.weights import WAYS, Weights
+from harness.experiment.weights import IN_FOLDERS, WAYS, Weights
 from harness.results import store
 
 N = TypeVar("N", bound=Network)
@@ -13,6 +13,9 @@ N = TypeVar("N", bound=Network)
 
 def with_digests(experiment: Experiment, directory: Path) -> Experiment:
     """The experiment with digests of weight files that are elsewhere, from each pair's newest row.
+
+    Only from a row of the same architecture, encoder and name of the weights, or of the file: whose folder it is may
+    differ between machines.
 
     Args:
         experiment: weights whose digest is unknown have none.
@@ -40,8 +43,15 @@ def _digested(network: N, seen: Any) -> N:
         weights, then = getattr(network, key, None), seen.get(key)
         if weights is None or weights.sha256 is not None or not then:
             continue
-        if all(then.get(way) == getattr(weights, way) for way in WAYS) and seen.get("encoder") == network.encoder:
-            named = any(getattr(weights, way) for way in WAYS)
+        named = any(getattr(weights, way) for way in WAYS)
+        same = all(then.get(way) == getattr(weights, way) for way in WAYS)
+        same = same and all(seen.get(what) == getattr(network, what) for what in ("architecture", "encoder"))
+        if same and (named or _same_name(Path(then["path"]), Path(weights.path))):
             seen_there = Weights.model_validate_json(json.dumps(then))
             found[key] = seen_there if named else weights.model_copy(update={"sha256": then["sha256"]})
     return network.model_copy(update=found)
+
+
+def _same_name(file: Path, given: Path) -> bool:
+    """Whether a file is called as given, or is in a folder called as given, which stands for it."""
+    return file.name == given.name or (file.name in IN_FOLDERS and file.parent.name == given.name)

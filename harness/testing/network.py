@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from harness.distillers import METHODS
 from harness.experiment.spec import Network
-from harness.models import TapNet, build, load_into
+from harness.models import TapNet, build, load_into, load_state, save_state
 from harness.models.outside import plain
 from harness.taps import NetworkInfo, Pair, TapInfo, Taps
 from harness.testing.case import require
@@ -76,11 +78,11 @@ def _same_twice(spec: Network, built: TapNet, classes: int) -> None:
 
 
 def _as_without_taps(spec: Network, built: TapNet, classes: int) -> None:
-    """The scores are bit for bit those of the network by itself."""
+    """The scores are bit for bit those of the network by itself, with its weights from a file."""
     if ":" not in spec.architecture or spec.taps is None:
         return
     network = plain(spec, classes)
-    load_into(network, built.saved_state(), spec.architecture)
+    load_into(network, _through_a_file(built), spec.architecture)
     image = built.dry_image() + 0.5
     with torch.no_grad():
         expected, found = network.eval()(image), built.eval()(image).full
@@ -107,8 +109,30 @@ def _gradients(spec: Network, built: TapNet, classes: int) -> None:
     )
 
 
+def _reloaded(spec: Network, built: TapNet, classes: int) -> None:
+    """Weights that a run saves go into the network again, as those of a teacher or for `predict`."""
+    other = build(spec, classes, seed=1)
+    load_into(other, _through_a_file(built), spec.architecture)
+    image = built.dry_image() + 0.5
+    with torch.no_grad():
+        same = torch.equal(built.eval()(image).full, other.eval()(image).full)
+    require(same, "its scores are others after its weights are saved and loaded: keep what they depend on in its state")
+
+
+def _through_a_file(built: TapNet) -> dict[str, Tensor]:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        return load_state(path, save_state(built.saved_state(), path))
+
+
 _MAP = "a map (N, C, H, W)"
-_CHECKS: tuple[Callable[[Network, TapNet, int], None], ...] = (_shapes, _same_twice, _as_without_taps, _gradients)
+_CHECKS: tuple[Callable[[Network, TapNet, int], None], ...] = (
+    _shapes,
+    _same_twice,
+    _as_without_taps,
+    _reloaded,
+    _gradients,
+)
 
 
 def _taps(found: Taps, info: NetworkInfo) -> Iterator[tuple[str, Tensor, TapInfo]]:

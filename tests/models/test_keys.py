@@ -190,6 +190,15 @@ def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
         load(tiny.write(tmp_path), [f"pairs.0.teacher.checkpoint={{path: {tmp_path}/mine}}"])
 
 
+@pytest.mark.parametrize("given", ['""', '"${NOTHING_SET}"'])
+def test_no_path_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NOTHING_SET", "")
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"pairs.0.teacher.checkpoint"):
+        load(tiny.write(tmp_path), [f"pairs.0.teacher.checkpoint={{path: {given}}}"])
+
+
 def encoder_file(tmp_path: Path, state: State, **changes: Any) -> dict[str, Any]:
     path = tmp_path / "encoder.safetensors"
     save_file({name: value.contiguous().clone() for name, value in state.items()}, path)
@@ -229,6 +238,15 @@ def test_positions_of_another_size_are_resized_as_timm_does(tmp_path: Path) -> N
         name, pretrained=True, img_size=64, pretrained_cfg_overlay={"file": path, "num_classes": 1000}
     )
     assert torch.equal(built.loaded_encoder().state_dict()["model.pos_embed"], small.state_dict()["pos_embed"])
+
+
+def test_patches_of_another_size_are_not_resized(tmp_path: Path) -> None:
+    """The positions would be resized too: it would be another network than the file's."""
+    plain = timm.create_model("vit_tiny_patch16_224", pretrained=False, patch_size=8, img_size=64)
+    with pytest.raises(ValueError, match=r"1 reshaped|2 reshaped"):
+        build(
+            network("vit-linear", "tu-vit_tiny_patch16_224", **encoder_file(tmp_path, plain.state_dict())), CLASSES, 0
+        )
 
 
 def lite(state: State) -> State:

@@ -1,8 +1,10 @@
 """Networks of one's own: bit-equal to the plain network, any size, trained, and errors that say what to write."""
 
+import copy
 import json
+import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from torch import Tensor, nn
 from harness.experiment.load import load
 from harness.experiment.plan import plan
 from harness.experiment.spec import Network
-from harness.models import build, load_into
+from harness.models import build, load_into, load_state, save_state, state_sha256
 from harness.results import content, paths, store
 from harness.taps import TapInfo
+from harness.testing import check_network
 from tests.support import tiny
 
 SOURCE = """
@@ -38,6 +41,16 @@ class Net(nn.Module):
 
     def forward(self, image):
         return self.classifier(self.neck(self.deep(self.shallow(image))))
+
+
+class Wrapping(nn.Module):
+    def __init__(self, num_classes: int, part: str = "model") -> None:
+        super().__init__()
+        self.part = part
+        self.add_module(part, Net(num_classes))
+
+    def forward(self, image):
+        return getattr(self, self.part)(image)
 
 
 class Tapped(Net):
@@ -125,11 +138,37 @@ def test_other_sizes_are_padded_and_cropped(own: Path) -> None:
     assert torch.equal(found.logits, padded[..., :4, :5])
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_a_copy_is_a_network_of_its_own(own: Path, copied: Callable[[nn.Module], nn.Module]) -> None:
+    network = build(spec(taps=PATHS), 3, seed=0).eval()
+    other = copied(network)
+    for parameter in other.parameters():
+        parameter.data += 0.1
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    first, second = network(image), other(image)
+    assert torch.equal(second.stages["stage1"], other.network.shallow(image))  # type: ignore[operator, union-attr]
+    assert not torch.equal(first.stages["stage1"], second.stages["stage1"])
+
+
 def test_its_state_loads_where_it_came_from(own: Path) -> None:
     """Weights saved from the plain module go into the network with taps."""
     network, other = build(spec(taps=PATHS), 3, seed=0), build(spec(taps=PATHS), 3, seed=1)
     load_into(other, network.network.state_dict(), "FILE")  # type: ignore[union-attr]
     assert torch.equal(other.network.neck.weight, network.network.neck.weight)  # type: ignore[union-attr, arg-type]
+
+
+@pytest.mark.parametrize("part", ["model", "net", "network", "module"])
+@pytest.mark.parametrize("wrapped", ["", "module.", "module._orig_mod."])
+def test_a_part_called_like_a_wrapper_is_reloaded(own: Path, part: str, wrapped: str) -> None:
+    inner = {name: f"{part}.{path}" for name, path in PATHS.items()}
+    given = spec("Wrapping", inner, parameters={"part": part})
+    network, other = build(given, 3, seed=0), build(given, 3, seed=1)
+    path = own / "w.safetensors"
+    digest = save_state({f"{wrapped}{name}": value for name, value in network.saved_state().items()}, path)
+    load_into(other, load_state(path, digest), "FILE")
+    assert state_sha256(other.state_dict()) == state_sha256(network.state_dict())
+    if not wrapped:
+        assert "stage1" in check_network(given)
 
 
 @pytest.mark.parametrize(

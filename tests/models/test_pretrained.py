@@ -17,12 +17,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 import harness
+from harness.errors import machine_failed
 from harness.experiment.load import load
 from harness.experiment.plan import outline
 from harness.experiment.spec import Experiment, Network, Run
 from harness.experiment.weights import Origin, Weights
 from harness.models import build, hub, load_weights, pretrained
-from harness.results.weights import with_digests
+from harness.results.weights import _digested, with_digests
 from tests.support import tiny
 from tests.support.hubs import COMMIT, GATED, Hub, serving
 
@@ -252,6 +253,89 @@ def test_an_address_is_fetched_into_torchs_cache(tmp_path: Path, served: Hub) ->
             hub.fetch(hub.by_url(f"{served.address}/models/{file}"))
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's library waits before it tries again."""
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+
+
+def test_what_arrives_in_part_is_not_kept(tmp_path: Path, served: Hub) -> None:
+    served.plain["/models/plain.pth"], served.cut = pickled(random_state(7)), ("plain.pth",)
+    place = hub.by_url(f"{served.address}/models/plain.pth")
+    with pytest.raises(
+        ConnectionError, match=r"bytes arrived, and \d+ more did not\. On a machine with a network: curl"
+    ):
+        hub.fetch(place)
+    assert hub.at_hand(place) is None and not list((tmp_path / "torch").rglob("*.pth*t"))
+    served.cut = ()
+    assert hub.fetch(place)[0].read_bytes() == served.plain["/models/plain.pth"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "README.md"])
+def test_a_connection_that_ends_is_one_line(tmp_path: Path, served: Hub, impatient: None, file: str) -> None:
+    served.cut = (file,)
+    bench = harness.Bench(experiment(tmp_path, IMAGENET), tmp_path)
+    if file == "README.md":  # the licence is worth no run
+        source = student(bench.fetch_weights()).source
+        assert source is not None and source.licence is None
+        return
+    with pytest.raises(ValueError, match=f"cannot be fetched: .* hf download {REPOSITORY}") as caught:
+        bench.fetch_weights()
+    assert "\n" not in str(caught.value) and served.address not in str(caught.value)
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("Data processing error: https://x.y/z?sig=SECRET reset"), EOFError()])
+def test_a_transfer_of_another_library_that_fails(
+    tmp_path: Path, served: Hub, monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    def fails(*given: Any, **more: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fails)
+    with pytest.raises(ValueError, match="cannot be fetched: ") as caught:
+        harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights()
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_network_that_fails_is_the_machines_fault(tmp_path: Path, served: Hub, impatient: None) -> None:
+    found = student(harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights())
+    there = found.model_copy(update={"path": "/only/on/the/head/model.safetensors"})
+    os.rename(tmp_path / "hub", tmp_path / "gone")
+    served.cut = ("model.safetensors",)
+    with pytest.raises(ConnectionError) as caught:
+        load_weights(there)
+    assert machine_failed(caught.value)
+    served.cut, served.repositories = (), {}
+    with pytest.raises(ValueError, match="no such repository") as refused:
+        load_weights(there)
+    assert not machine_failed(refused.value)
+
+
+def test_a_path_that_must_not_be_looked_at_is_another_machines(
+    tmp_path: Path, served: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = student(harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights())
+    whole = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if path.is_relative_to("/root/of/another"):
+            raise PermissionError(13, "Permission denied")
+        return whole(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    there = found.model_copy(update={"path": "/root/of/another/model.safetensors"})
+    assert load_weights(there).keys() == random_state(7).keys()
+
+
+def test_a_damaged_file_of_a_cache_is_to_be_deleted(tmp_path: Path, served: Hub) -> None:
+    served.repositories[REPOSITORY]["model.safetensors"] = save(random_state(7))[:-100]
+    found = student(harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights())
+    with pytest.raises(
+        ValueError, match=r"is cut short\. Fetch the file again\. Delete .*model.safetensors, and it is"
+    ):
+        load_weights(found)
+
+
 @pytest.mark.parametrize(
     ("architecture", "encoder", "tag", "said"),
     [
@@ -261,6 +345,7 @@ def test_an_address_is_fetched_into_torchs_cache(tmp_path: Path, served: Hub) ->
         ("vit-linear", "tu-vit_small_patch16_dinov3", "dinov3", "timm/vit_small_patch16_dinov3.lvd1689m"),
         ("fpn", "tu-resnet18.tv_in1k", "imagenet", "timm/resnet18.tv_in1k"),
         ("fpn", "resnet18", "ssl", "smp-hub/resnet18.ssl at d600d5116aac2e6e595f99f40612074c723c00b2"),
+        ("fpn", "inceptionv4", "imagenet+background", "smp-hub/inceptionv4.imagenet-background"),
         ("fpn", "timm-mobilenetv3_large_100", "imagenet", "timm/tf_mobilenetv3_large_100"),
         ("fcn-torchvision", "resnet50", "imagenet", "https://download.pytorch.org/models/resnet50-0676ba61.pth"),
         ("fcn-torchvision", "resnet50", "IMAGENET1K_V2", "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"),
@@ -278,6 +363,8 @@ def test_what_a_tag_means(architecture: str, encoder: str, tag: str, said: str) 
         ("fpn", "tu-resnet18", "in1k", "or several"),
         ("fpn", "resnet18", "imagnet", "Did you mean 'imagenet'"),
         ("fpn", "tu-resnet19", "imagenet", "publishes none"),
+        ("fpn", "tu-resnet18.nonsense_in1k", "imagenet", "tu-resnet18 has no weights named 'nonsense_in1k'"),
+        ("fpn", "tu-resnet18.nonsense_in1k", "a1_in1k", "It has a1_in1k"),
         ("lraspp", "mobilenet_v3_large", "coco", "It has imagenet1k_v1, imagenet1k_v2"),
         ("mine:Net", None, "imagenet", "needs an encoder"),
     ],
@@ -288,6 +375,64 @@ def test_a_tag_that_nobody_knows(architecture: str, encoder: str | None, tag: st
     with pytest.raises(ValueError, match=said) as caught:
         pretrained.place(spec, spec.encoder_weights)
     assert "{path: FILE}" in str(caught.value)
+
+
+CLIP = {
+    "pairs.0.student.encoder": "tu-convnext_base",
+    "pairs.0.student.encoder_weights": "clip_laion2b",
+    "train.normalize": "encoder",
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "wrong"),
+    [
+        ({}, True),
+        ({"pairs.0.student.encoder_weights": "in22k"}, False),
+        (
+            {"pairs.0.student.encoder": "tu-convnext_base.clip_laion2b", "pairs.0.student.encoder_weights": "default"},
+            False,
+        ),
+        ({"pairs.0.student.encoder": "tu-convnext_base.clip_laion2b"}, False),
+        ({"train.normalize": "dataset"}, False),
+    ],
+)
+def test_statistics_of_the_tag_and_not_of_the_default(
+    tmp_path: Path, served: Hub, more: dict[str, str], wrong: bool
+) -> None:
+    settings = [f"{key}={value}" for key, value in (CLIP | more).items()]
+    with pytest.raises(ValueError) as caught:
+        _ = harness.Bench(experiment(tmp_path, *settings), tmp_path).experiment
+    said = "train.normalize: encoder gives the mean and standard deviation of tu-convnext_base, but clip_laion2b was trained with others. Write encoder: tu-convnext_base.clip_laion2b"
+    assert (said in str(caught.value)) == wrong and ("which is not on this machine" in str(caught.value)) != wrong
+    assert str(caught.value).startswith("pairs.0.student.encoder_weights: ") and "\n" not in str(caught.value)
+
+
+def elsewhere(folder: Path, *settings: str) -> Experiment:
+    return load(tiny.write(folder, data=DATA), settings, here=False)
+
+
+@pytest.mark.parametrize("where", ["path: /nowhere/a.pth", "package: nowhere"])
+def test_files_of_another_machine_beside_published_weights(
+    tmp_path: Path, served: Hub, content: bytes, where: str
+) -> None:
+    served_at = harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights()
+    given = "pairs.0.teacher.encoder_weights={%s}"
+    with pytest.raises(ValueError, match=r"pairs.0.teacher.encoder_weights: the file of .*nowhere.* give its sha256"):
+        _ = harness.Bench(elsewhere(tmp_path, IMAGENET, given % where), tmp_path).experiment
+    pinned = elsewhere(tmp_path, IMAGENET, given % f"{where}, sha256: {'a' * 64}")
+    assert student(harness.Bench(pinned, tmp_path).experiment) == student(served_at)
+
+
+def test_a_pinned_name_is_read_without_its_file(tmp_path: Path, served: Hub) -> None:
+    """The digest says what the runs are called; whoever trains needs the file."""
+    pinned = f"pairs.0.student.encoder_weights={{tag: imagenet, sha256: {'a' * 64}}}"
+    bench = harness.Bench(experiment(tmp_path, pinned), tmp_path)
+    assert ids(bench.experiment) == [run.run_id for run in bench.runs()] == list(bench.states())
+    assert served.asked == []
+    for use in (lambda b: b.fetch_weights(fetch=False), lambda b: b.require_ready(b.runs())):
+        with pytest.raises(ValueError, match="which is not on this machine"):
+            use(harness.Bench(experiment(tmp_path, pinned), tmp_path))
 
 
 def test_a_row_says_where_its_weights_are_from(tmp_path: Path, served: Hub) -> None:
@@ -303,6 +448,33 @@ def test_a_row_says_where_its_weights_are_from(tmp_path: Path, served: Hub) -> N
     assert student(with_digests(unknown, tmp_path / "tiny")).sha256 == student(found.experiment).sha256
     other = experiment(tmp_path, "pairs.0.student.encoder_weights=lamb", "train.steps=2", "train.eval_every=2")
     assert student(with_digests(other, tmp_path / "tiny")).sha256 is None
+
+
+SOURCE = {"kind": "hub", "name": "smp-hub/resnet18.imagenet", "file": "model.safetensors"}
+
+
+def test_a_digest_of_other_weights_is_not_taken(tmp_path: Path) -> None:
+    def student_of(text: str) -> Any:
+        return load(tiny.write(tmp_path, data=DATA), [f"pairs.0.student={text}"], here=False).pairs[0].student
+
+    def digest(text: str, seen: dict[str, Any]) -> str | None:
+        weights = _digested(student_of(text), seen).encoder_weights
+        assert weights is not None
+        return weights.sha256
+
+    there = {"path": "/x/a.pth", "sha256": "a" * 64}
+    seen = {"architecture": "fpn", "encoder": "resnet18", "encoder_weights": there}
+    fpn = "{architecture: fpn, encoder: resnet18, encoder_weights: %s}"
+    assert digest(fpn % "{path: /y/a.pth}", seen) == "a" * 64
+    assert digest(fpn % "{path: /y/b.pth}", seen) is None
+    folder = seen | {"encoder_weights": there | {"path": "/x/mine/model.safetensors"}}
+    assert digest(fpn % "{path: /y/mine}", folder) == "a" * 64 and digest(fpn % "{path: /y/other}", folder) is None
+    assert digest(fpn.replace("fpn", "unet") % "{path: /y/a.pth}", seen) is None
+    tagged = seen | {"encoder_weights": there | {"tag": "imagenet", "source": SOURCE}}
+    assert digest(fpn % "{tag: imagenet}", tagged) == "a" * 64
+    assert digest(fpn.replace("fpn", "fcn-torchvision").replace("18", "50") % "{tag: imagenet}", tagged) is None
+    fifty = tagged | {"encoder": "resnet50"}
+    assert digest(fpn.replace("fpn", "fcn-torchvision").replace("18", "50") % "{tag: imagenet}", fifty) is None
 
 
 # --- packages

@@ -19,12 +19,14 @@ class Hub:
         repositories: content by file by repository; the file `GATED` in it makes the repository one with terms.
         plain: content by path, without any of the hub's headers.
         asked: method and path of every request.
+        cut: ends of paths of which half arrives and the connection ends.
     """
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     plain: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     address: str = ""
+    cut: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -39,8 +41,10 @@ def serving(hub: Hub) -> Iterator[Hub]:
             for name, value in ({"Content-Length": str(len(content))} | headers).items():
                 self.send_header(name, value)
             self.end_headers()
+            cut = self.path.endswith(hub.cut)
             if self.command == "GET":
-                self.wfile.write(content)
+                self.wfile.write(content[: len(content) // 2] if cut else content)
+            self.close_connection = True
 
         do_GET = do_HEAD
 

@@ -5,7 +5,7 @@ and None leaves the tensor out. Names without a pattern stay. Sources of the nam
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from harness.models.keys.cirkd import CIRKD, CIRKD_ENCODER
@@ -33,6 +33,21 @@ ENCODERS: dict[str, Table] = {
     "torchvision": TORCHVISION_FEATURES,
 }
 """Tables for encoders, to timm's and torchvision's names."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+"""What DataParallel, torch.compile and training programs put before every name; also names of networks' own parts."""
+NESTED = 8
+"""Prefixes before a name that are tried."""
+
+
+def unprefixed(state: Mapping[str, T]) -> Iterator[Mapping[str, T]]:
+    """The state as it is, then without the first of `PREFIXES` that all its names have, then without the next."""
+    yield state
+    for _ in range(NESTED):
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
+        if prefix is None or not state:
+            return
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+        yield state
 
 
 def renamed(state: Mapping[str, T], table: Table) -> dict[str, T]:
@@ -50,17 +65,20 @@ def by_own_names(
 ) -> Mapping[str, T]:
     """The state by a network's names: the table with the most names of the network, then with the fewest others.
 
+    A prefix that all names have may be a wrapper's or the name of the network's only part, so both are tried; what
+    is there as it is goes first. If nothing fits, all prefixes are removed.
+
     Args:
         own: the network's tensors by name.
         state: a file's; its names stay where no table has more of the network's.
         tables: which to try.
     """
-    found, best = state, _fit(own, state)
-    for table in tables.values():
-        named = renamed(state, table)
-        if (fit := _fit(own, named)) > best and fit[0]:
-            found, best = named, fit
-    return found
+    found, best, plain = state, _fit(own, state), state
+    for plain in unprefixed(state):
+        for named in (plain, *(renamed(plain, table) for table in tables.values())):
+            if (fit := _fit(own, named)) > best and fit[0]:
+                found, best = named, fit
+    return found if best[0] else plain
 
 
 def _fit(own: Mapping[str, object], state: Mapping[str, object]) -> tuple[int, int]:
