@@ -33,7 +33,7 @@ from harness.training.columns import kept, measured, run_facts
 from harness.training.cost import PeakMemory
 from harness.training.evaluate import evaluate
 from harness.training.log import Terms
-from harness.training.optimizers import Optimizers
+from harness.training.optimizers import Optimizers, optimizer_of
 from harness.training.progress import Progress
 from harness.training.runtime import Runtime
 from harness.training.schedule import Rates
@@ -96,11 +96,7 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
     step = runtime.wrap(module, recipe.sync_batchnorm, module.equal_buffers())
     teacher_module = _compiled(teacher, recipe.compile) if teacher is not None else None
     teacher_info = for_inputs(data, recipe.normalize, run.teacher).info if run.teacher else data.info
-    # A given network is not trained, and need not have an encoder.
-    spec = (
-        recipe.optimizer if run.checkpoint is None else recipe.optimizer.model_copy(update={"encoder_lr_factor": 1.0})
-    )
-    optimizers = Optimizers(spec, step, distiller, student)
+    optimizers = Optimizers(optimizer_of(run), step, distiller, student)
     average = Average(student, recipe.ema)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     steps = 0 if run.checkpoint is not None else recipe.steps

@@ -8,6 +8,7 @@ from torch import nn
 
 from harness.distillers import Distiller
 from harness.experiment.recipe import Optimizer, Schedule
+from harness.experiment.spec import Run
 from harness.models import TapNet
 
 ENCODERS = ("encoder", "backbone")
@@ -131,6 +132,12 @@ def made(spec: Optimizer, groups: list[Any]) -> torch.optim.Optimizer:
 def tuples(parameters: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments with tuples where plain data has lists."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in parameters.items()}
+
+
+def optimizer_of(run: Run) -> Optimizer:
+    """The optimizer of a run; a given network is not trained, and need not have an encoder with a rate of its own."""
+    spec = run.train.optimizer
+    return spec if run.checkpoint is None else spec.model_copy(update={"encoder_lr_factor": 1.0})
 
 
 def encoder_of(student: TapNet) -> nn.Module:
