@@ -20,7 +20,7 @@ from harness.datasets.base import Data
 from harness.datasets.filedata import usable
 from harness.datasets.inspect import look, source_of
 from harness.experiment.method import dataset_entry
-from harness.experiment.signatures import source_file
+from harness.experiment.sources import outside_files
 from harness.experiment.spec import Dataset
 from harness.files import cache_home
 
@@ -100,8 +100,8 @@ def _state(data: Dataset) -> str:
     for path in sorted(here.glob("*.py")):  # which pixels are read from a file, and how a split is cut
         digest.update(path.read_bytes())
     if ":" in data.name:
-        for path in _sources(data.name.partition(":")[0]):
-            digest.update(path.read_bytes())
+        for name, path in sorted(outside_files(data.name.partition(":")[0]).items()):
+            digest.update(name.encode() + path.read_bytes())
     if data.root is not None and Path(data.root).is_dir():
         for line in _files(os.path.realpath(data.root)):
             digest.update(os.fsencode(line))
@@ -112,12 +112,6 @@ def _state(data: Dataset) -> str:
             continue
     digest.update(f"\0{platform.node()}".encode())  # other processors may round otherwise
     return digest.hexdigest()
-
-
-def _sources(module: str) -> list[Path]:
-    """The source files of a module from outside, and those beside it."""
-    folder = source_file(module).parent
-    return sorted(folder.rglob("*.py") if "." in module else folder.glob("*.py"))
 
 
 def _files(root: str) -> Iterator[str]:

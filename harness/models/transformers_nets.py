@@ -23,11 +23,11 @@ from harness.experiment.method import nearest
 from harness.models import transformers_files
 from harness.models.hooked import Keep
 from harness.models.tapnet import TapNet
+from harness.models.transformers_config import STAGES, configured
 from harness.taps import Taps
 
 FLOOR = 1e-6
 """Added to a semantic map before its logarithm."""
-STAGES = 4
 _Maps = tuple[list[Tensor], Tensor, Tensor, Tensor]
 """Stages, decoder, logits, full."""
 
@@ -323,7 +323,7 @@ def transformers_net(kind: Kind) -> Callable[..., TapNet]:
             raise ValueError(f"no such encoder here: {encoder_name!r}.{near} Allowed: {', '.join(kind.encoders)}")
         network_class = getattr(library, kind.network)
         try:
-            config = _configured(library, network_class.config_class, kind.encoders[encoder_name], options)
+            config = configured(library, network_class.config_class, kind.encoders[encoder_name], options)
             config.num_labels = classes
             return TransformersNet(network_class(config), kind)
         except (ArithmeticError, LookupError, StrictDataclassError) as error:  # lists of unequal lengths, a width of 0
@@ -331,70 +331,3 @@ def transformers_net(kind: Kind) -> Callable[..., TapNet]:
             raise ValueError(f"these parameters do not fit together: {type(error).__name__}: {words}") from None
 
     return make
-
-
-def _configured(library: Any, config_class: Any, encoder: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """The configuration of an encoder, with options in their places.
-
-    Raises:
-        ValueError: an option is unknown or of another kind than its default.
-    """
-    values = {name: value for name, value in encoder.items() if name not in ("backbone", "backbone_class")}
-    backbone: dict[str, Any] = {}
-    inner = getattr(library, encoder["backbone_class"]) if "backbone_class" in encoder else None
-    own, inners = _numbers(config_class), {} if inner is None else _numbers(inner)
-    for name, value in options.items():
-        if name not in own | inners:
-            names = sorted(own | inners)
-            raise ValueError(f"no such parameter here: {name!r}.{nearest(name, names)} Allowed: {', '.join(names)}")
-        if not _alike(value, (own | inners)[name]):
-            raise ValueError(f"{name} is {_KIND[type((own | inners)[name])]}; given {value!r}")
-        (values if name in own else backbone)[name] = list(value) if isinstance(value, tuple) else value
-    if inner is None:
-        return _consistent(config_class(**values))
-    backbone = {**encoder["backbone"], **backbone, "out_features": [f"stage{i}" for i in range(1, STAGES + 1)]}
-    config = _consistent(inner(**backbone))
-    widths = getattr(config, "hidden_sizes", None) or [config.embed_dim * 2**stage for stage in range(STAGES)]
-    if "auxiliary_in_channels" in own | config_class.__annotations__:
-        values = {"auxiliary_in_channels": widths[2], **values}
-    return config_class(backbone_config=config, **values)
-
-
-def _consistent(config: Any) -> Any:
-    """The configuration, if the numbers that the library takes on trust are possible.
-
-    Raises:
-        ValueError: they are not.
-    """
-    image, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
-    if isinstance(image, int) and isinstance(patch, int) and not 0 < patch <= image:
-        raise ValueError(f"patch_size is at least 1 and at most image_size; given {patch} and {image}")
-    blocks = getattr(config, "backbone_out_indices", None)
-    if blocks is None:
-        return config
-    for name in ("backbone_out_indices", "neck_hidden_sizes", "reassemble_factors"):
-        if len(getattr(config, name)) != STAGES:
-            raise ValueError(f"{name} has {STAGES} numbers, one per stage; given {list(getattr(config, name))}")
-    if len(set(blocks)) < STAGES or not set(blocks) <= set(range(config.num_hidden_layers)):
-        last = config.num_hidden_layers - 1
-        raise ValueError(f"backbone_out_indices are {STAGES} different blocks, 0 to {last}; given {list(blocks)}")
-    return config
-
-
-_KIND = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list of numbers"}
-
-
-def _alike(value: Any, default: Any) -> bool:
-    """Whether a value is of the kind of a default."""
-    if isinstance(default, tuple):
-        return isinstance(value, tuple | list) and all(_alike(item, 0.5) for item in value)
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    return isinstance(value, int if isinstance(default, int) else int | float)
-
-
-def _numbers(config_class: Any) -> dict[str, Any]:
-    """Options of a configuration that are numbers, or lists of them, with their defaults."""
-    fixed = ("num_channels", "num_stages", "num_encoder_blocks", "is_hybrid", "head_in_index", "reshape_last_stage")
-    found = {name: getattr(config_class, name, None) for name in config_class.__annotations__}
-    return {k: v for k, v in found.items() if isinstance(v, int | float | tuple) and k not in fixed}

@@ -4,16 +4,15 @@ The package's own files change with every release: a row records them, and a rea
 Files of a method from outside (`package.module:Class`) are part of what the run is: with other files it is another run.
 """
 
-import ast
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.experiment import signatures
 from harness.experiment.signatures import source_file
+from harness.experiment.sources import imported, is_ours, outside_files
 
 ROOMS = ("harness.distillers", "harness.datasets", "harness.models", "sstkd")
 """Packages whose modules are followed from a method, a dataset or a network."""
@@ -46,7 +45,7 @@ def outside_sha256(method: str, *others: str) -> str | None:
         return None
     digest = hashlib.sha256()
     for target in sorted(targets):
-        for name, path in sorted(_outside_files(target.partition(":")[0]).items()):
+        for name, path in sorted(outside_files(target.partition(":")[0]).items()):
             digest.update(f"{name}\0{file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
@@ -117,81 +116,4 @@ def _within(module: str, room: str) -> bool:
 @functools.cache
 def _imports(module: str) -> tuple[str, ...]:
     """The project's modules that a module imports; a name from a package's table counts as the module it is from."""
-    return tuple(sorted({name for name, _ in _imported(source_file(module)) if _is_ours(name)}))
-
-
-def _is_ours(name: str) -> bool:
-    return name.partition(".")[0] in ("harness", "sstkd")
-
-
-def _imported(path: Path) -> Iterator[tuple[str, str]]:
-    """Module and name of every import of a file; the module is resolved through the package's own imports."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):  # a template or such in a package from outside: it is imported by nobody
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            for alias in node.names:
-                yield _resolved(node.module, alias.name), alias.name
-
-
-def _resolved(module: str, name: str) -> str:
-    """The module that `from module import name` gets `name` from: itself, a module in it, or where it has it from."""
-    if not _is_ours(module):
-        return module
-    path = source_file(module)
-    if path.name != "__init__.py":
-        return module
-    if (path.parent / f"{name}.py").is_file() or (path.parent / name / "__init__.py").is_file():
-        return f"{module}.{name}"
-    return _origins(module).get(name, module)
-
-
-@functools.cache
-def _origins(package: str) -> dict[str, str]:
-    """Which module a package's `__init__` has each of its names from."""
-    tree = ast.parse(source_file(package).read_text(encoding="utf-8"))
-    return {
-        alias.asname or alias.name: node.module
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom) and node.module and _is_ours(node.module)
-        for alias in node.names
-    }
-
-
-def _outside_files(module: str) -> dict[str, Path]:
-    """All Python files of a module's top-level package, or the single file; and those beside it that they import."""
-    top = module.partition(".")[0]
-    path = source_file(top) if "." not in module else _top_file(module, top)
-    beside = path.parent.parent if path.name == "__init__.py" else path.parent
-    found = _below(beside, top) if path.name == "__init__.py" else {path.name: path}
-    if beside.resolve().name in ("site-packages", "dist-packages"):
-        return found
-    waiting = list(found.values())
-    while waiting:
-        for name, _ in _imported(waiting.pop()):
-            new = {} if _is_ours(name) else _below(beside, name.partition(".")[0])
-            waiting += [file for key, file in new.items() if key not in found]
-            found |= new
-    return found
-
-
-def _below(folder: Path, name: str) -> dict[str, Path]:
-    """The Python files of a module or package in `folder`, by path below it; none if it is not there."""
-    single = folder / f"{name}.py"
-    files = (folder / name).rglob("*.py") if (folder / name).is_dir() else [single] if single.is_file() else []
-    return {file.relative_to(folder).as_posix(): file for file in files}
-
-
-def _top_file(module: str, top: str) -> Path:
-    """The `__init__.py` of a package; a folder without one counts as if it had."""
-    depth = module.count(".")
-    file = source_file(module)
-    folder = file.parent if file.name != "__init__.py" else file.parent.parent
-    for _ in range(depth - 1):
-        folder = folder.parent
-    assert folder.name == top, (folder, top)
-    return folder / "__init__.py"
+    return tuple(sorted({name for name, _ in imported(source_file(module)) if is_ours(name)}))

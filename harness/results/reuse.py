@@ -224,4 +224,5 @@ def states(runs: Sequence[Run], found: Mapping[str, Standing]) -> dict[str, str]
 def pending(runs: Sequence[Run], found: Mapping[str, Standing], retry_failed: bool) -> list[Run]:
     """The runs to execute: those without a row, and with `retry_failed` those that failed or were stopped early."""
     again = ("waiting", "failed", "skipped") if retry_failed else ("waiting",)
-    return [run for run in runs if states([run], found)[run.run_id] in again]
+    known = states(runs, found)
+    return [run for run in runs if known[run.run_id] in again]

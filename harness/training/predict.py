@@ -1,6 +1,5 @@
 """Writes predictions of a finished run as label maps in the format of the test servers."""
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as PILImage
 from torch import nn
 
 from harness.datasets import SOURCES, Data, cache, decode, inspect
@@ -23,6 +21,7 @@ from harness.results.find import find_finished
 from harness.training.batches import to_batch
 from harness.training.build import for_inputs, load_data
 from harness.training.evaluate import predict
+from harness.training.predict_images import png
 from harness.training.student import require_current, trained_network
 
 Pixels = NDArray[np.uint8]
@@ -153,12 +152,5 @@ def _classes(network: nn.Module, image: Pixels, sees: Data, run: Run, device: to
 
 
 def _write(path: Path, server: Server, classes: Pixels, data: Data) -> None:
-    picture = PILImage.fromarray(cv2.LUT(classes, server.values))
-    if server.palette:
-        colours = np.zeros((256, 3), np.uint8)
-        colours[: len(data.info.palette)] = data.info.palette
-        picture.putpalette(colours.tobytes())
     path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, png(cv2.LUT(classes, server.values), data.info.palette if server.palette else None))

@@ -3,7 +3,7 @@
 import io
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -70,8 +70,8 @@ def write_image_predictions(
         except (ValueError, RuntimeError) as error:  # too small for its strides, or too large for the memory
             size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
             raise ValueError(f"{path}: the network fails on this image of {size}: {one_line(error, 300)}") from None
-        write_atomic(_made(to / MASKS / f"{name}.png"), _palette_png(classes, student.palette))
-        write_atomic(_made(to / OVERLAYS / f"{name}.png"), _overlay_png(pixels, classes, student.palette))
+        write_atomic(_made(to / MASKS / f"{name}.png"), png(classes, student.palette))
+        write_atomic(_made(to / OVERLAYS / f"{name}.png"), png(_overlay(pixels, classes, student.palette)))
         on_progress(done, len(found))
     return len(found)
 
@@ -164,28 +164,25 @@ def class_map(student: Student, pixels: Pixels) -> Pixels:
     return classes
 
 
-def _palette_png(classes: Pixels, palette: Any) -> bytes:
-    picture = PILImage.fromarray(classes)
-    picture.putpalette(_colours(palette).tobytes())
-    return _png(picture)
+def png(pixels: Pixels, palette: Sequence[Sequence[int]] | None = None) -> bytes:
+    """A PNG of (H, W) or (H, W, 3) uint8 pixels; (H, W) with the colours of a palette, by value, if one is given."""
+    picture, buffer = PILImage.fromarray(pixels), io.BytesIO()
+    if palette is not None:
+        picture.putpalette(_colours(palette).tobytes())
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
-def _overlay_png(pixels: Pixels, classes: Pixels, palette: Any) -> bytes:
-    mixed = cv2.addWeighted(pixels, 1 - SHARE, _colours(palette)[classes], SHARE, 0)
-    return _png(PILImage.fromarray(mixed))
+def _overlay(pixels: Pixels, classes: Pixels, palette: Sequence[Sequence[int]]) -> Pixels:
+    mixed: Pixels = cv2.addWeighted(pixels, 1 - SHARE, _colours(palette)[classes], SHARE, 0).astype(np.uint8)
+    return mixed
 
 
-def _colours(palette: Any) -> Pixels:
+def _colours(palette: Sequence[Sequence[int]]) -> Pixels:
     """(256, 3) colours by class index."""
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(palette)] = palette
     return colours
-
-
-def _png(picture: PILImage.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _made(path: Path) -> Path:

@@ -110,7 +110,8 @@ def test_wrong_answers_are_named_and_nothing_is_written(tmp_path, changes, words
     answers = {"data": "texmosaic", "teacher": "unet:tu-resnet18d", "student": "unet:tu-resnet10t", **changes}
     file = tmp_path / "e.yaml"
     text = refused("init", file, *(word for name, value in answers.items() for word in (f"--{name}", value)))
-    assert words in text and "\x1b" not in text and "/tmp/tmp" not in text.replace(str(tmp_path), "")
+    # The text is tried in a temporary file, which nobody knows; what is wrong is said of the file that was asked for.
+    assert words in text and "\x1b" not in text and "experiment.yaml" not in text
     assert not file.exists()
 
 
