@@ -369,13 +369,18 @@ def without_defaults_of_added_keys(train: dict[str, Any]) -> dict[str, Any]:
     for path, model, keys in ADDED:
         section = train
         for name in path:
-            section = section.get(name, {})
+            section = section.get(name)
+        if not isinstance(section, dict):  # of a row that no run wrote
+            continue
         defaults = {key: model.model_fields[key].get_default() for key in keys}
         for key, value in defaults.items():
             plain = value.model_dump(mode="json") if isinstance(value, Spec) else value
             if key in section and section[key] == plain:
                 del section[key]
-    for term in train.get("loss", ()):  # options of other losses, and those of later versions
+    losses = train.get("loss")
+    for term in losses if isinstance(losses, list) else ():  # options of other losses, and those of later versions
+        if not isinstance(term, dict):
+            continue
         for key in [key for key, value in term.items() if value is None]:
             del term[key]
     return train

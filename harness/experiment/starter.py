@@ -12,6 +12,7 @@ from harness.borders import label, quoted
 from harness.experiment import signatures
 from harness.experiment.method import nearest
 from harness.experiment.network_rules import ARCHITECTURES
+from harness.experiment.weights import HUB
 
 METHODS = "none,kd,cwd,sstkd"
 DATA, TEACHER, STUDENT = "texmosaic", "unet:tu-resnet18d", "unet:tu-resnet10t"
@@ -30,8 +31,8 @@ class Answers:
 
     Attributes:
         data: a folder of images and masks, the name of a built-in dataset, or NAME:FOLDER for one of the others.
-        teacher: ARCHITECTURE:ENCODER, or package.module:Name; with trained weights, @FILE after it. Or the keys of the
-            teacher as they are in an experiment file.
+        teacher: ARCHITECTURE:ENCODER, or package.module:Name; with trained weights, @FILE or @hf:ORGANISATION/NAME
+            after it. Or the keys of the teacher as they are in an experiment file.
         student: ARCHITECTURE:ENCODER, or package.module:Name.
         methods: separated by commas; "none" and "kd" are added where they are missing.
         gpus: GPUs of this machine that are used; runs are trained on one each, at the same time.
@@ -81,7 +82,7 @@ pairs:
   - name: teacher-to-student
 {own_taps}    teacher: {_text(teacher)}  # {trained}
     student: {_text(student)}
-    # Without encoder_weights, networks start from random weights: docs/networks.md
+    # Without encoder_weights, networks start from random weights; {{..., encoder_weights: imagenet}}: docs/weights.md
 train:  # the same for every method; a changed recipe makes other runs
   steps: {steps}  # of the students; the teacher's: teacher.steps
   batch_size: {16 if on_gpu else 8}  # over all workers
@@ -136,9 +137,12 @@ def _data(given: str) -> dict[str, Any]:
 def _teacher(given: str | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(given, str):
         return dict(given)
-    network, at, file = given.rpartition("@")
+    network, at, weights = given.partition("@")
     if at:
-        return {**_network("--teacher", network), "checkpoint": {"path": file}}
+        return {
+            **_network("--teacher", network),
+            "checkpoint": weights if weights.startswith(HUB) else {"path": weights},
+        }
     if Path(given).is_file():
         raise ValueError(
             f"--teacher {given}: which network is it of? Write it before the file, with @: unet:tu-resnet18d@{given}"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.experiment.spec import Experiment, Network
-from harness.experiment.weights import IN_FOLDERS, WAYS, Weights
+from harness.experiment.weights import IN_FOLDERS, WAYS, Weights, of_networks
 from harness.results import store
 
 N = TypeVar("N", bound=Network)
@@ -21,7 +21,8 @@ def with_digests(experiment: Experiment, directory: Path) -> Experiment:
         experiment: weights whose digest is unknown have none.
         directory: the experiment's results folder; it need not exist.
     """
-    if not directory.is_dir():
+    networks = [network for pair in experiment.pairs for network in (pair.teacher, pair.student)]
+    if not directory.is_dir() or all(weights.sha256 is not None for weights in of_networks(networks)):
         return experiment
     rows = store.read_rows(directory, ["pair", "role", "spec", "finished_at"]).to_pylist()
     students = sorted((row for row in rows if row["role"] == "student"), key=lambda row: row["finished_at"])

@@ -26,6 +26,13 @@ def test_a_recipe_of_an_earlier_release_equals_the_same_one_of_today() -> None:
     assert without_defaults_of_added_keys(today | {"ema": 0.9}) != without_defaults_of_added_keys(old)
 
 
+@pytest.mark.parametrize(
+    "made_up", ['{"loss": 3}', '{"loss": ["dice"]}', '{"optimizer": 3}', '{"schedule": null}', "{}"]
+)
+def test_a_recipe_that_no_run_wrote_is_compared_as_it_is(made_up: str) -> None:
+    assert without_defaults_of_added_keys(json.loads(made_up)) == json.loads(made_up)
+
+
 def test_a_key_that_is_null_was_not_given() -> None:
     refuse_mixture("student_network", {"a": '{"encoder": "x"}', "b": '{"encoder": "x", "taps": null, "input": null}'})
     with pytest.raises(ValueError, match="different student_network"):

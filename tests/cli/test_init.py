@@ -53,6 +53,7 @@ def test_the_file_of_a_folder_passes_the_check(folder, tmp_path, monkeypatch):
         ("deeplabv3:tu-resnet101", ("deeplabv3", "tu-resnet101", None)),
         ("tests.support.networks:plain", None),
         ("unet:tu-resnet18@FILE", ("unet", "tu-resnet18", "FILE")),
+        ("unet:tu-resnet18@hf:org/name@main", ("unet", "tu-resnet18", "hf:org/name@main")),
     ],
 )
 def test_forms_of_a_teacher(tmp_path, teacher, network):
@@ -66,9 +67,9 @@ def test_forms_of_a_teacher(tmp_path, teacher, network):
     if network is None:
         assert found.architecture == teacher and "name its taps" in file.read_text()
     else:
-        path = None if found.checkpoint is None else found.checkpoint.path
-        expected = network[2] and str(weights)
-        assert (found.architecture, found.encoder, path) == (*network[:2], expected)
+        checkpoint = None if found.checkpoint is None else found.checkpoint.named
+        expected = network[2] and network[2].replace("FILE", str(weights))
+        assert (found.architecture, found.encoder, checkpoint) == (*network[:2], expected)
 
 
 def test_a_file_that_is_there_is_kept(tmp_path):
