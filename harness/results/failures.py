@@ -80,7 +80,10 @@ def place(error: BaseException, packages: tuple[str, ...] = ()) -> str:
 
 def ends_in_users_code(error: BaseException, run: Run) -> bool:
     """Whether the user's own code raised the error."""
-    last = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    while isinstance(error, SystemExit) and len(frames) > 1 and frames[-1].f_code.co_name == "exit":
+        frames.pop()  # of a library that watches exits (wandb) in the place of sys.exit
+    last = frames[-1:]
     return any(
         _is_users(os.path.realpath(frame.f_code.co_filename)) or _package(frame) in _packages(run) for frame in last
     )

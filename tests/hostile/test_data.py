@@ -305,7 +305,11 @@ def test_what_is_not_used_is_counted(here):
         trees.save(here / name, RGB)
     (here / "train.txt").write_text("0\n")
     ended = checked(here)
-    words = ["images: 1 files are not used (images/loose.png)", "images/test: 1 files", "images/train/deep: 1 files"]
+    words = [
+        "images: 1 files are not used (images/loose.png)",
+        "images/test: 1 images for prediction",
+        "images/train/deep: 1 files",
+    ]
     assert hostile.complaints(ended, [*words, "masks: 1 files", "train.txt: not used", "no problems found"], (0,)) == []
     flat(here, GOOD[0], "val0\n")
     assert hostile.complaints(checked(here), ["images: 2 files are in neither list"], (0,)) == []

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,26 @@ def test_a_method_that_fails(trained: Trained, fault: str, since: float) -> None
     assert text.startswith(run.run_id) and (fault in FOUND_BY_US or FILE in text)
     assert "Traceback (most recent call last)" in text or "cannot be printed" in text
     assert not list(trained.folder.glob("checkpoints/*/step-*"))
+
+
+@pytest.mark.parametrize("by", ["method", "library"])
+def test_an_exit_is_the_methods_though_a_library_watches_exits(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """wandb puts functions of its own in the place of sys.exit; one that Ray's signal handler calls ends the process."""
+    names: dict[str, Any] = {"sys": sys, "before": sys.exit}
+    source = "def exit(code=0):\n    before(code)\ndef handler(*ignored):\n    sys.exit(0)\n"
+    exec(compile(source, "/lib/site-packages/watching.py", "exec"), names)
+    run = trained.plan(fault="value", since=0.0)[-1]
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "exit", names["exit"])
+        patch.setitem(FAULTS, "value", names["handler"] if by == "library" else FAULTS["exit"])
+        if by == "library":
+            with pytest.raises(SystemExit):
+                trained.run(run)
+        else:
+            assert trained.run(run) == "failed"
+            assert "must not end the process" in store.read_run(trained.folder, run.run_id)["message"]
 
 
 def test_a_fault_is_tried_once_even_where_more_tries_are_left(trained: Trained) -> None:
