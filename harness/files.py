@@ -6,8 +6,10 @@ import os
 import time
 import uuid
 from pathlib import Path
+from typing import BinaryIO
 
 ABANDONED_SECONDS = 600  # an older temporary file was left by a killed process
+_PART = 2**18  # bytes of a file in memory at a time
 
 
 SHIPPED = {"experiments": "experiments", "published": "results/published", "examples": "results/examples"}
@@ -86,4 +88,12 @@ def cache_home() -> Path:
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(file)
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Hex SHA-256 of an open file from where it is to its end."""
+    digest = hashlib.sha256()
+    while part := file.read(_PART):
+        digest.update(part)
+    return digest.hexdigest()

@@ -7,7 +7,8 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Generator, Sequence
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,8 +17,8 @@ import pytest
 HEAVY = ("torch", "torchvision", "timm", "segmentation_models_pytorch", "ray", "torchmetrics")
 
 
-class NoHeavyImports(MetaPathFinder):
-    """Refuses the packages that take seconds to import.
+class NoHeavyImports(MetaPathFinder, Loader):
+    """Refuses to import the packages that take seconds; their files are found, since a check reads torch's names there.
 
     A file that imports one is left out as a whole. A test that imports one while it runs fails: mark it `torch`.
     """
@@ -27,13 +28,21 @@ class NoHeavyImports(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
         if name.partition(".")[0] not in HEAVY:
             return None
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        found = next((spec for spec in others if spec is not None), None)
+        if found is not None:
+            found.loader = self
+        return found
+
+    def exec_module(self, module: ModuleType) -> None:
         if self.running:
-            raise ImportError(f"{name} is imported by a test of `make quick`: mark the test `torch`")
-        pytest.skip(f"imports {name}", allow_module_level=True)
+            raise ImportError(f"{module.__name__} is imported by a test of `make quick`: mark the test `torch`")
+        pytest.skip(f"imports {module.__name__}", allow_module_level=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only tests that import none of " + ", ".join(HEAVY))
+    parser.addoption("--passed", metavar="FILE", help="with --quick: note what passed here; without: leave it out")
     parser.addoption("--no-skips", action="store_true", help="a test that is skipped fails, except for want of a GPU")
     parser.addoption("--kills", type=int, default=2, help="of each kind in tests/chaos")
     parser.addoption("--chaos-seed", type=int, help="where the kills of tests/chaos hit; the clock's when not given")
@@ -76,11 +85,12 @@ def _failed_if_skipped(report: pytest.TestReport | pytest.CollectReport, config:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("quick"):
-        heavy = [item for item in items if item.get_closest_marker("torch")]
-        config.hook.pytest_deselected(items=heavy)
-        items[:] = [item for item in items if item not in heavy]
+        _leave_out(config, items, [item for item in items if item.get_closest_marker("torch")])
         NoHeavyImports.running = True
         return
+    if config.getoption("passed"):
+        passed = set(Path(config.getoption("passed")).read_text().splitlines())
+        _leave_out(config, items, [item for item in items if item.nodeid in passed])
     needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not needs_gpu:
         return
@@ -91,8 +101,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+def _leave_out(config: pytest.Config, items: list[pytest.Item], which: list[pytest.Item]) -> None:
+    config.hook.pytest_deselected(items=which)
+    items[:] = [item for item in items if item not in which]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """A table of the malformed inputs of tests/hostile: how many of each kind, and how many were not answered well."""
+    config = terminalreporter.config
+    if config.getoption("quick") and config.getoption("passed"):
+        passed = [report.nodeid for report in terminalreporter.stats.get("passed", [])]
+        Path(config.getoption("passed")).write_text("\n".join(passed))
     counts: dict[str, Counter[str]] = {}
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.stats.get(outcome, []):

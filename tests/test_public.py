@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import harness
+from tests.support.rows import with_opencv_5
 
 ROOT = Path(__file__).parent.parent
 CALLED = (
@@ -43,6 +44,7 @@ def test_importing_it_loads_nothing_heavy() -> None:
     assert done.stdout.split() == []
 
 
+@with_opencv_5
 def test_looking_at_results_loads_no_torch() -> None:
     code = (
         "import sys, harness\n"

@@ -28,16 +28,20 @@ COMBINED = [c for n in range(5) for c in itertools.combinations(MARKS, n) if "ra
 
 @pytest.mark.parametrize("marks", COMBINED, ids="+".join)
 def test_every_test_is_run_once(marks: tuple[str, ...]) -> None:
-    commands = selections("test", "rest")
+    before, *commands = (command.evaluate(lambda name, **_: name in marks) for command in selections("test", "rest"))
     assert len(commands) == 4
-    assert sum(command.evaluate(lambda name, **_: name in marks) for command in commands) == 1
+    assert before == commands[0]  # which leaves out what has passed before
+    assert sum(commands) == 1
 
 
 def quick(folder: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
     """`pytest --quick` on a file of this text."""
     (folder / "test_it.py").write_text(text)
-    words = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", str(ROOT / "pyproject.toml")]
-    words += ["--quick", *options]
+    return run(folder, "--quick", *options)
+
+
+def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", str(ROOT / "pyproject.toml"), *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run([*words, str(folder)], capture_output=True, text=True, env=environment, check=False)
 
@@ -49,6 +53,21 @@ def test_quick_refuses_a_test_that_imports_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_quick_lets_a_test_look_for_the_files_of_torch(tmp_path: Path) -> None:
+    done = quick(
+        tmp_path, "import importlib.util\ndef test_it():\n    assert importlib.util.find_spec('torch').origin\n"
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_what_quick_has_run_is_not_run_again(tmp_path: Path) -> None:
+    text = "import pytest\ndef test_it(): pass\ndef test_other(): import torch\n"
+    file = tmp_path / "passed"
+    assert "1 failed, 1 passed" in quick(tmp_path, text, "--passed", str(file)).stdout
+    done = run(tmp_path, "--passed", str(file), "-v")
+    assert "test_other PASSED" in done.stdout and "1 passed, 1 deselected" in done.stdout, done.stdout
+
+
 def test_quick_leaves_out_what_says_that_it_imports_torch(tmp_path: Path) -> None:
     done = quick(
         tmp_path, "import pytest\n@pytest.mark.torch\ndef test_it():\n    import torch\ndef test_other(): pass\n"

@@ -8,7 +8,7 @@ few seeds, so it decides nothing.
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ from harness.metrics import Absent
 
 # Differences with a smaller relative deviation are equal up to rounding, and a t statistic would be meaningless.
 _EQUAL = 1e-12
+_Same = TypeVar("_Same", bound="Interval")
 _AT_ONCE = 500  # resamples of images with weights in memory at once
 _DRAWN_AT_ONCE = 2**16  # values that `bootstrap_interval` has in memory together
 
@@ -44,7 +45,7 @@ class Interval:
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     @property
-    def reversed(self) -> Self:
+    def reversed(self: _Same) -> _Same:
         """The interval of the negated values, b - a instead of a - b."""
         low = None if self.high is None else -self.high
         high = None if self.low is None else -self.low

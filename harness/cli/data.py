@@ -1,6 +1,6 @@
 """The commands `sstkd-bench data ...`: what a dataset is, whether a copy is complete, and its prepared cache."""
 
-from enum import StrEnum
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ Set = Annotated[
 ]
 
 
-class Format(StrEnum):
+class Format(str, Enum):
     """How a cache stores images."""
 
     RAW = "raw"

@@ -1,7 +1,7 @@
 """The command `sstkd-bench submit`: an experiment as a job of a running Ray cluster, or as a manifest for one."""
 
 import sys
-from enum import StrEnum
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 CLUSTER_RESULTS = "~/sstkd-bench-results"
 
 
-class Manifest(StrEnum):
+class Manifest(str, Enum):
     """What a manifest is written for."""
 
     KUBERAY = "kuberay"

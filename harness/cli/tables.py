@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.papers.tables import PaperTable
 
 
-class Paper(StrEnum):
+class Paper(str, Enum):
     """The papers whose tables can be printed."""
 
     SSTKD = "sstkd"
@@ -29,7 +29,7 @@ class Paper(StrEnum):
     AF_DCD = "af-dcd"
 
 
-class Format(StrEnum):
+class Format(str, Enum):
     """How a table is printed."""
 
     MD = "md"

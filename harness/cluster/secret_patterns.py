@@ -58,7 +58,8 @@ _KEYS = r"passw(?:or)?d|pwd|secret(?:[_-]?key)?|token|api[_-]?key|access[_-]?key
 _FORMATS = (*SECRETS, ("://", r"://[^/\s:@]*:(?![$<{*])[^/\s@]+@", "a URL with a password"))
 # In what is written for a job, any value of such a name is refused.
 _STRICT = (
-    rf"^[^\w\n]*+[\w.-]*(?:{_KEYS})[^\w\n]*[:=][ \t]*[^\s#]",
+    # The look-ahead takes what stands before the name at once, without a second try: linear in the line's length.
+    rf"^(?=([^\w\n]*))\1[\w.-]*(?:{_KEYS})[^\w\n]*[:=][ \t]*[^\s#]",
     # Anywhere in a line: in a mapping, an address or a shell command; `$...` is only a reference.
     rf"[{{,][ \t]*[\"']?[\w.-]*(?:{_KEYS})[\"']?[ \t]*:[ \t]*[^\s#$]",
     rf"[\s?&;'\"][\w.-]*(?:{_KEYS})=[\"']?[^\s$\"'&]",

@@ -26,7 +26,7 @@ from harness.datasets import decode
 from harness.datasets.base import Image, Label
 from harness.datasets.index import Entry
 from harness.datasets.source import Sample
-from harness.files import write_atomic
+from harness.files import sha256_of, write_atomic
 
 MANIFEST, INDEX, VERSION = "manifest.json", "index.parquet", 1
 Format = Literal["raw", "encoded"]
@@ -200,7 +200,7 @@ def write_shard(path: Path, pairs: Iterable[tuple[bytes, Image | None, Label]], 
                 row = [_one_value(image), _one_value(classes), *sizes]
                 writer.write_batch(pa.record_batch(row, schema=_PAIR))
         with open(hidden, "rb+") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = sha256_of(file)
             os.fsync(file.fileno())
             size = file.tell()
         os.replace(hidden, path)
@@ -266,7 +266,7 @@ def corrupt(root: Path, manifest: Manifest) -> Iterator[str]:
         path = root / shard.file
         try:
             with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = sha256_of(file)
         except OSError as error:
             yield f"{path}: {error.strerror}. Prepare the cache again; complete shards are kept."
             continue

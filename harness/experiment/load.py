@@ -182,8 +182,8 @@ def _model_at(model: type[BaseModel], loc: KeyPath) -> type[BaseModel]:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
+    if isinstance(annotation, type) and not typing.get_args(annotation):  # Python 3.10: list[int] is a type too
+        return [annotation] if issubclass(annotation, BaseModel) else []
     return [found for item in typing.get_args(annotation) for found in _models_in(item)]
 
 

@@ -367,7 +367,7 @@ def without_defaults_of_added_keys(train: dict[str, Any]) -> dict[str, Any]:
     """The recipe as plain data, without the `ADDED` keys that are at their defaults; older rows lack them anyway."""
     train = json.loads(json.dumps(train))
     for path, model, keys in ADDED:
-        section = train
+        section: Any = train
         for name in path:
             section = section.get(name)
         if not isinstance(section, dict):  # of a row that no run wrote

@@ -204,8 +204,9 @@ def _walk(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], place: Place)
             _walk(value, below, lines, place)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            lines[(*at, index)] = value.start_mark.line + 1
-            _walk(value, (*at, index), lines, place)
+            below = (*at, index)
+            lines[below] = value.start_mark.line + 1
+            _walk(value, below, lines, place)
     elif (problem := _unreadable(node)) is not None:
         raise ValueError(f"{place(node.start_mark.line + 1)}: {dotted(at)}{': ' if at else ''}{problem}")
 

@@ -4,7 +4,7 @@ import errno
 import json
 import platform
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -23,7 +23,7 @@ def write_row(
     started_at: datetime | None = None,
 ) -> bool:
     """Write the run's row; False if there is an ok row already."""
-    now = datetime.now(UTC)
+    now = datetime.now(timezone.utc)
     row = {
         **_described(run),
         "status": status,

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ def set_aside(directory: Path, run_ids: Iterable[str]) -> None:
         ValueError: a row is packed.
         OSError: the folder cannot be written.
     """
-    to = directory / "replaced" / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    to = directory / "replaced" / datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     for run_id in run_ids:
         row = paths.run_path(directory, run_id)
         if not row.is_file():

@@ -334,7 +334,7 @@ def _samples(name: str, table: Any) -> Iterator[Fault]:
         heads = pc.binary_slice(pictures.take(pa.array(known)), 0, 26).to_pylist()
         sizes[part] = np.zeros((len(all_samples), 2), np.int64)
         for place, head in zip(known, heads, strict=True):
-            width, height = int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
+            width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
             why = ""
             if head[:16] != _PNG or len(head) < 26:
                 why = "is not a PNG"

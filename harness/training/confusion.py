@@ -156,7 +156,8 @@ def _histogram(prediction: Tensor, label: Tensor, num_classes: int, ignore_index
     table[ignore_index] = 0
     if outside or table[num_classes:].any():
         return None
-    return table[:num_classes, :num_classes].copy()
+    counts: NDArray[np.int64] = table[:num_classes, :num_classes].copy()
+    return counts
 
 
 def _bytes(x: Tensor) -> NDArray[np.uint8] | None:

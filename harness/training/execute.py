@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def execute(
         WorkerLost: an earlier run has broken this process.
     """
     require_sound(runtime.device)
-    started = datetime.now(UTC)
+    started = datetime.now(timezone.utc)
     place: dict[str, Any] = {"workers": runtime.workers, "threads": runtime.threads}
     began = time.perf_counter()
     measured: dict[str, Any] = {}

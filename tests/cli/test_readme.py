@@ -13,6 +13,7 @@ from harness.experiment.spec import Experiment
 from harness.report.formats import to_markdown
 from harness.results import paths, store
 from tests.support.camvid_page import score_lines
+from tests.support.rows import with_opencv_5
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "results" / "examples" / "quickstart"
@@ -100,6 +101,7 @@ def test_the_texmosaic_page_shows_what_the_example_rows_give() -> None:
     assert [line for line in shown if line not in written] == []
 
 
+@with_opencv_5
 def test_the_page_of_backbones_shows_what_its_rows_give(tmp_path: Path) -> None:
     words = ["compare", "experiments/backbones_small.yaml", "--results", str(EXAMPLE.parent), "--to", str(tmp_path)]
     done = CliRunner().invoke(app, words)

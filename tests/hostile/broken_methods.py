@@ -1,5 +1,6 @@
 """A method of one's own that fails in every way; `tests/hostile/test_failures.py` names it in experiment files."""
 
+import builtins
 import sys
 from typing import Any
 
@@ -74,5 +75,6 @@ FAULTS: dict[str, Any] = {
     "escapes": lambda s, t: fail(ValueError("\x1b[31mred\x07\r\n\x00 <b>|x| $y$")),
     "surrogates": lambda s, t: fail(ValueError("\udcff")),
     "stop": lambda s, t: fail(StopIteration()),
-    "group": lambda s, t: fail(ExceptionGroup("several", [ValueError("one"), KeyError("two")])),
 }
+if sys.version_info >= (3, 11):
+    FAULTS["group"] = lambda s, t: fail(builtins.ExceptionGroup("several", [ValueError("one"), KeyError("two")]))

@@ -50,7 +50,7 @@ def png(size: tuple[int, int] = (96, 96), declared: tuple[int, int] | None = Non
     Image.fromarray(np.zeros(size, np.uint8)).convert(mode).save(out, "PNG")
     content = out.getvalue()
     if declared is not None:
-        content = content[:16] + b"".join(side.to_bytes(4) for side in declared) + content[24:]
+        content = content[:16] + b"".join(side.to_bytes(4, "big") for side in declared) + content[24:]
     return content
 
 

@@ -57,6 +57,8 @@ def served(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> I
         template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
         template = template.replace(huggingface_hub.constants.ENDPOINT, found.address)
         monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        # Older releases read it from here.
+        monkeypatch.setattr(huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", found.address)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -112,14 +114,20 @@ def test_check_names_the_file_and_how_it_comes_here(tmp_path: Path, served: Hub)
     assert served.asked == []
 
 
+def _offline(monkeypatch: pytest.MonkeyPatch, value: bool) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", value)
+    # Releases before 1.0 keep the connection that they made before.
+    getattr(huggingface_hub.utils._http, "reset_sessions", lambda: None)()
+
+
 def test_offline_is_offline(tmp_path: Path, served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    _offline(monkeypatch, True)
     with pytest.raises(ValueError, match=r"cannot be fetched: HF_HUB_OFFLINE is set\. On"):
         harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).run()
     assert served.asked == []
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    _offline(monkeypatch, False)
     first = student(harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).fetch_weights())
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    _offline(monkeypatch, True)
     asked = len(served.asked)
     assert student(harness.Bench(experiment(tmp_path, IMAGENET), tmp_path).experiment) == first
     assert len(served.asked) == asked

@@ -10,6 +10,7 @@ import pytest
 
 from harness.files import SHIPPED, shipped
 from tests.support.commands import ROOT, call
+from tests.support.rows import with_opencv_5
 
 PARTS = ("harness", "sstkd", "experiments", "results/published", "results/examples")
 
@@ -46,6 +47,7 @@ def test_the_wheel_carries_experiments_figures_and_rows(wheel):
     assert wheel.stat().st_size < 8_000_000
 
 
+@with_opencv_5
 def test_it_works_where_there_is_no_checkout(wheel, tmp_path):
     site, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()

@@ -22,7 +22,7 @@ from harness.papers.published import Figure, published_folder, read_published
 from harness.papers.tables import CIRKD, MGD, MMSEG, NETWORKS, PAPERS, RECIPES, SKD
 from harness.report.formats import sheets_to_csv, sheets_to_html, sheets_to_latex, sheets_to_markdown
 from tests.support import tiny
-from tests.support.rows import make_row
+from tests.support.rows import make_row, with_opencv_5
 
 FIGURES = read_published(published_folder(Path("nowhere")))
 TABLES = {table.id: table for tables in PAPERS.values() for table in tables}
@@ -281,6 +281,7 @@ def test_published_figures_belong_to_a_paper() -> None:
     assert done.exit_code == 2 and "--published belongs to --paper" in done.output
 
 
+@with_opencv_5
 def test_a_results_folder_is_a_table_of_all_its_rows(tmp_path: Path) -> None:
     of_file, of_folder = (
         CliRunner().invoke(app, ["tables", what, "--results", "results/examples", "--format", "csv"]).output
@@ -296,6 +297,7 @@ def test_a_results_folder_is_a_table_of_all_its_rows(tmp_path: Path) -> None:
     assert done.exit_code == 2 and "results/examples/quickstart is a results folder: name the file" in done.output
 
 
+@with_opencv_5
 def test_tables_of_experiments_in_a_format() -> None:
     words = ["tables", "experiments/quickstart.yaml", "--results", "results/examples", "--format"]
     said = CliRunner().invoke(app, [*words, "latex"])

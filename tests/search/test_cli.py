@@ -99,6 +99,7 @@ def test_mistakes_are_answered(tmp_path, changes, arguments, message):
     assert message in result.stderr and "Traceback" not in result.output
 
 
+@pytest.mark.torch
 def test_check_lists_trials_and_final_runs(done):
     file, results = done
     text = call("check", file, "--results", results, "--no-measure").stdout
@@ -111,6 +112,7 @@ def test_check_lists_trials_and_final_runs(done):
 RESULT = {"num_classes": 2, "dev_confusion": [1, 0, 0, 1], "dev_miou": 1.0}
 
 
+@pytest.mark.torch
 def test_check_lists_the_control_of_a_budget_with_its_steps(done):
     file, results = done
     command = ["check", file, "--results", results, "--no-measure"]
@@ -130,6 +132,7 @@ def test_check_lists_the_control_of_a_budget_with_its_steps(done):
     assert ["tiny", "none", "at", "equal", "seconds", "final", "runs", "1", "12", "1"] in lines
 
 
+@pytest.mark.torch
 def test_the_search_of_another_recipe_is_not_taken(done):
     file, results = done
     for words in (["tune"], ["run", "--from-search"], ["check", "--no-measure"], ["tables"]):
