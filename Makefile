@@ -25,8 +25,8 @@ quick: $(VENV)/.installed-dev  ## the tests that need no torch
 	$(QUICK) -m 'not slow'
 
 test: $(VENV)/.installed-dev  ## install what the tests need, run them
-	$(QUICK) --passed $(VENV)/passed -m 'not (ray or chaos or slow)'
-	$(PYTEST) --passed $(VENV)/passed -m 'not (ray or chaos or slow)' $(TWO)
+	$(QUICK) --passed=$(VENV)/passed -m 'not (ray or chaos or slow)'
+	$(PYTEST) --passed=$(VENV)/passed -m 'not (ray or chaos or slow)' $(TWO)
 	$(PYTEST) -m smoke $(RAY)
 
 rest: $(VENV)/.installed-dev  ## what .ci/run adds to `make test`: large networks, all of Ray, two kills of each kind

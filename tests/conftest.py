@@ -42,7 +42,9 @@ class NoHeavyImports(MetaPathFinder, Loader):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only tests that import none of " + ", ".join(HEAVY))
-    parser.addoption("--passed", metavar="FILE", help="with --quick: note what passed here; without: leave it out")
+    parser.addoption(
+        "--passed", metavar="FILE", help="--passed=FILE with --quick: note what passed here; without: leave it out"
+    )
     parser.addoption("--no-skips", action="store_true", help="a test that is skipped fails, except for want of a GPU")
     parser.addoption("--kills", type=int, default=2, help="of each kind in tests/chaos")
     parser.addoption("--chaos-seed", type=int, help="where the kills of tests/chaos hit; the clock's when not given")
