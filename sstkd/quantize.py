@@ -60,7 +60,8 @@ def uniform_levels(intensity: Tensor, number: int, min_range: float = 0.0) -> Te
     low, high = intensity.amin(-1, keepdim=True), intensity.amax(-1, keepdim=True)
     middle = (low + high) / 2
     resolution = 4 * number * torch.finfo(intensity.dtype).eps * middle.detach().abs()
-    floor = resolution.clamp(min=max(min_range, 4 * number * torch.finfo(intensity.dtype).tiny))
+    # 2^20: sums of gradients, which have 1 / gap, stay finite in any order.
+    floor = resolution.clamp(min=max(min_range, 2**20 * number * torch.finfo(intensity.dtype).tiny))
     steps = torch.arange(number, device=intensity.device, dtype=intensity.dtype)
     return middle + ((2 * steps + 1) / (2 * number) - 0.5) * torch.maximum(high - low, floor)
 

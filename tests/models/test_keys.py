@@ -235,7 +235,10 @@ def test_positions_of_another_size_are_resized_as_timm_does(tmp_path: Path) -> N
     assert torch.equal(before, torch.random.get_rng_state())
     path = given["encoder_weights"]["path"]
     small = timm.create_model(
-        name, pretrained=True, img_size=64, pretrained_cfg_overlay={"file": path, "num_classes": 1000}
+        name,
+        pretrained=True,
+        img_size=64,
+        pretrained_cfg_overlay={"file": path, "num_classes": 1000, "custom_load": False},
     )
     assert torch.equal(built.loaded_encoder().state_dict()["model.pos_embed"], small.state_dict()["pos_embed"])
 

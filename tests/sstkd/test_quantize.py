@@ -208,6 +208,7 @@ def test_constant_rows(value, dtype, number):
     s = torch.full((2, 9), value, dtype=dtype, requires_grad=True)
     levels = uniform_levels(s, number)
     assert (levels.diff() > 0).all()
+    assert (2.0**16 / levels.diff()).isfinite().all()  # sums of that many slopes are, in any order
     levels = refine_levels(s, levels, 2, 0.5)
     assignment = assign(s, levels)
     share = counts(assignment, number)
