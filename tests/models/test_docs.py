@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+pytestmark = pytest.mark.torch
 
 
 def blocks(page: str, kind: str) -> list[str]:
