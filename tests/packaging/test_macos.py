@@ -25,6 +25,8 @@ def opened(file, *arguments, **keywords):
         raise FileNotFoundError(2, "No such file or directory", str(file))
     return whole(file, *arguments, **keywords)
 builtins.open = io.open = opened
+if hasattr(pathlib, "_NormalAccessor"):  # Python 3.10
+    pathlib._NormalAccessor.open = staticmethod(opened)
 import sys
 from pathlib import Path
 from harness.execution import status_file
