@@ -105,7 +105,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item], which: list[pytest.Item]) -> None:
     config.hook.pytest_deselected(items=which)
-    items[:] = [item for item in items if item not in which]
+    left_out = set(which)
+    items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

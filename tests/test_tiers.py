@@ -60,6 +60,7 @@ def test_quick_lets_a_test_look_for_the_files_of_torch(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_what_quick_has_run_is_not_run_again(tmp_path: Path) -> None:
     text = "import pytest\ndef test_it(): pass\ndef test_other(): import torch\n"
     file = tmp_path / "passed"
@@ -68,6 +69,7 @@ def test_what_quick_has_run_is_not_run_again(tmp_path: Path) -> None:
     assert "test_other PASSED" in done.stdout and "1 passed, 1 deselected" in done.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_quick_leaves_out_what_says_that_it_imports_torch(tmp_path: Path) -> None:
     done = quick(
         tmp_path, "import pytest\n@pytest.mark.torch\ndef test_it():\n    import torch\ndef test_other(): pass\n"
