@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.columns import mean_text
 from harness.analysis.lines import BOOTSTRAP_SEED, CONFIDENCE, Comparison, MethodRow
 from harness.analysis.ranking import (
     LOST,
@@ -90,7 +89,7 @@ class Across:
             return "not run" if x is None else x.absences
         more = f"; {x.absences}" if x.absences else ""
         if x is task.block.baseline:
-            return mean_text(x.miou) + more
+            return x.miou.text + more
         c: Comparison | None = x.vs_none
         return ("no pair" if c is None else f"{c.text} (n={c.difference.n})") + more
 

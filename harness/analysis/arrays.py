@@ -119,3 +119,12 @@ class BySeed(Mapping[int, Any]):
 
     def __repr__(self) -> str:
         return repr(dict(self))
+
+
+def stacked(sides: Sequence[BySeed]) -> NDArray[np.float64]:
+    """The values of several methods by all their seeds, ascending: (M, n), nan where a method has no value."""
+    seeds = np.unique(np.concatenate([np.zeros(0, np.int64), *(side.seeds for side in sides)]))
+    out = np.full((len(sides), len(seeds)), np.nan)
+    for line, side in zip(out, sides, strict=True):
+        line[np.searchsorted(seeds, side.seeds)] = side.array
+    return out

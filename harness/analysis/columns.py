@@ -6,7 +6,6 @@ from typing import Any
 
 from harness.analysis.lines import Comparison, MethodRow
 from harness.analysis.sheets import Cell, Column
-from harness.analysis.stats import Interval
 
 
 @dataclass(frozen=True)
@@ -20,12 +19,7 @@ class Measure:
 
 
 def _score(line: MethodRow) -> Cell:
-    return Cell("" if line.miou is None else mean_text(line.miou), line.absences)
-
-
-def mean_text(x: Interval) -> str:
-    """E.g. "54.00 ± 6.57 (n=3)": mean, half-width of its interval, values."""
-    return f"{x.mean:.2f}" + ("" if x.half is None else f" ± {x.half:.2f}") + f" (n={x.n})"
+    return Cell("" if line.miou is None else line.miou.text, line.absences)
 
 
 def _against(reference: str, of: Callable[[MethodRow], Comparison | None]) -> Measure:
@@ -43,31 +37,28 @@ def _against(reference: str, of: Callable[[MethodRow], Comparison | None]) -> Me
 
     def numbers(line: MethodRow) -> dict[str, Any]:
         c = of(line)
-        names = ("mean", "low", "high", "n", "bootstrap_low", "bootstrap_high", "p", "p_holm", "significant")
+        names = ("mean", "low", "high", "n", "p", "significant", "p_paired", "p_holm", "bootstrap_low", "bootstrap_high")
         values: tuple[Any, ...] = (None,) * len(names)
         if c is not None:
             d, b = c.difference, c.bootstrap
-            values = (d.mean, d.low, d.high, d.n, b.low, b.high, d.p_value, c.p_holm, c.significant)
+            values = (d.mean, d.low, d.high, d.n, d.p_value, c.significant, c.p_paired, c.p_holm, b.low, b.high)
         return {f"vs_{reference}_{name}": value for name, value in zip(names, values, strict=True)}
 
     def hint(line: MethodRow) -> str:
         c = of(line)
-        if c is None or c.p_holm is None or c.bootstrap.low is None:
+        if c is None or c.p_holm is None or c.difference.p_value is None:
             return ""
-        return f"bootstrap [{c.bootstrap.low:+.2f}, {c.bootstrap.high:+.2f}] Holm p {c.p_holm:.3f}"
+        return f"p {c.difference.p_value:.3f} (paired t, Holm {c.p_holm:.3f})"
 
     return Measure(Column(f"vs {reference}"), cell, numbers, hint)
 
 
 def _scores(line: MethodRow) -> dict[str, Any]:
-    x, best = line.miou or Interval(float("nan"), None, None, 0), line.best_miou
-    return {
-        "dev_miou_percent_mean": x.mean if line.miou else None,
-        "dev_miou_percent_low": x.low,
-        "dev_miou_percent_high": x.high,
-        "dev_miou_percent_n": x.n,
-        "best_dev_miou_percent_mean": best.mean if best else None,
-    }
+    found: dict[str, Any] = {}
+    for split, x in (("val", line.miou), ("dev", line.dev_miou)):
+        numbers = (None, None, 0) if x is None else (x.mean, x.deviation, x.n)
+        found |= zip((f"{split}_miou_percent_{name}" for name in ("mean", "deviation", "n")), numbers, strict=True)
+    return found | {"best_dev_miou_percent_mean": line.best_miou.mean if line.best_miou else None}
 
 
 def _counts(line: MethodRow) -> dict[str, Any]:
@@ -77,7 +68,8 @@ def _counts(line: MethodRow) -> dict[str, Any]:
 
 MEASURES = (
     Measure(Column("method", "left"), lambda x: Cell(x.label), _counts),
-    Measure(Column("mIoU (dev, last step)"), _score, _scores),
+    Measure(Column("mIoU (val)"), _score, _scores),
+    Measure(Column("dev"), lambda x: Cell("–" if x.dev_miou is None else f"{x.dev_miou.mean:.2f}"), lambda x: {}),
     _against("none", lambda x: x.vs_none),
     _against("kd", lambda x: x.vs_kd),
     Measure(

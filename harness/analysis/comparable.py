@@ -27,6 +27,7 @@ class Setting(Shared):
     caveat: str | None
     steps: int | None
     device: str
+    floor_val_miou: float | None
     floor_dev_miou: float | None
     teacher_run_id: str | None
     teacher_sha256: str | None

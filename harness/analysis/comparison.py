@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis import fairness
-from harness.analysis.arrays import BySeed, Runs, split
+from harness.analysis.arrays import BySeed, Runs, split, stacked
 from harness.analysis.comparable import (
     Setting,
     refuse_experiments,
@@ -24,11 +24,21 @@ from harness.analysis.comparable import (
 )
 from harness.analysis.labels import REFERENCES, Label, ordered, references
 from harness.analysis.lines import CONFIDENCE, Comparison, MethodRow
-from harness.analysis.stats import holm, mean_interval, paired_difference, paired_differences, shared_seeds
+from harness.analysis.simultaneous import errors, family
+from harness.analysis.stats import (
+    ROUNDING,
+    Difference,
+    holm,
+    paired_difference,
+    paired_differences,
+    score,
+    shared_seeds,
+)
 from harness.analysis.tables import Block, Table, Teacher
 from harness.experiment.method import compact
 
-_OWN = ("seed", "message", "dev_miou", "best_dev_miou", "step_ms", "peak_memory_mb", "weights_sha256")
+_SCORES = ("val_miou", "dev_miou", "best_dev_miou")
+_OWN = ("seed", "message", *_SCORES, "step_ms", "peak_memory_mb", "weights_sha256")
 _SHARED = tuple(name for name in Setting.columns() if name != "elastic_workers")
 COLUMNS = ("run_id", *_SHARED, *_OWN, "student_init_sha256", "trial", "worker_history")
 """The columns of rows that `quick_table` needs."""
@@ -86,7 +96,10 @@ def _block(
     failed = {name: _ended(group, runs, "failed") - lines[name].values.keys() for name, group in groups.items()}
     compared, count = _compare({name: line.values for name, line in lines.items()}, failed, named)
     first = next((s for s in rows if s.control is None), rows[0])
-    floors = [s.floor_dev_miou for s in rows if s.floor_dev_miou is not None]
+    floors = {
+        split: next((100 * x for s in rows if (x := getattr(s, f"floor_{split}_miou")) is not None), None)
+        for split in ("val", "dev")
+    }
     return Block(
         pair=pair,
         dataset=first.dataset,
@@ -96,7 +109,8 @@ def _block(
         budget_amount=first.budget_amount,
         budget_unit=first.budget_unit,
         devices=", ".join(sorted({s.device for s in rows})),
-        floor=100 * floors[0] if floors else None,
+        floor=floors["val"],
+        dev_floor=floors["dev"],
         teacher=Teacher(),
         methods=tuple(
             replace(
@@ -213,12 +227,17 @@ def _line(name: Label, rows: Sequence[Setting], runs: Runs[Setting], expected: N
             f"{name}, seed {own['seed'][i]}: two results for one cell, {own['run_id'][i]} and {own['run_id'][i + 1]}; "
             "keep the rows of one experiment in its directory"
         )
-    seeds, values = own["seed"], 100 * own["dev_miou"]
+    seeds, values = own["seed"], 100 * own["val_miou"]
+    if (unmeasured := np.flatnonzero(np.isnan(values))).size:
+        i = unmeasured[0]
+        raise ValueError(f"{name}, seed {seeds[i]}: {own['run_id'][i]} was not evaluated on val, so it has no result")
     runs_by_seed = BySeed(seeds, own["run_id"])
     failed, skipped = (_ended(rows, runs, status) - runs_by_seed.keys() for status in ("failed", "skipped"))
     others = failed | skipped
     missing = np.setdiff1d(expected, [*seeds, *others]).size
-    steps, peaks, best = (x[~np.isnan(x)] for x in (own["step_ms"], own["peak_memory_mb"], own["best_dev_miou"]))
+    known = {column: x[~np.isnan(x)] for column, x in own.items() if column in (*_SCORES, "step_ms", "peak_memory_mb")}
+    scores = {column: score(100 * known[column]) if known[column].size else None for column in _SCORES}
+    steps, peaks = known["step_ms"], known["peak_memory_mb"]
     return MethodRow(
         name=name,
         run_ids=runs_by_seed,
@@ -228,8 +247,9 @@ def _line(name: Label, rows: Sequence[Setting], runs: Runs[Setting], expected: N
         expected=missing + len(seeds) + len(others),
         values=BySeed(seeds, values),
         steps=ok[0].steps if ok else None,
-        miou=mean_interval(values, CONFIDENCE) if seeds.size else None,
-        best_miou=mean_interval(100 * best, CONFIDENCE) if best.size else None,
+        miou=scores["val_miou"],
+        dev_miou=scores["dev_miou"],
+        best_miou=scores["best_dev_miou"],
         step_s=float(np.median(steps / 1000)) if steps.size else None,
         peak_mb=float(peaks.max()) if peaks.size else None,
         search_trials=next((s.search_trials for s in rows if s.search_trials is not None), None),
@@ -238,7 +258,7 @@ def _line(name: Label, rows: Sequence[Setting], runs: Runs[Setting], expected: N
 
 
 def _compare(
-    values: Mapping[Label, Mapping[int, float]], failed: Mapping[Label, set[int]], named: Mapping[str, Label]
+    values: Mapping[Label, BySeed], failed: Mapping[Label, set[int]], named: Mapping[str, Label]
 ) -> tuple[dict[tuple[Label, str], Comparison], int]:
     """Every method against each reference; kd against none and none against kd are one comparison, seen twice."""
     once: dict[tuple[Label, Label], Comparison] = {}
@@ -246,15 +266,15 @@ def _compare(
         for name in values:
             if name == reference or (reference, name) in once or not shared_seeds(values[name], values[reference]):
                 continue
+            paired = paired_difference(values[name], values[reference], CONFIDENCE)
             once[name, reference] = Comparison(
-                paired_difference(values[name], values[reference], CONFIDENCE),
+                Difference(paired.mean, None, None, paired.n),
+                p_paired=paired.p_value,
                 lost=sum(seed in values[reference] for seed in failed[name]),
                 won=sum(seed in values[name] for seed in failed[reference]),
                 deltas=paired_differences(values[name], values[reference]),
             )
-    tested = {key: c.difference.p_value for key, c in once.items() if c.difference.p_value is not None}
-    for key, p in zip(tested, holm(list(tested.values())), strict=True):
-        once[key] = replace(once[key], p_holm=p)
+    count = _together(once, values)
     out: dict[tuple[Label, str], Comparison] = {}
     for role, reference in named.items():
         for name in values:
@@ -262,14 +282,34 @@ def _compare(
                 out[name, role] = once[name, reference]
             elif (reference, name) in once:
                 out[name, role] = once[reference, name].reversed
-    return out, len(tested)
+    return out, count
+
+
+def _together(once: dict[tuple[Label, Label], Comparison], values: Mapping[Label, BySeed]) -> int:
+    """Give the comparisons their simultaneous intervals and corrected p-values; how many have them."""
+    tested = {key: c.p_paired for key, c in once.items() if c.p_paired is not None}
+    for key, p in zip(tested, holm(list(tested.values())), strict=True):
+        once[key] = replace(once[key], p_holm=p)
+    places = {name: i for i, name in enumerate(values)}
+    pairs = [(places[one], places[other]) for one, other in once]
+    spread, freedom = errors(stacked(list(values.values())), pairs)
+    means = np.array([c.difference.mean for c in once.values()])
+    # Without any spread between seeds there is no evidence; rounding is no spread.
+    known = np.flatnonzero(spread > ROUNDING * np.maximum(1, np.abs(means)))
+    found = family(means[known], spread[known], freedom[known], [pairs[i] for i in known], 1 - CONFIDENCE)
+    keys = list(once)
+    for i, low, high, p in zip(known, found.low, found.high, found.p_values, strict=True):
+        c = once[keys[i]]
+        difference = replace(c.difference, low=float(low), high=float(high), p_value=float(p))
+        once[keys[i]] = replace(c, difference=difference)
+    return len(known)
 
 
 def _teacher(setting: Setting, runs: Runs[Setting], place: int) -> Teacher:
     """A teacher's row."""
     own = {name: values[place] for name, values in runs.own.items()}
-    miou = 100 * own["dev_miou"] if setting.status == "ok" else None
-    return Teacher(own["run_id"], setting.status, own["message"], miou, setting.steps)
+    scores = (100 * own[f"{split}_miou"] if setting.status == "ok" else None for split in ("val", "dev"))
+    return Teacher(own["run_id"], setting.status, own["message"], *scores, setting.steps)
 
 
 def _teacher_of(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.analysis.labels import REFERENCES, Label, references
+from harness.analysis.lines import FEWEST_SEEDS
 from harness.analysis.power import phrase
 from harness.analysis.sheets import Remark
 from harness.analysis.tables import Block
@@ -17,7 +18,6 @@ from harness.experiment import rules
 if TYPE_CHECKING:
     from harness.experiment.spec import Experiment
 
-FEWEST_SEEDS = 3
 UNEQUAL_TIME = 1.1  # times the seconds of the baseline
 _SHARED = "Equal for all: recipe, budget, data and its order, teacher, and the student's initial weights of each seed."
 
@@ -34,7 +34,7 @@ class Side:
         trials, search_s: of its search, and the seconds they took; None without one, or where they were not measured.
         step_s: seconds of a training step; None where they were not measured.
         seconds: of all training steps; None where they were not measured.
-        miou: mean dev mIoU in percent; None without a result.
+        miou: mean val mIoU in percent; None without a result.
     """
 
     label: Label
@@ -144,8 +144,8 @@ def judged(
         seeds: how many runs each should have.
         ruleset: of the protocol.
         unit: of the budget, "steps" or "seconds".
-        teacher_miou: dev mIoU in percent.
-        floor: mIoU of the single-pixel baseline, in percent.
+        teacher_miou: val mIoU in percent.
+        floor: mIoU of the single-pixel baseline on val, in percent.
         devices: on which the runs ran.
     """
     baseline = next((s for s in sides if s.reference == "none"), None)

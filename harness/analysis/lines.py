@@ -1,16 +1,18 @@
 """A line of a comparison: a method, its numbers, and its differences to the references."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.labels import Label
-from harness.analysis.stats import Difference, Interval, bootstrap_interval
+from harness.analysis.stats import Difference, Interval, Score, bootstrap_interval
 
 CONFIDENCE = 0.95
+FEWEST_SEEDS = 5
+"""With fewer seeds nothing is marked: a small estimate of their spread is then as likely as a difference."""
 BOOTSTRAP_SEED = 20240
 
 
@@ -19,8 +21,10 @@ class Comparison:
     """One method against a reference, paired by seed, in percentage points.
 
     Attributes:
-        difference: mean with the paired t interval, which decides.
-        p_holm: p-value after Holm's correction over all comparisons of the block; None without an interval.
+        difference: mean with its simultaneous interval, which decides, and the p-value adjusted for all comparisons of
+            the block; no interval for one seed, or without any spread.
+        p_paired, p_holm: of the paired t-test, alone and after Holm's correction over all comparisons of the block;
+            None without an interval. They decide nothing.
         lost: seeds whose run failed while the reference has a result: they have no number, so no gain is
             significant.
         won: the same the other way round.
@@ -28,6 +32,7 @@ class Comparison:
     """
 
     difference: Difference
+    p_paired: float | None = None
     p_holm: float | None = None
     lost: int = 0
     won: int = 0
@@ -44,17 +49,19 @@ class Comparison:
     @property
     def reversed(self) -> "Comparison":
         """The reference against the method."""
-        return Comparison(self.difference.reversed, self.p_holm, self.won, self.lost, self.deltas, not self.swapped)
+        return replace(
+            self, difference=self.difference.reversed, lost=self.won, won=self.lost, swapped=not self.swapped
+        )
 
     @property
     def significant(self) -> bool:
-        """Whether the corrected test finds a difference, the interval leaves 0 out and no failed run is against it."""
+        """Whether the interval leaves 0 out, over `FEWEST_SEEDS` seeds or more, and no failed run is against it."""
         d = self.difference
-        if self.p_holm is None or d.low is None or d.high is None:
+        if d.low is None or d.high is None or d.n < FEWEST_SEEDS:
             return False
         if self.lost if d.mean > 0 else self.won:
             return False
-        return self.p_holm < 1 - CONFIDENCE and not d.low <= 0 <= d.high
+        return not d.low <= 0 <= d.high
 
     @property
     def text(self) -> str:
@@ -77,10 +84,11 @@ class MethodRow:
         run_ids: run_id of every ok run, by seed.
         failed, skipped, missing: how many of the expected runs ended so, or are not there.
         expected: how many runs there should be (one per seed).
-        values: dev mIoU of the last step of every ok run, by seed, in percent.
+        values: val mIoU of the last step of every ok run, by seed, in percent.
         steps: that a run was trained for; None without an ok run.
-        miou: dev mIoU of the last step over seeds, in percent; None without an ok run.
-        best_miou: the same for the best step of each curve: a second number, never the headline.
+        miou: val mIoU of the last step over seeds, in percent; None without an ok run.
+        dev_miou: the same on dev, which hyper-parameters are selected on.
+        best_miou: the same for the best step of each curve on dev; never the headline.
         vs_none, vs_kd: the paired comparisons; None for the reference itself and where no seed pairs.
         step_s: median over runs of the step time in seconds.
         peak_mb: highest peak memory of any run.
@@ -96,8 +104,9 @@ class MethodRow:
     reference: str = ""
     values: Mapping[int, float] = field(default_factory=dict)
     steps: int | None = None
-    miou: Interval | None = None
-    best_miou: Interval | None = None
+    miou: Score | None = None
+    dev_miou: Score | None = None
+    best_miou: Score | None = None
     vs_none: Comparison | None = None
     vs_kd: Comparison | None = None
     step_s: float | None = None

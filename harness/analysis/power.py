@@ -1,11 +1,16 @@
 """Statistical power: the smallest difference to the baseline that a number of seeds finds with 80 % probability."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from harness.analysis.lines import CONFIDENCE
-from harness.analysis.stats import Interval, detectable_difference, deviation_interval, paired_differences, shared_seeds
+import numpy as np
+
+from harness.analysis.arrays import BySeed, stacked
+from harness.analysis.lines import CONFIDENCE, FEWEST_SEEDS
+from harness.analysis.simultaneous import critical, errors
+from harness.analysis.stats import ROUNDING, Interval, detectable_difference, deviation_interval
 from harness.analysis.tables import Block
 
 POWER = 0.8
@@ -20,7 +25,8 @@ class Power:
         label: the method's line.
         n: pairs of runs so far.
         difference: their mean difference.
-        deviation: standard deviation of the differences over seeds, with its 95 % interval.
+        deviation: standard deviation of the differences over seeds that the table's intervals use, with its 95 %
+            interval.
         smallest: by number of seeds, the smallest difference that is found with probability `POWER`.
         seeds: number of seeds to find the difference measured so far; None above `MOST_SEEDS`, or if it is 0.
     """
@@ -36,8 +42,8 @@ class Power:
 def by_method(block: Block, numbers: Sequence[int]) -> list[Power]:
     """Power for several numbers of seeds, for each method with two pairs of runs or more.
 
-    The level is that of the first step of Holm's correction over the block's comparisons, so a difference of this size
-    is found even if it is the only one.
+    The level is that of the block's whole family of comparisons, so a difference of this size is found even if it is
+    the only one. Fewer than `FEWEST_SEEDS` seeds find nothing; the number for them says what their intervals allow.
 
     Args:
         block: a block of the comparison.
@@ -46,34 +52,47 @@ def by_method(block: Block, numbers: Sequence[int]) -> list[Power]:
     Raises:
         ValueError: a number below 2.
     """
-    baseline = block.baseline
-    if baseline is None:
+    lines = [line for line in block.methods if line.values]
+    place = next((i for i, line in enumerate(lines) if line is block.baseline), None)
+    if place is None:
         return []
-    level = (1 - CONFIDENCE) / max(1, block.comparisons)
+    references = [i for i, line in enumerate(lines) if line.reference]
+    pairs = tuple((i, r) for r in references for i in range(len(lines)) if i != r and not (i in references and i < r))
+    values = stacked([BySeed.of(line.values) for line in lines])
     found = []
-    for line in block.methods:
-        if line is baseline or shared_seeds(line.values, baseline.values) < 2:
+    for i, line in enumerate(lines):
+        n = int((~np.isnan(values[i] - values[place])).sum())
+        if i == place or n < 2:
             continue
-        deltas = paired_differences(line.values, baseline.values)
-        deviation = deviation_interval(deltas)
-        if deviation.mean <= 0:
+        (error,), (freedom,) = errors(values, [(i, place)])
+        deviation, mean = float(error) * n**0.5, float(np.nanmean(values[i] - values[place]))
+        if deviation <= ROUNDING * max(1.0, abs(mean)):
             continue  # equal runs: the seeds changed nothing
-        smallest = {n: detectable_difference(deviation.mean, n, level, POWER) for n in numbers}
-        mean = float(deltas.mean())
+        detect = partial(_detectable, deviation, pairs=pairs, methods=len(lines))
+        known = deviation_interval(deviation, int(freedom))
         found.append(
-            Power(line.label, len(deltas), mean, deviation, smallest, _needed(abs(mean), deviation.mean, level))
+            Power(line.label, n, mean, known, {n: detect(n) for n in numbers}, _needed(abs(mean), detect))
         )
     return found
 
 
-def _needed(difference: float, deviation: float, level: float) -> int | None:
-    """The fewest seeds that find a difference, by bisection."""
-    low, high = 2, MOST_SEEDS
-    if difference <= 0 or detectable_difference(deviation, high, level, POWER) > difference:
+def _detectable(deviation: float, n: int, pairs: tuple[tuple[int, int], ...], methods: int) -> float:
+    """The smallest difference that is found over `n` seeds, if every method has them."""
+    if n < 2:
+        raise ValueError(f"{n} seeds: at least 2 are needed")
+    freedom = (n - 1) * (methods - 1)
+    level = critical(pairs, (freedom,) * len(pairs), 1 - CONFIDENCE)
+    return detectable_difference(deviation, n, level, POWER, freedom)
+
+
+def _needed(difference: float, detect: Callable[[int], float]) -> int | None:
+    """The fewest seeds, `FEWEST_SEEDS` at least, that find a difference, by bisection."""
+    low, high = FEWEST_SEEDS, MOST_SEEDS
+    if difference <= 0 or detect(high) > difference:
         return None
     while low < high:
         middle = (low + high) // 2
-        if detectable_difference(deviation, middle, level, POWER) <= difference:
+        if detect(middle) <= difference:
             high = middle
         else:
             low = middle + 1
@@ -85,11 +104,12 @@ def phrase(block: Block) -> str | None:
     n = max((len(x.values) for x in block.methods), default=0)
     if n < 2:
         return None
-    found = [x.smallest[n] for x in by_method(block, [n])]
+    seeds = max(n, FEWEST_SEEDS)  # fewer find nothing
+    found = [x.smallest[seeds] for x in by_method(block, [seeds])]
     if not found:
         return None
     return (
-        f"{n} seeds detect a difference of {statistics.median(found):.1f} percentage points to "
+        f"{seeds} seeds detect a difference of {statistics.median(found):.1f} percentage points to "
         f"{block.references['none']} with {100 * POWER:.0f} % power (median over methods, from the standard deviations "
         "so far)"
     )

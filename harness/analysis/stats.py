@@ -1,8 +1,7 @@
-"""Significance: intervals over seeds, paired differences, and the correction for multiple comparisons.
+"""Means, intervals over seeds, paired differences, and the correction for multiple comparisons.
 
-Values are plain numbers in any unit; results keep that unit. The paired t interval decides: with three to five seeds it
-has its nominal coverage if the differences are roughly normal. The percentile bootstrap interval is too narrow for so
-few seeds, so it decides nothing.
+Values are plain numbers in any unit; results keep that unit. `harness.analysis.simultaneous` decides what is significant
+in a table. The percentile bootstrap interval is too narrow for few seeds, so it decides nothing.
 """
 
 import functools
@@ -16,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from harness.analysis.arrays import BySeed
 from harness.metrics import Absent
 
-# Differences with a smaller relative deviation are equal up to rounding, and a t statistic would be meaningless.
-_EQUAL = 1e-12
+ROUNDING = 1e-12
+"""Differences with a smaller relative deviation are equal up to rounding, and a t statistic would be meaningless."""
 _Same = TypeVar("_Same", bound="Interval")
 _AT_ONCE = 500  # resamples of images with weights in memory at once
 _DRAWN_AT_ONCE = 2**16  # values that `bootstrap_interval` has in memory together
@@ -53,6 +52,48 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Score:
+    """What the runs of a method scored.
+
+    Attributes:
+        mean: mean of the values, in their unit.
+        deviation: their standard deviation, or None for one value.
+        n: the number of values.
+    """
+
+    mean: float
+    deviation: float | None
+    n: int
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """The mean with its t interval; none for one value.
+
+        Raises:
+            ValueError: a confidence outside (0, 1).
+        """
+        _check_confidence(confidence)
+        if self.deviation is None:
+            return Interval(self.mean, None, None, self.n)
+        half = _t_quantile(confidence, self.n) * self.deviation / float(np.sqrt(self.n))
+        return Interval(self.mean, self.mean - half, self.mean + half, self.n)
+
+    @property
+    def text(self) -> str:
+        """E.g. "54.00 ± 2.10 (n=3)": mean, standard deviation, values."""
+        return f"{self.mean:.2f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}") + f" (n={self.n})"
+
+
+def score(values: ArrayLike) -> Score:
+    """Mean and standard deviation of (n,) finite numbers, n >= 1.
+
+    Raises:
+        ValueError: no values, or a non-finite one.
+    """
+    x = _checked(values)
+    return Score(float(x.mean()), float(x.std(ddof=1)) if x.size > 1 else None, x.size)
+
+
+@dataclass(frozen=True)
 class Difference(Interval):
     """Mean of the paired differences a - b, with the p-value of "there is none".
 
@@ -73,12 +114,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     Raises:
         ValueError: no values, a non-finite value, or a confidence outside (0, 1).
     """
-    x = _checked(values, confidence)
-    if x.size < 2:
-        return Interval(float(x[0]), None, None, 1)
-    half = _t_quantile(confidence, x.size) * float(x.std(ddof=1)) / float(np.sqrt(x.size))
-    mean = float(x.mean())
-    return Interval(mean, mean - half, mean + half, x.size)
+    return score(values).interval(confidence)
 
 
 def paired_differences(a: Mapping[int, float], b: Mapping[int, float]) -> NDArray[np.float64]:
@@ -138,7 +174,7 @@ def _difference(x: NDArray[np.float64], y: NDArray[np.float64], confidence: floa
     scale = float(max(np.abs(x).max(), np.abs(y).max()))
     if n > 1 and not d.any():
         return Difference(0.0, 0.0, 0.0, n, 1.0)
-    if n < 2 or deviation <= _EQUAL * scale:
+    if n < 2 or deviation <= ROUNDING * scale:
         return Difference(mean, None, None, n, None)
     error = deviation / float(np.sqrt(n))
     half = _t_quantile(confidence, n) * error
@@ -241,14 +277,17 @@ def _weighted_miou(counts: NDArray[np.float64], weights: NDArray[np.float64], ab
     return np.asarray(iou.sum(axis=2) / (classes if absent == "zero" else np.maximum(seen.sum(axis=2), 1)))
 
 
-def detectable_difference(deviation: float, n: int, level: float = 0.05, power: float = 0.8) -> float:
+def detectable_difference(
+    deviation: float, n: int, level: float = 0.05, power: float = 0.8, freedom: int | None = None
+) -> float:
     """The smallest true difference that a paired t-test over `n` seeds finds with probability `power`.
 
     Args:
         deviation: standard deviation of the paired differences between seeds, > 0; the result has its unit.
         n: planned number of seeds, >= 2.
-        level: level of the two-sided test; divide by the number of comparisons for the first step of Holm's correction.
+        level: level of the two-sided test, already corrected for other comparisons.
         power: in (level, 1).
+        freedom: degrees of freedom of the deviation; n - 1 when not given.
 
     Raises:
         ValueError: a number outside of these ranges.
@@ -258,50 +297,53 @@ def detectable_difference(deviation: float, n: int, level: float = 0.05, power: 
             f"deviation > 0, n >= 2 and 0 < level < power < 1 are needed; given: deviation={deviation}, n={n}, "
             f"level={level}, power={power}"
         )
-    return _shift(n, level, power) * deviation / float(np.sqrt(n))
+    return _shift(n - 1 if freedom is None else freedom, level, power) * deviation / float(np.sqrt(n))
 
 
 @functools.lru_cache(maxsize=4096)
-def _shift(n: int, level: float, power: float) -> float:
+def _shift(freedom: int, level: float, power: float) -> float:
     """The true difference, in standard errors of the mean, that the test finds with this power."""
     from scipy import special
 
-    critical = _t_quantile(1 - level, n)
-    shift = float(special.nctdtrinc(n - 1, 1 - power, critical))
-    if special.nctdtr(n - 1, shift, -critical) < 1e-12:
+    critical = _t_quantile(1 - level, freedom + 1)
+    shift = float(special.nctdtrinc(freedom, 1 - power, critical))
+    if special.nctdtr(freedom, shift, -critical) < 1e-12:
         return shift
     from scipy import optimize  # half a second to load
 
     def missing(shift: float) -> float:
         """Power at a difference of `shift` standard errors (both tails) minus the required power."""
-        near, far = (special.nctdtr(n - 1, shift, end) for end in (critical, -critical))
+        near, far = (special.nctdtr(freedom, shift, end) for end in (critical, -critical))
         return float(1 - near + np.nan_to_num(far)) - power
 
     # A shift of three critical values is found almost always, whatever the degrees of freedom.
     return float(optimize.brentq(missing, 1e-9, 3 * critical + 10))
 
 
-def deviation_interval(differences: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Standard deviation of paired differences with its chi-square interval.
+def deviation_interval(deviation: float, freedom: int, confidence: float = 0.95) -> Interval:
+    """A standard deviation with its chi-square interval.
 
     Args:
-        differences: (n,) finite numbers, roughly normal; n < 2 has no standard deviation.
+        deviation: estimated from roughly normal values, > 0.
+        freedom: degrees of freedom of the estimate, >= 1.
         confidence: in (0, 1).
 
+    Returns:
+        The interval; `n` is `freedom`.
+
     Raises:
-        ValueError: fewer than two values, a non-finite value, or a confidence outside (0, 1).
+        ValueError: a number outside of these ranges.
     """
     from scipy import special
 
-    x = _checked(differences, confidence)
-    if x.size < 2:
-        raise ValueError(f"a standard deviation needs at least two values; given: {x.tolist()}")
-    deviation, freedom = float(x.std(ddof=1)), x.size - 1
+    _check_confidence(confidence)
+    if not (np.isfinite(deviation) and deviation > 0) or freedom < 1:
+        raise ValueError(f"deviation > 0 and freedom >= 1 are needed; given: deviation={deviation}, freedom={freedom}")
     low, high = (
         deviation * float(np.sqrt(freedom / (2 * special.gammaincinv(freedom / 2, q))))
         for q in ((1 + confidence) / 2, (1 - confidence) / 2)
     )
-    return Interval(deviation, low, high, x.size)
+    return Interval(deviation, low, high, freedom)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -336,7 +378,7 @@ def _t_quantile(confidence: float, n: int) -> float:
     return float(special.stdtrit(n - 1, (1 + confidence) / 2))
 
 
-def _checked(values: ArrayLike, confidence: float) -> NDArray[np.float64]:
+def _checked(values: ArrayLike, confidence: float = 0.95) -> NDArray[np.float64]:
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or x.size == 0:
         raise ValueError(f"a list of at least one number is needed; given: shape {x.shape}")

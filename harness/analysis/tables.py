@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.analysis.columns import MEASURES
 from harness.analysis.labels import references
-from harness.analysis.lines import MethodRow
+from harness.analysis.lines import FEWEST_SEEDS, MethodRow
 from harness.analysis.sheets import Remark, Section, Sheet
 
 
@@ -21,7 +21,8 @@ class Teacher:
     run_id: str | None = None
     status: str | None = None
     message: str = ""
-    miou: float | None = None  # dev, last step, in percent
+    miou: float | None = None  # val, last step, in percent
+    dev_miou: float | None = None
     steps: int | None = None
     sha256: str | None = None
 
@@ -49,7 +50,7 @@ class Block:
 
     Attributes:
         protocol: version, "major.minor".
-        floor: mIoU of the single-pixel baseline on dev, in percent; None where it was not measured.
+        floor, dev_floor: mIoU of the single-pixel baseline on val and on dev, in percent; None where not measured.
         methods: a line each, references first.
         comparisons: how many are corrected together.
         notes: why runs have no result.
@@ -68,6 +69,7 @@ class Block:
     budget_unit: str
     devices: str
     floor: float | None
+    dev_floor: float | None
     teacher: Teacher
     methods: tuple[MethodRow, ...]
     comparisons: int
@@ -130,13 +132,14 @@ class Block:
     @property
     def numbers(self) -> dict[str, Any]:
         """What all lines have in common, by the names of the CSV file's columns."""
-        return {"floor_dev_miou_percent": self.floor, "teacher_dev_miou_percent": self.teacher.miou}
+        return {"floor_val_miou_percent": self.floor, "teacher_val_miou_percent": self.teacher.miou}
 
 
 LEGEND = (
-    "mIoU in percent on the dev split at the last step: mean ± half-width of its 95 % t interval over n seeds. "
-    "Differences in percentage points, paired by seed, with their 95 % t interval; ▲ ▼: significant after Holm's "
-    "correction over all comparisons of a pair (paired t-test, level 0.05)."
+    "mIoU in percent on the val split at the last step: mean ± standard deviation over n seeds; dev: the same on the "
+    "split that hyper-parameters are selected on. Differences of val mIoU in percentage points, paired by seed, with "
+    "95 % intervals that hold together for all comparisons of a pair; ▲ ▼: the interval leaves 0 out, over "
+    f"{FEWEST_SEEDS} seeds or more."
 )
 
 

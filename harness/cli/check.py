@@ -47,6 +47,7 @@ def power(
     """From the finished seeds, compute the smallest difference to the baseline that given numbers of seeds detect."""
     with answering():
         from harness.analysis.comparison import COLUMNS, quick_table
+        from harness.analysis.lines import FEWEST_SEEDS
         from harness.analysis.power import POWER
         from harness.experiment import rules
 
@@ -59,10 +60,10 @@ def power(
         if not any(printed):
             raise ValueError(f"{wanted.directory}: two finished seeds of a method and of none are needed")
         typer.echo(
-            "\nSmallest difference to the baseline, in percentage points of dev mIoU, that is found in "
+            "\nSmallest difference to the baseline, in percentage points of val mIoU, that is found in "
             f"{100 * POWER:.0f} % of the cases\n"
-            "(paired t, first step of Holm's correction over the pair's comparisons). "
-            "The standard deviation\nis known only within its 95 % interval."
+            f"(simultaneous intervals over the pair's comparisons; fewer than {FEWEST_SEEDS} seeds find none). "
+            "The standard\ndeviation is known only within its 95 % interval."
         )
 
 
@@ -137,13 +138,14 @@ def _print_fairness(experiment: "Experiment", step_seconds: Mapping[tuple[str, s
 
 def _print_power(block: "Block", numbers: Sequence[int], planned: int) -> bool:
     from harness.analysis import power
+    from harness.analysis.lines import FEWEST_SEEDS
     from harness.report.console import print_columns
 
     lines = []
     for x in power.by_method(block, numbers):
         deviation = f"{x.deviation.mean:.2f} [{x.deviation.low:.2f}, {x.deviation.high:.2f}]"
         needed = f"more than {power.MOST_SEEDS}" if x.seeds is None else str(x.seeds)
-        smallest = [f"{x.smallest[n]:.2f}" for n in numbers]
+        smallest = [f"{x.smallest[n]:.2f}" if n >= FEWEST_SEEDS else "–" for n in numbers]
         lines.append([x.label, str(x.n), f"{x.difference:+.2f}", deviation, *smallest, needed])
     if not lines:
         return False

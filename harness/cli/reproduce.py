@@ -51,6 +51,9 @@ def reproduce(
     page: Annotated[
         Path | None, typer.Option("--page", help="Only write the state of all tables, as Markdown, into this file.")
     ] = None,
+    margin: Annotated[
+        float, typer.Option(help="Percentage points of mIoU by which a reproduction may differ from the published figure.")
+    ] = 0.5,
 ) -> None:
     """Plan a paper's table: its experiments, their cost, and the state of each cell; then run them."""
     with answering():
@@ -62,9 +65,9 @@ def reproduce(
         if (table is None) == (page is None):
             raise ValueError("name a table, or give --page FILE for the state of all of them")
         if page is not None:
-            write_atomic(page, state_page(results))
+            write_atomic(page, state_page(results, margin))
             return
-        paths = _show(str(table), dry_run, results, write, measure)
+        paths = _show(str(table), dry_run, results, write, measure, margin)
     failed = False
     for path in paths if write is None else ():
         try:
@@ -87,7 +90,9 @@ def _list_tables() -> None:
     typer.echo("\nsstkd-bench reproduce TABLE --dry-run shows its runs, their cost and their state")
 
 
-def _show(table: str, dry_run: bool, results: Path, write: Path | None, measure: bool) -> list[Path]:
+def _show(
+    table: str, dry_run: bool, results: Path, write: Path | None, measure: bool, margin: float
+) -> list[Path]:
     """Print the plan of a table, its cost and its state; or with `write` the experiment files that were written.
 
     Args:
@@ -96,6 +101,7 @@ def _show(table: str, dry_run: bool, results: Path, write: Path | None, measure:
         results: folder of all results; the experiment files go below it where no other folder is given.
         write: folder of the experiment files, which are all that is wanted.
         measure: time a step of each method.
+        margin: of a reproduction, in percentage points.
 
     Returns:
         The experiment files that are there now.
@@ -117,7 +123,7 @@ def _show(table: str, dry_run: bool, results: Path, write: Path | None, measure:
             typer.echo(path)
         return paths
     typer.echo(f"{wanted.title} ({wanted.id}), published under {wanted.protocol}\n")
-    print_columns(list(HEAD), _states(wanted, known, figures, results), right=("runs",))
+    print_columns(list(HEAD), _states(wanted, known, figures, results, margin), right=("runs",))
     typer.echo("")
     for each in known:
         typer.echo(_cost(each.experiment, measure))
@@ -163,7 +169,9 @@ def _experiments(table: "PaperTable", folder: Path) -> tuple[list[Known], list[s
     return known, unknown
 
 
-def _states(table: "PaperTable", known: Sequence[Known], figures: "Sequence[Figure]", results: Path) -> list[list[str]]:
+def _states(
+    table: "PaperTable", known: Sequence[Known], figures: "Sequence[Figure]", results: Path, margin: float
+) -> list[list[str]]:
     """A line of `HEAD` for each cell."""
     import pyarrow as pa
 
@@ -180,7 +188,7 @@ def _states(table: "PaperTable", known: Sequence[Known], figures: "Sequence[Figu
     for cell, column in zip(build(table, prepared(rows), figures).cells, columns, strict=True):
         measured, _, published, _ = cell.texts
         count = 1 if cell.line == "teacher" else seeds.get(column.dataset, 0)
-        said = state(cell, count)
+        said = state(cell, count, margin)
         if said == NOT_RUN and not count:
             said = "recipe not known here"
         runs = str(count) if count and cell.why_not in ("", NOT_RUN) else "–"
@@ -211,7 +219,7 @@ def _cost(experiment: "Experiment", measure: bool) -> str:
     )
 
 
-def state_page(results: Path) -> str:
+def state_page(results: Path, margin: float = 0.5) -> str:
     """The state of every table, as Markdown; errors as `show`."""
     from harness.analysis.sheets import sheet
     from harness.papers.published import published_folder, read_published
@@ -223,21 +231,22 @@ def state_page(results: Path) -> str:
     for table in (each for tables in PAPERS.values() for each in tables if each.columns):
         with _folder(None) as folder:
             known, unknown = _experiments(table, folder)
-        rows = _states(table, known, figures, results)
+        rows = _states(table, known, figures, results, margin)
         notes = [f"Published under: {table.protocol}."]
         notes += [f"{_cost(each.experiment, False).partition(';')[0]}." for each in known]
         notes += [f"{name}: {_UNKNOWN}." for name in unknown]
         if known:
             notes.append(f"sstkd-bench reproduce {table.id}")
         sheets.append(sheet(table.id, table.title, HEAD, rows, notes))
-    return _ABOUT + sheets_to_markdown(sheets)
+    return _ABOUT.replace("MARGIN", f"{margin:g}") + sheets_to_markdown(sheets)
 
 
 _ABOUT = """# Reproduction
 
 The state of every published cell: the published figure, the measured one, the number of runs it needs, and whether it
 is reproduced. `sstkd-bench reproduce --page FILE` writes this page from the rows in the results folder. *Reproduced*
-means that the published figure lies within the 95 % interval of our runs; V, V2 and C say
+means that the 90 % interval of our mean lies within MARGIN percentage points of the published figure (an equivalence
+test at level 0.05), *not reproduced* that the 95 % interval lies outside of them, *undecided* neither: more seeds are needed. V, V2 and C say
 [how well the figure is confirmed](papers.md#published-figures). Data and recipes are those of the files in
 `experiments/`, with a small part of train held out as dev; tables with the same published recipe share their runs.
 `sstkd-bench reproduce TABLE --dry-run --measure` estimates the cost of a table on your machine.

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from harness.analysis.columns import mean_text
 from harness.analysis.sheets import Sheet, sheet
-from harness.analysis.stats import Difference, Interval
+from harness.analysis.stats import Difference, Score
 from harness.papers.published import Figure
 
 PARTS = ("measured", "vs student", "published", "measured − published")
@@ -19,7 +18,7 @@ class Cell:
     Attributes:
         line, column: their titles.
         why_not: reason why nothing was measured; else empty.
-        measured: mean over seeds with its 95 % t interval.
+        measured: mean and standard deviation over seeds.
         vs_student: paired difference to the student without distillation.
         figure: the published value; None if none could be verified.
     """
@@ -27,7 +26,7 @@ class Cell:
     line: str
     column: str
     why_not: str = ""
-    measured: Interval | None = None
+    measured: Score | None = None
     vs_student: Difference | None = None
     figure: Figure | None = None
 
@@ -41,7 +40,7 @@ class Cell:
         """The texts of `PARTS`."""
         measured, difference = self.why_not, "–"
         if self.measured is not None:
-            measured = mean_text(self.measured)
+            measured = self.measured.text
         d = self.vs_student
         if d is not None:
             difference = f"no interval (n={d.n})"
@@ -52,7 +51,7 @@ class Cell:
 
     def record(self, table: str) -> dict[str, Any]:
         """Its numbers, unrounded; None if missing."""
-        m, d, f = self.measured, self.vs_student, self.figure
+        m, d, f = self.measured and self.measured.interval(), self.vs_student, self.figure
         found: dict[str, Any] = {"table": table, "method": self.line, "column": self.column}
         found |= dict(zip(("mean", "low", "high", "n"), (m.mean, m.low, m.high, m.n) if m else [None] * 4, strict=True))
         names = ("vs_student", "vs_student_low", "vs_student_high", "vs_student_n")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.arrays import Runs, Shared, split
-from harness.analysis.stats import Interval, mean_interval, paired_difference
+from harness.analysis.stats import paired_difference, score
 from harness.experiment.method import method_entry
 from harness.experiment.recipe import without_defaults_of_added_keys
 from harness.papers.cells import NOT_RUN, PARTS, UNVERIFIED, Cell, Grid
@@ -165,7 +165,7 @@ def _cell(
     difference = None
     if line.method != "none" and base.keys() & values.keys():
         difference = paired_difference(values, base)
-    measured = mean_interval(list(values.values()))
+    measured = score(list(values.values()))
     return Cell(**titles, measured=measured, vs_student=difference), mine  # type: ignore[arg-type]
 
 
@@ -227,8 +227,8 @@ def _notes(
     table: PaperTable, rows: Sequence[Setting], cells: Sequence[Cell], figures: Collection[Figure]
 ) -> tuple[str, ...]:
     notes = [
-        "mIoU in percent, ours of the last step on val: mean ± half-width of its 95 % t interval over n seeds; "
-        "differences are paired by seed. V: verified in a source that was opened; V2: in a secondary source; C: "
+        "mIoU in percent, ours of the last step on val: mean ± standard deviation over n seeds; differences are paired "
+        "by seed. V: verified in a source that was opened; V2: in a secondary source; C: "
         "computed from such figures."
     ]
     notes.append(f"Published under: {table.protocol}.")

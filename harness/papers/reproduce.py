@@ -120,22 +120,38 @@ def _network(name: str) -> dict[str, Any]:
     return network | {"encoder_weights": {"path": f"${{WEIGHTS}}/{WEIGHTS[encoder]}"}}
 
 
-def state(cell: Cell, seeds: int) -> str:
-    """The state of a cell.
+MARGIN = 0.5
+"""Percentage points by which a reproduction may differ from the published figure."""
+
+
+def state(cell: Cell, seeds: int, margin: float = MARGIN) -> str:
+    """The state of a cell, by a test of equivalence (D. J. Schuirmann, two one-sided tests, 1987).
 
     Args:
         cell: as measured so far.
         seeds: planned number of runs; a teacher has one.
+        margin: percentage points, > 0, that count as equal.
 
     Returns:
-        `not run`, `running (n of N)`, `reproduced`: the published figure lies within the measured 95 % interval, `not
-        reproduced`, `measured` if there is no figure or no interval, or the reason why it cannot be run.
+        `not run`, `running (n of N)`; `reproduced`: the 90 % interval of the measured mean lies within the margin of
+        the published figure, so each one-sided test has level 0.05; `not reproduced`: the 95 % interval lies outside of
+        it; `undecided`: neither, so more seeds are needed; `measured` if there is no figure or no interval; or the
+        reason why it cannot be run.
+
+    Raises:
+        ValueError: a margin that is not positive.
     """
+    if not margin > 0:
+        raise ValueError(f"margin={margin}: a number of percentage points above 0, e.g. {MARGIN}")
     if cell.measured is None:
         return cell.why_not or NOT_RUN
     m, wanted = cell.measured, 1 if cell.line == "teacher" else seeds
     if m.n < wanted:
         return f"running ({m.n} of {wanted})"
-    if cell.figure is None or m.low is None or m.high is None:
+    inner, outer = m.interval(0.9), m.interval(0.95)
+    if cell.figure is None or inner.low is None or inner.high is None or outer.low is None or outer.high is None:
         return "measured"
-    return "reproduced" if m.low <= cell.figure.value <= m.high else "not reproduced"
+    low, high = cell.figure.value - margin, cell.figure.value + margin
+    if low < inner.low and inner.high < high:
+        return "reproduced"
+    return "not reproduced" if outer.high < low or high < outer.low else "undecided"

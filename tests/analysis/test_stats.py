@@ -158,15 +158,16 @@ def test_image_bootstrap_of_equal_runs_is_nothing():
 def test_detectable_difference_is_statsmodels(n, level, power, expected):
     assert detectable_difference(1.0, n, level, power) == pytest.approx(expected, rel=1e-6)
     assert detectable_difference(0.25, n, level, power) == pytest.approx(expected / 4, rel=1e-6)
+    assert detectable_difference(1.0, n, level, power, freedom=4 * n) < expected
 
 
 def test_deviation_interval_is_the_chi_square_one():
     x = [0.1, 0.4, 0.2, 0.9, 0.5]
-    got = deviation_interval(x)
+    got = deviation_interval(np.std(x, ddof=1), 4)
     # (n - 1) s^2 / chi2: 0.484419 and 11.143287 are its 2.5 % and 97.5 % quantiles with four degrees of freedom.
     squares = 4 * np.var(x, ddof=1)
     assert (got.low, got.high) == pytest.approx(((squares / 11.143287) ** 0.5, (squares / 0.484419) ** 0.5), rel=1e-6)
-    assert got.mean == pytest.approx(np.std(x, ddof=1))
+    assert (got.mean, got.n) == (pytest.approx(np.std(x, ddof=1)), 4)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,8 @@ def test_deviation_interval_is_the_chi_square_one():
         (lambda: detectable_difference(0.0, 3), "deviation=0.0"),
         (lambda: detectable_difference(1.0, 1), "n=1"),
         (lambda: detectable_difference(1.0, 3, power=0.01), "power=0.01"),
-        (lambda: deviation_interval([1.0]), "at least two"),
+        (lambda: deviation_interval(0.0, 3), "deviation=0.0"),
+        (lambda: deviation_interval(1.0, 0), "freedom=0"),
         (
             lambda: image_bootstrap(np.ones((1, 2, 2, 3)), np.ones((1, 3, 2, 3)), np.random.default_rng(0)),
             r"\(1, 2, 2, 3\) and \(1, 3, 2, 3\)",

@@ -36,7 +36,7 @@ def arrow(rows):
 
 
 def scores(method, values, **changes):
-    """Rows of one method with the given dev mIoUs, seeds 0, 1, ...; None leaves the seed out."""
+    """Rows of one method with the given mIoUs, seeds 0, 1, ...; None leaves the seed out."""
     given = enumerate(values)
     return [make_row(method, s, dev_miou=v, best_dev_miou=v, **changes) for s, v in given if v is not None]
 
@@ -59,7 +59,7 @@ def rows():
 def test_cells_in_percentage_points_with_intervals():
     table = quick_table(arrow(scores("none", [0.50, 0.52, 0.54]) + scores("kd", [0.51, 0.55, 0.56])))
     kd = cells(table, "kd")
-    assert kd["mIoU (dev, last step)"] == "54.00 ± 6.57 (n=3)"
+    assert kd["mIoU (val)"] == "54.00 ± 2.65 (n=3)" and kd["dev"] == "54.00"
     # Differences 1, 3, 2 points: mean 2, standard error 1/sqrt(3), t(0.975, 2) = 4.3027.
     assert kd["vs none"] == "+2.00 [-0.48, +4.48]"
     assert kd["vs kd"] == "–"
@@ -67,24 +67,27 @@ def test_cells_in_percentage_points_with_intervals():
     assert cells(table, "none")["vs none"] == "–"
 
 
-def test_only_what_survives_the_correction_is_marked():
-    none, near = scores("none", [0.50, 0.52, 0.54]), scores("kd", [0.52, 0.55, 0.558])
-    # Alone, kd's p of 0.026 is a finding; among three comparisons of which none is stronger it is not.
-    alone = quick_table(arrow(none + near))
-    assert cells(alone, "kd")["vs none"] == "+2.27 [+0.67, +3.86] ▲"
-    assert cells(alone, "none")["vs kd"] == "-2.27 [-3.86, -0.67] ▼"
-    many = quick_table(arrow(none + near + scores("cwd", [0.4, 0.7, 0.5])))
+def test_a_mark_needs_an_interval_without_0_over_five_seeds():
+    none, kd = [0.50, 0.52, 0.54, 0.51, 0.53], [0.52, 0.55, 0.558, 0.535, 0.55]
+    few = quick_table(arrow(scores("none", none[:4]) + scores("kd", kd[:4])))
+    assert cells(few, "kd")["vs none"] == "+2.33 [+1.47, +3.18]"
+    alone = quick_table(arrow(scores("none", none) + scores("kd", kd)))
+    # Differences 2, 3, 1.8, 2.5, 2 points; one comparison of two methods is the paired t-test.
+    assert cells(alone, "kd")["vs none"] == "+2.26 [+1.65, +2.87] ▲"
+    assert cells(alone, "none")["vs kd"] == "-2.26 [-2.87, -1.65] ▼"
+    many = quick_table(arrow(scores("none", none) + scores("kd", kd) + scores("cwd", [0.4, 0.7, 0.5, 0.6, 0.5])))
+    # The spread of another method widens all intervals: it is pooled.
     assert many.blocks[0].comparisons == 3
-    assert cells(many, "kd")["vs none"] == "+2.27 [+0.67, +3.86]"
+    assert "▲" not in cells(many, "kd")["vs none"] and cells(many, "kd")["vs none"].startswith("+2.26 [-")
     lines = {x.label: x for x in many.blocks[0].methods}
-    assert lines["kd"].vs_none.p_holm == pytest.approx(3 * lines["kd"].vs_none.difference.p_value)
+    assert lines["kd"].vs_none.p_holm == pytest.approx(3 * lines["kd"].vs_none.p_paired)
     assert lines["none"].vs_kd.p_holm == lines["kd"].vs_none.p_holm
 
 
 def test_failed_and_missing_cells_are_printed(rows):
     table = quick_table(arrow(rows), [*METHODS, "dist"], seeds=[0, 1, 2, 3])
     assert [x.label for x in table.blocks[0].methods] == [*METHODS, "dist"]
-    assert cells(table, "dist")["mIoU (dev, last step)"] == "not run"
+    assert cells(table, "dist")["mIoU (val)"] == "not run"
     assert re.fullmatch(
         r"\d\d\.\d\d ± \d+\.\d\d \(n=2\); failed \(1 of 4\); not run \(1 of 4\)", cells(table, "cwd")[HEADER[1]]
     )
@@ -197,7 +200,7 @@ def test_markdown_shows_messages_as_they_are(rows):
     assert "a \\| b \\<b\\> \\*x\\* \\`y\\`" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert lines[0] == "| " + " | ".join(HEADER) + " |"
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {7}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {8}
 
 
 def test_csv_holds_the_unrounded_numbers(rows):

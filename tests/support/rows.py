@@ -158,7 +158,9 @@ def make_row(method: str = "kd", seed: int = 0, status: str = "ok", role: str = 
     if changes.get("num_classes"):
         classes = range(changes["num_classes"])
         row |= {"class_names": [f"class {k}" for k in classes], "palette": [[k, k, k] for k in classes]}
-    return row | changes
+    row |= changes
+    # What a test says of dev holds for val too, unless it says more.
+    return {f"{name}val_miou": row.get(f"{name}dev_miou") for name in ("", "floor_")} | row
 
 
 def make_experiment(methods: tuple[str, ...] = ("none", "kd", "cwd", "sstkd"), seeds: int = 3) -> list[dict]:

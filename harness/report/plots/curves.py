@@ -44,7 +44,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """Content of one pair's axes. `floor` and `teacher` are in percent, or None; an empty title takes no space."""
+    """Content of one pair's axes. `floor` and `teacher` are on dev in percent, or None; an empty title takes no space."""
 
     title: str
     curves: tuple[Curve | None, ...]
@@ -73,7 +73,7 @@ def panel(block: Block, curves: Mapping[str, Any]) -> Panel:
         out.append(Curve(line.label, tuple(seeds)) if seeds else None)
     thin = "single seeds" if all(c is None or len(c.seeds) <= THIN for c in out) else f"the first {THIN} seeds"
     title = f"{block.pair}, {block.dataset} (thin lines: {thin})"
-    return Panel(title, tuple(out), block.floor, block.teacher.miou)
+    return Panel(title, tuple(out), block.dev_floor, block.teacher.dev_miou)
 
 
 def curve_figure(panels: Sequence[Panel], width: float = 7.6, height: float = 4.4) -> "Figure":
