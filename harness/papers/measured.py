@@ -13,7 +13,7 @@ from harness.experiment.method import method_entry
 from harness.experiment.recipe import without_defaults_of_added_keys
 from harness.papers.cells import NOT_RUN, PARTS, UNVERIFIED, Cell, Grid
 from harness.papers.published import Figure
-from harness.papers.tables import NETWORKS, RECIPES, Column, Line, Ours, PaperTable
+from harness.papers.tables import NETWORKS, RECIPES, Column, Line, Ours, PaperTable, ours_of, parts_of
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,10 @@ def _cell(
     # The student without distillation and the teacher are the same in every column that has a variant.
     variant = column.variant if column.variant is not None and line.method not in ("none", "teacher") else line.variant
     student = "" if teacher else column.student
-    key = (column.dataset, column.split, table.protocol, table.teacher, student, line.method, variant, "miou")
+    under = table.teachers_under.get(column.dataset, table.protocol) if teacher else table.protocol
+    key = (column.dataset, column.split, under, table.teacher, student, line.method, variant, "miou")
     titles = {"line": line.title, "column": _title(column, table.columns), "figure": figures.get(key)}
-    ours = line.ours.get(column.variant or "") if isinstance(line.ours, Mapping) else line.ours
+    ours = ours_of(line, column)
     why_not = ""
     if column.split != "val":
         why_not = "labels not public"
@@ -192,10 +193,19 @@ def _of(rows: Sequence[Setting], ours: Ours | None) -> list[Setting]:
     """The rows of a method with exactly these parameters, the others at their defaults."""
     if ours is None:
         return []
-    name, given = ours
-    model = method_entry(name).parameters.model_validate_json(json.dumps(dict(given)))
-    parameters = json.loads(model.model_dump_json())
-    return [r for r in rows if r.method == name and json.loads(r.method_parameters) == parameters]
+    parameters = complete(ours)
+    return [r for r in rows if r.method == ours[0] and json.loads(r.method_parameters) == parameters]
+
+
+def complete(ours: Ours) -> dict[str, Any]:
+    """All parameters of a method or a sum, as rows hold them."""
+    parts = parts_of(ours)
+    found: dict[str, Any] = {}
+    for name, given in parts:
+        model = method_entry(name).parameters.model_validate_json(json.dumps(dict(given)))
+        own = json.loads(model.model_dump_json())
+        found |= own if len(parts) == 1 else {f"{name}.{key}": value for key, value in own.items()}
+    return found
 
 
 def _one_comparison(table: PaperTable, rows: Sequence[Setting], baseline: Sequence[Setting]) -> None:

@@ -1,7 +1,7 @@
 """Reproduces a paper's table: an experiment for each of its datasets, and the state of each cell."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from harness.analysis.labels import REFERENCES
 from harness.experiment import yaml_reader
 from harness.papers.cells import NOT_RUN, Cell
-from harness.papers.tables import CIRKD, MGD, MMSEG, NETWORKS, PAPERS, SKD, Line, Ours, PaperTable
+from harness.papers.tables import CIRKD, MGD, MMSEG, NETWORKS, PAPERS, SKD, Ours, PaperTable, ours_of, parts_of
 
 BASES = {
     (SKD, "cityscapes"): "cityscapes.yaml",
@@ -89,23 +89,26 @@ def _part(table: PaperTable, dataset: str, experiments: Path) -> Part:
         {"name": f"{_slug(table.teacher)}-to-{_slug(s)}", "teacher": _network(table.teacher), "student": _network(s)}
         for s in students
     ]
-    methods = [_written(*ours) for ours in _methods(table.lines)]
+    methods = [_written(ours) for ours in _methods(table, dataset)]
     own = {"name": results, "pairs": pairs, "methods": methods, "resources": resources}
     return Part(name, dataset, results, {**data, **own})
 
 
-def _methods(lines: Sequence[Line]) -> list[Ours]:
-    """Each of our methods once, baselines first."""
+def _methods(table: PaperTable, dataset: str) -> list[Ours]:
+    """Each of our methods for the columns of a dataset once, baselines first."""
     found: dict[str, Ours] = {f"{name}{{}}": (name, {}) for name in REFERENCES}
-    for line in lines:
-        for ours in line.ours.values() if isinstance(line.ours, Mapping) else [line.ours]:
+    for line in table.lines:
+        for column in table.columns:
+            ours = ours_of(line, column) if column.dataset == dataset else None
             if ours is not None:
                 found.setdefault(ours[0] + json.dumps(dict(ours[1]), sort_keys=True), ours)
     return list(found.values())
 
 
-def _written(name: str, parameters: Mapping[str, Any]) -> Any:
-    return {name: dict(parameters)} if parameters else name
+def _written(ours: Ours) -> Any:
+    """As an experiment file writes it: `name`, `{name: {parameter: value}}`, or a list of these for a sum."""
+    written = [{name: dict(parameters)} if parameters else name for name, parameters in parts_of(ours)]
+    return written if len(written) > 1 else written[0]
 
 
 def _slug(name: str) -> str:

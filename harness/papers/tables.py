@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.experiment.method import Method
+
 Ours = tuple[str, Mapping[str, Any]]
-"""A name in METHODS, and its non-default parameters."""
+"""A name in METHODS, and its non-default parameters; of a sum `a+b`, with names in the order of the alphabet, and `a.NAME`."""
 
 NETWORKS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "PSPNet-R101": ("pspnet-papers", "tu-resnet101", {}),
@@ -55,7 +57,7 @@ class Column:
 @dataclass(frozen=True)
 class Line:
     """A method: its name in the paper, published `method` and `variant`, and our method (one for all columns, or by
-    column variant; None if there is none)."""
+    column variant, or by dataset; None if there is none)."""
 
     title: str
     method: str
@@ -63,11 +65,30 @@ class Line:
     ours: Ours | Mapping[str, Ours] | None = None
 
 
+def ours_of(line: Line, column: Column) -> Ours | None:
+    """Our method for a cell; None if there is none."""
+    if isinstance(line.ours, Mapping):
+        return line.ours.get(column.dataset if column.variant is None else column.variant)
+    return line.ours
+
+
+def parts_of(ours: Ours) -> list[Ours]:
+    """The methods of a sum, each with its own parameters; a single method is its only part."""
+    return [(part.name, part.parameters) for part in Method(name=ours[0], parameters=dict(ours[1])).parts]
+
+
 @dataclass(frozen=True)
 class PaperTable:
     """One table of a paper. Without columns it is a table of costs: parameters and MACs of `networks`.
 
-    `gains`: figures published only as gains are listed below the table.
+    Attributes:
+        id, title: of the table.
+        protocol: under which its figures are filed.
+        teacher, columns, lines: the cells.
+        networks: of a table of costs.
+        gains: figures published only as gains are listed below the table.
+        teachers_under: the protocol of the teacher's figure by dataset, where it is another one.
+        note: stands below the table.
     """
 
     id: str
@@ -78,6 +99,7 @@ class PaperTable:
     lines: tuple[Line, ...] = ()
     networks: tuple[str, ...] = ()
     gains: bool = False
+    teachers_under: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
 
@@ -92,25 +114,67 @@ _SSTKD = Line("SSTKD", "sstkd", "full", ("sstkd", {}))
 _SKD = Line("SKD", "skd", "pixel+pair+holistic", ("skd", {}))
 _IFVD = Line("IFVD", "ifvd", "full", ("ifvd", {}))
 _CWD = Line("CWD", "cwd", "logits", ("cwd", {}))
-_SKD_IN_CIRKD = Line(
-    "SKD", "skd", "full", ("skd", {"convention": "cirkd", "pixel": 1.0, "pairwise": 10.0, "holistic": 0.001})
-)
+_HINGE = {"skd.pixel": 0.0, "skd.pairwise": 0.0, "skd.holistic": 0.001, "skd.adversarial": "hinge"}
+"""The critic that CIRKD's scripts add to IFVD and CWD."""
+# Weights of the scripts; experiments/*_cirkd.yaml names their commits.
 _OF_CIRKD = (
     _TEACHER,
     _plain("full"),
     Line("KD", "kd", "full", ("kd", {})),
-    _SKD_IN_CIRKD,
-    _IFVD,
-    Line("CWD", "cwd", "full", ("cwd", {})),
-    Line("DSD", "dsd", "full", ("dsd", {})),
-    Line("CIRKD", "cirkd", "full", ("cirkd", {})),
+    Line(
+        "SKD",
+        "skd",
+        "full",
+        ("skd", {"convention": "cirkd", "pixel": 1.0, "pairwise": 10.0, "holistic": 0.001, "adversarial": "hinge"}),
+    ),
+    Line(
+        "IFVD",
+        "ifvd",
+        "full",
+        (
+            "ifvd+skd",
+            {"ifvd.weight": 20.0, "ifvd.kd": 1.0, "ifvd.adversarial": 0.0, "ifvd.convention": "canonical", **_HINGE},
+        ),
+    ),
+    Line("CWD", "cwd", "full", ("cwd+kd+skd", {"cwd.feature": 50.0, "cwd.convention": "cirkd", **_HINGE})),
+    Line("DSD", "dsd", "full", ("dsd", {"kd": 0.0})),
+    Line(
+        "CIRKD",
+        "cirkd",
+        "full",
+        {
+            "cityscapes": ("cirkd", {}),
+            "voc2012": ("cirkd", {"pixel": 0.01, "region": 0.01}),
+            "ade20k": ("cirkd", {}),
+        },
+    ),
 )
+
+
+def _af_dcd(feature: float, contrast: float, kd: float) -> Ours:
+    return "af-dcd", {"feature": feature, "contrast": contrast, "kd": kd, "groups": 16, "tap": "last"}
+
+
 _AFTER_CIRKD = (
     *_OF_CIRKD,
     Line("MasKD", "maskd", "full"),
     Line("DIST", "dist", "full", ("dist", {})),
-    Line("Af-DCD", "af-dcd", "full", ("af-dcd", {})),
+    Line(
+        "Af-DCD",
+        "af-dcd",
+        "full",
+        {
+            "cityscapes": _af_dcd(2e-6, 0.005, 1.0),
+            "voc2012": _af_dcd(1e-6, 0.005, 1.0),
+            "ade20k": _af_dcd(1e-6, 0.04, 0.5),
+        },
+    ),
 )
+_SCRIPTS = (
+    "Weights are those of the scripts of CIRKD and Af-DCD. Those for SKD, IFVD, CWD and DSD exist for Cityscapes only; the "
+    "weights behind the figures of other datasets are not known."
+)
+_RECIPE = "DIST and MasKD have another recipe: weight decay 5e-4, learning rate down to 1e-4."
 _R18, _HALF, _DEEPLAB, _MOBILE = "PSPNet-R18", "PSPNet-R18(0.5)", "DeepLabV3-R18", "DeepLabV3-MBV2"
 _NUMBERING = "The paper's text was not available: its rows, columns and numbering may differ."
 _COMPARED = (_TEACHER, _plain(), _SKD, _IFVD, _CWD, _SSTKD)
@@ -213,8 +277,10 @@ PAPERS: dict[str, tuple[PaperTable, ...]] = {
                 Line("pixel", "skd", "pixel", ("skd", {"pairwise": 0.0, "holistic": 0.0})),
                 Line("pixel + pair", "skd", "pixel+pair", ("skd", {"holistic": 0.0})),
                 Line("pixel + pair + holistic", "skd", "pixel+pair+holistic", ("skd", {})),
+                Line("the same, pair-wise 0.5", "skd", "pixel+pair+holistic", ("skd", {"pairwise": 0.5})),
                 Line("released checkpoint", "skd", "released checkpoint"),
             ),
+            note="The authors' options have pair-wise 1, their script 0.5; which of them gave the figure is not known.",
         ),
     ),
     "cwd": (
@@ -228,7 +294,7 @@ PAPERS: dict[str, tuple[PaperTable, ...]] = {
                 _TEACHER,
                 _plain(),
                 Line("AT", "at", ours={"feature": ("at", {"kd": 0.0})}),
-                Line("KD", "kd", ours={"logits": ("kd", {"convention": "skd", "weight": 10.0})}),
+                Line("KD", "kd", ours={"logits": ("kd", {"convention": "ifvd", "weight": 10.0})}),
                 Line("local", "local"),
                 Line("pair-wise", "skd-pairwise", ours={"feature": ("skd", {"pixel": 0.0, "holistic": 0.0})}),
                 Line("IFVD", "ifvd", ours={"feature": ("ifvd", {"kd": 0.0, "adversarial": 0.0})}),
@@ -257,6 +323,7 @@ PAPERS: dict[str, tuple[PaperTable, ...]] = {
             "DeepLabV3-R101",
             tuple(Column(s, split=split) for s in (_DEEPLAB, _MOBILE, _R18) for split in ("val", "test")),
             _OF_CIRKD,
+            note=_SCRIPTS,
         ),
         PaperTable(
             "cirkd-table-2",
@@ -265,6 +332,7 @@ PAPERS: dict[str, tuple[PaperTable, ...]] = {
             "DeepLabV3-R101",
             (Column(_DEEPLAB, "voc2012"), Column(_R18, "voc2012"), Column(_DEEPLAB, "ade20k")),
             _OF_CIRKD,
+            note=_SCRIPTS,
         ),
     ),
     "bpkd": (
@@ -307,6 +375,7 @@ PAPERS: dict[str, tuple[PaperTable, ...]] = {
                 Column(_DEEPLAB, "ade20k"),
             ),
             _AFTER_CIRKD,
+            note=f"{_SCRIPTS} {_RECIPE}",
         ),
     ),
 }

@@ -16,10 +16,10 @@ from harness.analysis.stats import mean_interval, paired_difference
 from harness.cli.app import app
 from harness.experiment.method import method_entry
 from harness.papers.cells import Cell, Grid
-from harness.papers.measured import COLUMNS, build, costs, prepared
+from harness.papers.measured import COLUMNS, build, complete, costs, prepared
 from harness.papers.published import COLUMNS as PUBLISHED_COLUMNS
 from harness.papers.published import Figure, published_folder, read_published
-from harness.papers.tables import CIRKD, MGD, MMSEG, NETWORKS, PAPERS, RECIPES, SKD
+from harness.papers.tables import CIRKD, MGD, MMSEG, NETWORKS, PAPERS, RECIPES, SKD, Column, ours_of, parts_of
 from harness.report.formats import sheets_to_csv, sheets_to_html, sheets_to_latex, sheets_to_markdown
 from tests.support import tiny
 from tests.support.rows import make_row, with_opencv_5
@@ -145,6 +145,21 @@ def test_other_networks_data_controls_and_trials_are_not_the_papers() -> None:
         assert {cell.texts[0] for cell in cells.values()} == {"not run"}, change
 
 
+def test_a_sum_is_measured_from_its_own_rows() -> None:
+    """CIRKD's IFVD is a sum; IFVD with its authors' weights is not what stands in CIRKD's table."""
+    (line,) = [line for line in TABLES["cirkd-table-1"].lines if line.title == "IFVD"]
+    ours = ours_of(line, Column("DeepLabV3-R18"))
+    assert ours is not None and [name for name, _ in parts_of(ours)] == ["ifvd", "skd"]
+    networks = {"student_network": network("DeepLabV3-R18"), "teacher_network": network("DeepLabV3-R101")}
+    of_authors = row("ifvd", 0, 74.0, **networks)
+    of_script = of_authors | {"method": ours[0], "method_parameters": json.dumps(complete(ours)), "run_id": "sum"}
+    texts = [built("cirkd-table-1", [r])["IFVD", "DeepLabV3-R18 val"].texts[0] for r in (of_authors, of_script)]
+    assert texts == ["not run", "74.00 (n=1)"]
+    other = complete(ours) | {"skd.holistic": 0.1}
+    cells = built("cirkd-table-1", [of_script | {"method_parameters": json.dumps(other)}])
+    assert cells["IFVD", "DeepLabV3-R18 val"].texts[0] == "not run"
+
+
 def test_another_recipe_is_said() -> None:
     assert not any("Not the published recipe" in note for note in grid("sstkd-table-1", comparison()).notes)
     recipe = json.dumps({"steps": 400, "batch_size": 4, "augment": {"crop_hw": None}})
@@ -177,7 +192,7 @@ def test_all_our_methods_take_the_parameters_of_the_tables() -> None:
     for table in TABLES.values():
         for line in table.lines:
             each = [] if line.ours is None else list(line.ours.values()) if isinstance(line.ours, dict) else [line.ours]
-            for name, given in each:
+            for name, given in (part for ours in each for part in parts_of(ours)):
                 method_entry(name).parameters.model_validate_json(json.dumps(dict(given)))
         assert table.protocol in RECIPES and set(table.networks) <= set(NETWORKS)
 
