@@ -27,6 +27,9 @@ class Paper(str, Enum):
     BPKD = "bpkd"
     MGD = "mgd"
     AF_DCD = "af-dcd"
+    CIRKDV2 = "cirkdv2"
+    ATTNFD = "attnfd"
+    MASKD = "maskd"
 
 
 class Format(str, Enum):

@@ -102,7 +102,7 @@ def costs(table: PaperTable, counted: Mapping[str, tuple[float, float]], figures
             number = None if own is None else Interval(own[i], None, None, 1)
             cells.append(Cell(name, metric, "" if own else "not counted", number, None, figure))
             texts.append("not counted" if own is None else f"{own[i]:.2f}")
-            texts.append(UNVERIFIED if figure is None else f"{figure.value:g} ({figure.sure})")
+            texts.append(UNVERIFIED if figure is None else figure.text)
             texts.append("–" if own is None or figure is None else f"{own[i] - figure.value:+.2f}")
         rows.append(tuple(texts))
     parts = ("counted", "published", "counted − published")
@@ -149,7 +149,7 @@ def _cell(
     elif table.teacher not in NETWORKS or not (teacher or column.student in NETWORKS):
         why_not = "network not available"
     elif not teacher and ours is None:
-        why_not = "method not available"
+        why_not = "weights not known" if line.unknown else "method not available"
     if why_not:
         return Cell(**titles, why_not=why_not), []  # type: ignore[arg-type]
     pair = [r for r in runs.settings if r.dataset == column.dataset and _is(r.teacher_network, table.teacher)]
@@ -239,7 +239,7 @@ def _notes(
     notes = [
         "mIoU in percent, ours of the last step on val: mean ± half-width of its 95 % t interval over n seeds; "
         "differences are paired by seed. V: verified in a source that was opened; V2: in a secondary source; C: "
-        "computed from such figures."
+        "computed from such figures, printed nowhere."
     ]
     notes.append(f"Published under: {table.protocol}.")
     notes += sorted({text for row in rows if row.role == "student" for text in _differences(table, row)})
@@ -250,6 +250,8 @@ def _notes(
         notes += [f"Published as a gain only: {f.variant}, {f.value:+g} on {f.student} ({f.sure})." for f in known]
     sources = sorted({cell.figure.source for cell in cells if cell.figure is not None})
     notes += [f"Source: {source}." for source in sources]
+    for dataset, protocol in table.teachers_under.items():
+        notes.append(f"The teacher's figure on {dataset} is of another protocol: {protocol}.")
     return (*notes, *([table.note] if table.note else []))
 
 

@@ -9,7 +9,24 @@ from typing import Any
 from harness.analysis.labels import REFERENCES
 from harness.experiment import yaml_reader
 from harness.papers.cells import NOT_RUN, Cell
-from harness.papers.tables import CIRKD, MGD, MMSEG, NETWORKS, PAPERS, SKD, Ours, PaperTable, ours_of, parts_of
+from harness.papers.published import CONFIRMED
+from harness.papers.tables import (
+    ATTNFD,
+    CIRKD,
+    CIRKDV2,
+    CIRKDV2_SEGFORMER,
+    CONTEXT,
+    CWD_AUTHOR,
+    MGD,
+    MMSEG,
+    NETWORKS,
+    PAPERS,
+    SKD,
+    Ours,
+    PaperTable,
+    ours_of,
+    parts_of,
+)
 
 BASES = {
     (SKD, "cityscapes"): "cityscapes.yaml",
@@ -20,7 +37,17 @@ BASES = {
     (CIRKD, "ade20k"): "ade20k_cirkd.yaml",
 }
 """The file in `experiments/` with a protocol's data and recipe, by protocol and dataset."""
-SHORT = {SKD: "skd", CIRKD: "cirkd", MMSEG: "mmseg", MGD: "mgd"}
+SHORT = {
+    SKD: "skd",
+    CIRKD: "cirkd",
+    MMSEG: "mmseg",
+    CONTEXT: "mmseg",
+    MGD: "mgd",
+    CWD_AUTHOR: "cwd-author",
+    CIRKDV2: "cirkdv2",
+    CIRKDV2_SEGFORMER: "cirkdv2-segformer",
+    ATTNFD: "attnfd",
+}
 """Short names of protocols, for the names of experiments."""
 WEIGHTS = {"tu-resnet101": "resnet101-imagenet.pth", "tu-resnet18": "resnet18-imagenet.pth"}
 """Files below ${WEIGHTS} with encoders trained on ImageNet; a network of half width has none."""
@@ -132,13 +159,14 @@ def state(cell: Cell, seeds: int) -> str:
 
     Returns:
         `not run`, `running (n of N)`, `reproduced`: the published figure lies within the measured 95 % interval, `not
-        reproduced`, `measured` if there is no figure or no interval, or the reason why it cannot be run.
+        reproduced`, `measured` if there is no interval or no figure that somebody printed, or the reason why it cannot
+        be run.
     """
     if cell.measured is None:
         return cell.why_not or NOT_RUN
     m, wanted = cell.measured, 1 if cell.line == "teacher" else seeds
     if m.n < wanted:
         return f"running ({m.n} of {wanted})"
-    if cell.figure is None or m.low is None or m.high is None:
+    if cell.figure is None or cell.figure.sure not in CONFIRMED or m.low is None or m.high is None:
         return "measured"
     return "reproduced" if m.low <= cell.figure.value <= m.high else "not reproduced"

@@ -2,7 +2,7 @@
 
 If the paper's text was not available, rows and columns are inferred from `results/published`: the order is that of the
 figures' source, and the tables are numbered by this project. SSTKD's ablations have only the known rows; most of their
-figures could not be verified.
+figures could not be verified, and what could only be computed is not among the published figures.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import Any
 from harness.experiment.method import Method
 
 Ours = tuple[str, Mapping[str, Any]]
-"""A name in METHODS, and its non-default parameters; of a sum `a+b`, with names in the order of the alphabet, and `a.NAME`."""
+"""A name in METHODS, and its non-default parameters; of a sum `a+b`, in the order of the alphabet, and `a.NAME`."""
 
 NETWORKS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "PSPNet-R101": ("pspnet-papers", "tu-resnet101", {}),
@@ -28,19 +28,33 @@ NETWORKS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
 class Recipe:
     """A protocol's recipe, as far as it is known: steps, images per step, crop (H, W) by dataset."""
 
-    steps: int
+    steps: int | None
     batch_size: int | None = None
     crop_hw: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 SKD, CIRKD = "SKD/IFVD/CWD/SSTKD: 512x512, 40k x 8", "CIRKD: 512x1024 (Cityscapes) / 512x512, 40k x 16"
 MMSEG, MGD = "mmsegmentation 80k, 512x1024 (Cityscapes) / 512x512", "MGD (mmseg 40k, 512x512)"
+MMSEG_160K = "mmsegmentation 160k, 512x1024 (Cityscapes) / 512x512"
+MMSEG_769 = "mmsegmentation 80k, 769x769 (Cityscapes)"
+CONTEXT = "mmsegmentation 80k, 480x480 (Pascal Context)"
+CWD_AUTHOR = "CWD's author: mmsegmentation 40k, 512x1024"
+CIRKDV2 = "CIRKDv2: 80k, 512x1024 x 8 (Cityscapes) / 512x512 x 16"
+CIRKDV2_SEGFORMER = "CIRKDv2, SegFormer: 160k, 1024x1024 (Cityscapes)"
+ATTNFD = "AttnFD (DeepLabV3+)"
 _SQUARE, _WIDE = (512, 512), (512, 1024)
 RECIPES = {
     SKD: Recipe(40_000, 8, {"cityscapes": _SQUARE, "voc2012": _SQUARE, "ade20k": _SQUARE}),
     CIRKD: Recipe(40_000, 16, {"cityscapes": _WIDE, "voc2012": _SQUARE, "ade20k": _SQUARE}),
     MMSEG: Recipe(80_000, None, {"cityscapes": _WIDE, "ade20k": _SQUARE}),
     MGD: Recipe(40_000, None, {"cityscapes": _SQUARE}),
+    CONTEXT: Recipe(80_000, None, {"pascal-context": (480, 480)}),
+    CWD_AUTHOR: Recipe(40_000, None, {"cityscapes": _WIDE}),
+    CIRKDV2: Recipe(
+        80_000, None, {"cityscapes": _WIDE, "voc2012": _SQUARE, "ade20k": _SQUARE, "coco-stuff-164k": _SQUARE}
+    ),
+    CIRKDV2_SEGFORMER: Recipe(160_000, None, {"cityscapes": (1024, 1024)}),
+    ATTNFD: Recipe(None),
 }
 
 
@@ -57,12 +71,14 @@ class Column:
 @dataclass(frozen=True)
 class Line:
     """A method: its name in the paper, published `method` and `variant`, and our method (one for all columns, or by
-    column variant, or by dataset; None if there is none)."""
+    column variant, or by dataset; None if there is none). `unknown`: this project has the method, but the weights behind
+    the figure are not known."""
 
     title: str
     method: str
     variant: str = ""
     ours: Ours | Mapping[str, Ours] | None = None
+    unknown: bool = False
 
 
 def ours_of(line: Line, column: Column) -> Ours | None:
@@ -171,10 +187,11 @@ _AFTER_CIRKD = (
     ),
 )
 _SCRIPTS = (
-    "Weights are those of the scripts of CIRKD and Af-DCD. Those for SKD, IFVD, CWD and DSD exist for Cityscapes only; the "
-    "weights behind the figures of other datasets are not known."
+    "Weights are those of the scripts of CIRKD and Af-DCD. Those for SKD, IFVD, CWD and DSD exist for Cityscapes only; "
+    "the weights behind the figures of other datasets are not known."
 )
 _RECIPE = "DIST and MasKD have another recipe: weight decay 5e-4, learning rate down to 1e-4."
+_FROM_SCRATCH = Line("MasKD, student without pretraining", "maskd", "random initialisation")
 _R18, _HALF, _DEEPLAB, _MOBILE = "PSPNet-R18", "PSPNet-R18(0.5)", "DeepLabV3-R18", "DeepLabV3-MBV2"
 _NUMBERING = "The paper's text was not available: its rows, columns and numbering may differ."
 _COMPARED = (_TEACHER, _plain(), _SKD, _IFVD, _CWD, _SSTKD)
@@ -183,6 +200,42 @@ _COMPARED = (_TEACHER, _plain(), _SKD, _IFVD, _CWD, _SSTKD)
 def _sstkd(title: str, **parameters: Any) -> Line:
     return Line(title, "sstkd", title, ("sstkd", parameters))
 
+
+def _bpkd(number: int, protocol: str, teacher: str, student: str, under: Mapping[str, str]) -> PaperTable:
+    """BPKD's comparison of five methods for one pair of networks."""
+    datasets = ("pascal-context",) if protocol == CONTEXT else ("cityscapes", "ade20k")
+    lines = (
+        _TEACHER,
+        _plain("full"),
+        *(Line(method.upper(), method, "full", unknown=True) for method in ("skd", "ifvd", "cirkd", "cwd")),
+        Line("BPKD", "bpkd", "full"),
+    )
+    return PaperTable(
+        f"bpkd-table-{number}",
+        f"{student}, {'Pascal Context' if protocol == CONTEXT else 'Cityscapes and ADE20K'}",
+        protocol,
+        teacher,
+        tuple(Column(student, dataset) for dataset in datasets),
+        lines,
+        teachers_under=under,
+        note="BPKD's authors published no training code, so the weights of all five methods are not known.",
+    )
+
+
+_BPKD_PAIRS = (
+    ("PSPNet-R101", _R18, {"ade20k": MMSEG_160K}),
+    ("HRNetV2P-W48", "HRNetV2P-W18S", {"cityscapes": MMSEG_160K, "ade20k": MMSEG_160K}),
+    ("DeepLabV3+-R101", "DeepLabV3+-MBV2", {"ade20k": MMSEG_160K}),
+    ("ISANet-R101", "ISANet-R18", {"cityscapes": MMSEG_769, "ade20k": MMSEG_160K}),
+)
+_CIRKDV2_PAIRS = (
+    ("cityscapes", "test", "DeepLabV3-R18 UperNet-R18 DeepLabV3-MobileNetV3-S PSPNet-MobileNetV3-S"),
+    ("cityscapes", "test", "DeepLabV3-MobileViT-XXS PSPNet-MobileViT-XXS"),
+    ("ade20k", "val", "DeepLabV3-R18 UperNet-R18 DeepLabV3-MobileNetV3-L PSPNet-MobileNetV3-L"),
+    ("voc2012", "val", "DeepLabV3-MobileNetV3-S DeepLabV3-MobileNetV3-L PSPNet-MobileNetV3-S PSPNet-MobileNetV3-L"),
+    ("coco-stuff-164k", "val", "DeepLabV3-R18 DeepLabV3-MobileNetV3-S PSPNet-MobileNetV3-S DeepLabV3-MobileNetV3-L"),
+)
+_OF_CIRKDV2 = (_TEACHER, _plain("full"), Line("CIRKDv2", "cirkdv2", "full"))
 
 PAPERS: dict[str, tuple[PaperTable, ...]] = {
     "sstkd": (
@@ -314,6 +367,15 @@ PAPERS: dict[str, tuple[PaperTable, ...]] = {
             (Column(_R18), Column(_R18, split="test")),
             tuple(Line(f"CWD, {v}", "cwd", v) for v in ("released checkpoint 1", "released checkpoint 2")),
         ),
+        PaperTable(
+            "cwd-author",
+            "Cityscapes, the author's own figures in MMSegmentation",
+            CWD_AUTHOR,
+            "PSPNet-R101",
+            (Column(_R18),),
+            (_plain("full"), Line("CWD", "cwd", "full", unknown=True)),
+            note="Another baseline than the 69.1 of the paper, on which its gain is 3.5 instead of 5.8 points.",
+        ),
     ),
     "cirkd": (
         PaperTable(
@@ -336,22 +398,8 @@ PAPERS: dict[str, tuple[PaperTable, ...]] = {
         ),
     ),
     "bpkd": (
-        PaperTable(
-            "bpkd-table-1",
-            "Cityscapes and ADE20K",
-            MMSEG,
-            "PSPNet-R101",
-            (Column(_R18), Column(_R18, "ade20k")),
-            (
-                _TEACHER,
-                _plain("full"),
-                Line("SKD", "skd", "full", ("skd", {})),
-                _IFVD,
-                Line("CIRKD", "cirkd", "full", ("cirkd", {})),
-                Line("CWD", "cwd", "full", ("cwd", {})),
-                Line("BPKD", "bpkd", "full"),
-            ),
-        ),
+        *(_bpkd(1 + i, MMSEG, *pair) for i, pair in enumerate(_BPKD_PAIRS)),
+        *(_bpkd(5 + i, CONTEXT, teacher, student, {}) for i, (teacher, student, _) in enumerate(_BPKD_PAIRS)),
     ),
     "mgd": (
         PaperTable(
@@ -376,6 +424,59 @@ PAPERS: dict[str, tuple[PaperTable, ...]] = {
             ),
             _AFTER_CIRKD,
             note=f"{_SCRIPTS} {_RECIPE}",
+        ),
+    ),
+    "cirkdv2": (
+        PaperTable(
+            "cirkdv2-table-1",
+            "Cityscapes, ADE20K, Pascal VOC 2012 and COCO-Stuff-164K",
+            CIRKDV2,
+            "DeepLabV3-R101",
+            tuple(Column(s, dataset, split) for dataset, split, students in _CIRKDV2_PAIRS for s in students.split()),
+            _OF_CIRKDV2,
+        ),
+        PaperTable(
+            "cirkdv2-table-2",
+            "Cityscapes, SegFormer",
+            CIRKDV2_SEGFORMER,
+            "SegFormer-B4",
+            (Column("SegFormer-B0", split="test"),),
+            _OF_CIRKDV2,
+        ),
+    ),
+    "attnfd": (
+        PaperTable(
+            "attnfd-table-1",
+            "Pascal VOC 2012 and Cityscapes",
+            ATTNFD,
+            "DeepLabV3+-R101",
+            (Column("DeepLabV3+-R18", "voc2012"), Column("DeepLabV3+-R18")),
+            (
+                _TEACHER,
+                _plain(),
+                *(
+                    Line(title, method, unknown=method in ("kd", "dist", "cirkd"))
+                    for title, method in (
+                        ("KD", "kd"),
+                        ("Overhaul", "overhaul"),
+                        ("DistKD", "dist"),
+                        ("CIRKD", "cirkd"),
+                        ("LAD", "lad"),
+                        ("AttnFD", "attnfd"),
+                    )
+                ),
+            ),
+        ),
+    ),
+    "maskd": (
+        PaperTable(
+            "maskd-table-1",
+            "Cityscapes",
+            CIRKD,
+            "DeepLabV3-R101",
+            tuple(Column(s, split=split) for s in (_DEEPLAB, _MOBILE, _R18) for split in ("val", "test")),
+            (_TEACHER, _plain("full"), Line("MasKD", "maskd", "full"), _FROM_SCRATCH),
+            note=_RECIPE,
         ),
     ),
 }

@@ -63,7 +63,9 @@ def test_runs_have_the_parameters_that_cells_look_for(tmp_path: Path) -> None:
     table = find_table("cirkd-table-2")
     for dataset in ("voc2012", "ade20k"):
         runs = load(tmp_path / f"cirkd-table-2-{dataset}.yaml", here=False).methods
-        planned = {(method.name, json.dumps(method.model_dump(mode="json")["parameters"], sort_keys=True)) for method in runs}
+        planned = {
+            (method.name, json.dumps(method.model_dump(mode="json")["parameters"], sort_keys=True)) for method in runs
+        }
         columns = [column for column in table.columns if column.dataset == dataset]
         wanted = [ours_of(line, column) for line in table.lines for column in columns]
         assert planned == {(ours[0], json.dumps(complete(ours), sort_keys=True)) for ours in wanted if ours is not None}
