@@ -14,8 +14,8 @@ from harness.cli.run import run
 
 if TYPE_CHECKING:
     from harness.experiment.spec import Experiment
+    from harness.papers.lines import PaperTable
     from harness.papers.published import Figure
-    from harness.papers.tables import PaperTable
 
 FOLDER = "reproduce"
 """Below the results: the experiment files that the command has written."""

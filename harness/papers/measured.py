@@ -12,8 +12,9 @@ from harness.analysis.stats import Interval, mean_interval, paired_difference
 from harness.experiment.method import method_entry
 from harness.experiment.recipe import without_defaults_of_added_keys
 from harness.papers.cells import NOT_RUN, PARTS, UNVERIFIED, Cell, Grid
+from harness.papers.lines import Column, Line, Ours, PaperTable, ours_of, parts_of
+from harness.papers.protocols import NETWORKS, RECIPES
 from harness.papers.published import Figure
-from harness.papers.tables import NETWORKS, RECIPES, Column, Line, Ours, PaperTable, ours_of, parts_of
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 from harness.analysis.labels import REFERENCES
 from harness.experiment import yaml_reader
 from harness.papers.cells import NOT_RUN, Cell
-from harness.papers.published import CONFIRMED
-from harness.papers.tables import (
+from harness.papers.lines import Ours, PaperTable, ours_of, parts_of
+from harness.papers.protocols import (
     ATTNFD,
     CIRKD,
     CIRKDV2,
@@ -20,13 +20,10 @@ from harness.papers.tables import (
     MGD,
     MMSEG,
     NETWORKS,
-    PAPERS,
     SKD,
-    Ours,
-    PaperTable,
-    ours_of,
-    parts_of,
 )
+from harness.papers.published import CONFIRMED
+from harness.papers.tables import PAPERS
 
 BASES = {
     (SKD, "cityscapes"): "cityscapes.yaml",

@@ -6,118 +6,22 @@ figures could not be verified, and what could only be computed is not among the 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from harness.experiment.method import Method
-
-Ours = tuple[str, Mapping[str, Any]]
-"""A name in METHODS, and its non-default parameters; of a sum `a+b`, in the order of the alphabet, and `a.NAME`."""
-
-NETWORKS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
-    "PSPNet-R101": ("pspnet-papers", "tu-resnet101", {}),
-    "PSPNet-R18": ("pspnet-papers", "tu-resnet18", {}),
-    "PSPNet-R18(0.5)": ("pspnet-papers", "tu-resnet18", {"half_width": True}),
-    "DeepLabV3-R101": ("deeplabv3-cirkd", "tu-resnet101", {}),
-    "DeepLabV3-R18": ("deeplabv3-cirkd", "tu-resnet18", {}),
-}
-"""Architecture, encoder and parameters by the papers' name; other networks are not available."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A protocol's recipe, as far as it is known: steps, images per step, crop (H, W) by dataset."""
-
-    steps: int | None
-    batch_size: int | None = None
-    crop_hw: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-
-
-SKD, CIRKD = "SKD/IFVD/CWD/SSTKD: 512x512, 40k x 8", "CIRKD: 512x1024 (Cityscapes) / 512x512, 40k x 16"
-MMSEG, MGD = "mmsegmentation 80k, 512x1024 (Cityscapes) / 512x512", "MGD (mmseg 40k, 512x512)"
-MMSEG_160K = "mmsegmentation 160k, 512x1024 (Cityscapes) / 512x512"
-MMSEG_769 = "mmsegmentation 80k, 769x769 (Cityscapes)"
-CONTEXT = "mmsegmentation 80k, 480x480 (Pascal Context)"
-CWD_AUTHOR = "CWD's author: mmsegmentation 40k, 512x1024"
-CIRKDV2 = "CIRKDv2: 80k, 512x1024 x 8 (Cityscapes) / 512x512 x 16"
-CIRKDV2_SEGFORMER = "CIRKDv2, SegFormer: 160k, 1024x1024 (Cityscapes)"
-ATTNFD = "AttnFD (DeepLabV3+)"
-_SQUARE, _WIDE = (512, 512), (512, 1024)
-RECIPES = {
-    SKD: Recipe(40_000, 8, {"cityscapes": _SQUARE, "voc2012": _SQUARE, "ade20k": _SQUARE}),
-    CIRKD: Recipe(40_000, 16, {"cityscapes": _WIDE, "voc2012": _SQUARE, "ade20k": _SQUARE}),
-    MMSEG: Recipe(80_000, None, {"cityscapes": _WIDE, "ade20k": _SQUARE}),
-    MGD: Recipe(40_000, None, {"cityscapes": _SQUARE}),
-    CONTEXT: Recipe(80_000, None, {"pascal-context": (480, 480)}),
-    CWD_AUTHOR: Recipe(40_000, None, {"cityscapes": _WIDE}),
-    CIRKDV2: Recipe(
-        80_000, None, {"cityscapes": _WIDE, "voc2012": _SQUARE, "ade20k": _SQUARE, "coco-stuff-164k": _SQUARE}
-    ),
-    CIRKDV2_SEGFORMER: Recipe(160_000, None, {"cityscapes": (1024, 1024)}),
-    ATTNFD: Recipe(None),
-}
-
-
-@dataclass(frozen=True)
-class Column:
-    """A student on a dataset; `variant` applies to all lines, if the paper has variants as columns."""
-
-    student: str
-    dataset: str = "cityscapes"
-    split: str = "val"
-    variant: str | None = None
-
-
-@dataclass(frozen=True)
-class Line:
-    """A method: its name in the paper, published `method` and `variant`, and our method (one for all columns, or by
-    column variant, or by dataset; None if there is none). `unknown`: this project has the method, but the weights behind
-    the figure are not known."""
-
-    title: str
-    method: str
-    variant: str = ""
-    ours: Ours | Mapping[str, Ours] | None = None
-    unknown: bool = False
-
-
-def ours_of(line: Line, column: Column) -> Ours | None:
-    """Our method for a cell; None if there is none."""
-    if isinstance(line.ours, Mapping):
-        return line.ours.get(column.dataset if column.variant is None else column.variant)
-    return line.ours
-
-
-def parts_of(ours: Ours) -> list[Ours]:
-    """The methods of a sum, each with its own parameters; a single method is its only part."""
-    return [(part.name, part.parameters) for part in Method(name=ours[0], parameters=dict(ours[1])).parts]
-
-
-@dataclass(frozen=True)
-class PaperTable:
-    """One table of a paper. Without columns it is a table of costs: parameters and MACs of `networks`.
-
-    Attributes:
-        id, title: of the table.
-        protocol: under which its figures are filed.
-        teacher, columns, lines: the cells.
-        networks: of a table of costs.
-        gains: figures published only as gains are listed below the table.
-        teachers_under: the protocol of the teacher's figure by dataset, where it is another one.
-        note: stands below the table.
-    """
-
-    id: str
-    title: str
-    protocol: str
-    teacher: str = ""
-    columns: tuple[Column, ...] = ()
-    lines: tuple[Line, ...] = ()
-    networks: tuple[str, ...] = ()
-    gains: bool = False
-    teachers_under: Mapping[str, str] = field(default_factory=dict)
-    note: str = ""
-
+from harness.papers.lines import Column, Line, Ours, PaperTable
+from harness.papers.protocols import (
+    ATTNFD,
+    CIRKD,
+    CIRKDV2,
+    CIRKDV2_SEGFORMER,
+    CONTEXT,
+    CWD_AUTHOR,
+    MGD,
+    MMSEG,
+    MMSEG_160K,
+    MMSEG_769,
+    SKD,
+)
 
 _TEACHER = Line("teacher", "teacher")
 

@@ -8,8 +8,10 @@ import pytest
 
 from harness.experiment.load import load
 from harness.experiment.method import method_entry
+from harness.papers.lines import ours_of, parts_of
+from harness.papers.protocols import CIRKD, SKD
 from harness.papers.reproduce import BASES
-from harness.papers.tables import CIRKD, PAPERS, SKD, ours_of, parts_of
+from harness.papers.tables import PAPERS
 
 FOLDER = Path("experiments")
 SKD_CODE = "irfanICMLL/structure_knowledge_distillation@5cb4e49"

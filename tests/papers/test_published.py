@@ -7,9 +7,9 @@ import pytest
 
 from harness.analysis.stats import mean_interval
 from harness.papers.cells import Cell
+from harness.papers.protocols import CIRKD, CWD_AUTHOR, MMSEG, MMSEG_160K, MMSEG_769, SKD
 from harness.papers.published import Figure, read_published
 from harness.papers.reproduce import state
-from harness.papers.tables import CIRKD, CWD_AUTHOR, MMSEG, MMSEG_160K, MMSEG_769, SKD
 from tests.papers.test_tables import grid
 
 FIGURES = read_published(Path("results/published"))

@@ -13,10 +13,12 @@ from harness.experiment.load import load
 from harness.experiment.plan import plan
 from harness.experiment.resources import Resources
 from harness.papers.cells import Cell
+from harness.papers.lines import ours_of
 from harness.papers.measured import complete
+from harness.papers.protocols import RECIPES
 from harness.papers.published import Figure
 from harness.papers.reproduce import BASES, find_table, parts, state
-from harness.papers.tables import PAPERS, RECIPES, ours_of
+from harness.papers.tables import PAPERS
 from harness.results import store
 from harness.training.estimate import calibrated
 from tests.support import tiny

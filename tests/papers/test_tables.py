@@ -16,10 +16,12 @@ from harness.analysis.stats import mean_interval, paired_difference
 from harness.cli.app import app
 from harness.experiment.method import method_entry
 from harness.papers.cells import Cell, Grid
+from harness.papers.lines import Column, ours_of, parts_of
 from harness.papers.measured import COLUMNS, build, complete, costs, prepared
+from harness.papers.protocols import MMSEG_160K, MMSEG_769, NETWORKS, RECIPES
 from harness.papers.published import COLUMNS as PUBLISHED_COLUMNS
 from harness.papers.published import Figure, published_folder, read_published
-from harness.papers.tables import MMSEG_160K, MMSEG_769, NETWORKS, PAPERS, RECIPES, Column, ours_of, parts_of
+from harness.papers.tables import PAPERS
 from harness.report.formats import sheets_to_csv, sheets_to_html, sheets_to_latex, sheets_to_markdown
 from tests.support import tiny
 from tests.support.rows import make_row, with_opencv_5
