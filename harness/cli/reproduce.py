@@ -14,8 +14,8 @@ from harness.cli.run import run
 
 if TYPE_CHECKING:
     from harness.experiment.spec import Experiment
+    from harness.papers.lines import PaperTable
     from harness.papers.published import Figure
-    from harness.papers.tables import PaperTable
 
 FOLDER = "reproduce"
 """Below the results: the experiment files that the command has written."""
@@ -235,6 +235,8 @@ def state_page(results: Path, margin: float = 0.5) -> str:
         notes = [f"Published under: {table.protocol}."]
         notes += [f"{_cost(each.experiment, False).partition(';')[0]}." for each in known]
         notes += [f"{name}: {_UNKNOWN}." for name in unknown]
+        notes += [f"The teacher's figure on {data}: {other}." for data, other in table.teachers_under.items()]
+        notes += [table.note] if table.note else []
         if known:
             notes.append(f"sstkd-bench reproduce {table.id}")
         sheets.append(sheet(table.id, table.title, HEAD, rows, notes))
@@ -246,8 +248,9 @@ _ABOUT = """# Reproduction
 The state of every published cell: the published figure, the measured one, the number of runs it needs, and whether it
 is reproduced. `sstkd-bench reproduce --page FILE` writes this page from the rows in the results folder. *Reproduced*
 means that the 90 % interval of our mean lies within MARGIN percentage points of the published figure (an equivalence
-test at level 0.05), *not reproduced* that the 95 % interval lies outside of them, *undecided* neither: more seeds are needed. V, V2 and C say
-[how well the figure is confirmed](papers.md#published-figures). Data and recipes are those of the files in
+test at level 0.05), *not reproduced* that the 95 % interval lies outside of them, *undecided* neither: more seeds are
+needed. V, V2 and C say [how well the figure is confirmed](papers.md#published-figures). A figure that nobody verified
+is *unverified*; neither it nor a computed one (C) can be reproduced. Data and recipes are those of the files in
 `experiments/`, with a small part of train held out as dev; tables with the same published recipe share their runs.
 `sstkd-bench reproduce TABLE --dry-run --measure` estimates the cost of a table on your machine.
 

@@ -13,8 +13,8 @@ from harness.cli.common import DEFAULT_RESULTS, Results, Set, answering, bench, 
 if TYPE_CHECKING:
     from harness.analysis.tables import Table
     from harness.papers.cells import Grid
+    from harness.papers.lines import PaperTable
     from harness.papers.published import Figure
-    from harness.papers.tables import PaperTable
 
 
 class Paper(str, Enum):
@@ -27,6 +27,9 @@ class Paper(str, Enum):
     BPKD = "bpkd"
     MGD = "mgd"
     AF_DCD = "af-dcd"
+    CIRKDV2 = "cirkdv2"
+    ATTNFD = "attnfd"
+    MASKD = "maskd"
 
 
 class Format(str, Enum):
@@ -126,7 +129,7 @@ def print_paper(
 def _costs(table: "PaperTable", figures: "Sequence[Figure]") -> "Grid":
     from harness.experiment.spec import Network
     from harness.papers.measured import costs
-    from harness.papers.tables import NETWORKS
+    from harness.papers.protocols import NETWORKS
     from harness.training.build import network_cost
 
     counted = {}

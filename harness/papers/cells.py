@@ -32,8 +32,10 @@ class Cell:
 
     @property
     def gap(self) -> float | None:
-        """Measured minus published."""
-        return None if self.measured is None or self.figure is None else self.measured.mean - self.figure.value
+        """Measured minus published; None if nobody verified the published value."""
+        if self.measured is None or self.figure is None or self.figure.sure == "U":
+            return None
+        return self.measured.mean - self.figure.value
 
     @property
     def texts(self) -> tuple[str, str, str, str]:
@@ -46,7 +48,7 @@ class Cell:
             difference = f"no interval (n={d.n})"
             if d.low is not None and d.high is not None:
                 difference = f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]"
-        published = UNVERIFIED if self.figure is None else f"{self.figure.value:g} ({self.figure.sure})"
+        published = UNVERIFIED if self.figure is None else self.figure.text
         return measured, difference, published, "–" if self.gap is None else f"{self.gap:+.2f}"
 
     def record(self, table: str) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from harness.analysis.stats import paired_difference, score
 from harness.experiment.method import method_entry
 from harness.experiment.recipe import without_defaults_of_added_keys
 from harness.papers.cells import NOT_RUN, PARTS, UNVERIFIED, Cell, Grid
+from harness.papers.lines import Column, Line, Ours, PaperTable, ours_of, parts_of
+from harness.papers.protocols import NETWORKS, RECIPES
 from harness.papers.published import Figure
-from harness.papers.tables import NETWORKS, RECIPES, Column, Line, Ours, PaperTable
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def costs(table: PaperTable, counted: Mapping[str, tuple[float, float]], figures
             number = None if own is None else Interval(own[i], None, None, 1)
             cells.append(Cell(name, metric, "" if own else "not counted", number, None, figure))
             texts.append("not counted" if own is None else f"{own[i]:.2f}")
-            texts.append(UNVERIFIED if figure is None else f"{figure.value:g} ({figure.sure})")
+            texts.append(UNVERIFIED if figure is None else figure.text)
             texts.append("–" if own is None or figure is None else f"{own[i] - figure.value:+.2f}")
         rows.append(tuple(texts))
     parts = ("counted", "published", "counted − published")
@@ -139,16 +140,17 @@ def _cell(
     # The student without distillation and the teacher are the same in every column that has a variant.
     variant = column.variant if column.variant is not None and line.method not in ("none", "teacher") else line.variant
     student = "" if teacher else column.student
-    key = (column.dataset, column.split, table.protocol, table.teacher, student, line.method, variant, "miou")
+    under = table.teachers_under.get(column.dataset, table.protocol) if teacher else table.protocol
+    key = (column.dataset, column.split, under, table.teacher, student, line.method, variant, "miou")
     titles = {"line": line.title, "column": _title(column, table.columns), "figure": figures.get(key)}
-    ours = line.ours.get(column.variant or "") if isinstance(line.ours, Mapping) else line.ours
+    ours = ours_of(line, column)
     why_not = ""
     if column.split != "val":
         why_not = "labels not public"
     elif table.teacher not in NETWORKS or not (teacher or column.student in NETWORKS):
         why_not = "network not available"
     elif not teacher and ours is None:
-        why_not = "method not available"
+        why_not = "weights not known" if line.unknown else "method not available"
     if why_not:
         return Cell(**titles, why_not=why_not), []  # type: ignore[arg-type]
     pair = [r for r in runs.settings if r.dataset == column.dataset and _is(r.teacher_network, table.teacher)]
@@ -192,10 +194,19 @@ def _of(rows: Sequence[Setting], ours: Ours | None) -> list[Setting]:
     """The rows of a method with exactly these parameters, the others at their defaults."""
     if ours is None:
         return []
-    name, given = ours
-    model = method_entry(name).parameters.model_validate_json(json.dumps(dict(given)))
-    parameters = json.loads(model.model_dump_json())
-    return [r for r in rows if r.method == name and json.loads(r.method_parameters) == parameters]
+    parameters = complete(ours)
+    return [r for r in rows if r.method == ours[0] and json.loads(r.method_parameters) == parameters]
+
+
+def complete(ours: Ours) -> dict[str, Any]:
+    """All parameters of a method or a sum, as rows hold them."""
+    parts = parts_of(ours)
+    found: dict[str, Any] = {}
+    for name, given in parts:
+        model = method_entry(name).parameters.model_validate_json(json.dumps(dict(given)))
+        own = json.loads(model.model_dump_json())
+        found |= own if len(parts) == 1 else {f"{name}.{key}": value for key, value in own.items()}
+    return found
 
 
 def _one_comparison(table: PaperTable, rows: Sequence[Setting], baseline: Sequence[Setting]) -> None:
@@ -229,7 +240,7 @@ def _notes(
     notes = [
         "mIoU in percent, ours of the last step on val: mean ± standard deviation over n seeds; differences are paired "
         "by seed. V: verified in a source that was opened; V2: in a secondary source; C: "
-        "computed from such figures."
+        "computed from such figures, printed nowhere."
     ]
     notes.append(f"Published under: {table.protocol}.")
     notes += sorted({text for row in rows if row.role == "student" for text in _differences(table, row)})
@@ -240,6 +251,8 @@ def _notes(
         notes += [f"Published as a gain only: {f.variant}, {f.value:+g} on {f.student} ({f.sure})." for f in known]
     sources = sorted({cell.figure.source for cell in cells if cell.figure is not None})
     notes += [f"Source: {source}." for source in sources]
+    for dataset, protocol in table.teachers_under.items():
+        notes.append(f"The teacher's figure on {dataset} is of another protocol: {protocol}.")
     return (*notes, *([table.note] if table.note else []))
 
 

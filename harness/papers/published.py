@@ -14,8 +14,11 @@ from harness.files import shipped
 SURE = {
     "V": "verified in a source that was opened",
     "V2": "verified in a secondary source",
-    "C": "computed from verified figures",
+    "C": "computed from such figures, or counted from published code; printed nowhere",
+    "U": "unverified: no source that prints it is known",
 }
+CONFIRMED = ("V", "V2")
+"""What somebody printed. Only these can be reproduced."""
 METRICS = {
     "miou": "mIoU, %",
     "miou_gain": "gain of mIoU, points",
@@ -31,7 +34,7 @@ class Figure:
     """One published figure.
 
     Attributes:
-        dataset, split: empty for the cost of a network.
+        dataset, split: empty for the cost of a network; `split` also where the source does not name it.
         protocol: the recipe, as named in its file.
         teacher, student: networks by the papers' names, e.g. "PSPNet-R18".
         method: e.g. "cwd"; "none" for the student without distillation, "teacher", "cost" for a network's cost.
@@ -39,7 +42,7 @@ class Figure:
         metric: one of `METRICS`.
         value: in the metric's unit.
         sure: one of `SURE`.
-        source: where it was published.
+        source: where it was published; a repository as OWNER/NAME@COMMIT, an issue as OWNER/NAME#NUMBER.
         note: remarks.
     """
 
@@ -61,6 +64,11 @@ class Figure:
         """The key of the figure's cell; there is one figure per cell."""
         names = ("dataset", "split", "protocol", "teacher", "student", "method", "variant", "metric")
         return tuple(getattr(self, name) for name in names)
+
+    @property
+    def text(self) -> str:
+        """Its value and how sure it is, e.g. "75.15 (V2)" or "76.49 (unverified)"."""
+        return f"{self.value:g} ({'unverified' if self.sure == 'U' else self.sure})"
 
 
 COLUMNS = tuple(field.name for field in fields(Figure))

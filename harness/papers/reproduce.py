@@ -1,7 +1,7 @@
 """Reproduces a paper's table: an experiment for each of its datasets, and the state of each cell."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,21 @@ from typing import Any
 from harness.analysis.labels import REFERENCES
 from harness.experiment import yaml_reader
 from harness.papers.cells import NOT_RUN, Cell
-from harness.papers.tables import CIRKD, MGD, MMSEG, NETWORKS, PAPERS, SKD, Line, Ours, PaperTable
+from harness.papers.lines import Ours, PaperTable, ours_of, parts_of
+from harness.papers.protocols import (
+    ATTNFD,
+    CIRKD,
+    CIRKDV2,
+    CIRKDV2_SEGFORMER,
+    CONTEXT,
+    CWD_AUTHOR,
+    MGD,
+    MMSEG,
+    NETWORKS,
+    SKD,
+)
+from harness.papers.published import CONFIRMED
+from harness.papers.tables import PAPERS
 
 BASES = {
     (SKD, "cityscapes"): "cityscapes.yaml",
@@ -20,7 +34,17 @@ BASES = {
     (CIRKD, "ade20k"): "ade20k_cirkd.yaml",
 }
 """The file in `experiments/` with a protocol's data and recipe, by protocol and dataset."""
-SHORT = {SKD: "skd", CIRKD: "cirkd", MMSEG: "mmseg", MGD: "mgd"}
+SHORT = {
+    SKD: "skd",
+    CIRKD: "cirkd",
+    MMSEG: "mmseg",
+    CONTEXT: "mmseg",
+    MGD: "mgd",
+    CWD_AUTHOR: "cwd-author",
+    CIRKDV2: "cirkdv2",
+    CIRKDV2_SEGFORMER: "cirkdv2-segformer",
+    ATTNFD: "attnfd",
+}
 """Short names of protocols, for the names of experiments."""
 WEIGHTS = {"tu-resnet101": "resnet101-imagenet.pth", "tu-resnet18": "resnet18-imagenet.pth"}
 """Files below ${WEIGHTS} with encoders trained on ImageNet; a network of half width has none."""
@@ -89,23 +113,26 @@ def _part(table: PaperTable, dataset: str, experiments: Path) -> Part:
         {"name": f"{_slug(table.teacher)}-to-{_slug(s)}", "teacher": _network(table.teacher), "student": _network(s)}
         for s in students
     ]
-    methods = [_written(*ours) for ours in _methods(table.lines)]
+    methods = [_written(ours) for ours in _methods(table, dataset)]
     own = {"name": results, "pairs": pairs, "methods": methods, "resources": resources}
     return Part(name, dataset, results, {**data, **own})
 
 
-def _methods(lines: Sequence[Line]) -> list[Ours]:
-    """Each of our methods once, baselines first."""
+def _methods(table: PaperTable, dataset: str) -> list[Ours]:
+    """Each of our methods for the columns of a dataset once, baselines first."""
     found: dict[str, Ours] = {f"{name}{{}}": (name, {}) for name in REFERENCES}
-    for line in lines:
-        for ours in line.ours.values() if isinstance(line.ours, Mapping) else [line.ours]:
+    for line in table.lines:
+        for column in table.columns:
+            ours = ours_of(line, column) if column.dataset == dataset else None
             if ours is not None:
                 found.setdefault(ours[0] + json.dumps(dict(ours[1]), sort_keys=True), ours)
     return list(found.values())
 
 
-def _written(name: str, parameters: Mapping[str, Any]) -> Any:
-    return {name: dict(parameters)} if parameters else name
+def _written(ours: Ours) -> Any:
+    """As an experiment file writes it: `name`, `{name: {parameter: value}}`, or a list of these for a sum."""
+    written = [{name: dict(parameters)} if parameters else name for name, parameters in parts_of(ours)]
+    return written if len(written) > 1 else written[0]
 
 
 def _slug(name: str) -> str:
@@ -135,8 +162,8 @@ def state(cell: Cell, seeds: int, margin: float = MARGIN) -> str:
     Returns:
         `not run`, `running (n of N)`; `reproduced`: the 90 % interval of the measured mean lies within the margin of
         the published figure, so each one-sided test has level 0.05; `not reproduced`: the 95 % interval lies outside of
-        it; `undecided`: neither, so more seeds are needed; `measured` if there is no figure or no interval; or the
-        reason why it cannot be run.
+        it; `undecided`: neither, so more seeds are needed; `measured` if there is no interval or no figure that
+        somebody printed, or the reason why it cannot be run.
 
     Raises:
         ValueError: a margin that is not positive.
@@ -149,7 +176,9 @@ def state(cell: Cell, seeds: int, margin: float = MARGIN) -> str:
     if m.n < wanted:
         return f"running ({m.n} of {wanted})"
     inner, outer = m.interval(0.9), m.interval(0.95)
-    if cell.figure is None or inner.low is None or inner.high is None or outer.low is None or outer.high is None:
+    if cell.figure is None or cell.figure.sure not in CONFIRMED:
+        return "measured"
+    if inner.low is None or inner.high is None or outer.low is None or outer.high is None:
         return "measured"
     low, high = cell.figure.value - margin, cell.figure.value + margin
     if low < inner.low and inner.high < high:

@@ -13,9 +13,12 @@ from harness.experiment.load import load
 from harness.experiment.plan import plan
 from harness.experiment.resources import Resources
 from harness.papers.cells import Cell
+from harness.papers.lines import ours_of
+from harness.papers.measured import complete
+from harness.papers.protocols import RECIPES
 from harness.papers.published import Figure
-from harness.papers.reproduce import BASES, parts, state
-from harness.papers.tables import PAPERS, RECIPES
+from harness.papers.reproduce import BASES, find_table, parts, state
+from harness.papers.tables import PAPERS
 from harness.results import store
 from harness.training.estimate import calibrated
 from tests.support import tiny
@@ -54,6 +57,20 @@ def test_tables_of_one_protocol_share_their_runs(tmp_path: Path) -> None:
         assert experiment.name == "skd-cityscapes"
         ids.append({run.run_id for run in plan(experiment)})
     assert len(ids[0] & ids[1]) == 1 + 3 * 5  # the teacher; none, kd and sstkd with five seeds
+
+
+def test_runs_have_the_parameters_that_cells_look_for(tmp_path: Path) -> None:
+    """Sums, too; and each dataset's runs have that dataset's weights only."""
+    call("cirkd-table-2", "--write", tmp_path)
+    table = find_table("cirkd-table-2")
+    for dataset in ("voc2012", "ade20k"):
+        runs = load(tmp_path / f"cirkd-table-2-{dataset}.yaml", here=False).methods
+        planned = {
+            (method.name, json.dumps(method.model_dump(mode="json")["parameters"], sort_keys=True)) for method in runs
+        }
+        columns = [column for column in table.columns if column.dataset == dataset]
+        wanted = [ours_of(line, column) for line in table.lines for column in columns]
+        assert planned == {(ours[0], json.dumps(complete(ours), sort_keys=True)) for ours in wanted if ours is not None}
 
 
 def test_a_protocol_without_a_recipe_here_has_no_plan() -> None:

@@ -16,10 +16,12 @@ from harness.analysis.stats import mean_interval, paired_difference
 from harness.cli.app import app
 from harness.experiment.method import method_entry
 from harness.papers.cells import Cell, Grid
-from harness.papers.measured import COLUMNS, build, costs, prepared
+from harness.papers.lines import Column, ours_of, parts_of
+from harness.papers.measured import COLUMNS, build, complete, costs, prepared
+from harness.papers.protocols import MMSEG_160K, MMSEG_769, NETWORKS, RECIPES
 from harness.papers.published import COLUMNS as PUBLISHED_COLUMNS
 from harness.papers.published import Figure, published_folder, read_published
-from harness.papers.tables import CIRKD, MGD, MMSEG, NETWORKS, PAPERS, RECIPES, SKD
+from harness.papers.tables import PAPERS
 from harness.report.formats import sheets_to_csv, sheets_to_html, sheets_to_latex, sheets_to_markdown
 from tests.support import tiny
 from tests.support.rows import make_row, with_opencv_5
@@ -80,14 +82,13 @@ def test_every_figure_of_a_papers_protocol_stands_in_a_table() -> None:
     placed = {
         cell.figure.cell for name in TABLES if TABLES[name].columns for cell in grid(name, []).cells if cell.figure
     }
-    of_papers = {SKD, CIRKD, MMSEG, MGD}
+    of_papers = {*RECIPES, MMSEG_160K, MMSEG_769}
     left = {f.cell for f in FIGURES if f.protocol in of_papers and f.method != "cost" and f.metric == "miou"} - placed
-    # Later methods' own figures under CIRKD's protocol, MMSegmentation's own training, and SKD's for other tables.
-    assert {cell[5] for cell in left} <= {"jml-kd", "kt", "maskd", "none", "cwd", "teacher"}
-    # Of CamVid and COCO-Stuff nothing but the teachers is known.
-    assert {cell[0] for cell in left if cell[5] == "teacher"} <= {"camvid", "coco-stuff-164k"}
-    assert {cell[6] for cell in left if cell[5] in ("none", "cwd")} <= {"mmseg zoo", "mmrazor logits"}
-    assert {cell[1] for cell in left if cell[5] == "maskd"} <= {"test"}
+    # Later methods' own figures under CIRKD's protocol, and MMSegmentation's own training.
+    assert {cell[5] for cell in left} == {"jml-kd", "kt", "none", "cwd", "teacher"}
+    # Of CamVid and COCO-Stuff nothing but the teachers is known under CIRKD's protocol.
+    assert {cell[0] for cell in left if cell[5] == "teacher"} == {"camvid", "coco-stuff-164k"}
+    assert {cell[6] for cell in left if cell[5] in ("none", "cwd")} == {"mmseg zoo", "mmrazor logits"}
 
 
 def test_nothing_is_filled_in() -> None:
@@ -99,6 +100,7 @@ def test_nothing_is_filled_in() -> None:
             assert cell.texts[0] in (
                 "not run",
                 "method not available",
+                "weights not known",
                 "network not available",
                 "labels not public",
             )
@@ -145,6 +147,21 @@ def test_other_networks_data_controls_and_trials_are_not_the_papers() -> None:
         assert {cell.texts[0] for cell in cells.values()} == {"not run"}, change
 
 
+def test_a_sum_is_measured_from_its_own_rows() -> None:
+    """CIRKD's IFVD is a sum; IFVD with its authors' weights is not what stands in CIRKD's table."""
+    (line,) = [line for line in TABLES["cirkd-table-1"].lines if line.title == "IFVD"]
+    ours = ours_of(line, Column("DeepLabV3-R18"))
+    assert ours is not None and [name for name, _ in parts_of(ours)] == ["ifvd", "skd"]
+    networks = {"student_network": network("DeepLabV3-R18"), "teacher_network": network("DeepLabV3-R101")}
+    of_authors = row("ifvd", 0, 74.0, **networks)
+    of_script = of_authors | {"method": ours[0], "method_parameters": json.dumps(complete(ours)), "run_id": "sum"}
+    texts = [built("cirkd-table-1", [r])["IFVD", "DeepLabV3-R18 val"].texts[0] for r in (of_authors, of_script)]
+    assert texts == ["not run", "74.00 (n=1)"]
+    other = complete(ours) | {"skd.holistic": 0.1}
+    cells = built("cirkd-table-1", [of_script | {"method_parameters": json.dumps(other)}])
+    assert cells["IFVD", "DeepLabV3-R18 val"].texts[0] == "not run"
+
+
 def test_another_recipe_is_said() -> None:
     assert not any("Not the published recipe" in note for note in grid("sstkd-table-1", comparison()).notes)
     recipe = json.dumps({"steps": 400, "batch_size": 4, "augment": {"crop_hw": None}})
@@ -177,7 +194,7 @@ def test_all_our_methods_take_the_parameters_of_the_tables() -> None:
     for table in TABLES.values():
         for line in table.lines:
             each = [] if line.ours is None else list(line.ours.values()) if isinstance(line.ours, dict) else [line.ours]
-            for name, given in each:
+            for name, given in (part for ours in each for part in parts_of(ours)):
                 method_entry(name).parameters.model_validate_json(json.dumps(dict(given)))
         assert table.protocol in RECIPES and set(table.networks) <= set(NETWORKS)
 
@@ -227,7 +244,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
         (f"{HEADER[:-5]}\n{LINE}", r"a\.csv:1: the columns are dataset,split"),
         (f"{HEADER}\n{LINE}x,y", r"a\.csv:2: 12 fields are needed"),
         (f"{HEADER}\n{LINE[:-12]}", r"a\.csv:2: 12 fields are needed"),
-        (f"{HEADER}\n{LINE.replace(',V,', ',R,')}", r"a\.csv:2: sure: 'R'; allowed are 'V', 'V2', 'C'"),
+        (f"{HEADER}\n{LINE.replace(',V,', ',R,')}", r"a\.csv:2: sure: 'R'; allowed are 'V', 'V2', 'C', 'U'"),
         (f"{HEADER}\n{LINE.replace('val', 'dev')}", r"split: 'dev'; allowed are"),
         (f"{HEADER}\n{LINE.replace('70.1', '0.701')}", r"mIoU is in percent"),
         (f"{HEADER}\n{LINE.replace('70.1', 'seventy')}", r"value: 'seventy' is not a number"),
