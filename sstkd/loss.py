@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sstkd.cdm import CDM
 from sstkd.critic import Adversarial, HolisticCritic, adversarial_terms, check_kind
 from sstkd.dtiem import DTIEM, require_all_finite
-from sstkd.losses import response_loss, statistical_loss, structural_loss
+from sstkd.losses import Reduction, check_reduction, response_loss, statistical_loss, structural_loss
 from sstkd.quantize import whole
 from sstkd.regions import sample_regions, texture_importance, uncertainty_importance, whole_map
 
@@ -52,6 +52,8 @@ class SSTKDLoss(nn.Module):
             two highest class probabilities (D).
         region_options: further arguments of `sample_regions`.
         congruence: weight of `congruence_loss` in the statistical term (V2, the weight D).
+        reduction: of both texture terms: "coefficients" is the mean over everything compared (D), "positions" the sum
+            over channels and subbands, averaged over positions (R); see `sstkd.losses`.
         classes: number of classes; needed for the critic only.
         adversarial: kind of critic, "wgan-gp" or "hinge" with the same penalty (V for SKD's code).
         critic_width: channels of the critic's first convolution (V).
@@ -78,6 +80,7 @@ class SSTKDLoss(nn.Module):
         region_importance: Importance = "texture",
         region_options: Mapping[str, Any] | None = None,
         congruence: float = 0.0,
+        reduction: Reduction = "coefficients",
         classes: int | None = None,
         adversarial: Adversarial = "wgan-gp",
         critic_width: int = 64,
@@ -95,6 +98,8 @@ class SSTKDLoss(nn.Module):
         if not 0 < temperature < inf:
             raise ValueError(f"temperature is {temperature}; it must be positive and finite")
         check_kind(adversarial)
+        check_reduction(reduction)
+        self.reduction = reduction
         self.w_re, self.w_str, self.w_sta, self.w_adv = w_re, w_str, w_sta, w_adv
         self.temperature, self.congruence = temperature, congruence
         self.regions, self.region_importance = regions, region_importance
@@ -175,13 +180,13 @@ class SSTKDLoss(nn.Module):
         student, teacher = student.to(dtype), teacher.detach().to(dtype)
         terms = {}
         if self.w_str:
-            terms["structural"] = self.w_str * structural_loss(self.cdm(student - teacher))
+            terms["structural"] = self.w_str * structural_loss(self.cdm(student - teacher), reduction=self.reduction)
         if self.w_sta:
             with torch.no_grad():
                 positions = self._positions(teacher, logits, generator)
                 target = self.dtiem.enhance(teacher, positions)
             ours = self.dtiem.enhance(student, positions)
-            terms["statistical"] = self.w_sta * statistical_loss(ours, target, self.congruence)
+            terms["statistical"] = self.w_sta * statistical_loss(ours, target, self.congruence, self.reduction)
         return terms
 
     def _positions(self, teacher: Tensor, logits: Tensor, generator: torch.Generator) -> Tensor:

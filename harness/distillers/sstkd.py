@@ -2,7 +2,8 @@
 
     L = w_re L_re + w_str L_str + w_sta L_sta + w_adv L_adv
     L_re  = T^2 mean over pixels of KL(teacher || student) on low-resolution logits
-    L_str = mean over all subband coefficients of (CDM(f_T) - CDM(f_S))^2
+    L_str = mean over all subband coefficients of (CDM(f_T) - CDM(f_S))^2, or by `reduction` the mean over positions
+            of the sum over channels and subbands
     L_sta = mean over regions and positions of (DTIEM(f_T) - DTIEM(f_S))^2
     L_adv = -mean D(z_S), with a critic D that is trained together with the student
 
@@ -66,6 +67,8 @@ class SSTKD(Distiller):
         graph_weights: safetensors or `weights_only` file with the graph of variant "graph".
         graph_sha256: SHA-256 of that file.
         congruence: weight of the difference of cumulative distributions within the statistical term (V2, the value D).
+        reduction: of both texture terms: the mean over everything that is compared, or the sum over channels and
+            subbands averaged over positions ("coefficients" D, "positions" R).
         regions: regions per image; 0: the whole map is one region (D).
         region_importance: criterion for preferred regions: the teacher's local texture, or a small margin between its
             two highest class probabilities (D).
@@ -102,6 +105,8 @@ class SSTKD(Distiller):
 
     weights: ClassVar[tuple[str, ...]] = ("w_re", "w_str", "w_sta", "w_adv")
 
+    added: ClassVar[tuple[str, ...]] = ("reduction",)
+
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {
         "stride": (1, 1024),
         "quantization_levels": (2, 1024),
@@ -137,6 +142,7 @@ class SSTKD(Distiller):
         graph_weights: str | None = None,
         graph_sha256: str | None = None,
         congruence: float = 0.0,
+        reduction: Literal["coefficients", "positions"] = "coefficients",
         regions: int = 16,
         region_importance: Literal["texture", "uncertainty"] = "texture",
         region_sizes: tuple[float, ...] = (0.25, 0.5),
@@ -190,6 +196,7 @@ class SSTKD(Distiller):
                 "important": region_important,
             },
             congruence=congruence,
+            reduction=reduction,
             classes=pair.num_classes,
             adversarial=adversarial,
             critic_width=critic_width,

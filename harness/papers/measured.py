@@ -11,6 +11,7 @@ from harness.analysis.arrays import Runs, Shared, split
 from harness.analysis.stats import Interval, mean_interval, paired_difference
 from harness.experiment.method import method_entry
 from harness.experiment.recipe import without_defaults_of_added_keys
+from harness.experiment.signatures import plain
 from harness.papers.cells import NOT_RUN, PARTS, UNVERIFIED, Cell, Grid
 from harness.papers.published import Figure
 from harness.papers.tables import NETWORKS, RECIPES, Column, Line, Ours, PaperTable
@@ -193,8 +194,8 @@ def _of(rows: Sequence[Setting], ours: Ours | None) -> list[Setting]:
     if ours is None:
         return []
     name, given = ours
-    model = method_entry(name).parameters.model_validate_json(json.dumps(dict(given)))
-    parameters = json.loads(model.model_dump_json())
+    entry = method_entry(name)
+    parameters = plain(entry, entry.parameters.model_validate_json(json.dumps(dict(given))))
     return [r for r in rows if r.method == name and json.loads(r.method_parameters) == parameters]
 
 

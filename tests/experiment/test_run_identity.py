@@ -1,9 +1,11 @@
 """What makes a run that run: what its run_id covers and what it does not."""
 
+import json
+
 import pytest
 import yaml
 
-from harness.experiment.method import Method
+from harness.experiment.method import Method, method_entry
 from harness.experiment.plan import plan
 from harness.experiment.spec import Run
 from tests.support.base import BASE, load
@@ -20,6 +22,35 @@ def test_run_ids_do_not_change_between_versions(tmp_path):
     data = experiment.data.model_copy(update={"parameters": {"size": 64}})
     fixed = experiment.model_copy(update={"data": data, "methods": (Method(name="none"), kd), "seeds": (3,)})
     assert ids(fixed) == ["46e62683d9f5a2ea", "428bf3f686aaed49", "29eddda96fe72bff"]
+
+
+def test_methods_at_their_defaults_keep_their_runs(tmp_path):
+    """Parameters that a method or a dataset got after the first rows change no run_id at their defaults."""
+    methods = {
+        "skd": "26881a6f18a790de",
+        "ifvd": "bde5440f8e724275",
+        "cirkd": "c668327ab9484a91",
+        "af-dcd": "8ba4906bacab7adf",
+        "sstkd": "18b0749b64bc70a1",
+        "[kd, sstkd]": "d9573ca8885f740d",
+    }
+    experiment = load(tmp_path, BASE, f"methods=[none, {', '.join(methods)}]", "seeds=[1]")
+    assert ids(experiment) == ["61ef2e348be8b3ee", "9c9bec81a1bc784c", *methods.values()]
+
+
+def test_added_parameters_count_when_they_are_set(tmp_path):
+    changes = {
+        "sstkd": "reduction=positions",
+    }
+    for method, change in changes.items():
+        base = f"methods=[none, {{{method}: {{}}}}]"
+        key, value = change.split("=")
+        before = ids(load(tmp_path, BASE, base))
+        default = method_entry(method).parameters.model_fields[key].default
+        written = json.dumps(default)
+        assert ids(load(tmp_path, BASE, base, f"methods.1.{method}.{key}={written}")) == before, (method, key)
+        after = ids(load(tmp_path, BASE, base, f"methods.1.{method}.{key}={value}"))
+        assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, False, True, False], (method, key)
 
 
 def test_a_run_survives_the_way_to_a_worker(tmp_path):
