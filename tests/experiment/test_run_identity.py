@@ -77,6 +77,7 @@ def test_a_run_survives_the_way_to_a_worker(tmp_path):
         "train.ema=null",
         "train.optimizer={name: sgd, encoder_lr_factor: 1}",
         "data.parameters.size=64",
+        "data.parameters.equalize=true",
         "methods.1.kd.temperature=1",
     ],
 )
@@ -100,6 +101,7 @@ ALL = (*TEACHER, *NONE, *KD)
 CHANGES = {
     "protocol.absent_policy=zero": ALL,
     "data.parameters.size=96": ALL,
+    "data.parameters.equalize=false": ALL,
     "train.auxiliary_weight=0.2": ALL,
     "pairs.0.teacher.encoder=resnet50": ALL,
     "pairs.0.teacher.seed=1": ALL,
