@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sstkd.cdm import CDM
-from sstkd.critic import Adversarial, HolisticCritic, adversarial_terms, check_kind
+from sstkd.critic import Adversarial, CriticInput, HolisticCritic, adversarial_terms, check_kind
 from sstkd.dtiem import DTIEM, require_all_finite
 from sstkd.losses import Reduction, check_reduction, response_loss, statistical_loss, structural_loss
 from sstkd.quantize import whole
@@ -58,6 +58,7 @@ class SSTKDLoss(nn.Module):
         adversarial: kind of critic, "wgan-gp" or "hinge" with the same penalty (V for SKD's code).
         critic_width: channels of the critic's first convolution (V).
         gradient_penalty: weight of the penalty (V).
+        critic_input: "batchnorm" or "tanh" of the scores before the critic's first convolution (V).
         check_finite: check the inputs for NaN, infinities and overflowing norms. On CUDA this synchronises once per
             call; it can be switched off if the terms are checked elsewhere. Replaces the option of `dtiem`.
 
@@ -85,6 +86,7 @@ class SSTKDLoss(nn.Module):
         adversarial: Adversarial = "wgan-gp",
         critic_width: int = 64,
         gradient_penalty: float = 10.0,
+        critic_input: CriticInput = "batchnorm",
         check_finite: bool = True,
     ) -> None:
         super().__init__()
@@ -114,7 +116,7 @@ class SSTKDLoss(nn.Module):
         if w_adv:
             if classes is None:
                 raise ValueError(f"w_adv is {w_adv}: the critic needs `classes`, or w_adv 0 to leave it out")
-            self.critic = HolisticCritic(classes, critic_width)
+            self.critic = HolisticCritic(classes, critic_width, critic_input)
 
     def forward(
         self,

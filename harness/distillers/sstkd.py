@@ -82,6 +82,7 @@ class SSTKD(Distiller):
         critic_lr: initial learning rate of the critic's Adam; follows the recipe's schedule (V).
         critic_betas: betas of that Adam (R).
         gradient_penalty: weight of the critic's gradient penalty (V).
+        critic_input: what the critic's first convolution sees: the scores after batch normalisation, or their tanh (V).
 
     Raises:
         ValueError: a value is out of range, either network lacks a stage, or graph weights are missing or were trained
@@ -105,7 +106,7 @@ class SSTKD(Distiller):
 
     weights: ClassVar[tuple[str, ...]] = ("w_re", "w_str", "w_sta", "w_adv")
 
-    added: ClassVar[tuple[str, ...]] = ("reduction",)
+    added: ClassVar[tuple[str, ...]] = ("reduction", "critic_input")
 
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {
         "stride": (1, 1024),
@@ -155,6 +156,7 @@ class SSTKD(Distiller):
         critic_lr: float = 0.0004,
         critic_betas: tuple[float, ...] = (0.9, 0.99),
         gradient_penalty: float = 10.0,
+        critic_input: Literal["batchnorm", "tanh"] = "batchnorm",
     ) -> None:
         super().__init__()
         if stride < 1:
@@ -201,6 +203,7 @@ class SSTKD(Distiller):
             adversarial=adversarial,
             critic_width=critic_width,
             gradient_penalty=gradient_penalty,
+            critic_input=critic_input,
             # This check would sync with the device at every step; `_name_taps` checks only after a term is not finite.
             check_finite=False,
         )

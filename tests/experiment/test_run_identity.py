@@ -7,6 +7,7 @@ import yaml
 
 from harness.experiment.method import Method, method_entry
 from harness.experiment.plan import plan
+from harness.experiment.signatures import table
 from harness.experiment.spec import Run
 from tests.support.base import BASE, load
 
@@ -38,11 +39,22 @@ def test_methods_at_their_defaults_keep_their_runs(tmp_path):
     assert ids(experiment) == ["61ef2e348be8b3ee", "9c9bec81a1bc784c", *methods.values()]
 
 
+def of(entry):
+    return entry.constants.get("added", ())
+
+
 def test_added_parameters_count_when_they_are_set(tmp_path):
-    changes = {
-        "sstkd": "reduction=positions",
-    }
-    for method, change in changes.items():
+    changes = [
+        ("sstkd", "reduction=positions"),
+        ("sstkd", "critic_input=tanh"),
+        ("skd", "critic_input=tanh"),
+        ("ifvd", "critic_input=tanh"),
+        ("cirkd", "auto_pool=true"),
+        ("af-dcd", "enhanced_projector=true"),
+    ]
+    added = {(name, key) for name, entry in table("harness.distillers", "METHODS").items() for key in of(entry)}
+    assert added == {(method, change.partition("=")[0]) for method, change in changes}
+    for method, change in changes:
         base = f"methods=[none, {{{method}: {{}}}}]"
         key, value = change.split("=")
         before = ids(load(tmp_path, BASE, base))
