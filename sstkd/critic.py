@@ -32,9 +32,9 @@ _LEAST_SIDE = 64  # four halvings and a 4 x 4 window
 class HolisticCritic(nn.Module):
     """Score maps (N, K, H, W) to critic outputs (N, 1, h, w), one per 64 x 64 window with stride 16.
 
-    Batch normalisation of the scores, or their tanh (the authors' modes 1 and 2); four 4x4 convolutions of stride 2 with
-    spectral normalisation, self-attention after the third and the fourth, a 4x4 convolution. Maps with a side below 64
-    are resized to it (bilinear). Computed in float32 (float64 for float64 parameters) with autocast off.
+    Batch normalisation of the scores, or their tanh (modes 1 and 2 of the authors' code), four 4x4 convolutions of
+    stride 2 with spectral normalisation, self-attention after the third and the fourth, a 4x4 convolution. Maps with a
+    side below 64 are resized to it (bilinear). Computed in float32 (float64 for float64 parameters) with autocast off.
 
     In train mode every call first updates the running statistics and makes one power iteration, as in the authors'
     code. The batch normalisation is never synchronised between processes, because the gradient penalty is

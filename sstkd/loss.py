@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sstkd.cdm import CDM
 from sstkd.critic import Adversarial, CriticInput, HolisticCritic, adversarial_terms, check_kind
 from sstkd.dtiem import DTIEM, require_all_finite
+from sstkd.embedding import TextureEmbedding
 from sstkd.losses import Reduction, check_reduction, response_loss, statistical_loss, structural_loss
 from sstkd.quantize import whole
 from sstkd.regions import sample_regions, texture_importance, uncertainty_importance, whole_map
@@ -59,12 +60,15 @@ class SSTKDLoss(nn.Module):
         critic_width: channels of the critic's first convolution (V).
         gradient_penalty: weight of the penalty (V).
         critic_input: "batchnorm" or "tanh" of the scores before the critic's first convolution (V).
+        structural_embedding: trained embedding of both features before the CDM, from a `TextureHead`; a frozen copy is
+            kept. None: the features themselves (that there is one I, its layers D).
+        statistical_embedding: the same before the DTIEM. Regions are chosen by the teacher's feature in either case.
         check_finite: check the inputs for NaN, infinities and overflowing norms. On CUDA this synchronises once per
             call; it can be switched off if the terms are checked elsewhere. Replaces the option of `dtiem`.
 
     Raises:
-        ValueError: a weight is negative or not finite, a value is out of range, `region_options` are invalid, or
-            `classes` is missing for the critic.
+        ValueError: a weight is negative or not finite, a value is out of range, `region_options` are invalid,
+            `classes` is missing for the critic, or an embedding is not trained.
     """
 
     def __init__(
@@ -87,6 +91,8 @@ class SSTKDLoss(nn.Module):
         critic_width: int = 64,
         gradient_penalty: float = 10.0,
         critic_input: CriticInput = "batchnorm",
+        structural_embedding: TextureEmbedding | None = None,
+        statistical_embedding: TextureEmbedding | None = None,
         check_finite: bool = True,
     ) -> None:
         super().__init__()
@@ -111,8 +117,10 @@ class SSTKDLoss(nn.Module):
         self.check_finite = check_finite
         if w_str:
             self.cdm = cdm or CDM()
+            self.structural_embedding = _frozen(structural_embedding)
         if w_sta:
             self.dtiem = dtiem or DTIEM()
+            self.statistical_embedding = _frozen(statistical_embedding)
         if w_adv:
             if classes is None:
                 raise ValueError(f"w_adv is {w_adv}: the critic needs `classes`, or w_adv 0 to leave it out")
@@ -182,12 +190,13 @@ class SSTKDLoss(nn.Module):
         student, teacher = student.to(dtype), teacher.detach().to(dtype)
         terms = {}
         if self.w_str:
-            terms["structural"] = self.w_str * structural_loss(self.cdm(student - teacher), reduction=self.reduction)
+            difference = _embedded(self.structural_embedding, student) - _embedded(self.structural_embedding, teacher)
+            terms["structural"] = self.w_str * structural_loss(self.cdm(difference), reduction=self.reduction)
         if self.w_sta:
             with torch.no_grad():
                 positions = self._positions(teacher, logits, generator)
-                target = self.dtiem.enhance(teacher, positions)
-            ours = self.dtiem.enhance(student, positions)
+                target = self.dtiem.enhance(_embedded(self.statistical_embedding, teacher), positions)
+            ours = self.dtiem.enhance(_embedded(self.statistical_embedding, student), positions)
             terms["statistical"] = self.w_sta * statistical_loss(ours, target, self.congruence, self.reduction)
         return terms
 
@@ -209,6 +218,14 @@ class SSTKDLoss(nn.Module):
             self.critic, student, teacher, generator, self.adversarial, self.gradient_penalty
         )
         return {"adversarial": self.w_adv * ours, "critic": critic}
+
+
+def _frozen(embedding: TextureEmbedding | None) -> TextureEmbedding | None:
+    return None if embedding is None else embedding.frozen()
+
+
+def _embedded(embedding: TextureEmbedding | None, features: Tensor) -> Tensor:
+    return features if embedding is None else embedding(features)
 
 
 def _check_region_options(options: Mapping[str, Any], regions: int) -> None:

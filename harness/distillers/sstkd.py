@@ -7,9 +7,10 @@
     L_sta = mean over regions and positions of (DTIEM(f_T) - DTIEM(f_S))^2
     L_adv = -mean D(z_S), with a critic D that is trained together with the student
 
-f_T: the teacher's `stages`, each resized (bilinear) to `stride` and concatenated; no trained layer follows. f_S: the
-same of the student, projected to the teacher's width by a trained 1x1 convolution and batch normalisation. z_S: the
-student's low-resolution logits on the teacher's grid.
+f_T: the teacher's `stages`, each resized (bilinear) to `stride` and concatenated; no layer follows that the distillation
+trains. f_S: the same of the student, projected to the teacher's width by a trained 1x1 convolution and batch
+normalisation. z_S: the student's low-resolution logits on the teacher's grid. With `embedding_weights` both features
+first go through an embedding that was trained with the teacher (`sstkd.embedding`).
 
 Ji, Wang, Tao, Huang, Hua, Lu, "Structural and Statistical Texture Knowledge Distillation for Semantic Segmentation",
 CVPR 2022, arXiv 2305.03944. The authors published no code, so deviations from it are unknown; the loss is in
@@ -31,6 +32,7 @@ from harness.models.weights import load_state
 from harness.taps import Pair, Taps, View
 from sstkd.cdm import CDM
 from sstkd.dtiem import DTIEM
+from sstkd.embedding import HOW_TO_TRAIN_AN_EMBEDDING, Part, TextureEmbedding
 from sstkd.graph import GraphEnhancement
 from sstkd.loss import SSTKDLoss
 
@@ -83,10 +85,14 @@ class SSTKD(Distiller):
         critic_betas: betas of that Adam (R).
         gradient_penalty: weight of the critic's gradient penalty (V).
         critic_input: what the critic's first convolution sees: the scores after batch normalisation, or their tanh (V).
+        embedding_weights: safetensors or `weights_only` file with the embeddings of a `sstkd.TextureHead` that the
+            teacher was trained with, for both features before CDM, DTIEM or both; none: these modules have no
+            parameters (that there is one I, its layers D).
+        embedding_sha256: SHA-256 of that file.
 
     Raises:
-        ValueError: a value is out of range, either network lacks a stage, or graph weights are missing or were trained
-            with another quantisation.
+        ValueError: a value is out of range, either network lacks a stage, graph weights are missing or were trained
+            with another quantisation, or embeddings are missing, not trained, or of another width.
     """
 
     paper: ClassVar[str] = (
@@ -106,7 +112,12 @@ class SSTKD(Distiller):
 
     weights: ClassVar[tuple[str, ...]] = ("w_re", "w_str", "w_sta", "w_adv")
 
-    added: ClassVar[tuple[str, ...]] = ("reduction", "critic_input")
+    added: ClassVar[tuple[str, ...]] = (
+        "reduction",
+        "critic_input",
+        "embedding_weights",
+        "embedding_sha256",
+    )
 
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {
         "stride": (1, 1024),
@@ -157,6 +168,8 @@ class SSTKD(Distiller):
         critic_betas: tuple[float, ...] = (0.9, 0.99),
         gradient_penalty: float = 10.0,
         critic_input: Literal["batchnorm", "tanh"] = "batchnorm",
+        embedding_weights: str | None = None,
+        embedding_sha256: str | None = None,
     ) -> None:
         super().__init__()
         if stride < 1:
@@ -180,6 +193,9 @@ class SSTKD(Distiller):
                 variant=variant,
                 graph=_graph(graph_weights, graph_sha256),
             )
+        used: dict[Part, float] = {"structural": w_str, "statistical": w_sta}
+        parts = [part for part, weight in used.items() if weight]
+        embeddings = _embeddings(pair, self.stages, parts, embedding_weights, embedding_sha256)
         self.loss = SSTKDLoss(
             w_re=w_re,
             w_str=w_str,
@@ -204,6 +220,8 @@ class SSTKD(Distiller):
             critic_width=critic_width,
             gradient_penalty=gradient_penalty,
             critic_input=critic_input,
+            structural_embedding=embeddings.get("structural"),
+            statistical_embedding=embeddings.get("statistical"),
             # This check would sync with the device at every step; `_name_taps` checks only after a term is not finite.
             check_finite=False,
         )
@@ -269,6 +287,34 @@ def _graph(path: str | None, sha256: str | None) -> GraphEnhancement | None:
     if sha256 is None:
         raise ValueError(f"graph_weights is {path}: give graph_sha256 too, so that the row identifies the weights")
     return GraphEnhancement.from_state(load_state(Path(path), sha256))
+
+
+def _embeddings(
+    pair: Pair, stages: tuple[str, ...], parts: list[Part], path: str | None, sha256: str | None
+) -> dict[Part, TextureEmbedding]:
+    """Those of `parts` that a file of weights has; at least one."""
+    if path is None:
+        if sha256 is not None:
+            raise ValueError(f"embedding_sha256 is {sha256}: give embedding_weights too, the file that it belongs to")
+        return {}
+    if sha256 is None:
+        raise ValueError(
+            f"embedding_weights is {path}: give embedding_sha256 too, so that the row identifies the weights"
+        )
+    state = load_state(Path(path), sha256)
+    read = {part: TextureEmbedding.from_state(state, part) for part in parts}
+    found = {part: embedding for part, embedding in read.items() if embedding is not None}
+    if not found:
+        asked = " or ".join(parts) or "texture term"
+        raise ValueError(f"{path}: no embedding for the {asked}. {HOW_TO_TRAIN_AN_EMBEDDING}.")
+    width = sum(pair.teacher.stages[name].channels for name in stages)
+    for part, embedding in found.items():
+        if embedding.channels != width:
+            raise ValueError(
+                f"{path}: the {part} embedding takes {embedding.channels} channels; the teacher's {', '.join(stages)} "
+                f"have {width}"
+            )
+    return found
 
 
 def _missing_stages(pair: Pair, stages: tuple[str, ...]) -> str | None:
