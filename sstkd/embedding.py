@@ -3,7 +3,7 @@
     E(f) = ReLU(BN(W_2 ReLU(BN(W_1 f))))    W_1: 1x1 from C to D channels, W_2: 3x3 from D to D, both without bias
 
 Published for the modules of Ji et al. (CVPR 2022, arXiv 2305.03944) are 1.24 M and 2.80 M parameters, with 10.9 G and
-23.73 G multiply-adds at 512 x 1024 (V2): 8.8 and 8.5 thousand per parameter, a little more than the 8,192 positions of
+23.73 G MACs at 512 x 1024 (V2): 8.8 and 8.5 thousand per parameter, a little more than the 8,192 positions of
 a map of stride 8. So nearly all parameters are convolutions on that map (computed, C), and the modules embed the
 feature (inferred, I); the transforms themselves have none. Which layers they are is not known: those above are this
 project's (decided, D), and `WIDTHS` gives them the published sizes for 768 channels, stages 1 and 2 of a ResNet-101.

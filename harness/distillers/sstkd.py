@@ -7,8 +7,8 @@
     L_sta = mean over regions and positions of (DTIEM(f_T) - DTIEM(f_S))^2
     L_adv = -mean D(z_S), with a critic D that is trained together with the student
 
-f_T: the teacher's `stages`, each resized (bilinear) to `stride` and concatenated; no layer follows that the distillation
-trains. f_S: the same of the student, projected to the teacher's width by a trained 1x1 convolution and batch
+f_T: the teacher's `stages`, each resized (bilinear) to `stride` and concatenated; the distillation trains no layer that
+follows. f_S: the same of the student, projected to the teacher's width by a trained 1x1 convolution and batch
 normalisation. z_S: the student's low-resolution logits on the teacher's grid. With `embedding_weights` both features
 first go through an embedding that was trained with the teacher (`sstkd.embedding`).
 

@@ -141,6 +141,16 @@ def test_features_of_ignored_pixels_do_not_matter():
     assert ifv_loss(student, teacher, labels, 3, ignore_index=0) != ifv_loss(student, teacher, labels, 3)
 
 
+def test_an_ignored_position_with_a_zero_feature_counts_nothing_and_1_in_the_authors_code():
+    """Theirs: where no class is, the feature is compared with itself; the cosine of a zero vector is 0."""
+    student, teacher = random(1, 3, 2, 3), random(1, 3, 2, 3, seed=1)
+    labels = torch.full((1, 2, 3), 255)
+    student[0, :, 1, 2] = 0.0
+    itself = [torch.nn.functional.cosine_similarity(x, x, dim=1) for x in (student, teacher)]
+    assert (itself[0] - itself[1]).square().mean().item() == pytest.approx(1 / 6)
+    assert ifv_loss(student, teacher, labels, 3) == 0
+
+
 def test_ifv_without_labels_is_zero():
     student, teacher = random(2, 3, 3, 4).requires_grad_(), random(2, 5, 3, 4, seed=1)
     loss = ifv_loss(student, teacher, torch.full((2, 6, 8), 255), 3)

@@ -55,7 +55,7 @@ def test_the_equation():
 
 
 def test_the_published_sizes():
-    """1.24 M and 2.80 M parameters, 10.9 and 23.73 G multiply-adds with the transforms, at 512 x 1024 and stride 8."""
+    """1.24 M and 2.80 M parameters, 10.9 and 23.73 G MACs with the transforms, at 512 x 1024 and stride 8."""
     for part, parameters, billions in (("structural", 1.24, 10.9), ("statistical", 2.80, 23.73)):
         with torch.device("meta"):
             module = TextureEmbedding(768, WIDTHS[part])
