@@ -48,7 +48,7 @@ def test_added_parameters_count_when_they_are_set(tmp_path):
         ("sstkd", "reduction=positions"),
         ("sstkd", "critic_input=tanh"),
         ("sstkd", "embedding_weights=head.safetensors"),
-        ("sstkd", f"embedding_sha256={'0' * 64}"),
+        ("sstkd", f"embedding_sha256={'a' * 64}"),
         ("skd", "critic_input=tanh"),
         ("ifvd", "critic_input=tanh"),
         ("cirkd", "auto_pool=true"),
