@@ -2,9 +2,10 @@
 
 Structural texture: `CDM` with `structural_loss`; `contourlet`, `laplacian_pyramid`, `directional_filter_bank` and their
 inverses on their own. Statistical texture: `DTIEM` on regions from `sample_regions` or `whole_map`, with
-`statistical_loss` and `congruence_loss`; `TextureHead` trains the `GraphEnhancement` of its variant "graph"; `STL` and
-its parts are STLNet's modules. Response: `response_loss`. Adversarial: `HolisticCritic` with `generator_loss`,
-`critic_loss` and `gradient_penalty`. All terms together: `SSTKDLoss`.
+`statistical_loss` and `congruence_loss`; `TextureHead` trains the `GraphEnhancement` of its variant "graph", and a
+`TextureEmbedding` for use before either module; `STL` and its parts are STLNet's modules. Response: `response_loss`.
+Adversarial: `HolisticCritic` with `generator_loss`, `critic_loss` and `gradient_penalty`. All terms together:
+`SSTKDLoss`.
 """
 
 from sstkd.cdm import CDM
@@ -12,6 +13,7 @@ from sstkd.contourlet import Contourlet, contourlet, inverse_contourlet
 from sstkd.critic import HolisticCritic, critic_loss, generator_loss, gradient_penalty
 from sstkd.directional import directional_filter_bank, inverse_directional_filter_bank
 from sstkd.dtiem import DTIEM, Equalized, sample_regions, texture_importance, uncertainty_importance, whole_map
+from sstkd.embedding import TextureEmbedding
 from sstkd.filters import FanFilters, PyramidFilters
 from sstkd.graph import GraphEnhancement
 from sstkd.laplacian import inverse_laplacian_pyramid, laplacian_pyramid
@@ -35,6 +37,7 @@ __all__ = [
     "QCO1d",
     "QCO2d",
     "SSTKDLoss",
+    "TextureEmbedding",
     "TextureHead",
     "congruence_loss",
     "contourlet",

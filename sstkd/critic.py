@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from sstkd.quantize import whole
 
 Adversarial = Literal["wgan-gp", "hinge"]
+CriticInput = Literal["batchnorm", "tanh"]
 _SLOPE = 0.1
 _LEAST_SIDE = 64  # four halvings and a 4 x 4 window
 
@@ -31,9 +32,9 @@ _LEAST_SIDE = 64  # four halvings and a 4 x 4 window
 class HolisticCritic(nn.Module):
     """Score maps (N, K, H, W) to critic outputs (N, 1, h, w), one per 64 x 64 window with stride 16.
 
-    Batch normalisation of the scores, four 4x4 convolutions of stride 2 with spectral normalisation, self-attention
-    after the third and the fourth, a 4x4 convolution. Maps with a side below 64 are resized to it (bilinear). Computed
-    in float32 (float64 for float64 parameters) with autocast off.
+    Batch normalisation of the scores, or their tanh (modes 1 and 2 of the authors' code), four 4x4 convolutions of
+    stride 2 with spectral normalisation, self-attention after the third and the fourth, a 4x4 convolution. Maps with a
+    side below 64 are resized to it (bilinear). Computed in float32 (float64 for float64 parameters) with autocast off.
 
     In train mode every call first updates the running statistics and makes one power iteration, as in the authors'
     code. The batch normalisation is never synchronised between processes, because the gradient penalty is
@@ -42,16 +43,21 @@ class HolisticCritic(nn.Module):
     Args:
         classes: K.
         width: channels of the first convolution; each further one has twice as many (64: verified, V).
+        preprocess: what the first convolution sees: the scores after batch normalisation, or their tanh (V).
 
     Raises:
-        ValueError: classes or width no integer or below 1.
+        ValueError: classes or width no integer or below 1, or an unknown `preprocess`.
     """
 
-    def __init__(self, classes: int, width: int = 64) -> None:
+    def __init__(self, classes: int, width: int = 64, preprocess: CriticInput = "batchnorm") -> None:
         super().__init__()
+        if preprocess not in get_args(CriticInput):
+            allowed = ", ".join(map(repr, get_args(CriticInput)))
+            raise ValueError(f"the critic's input is {preprocess!r}; allowed: {allowed}")
         if not whole(classes, width) or classes < 1 or width < 1:
             raise ValueError(f"classes is {classes}, width {width}; both must be integers, at least 1")
-        self.norm = ScoreNorm(classes)
+        self.classes = classes
+        self.norm = ScoreNorm(classes) if preprocess == "batchnorm" else nn.Tanh()
         widths = [classes, width, 2 * width, 4 * width, 8 * width]
         self.convolutions = nn.ModuleList(SpectralConv(a, b) for a, b in pairwise(widths))
         self.attention = nn.ModuleList((SelfAttention(widths[3]), SelfAttention(widths[4])))
@@ -63,8 +69,8 @@ class HolisticCritic(nn.Module):
         Raises:
             ValueError: the scores are not (N, classes, H, W), or empty.
         """
-        if scores.ndim != 4 or scores.shape[1] != self.norm.weight.numel():
-            raise ValueError(f"scores must be (N, {self.norm.weight.numel()}, H, W), got {tuple(scores.shape)}")
+        if scores.ndim != 4 or scores.shape[1] != self.classes:
+            raise ValueError(f"scores must be (N, {self.classes}, H, W), got {tuple(scores.shape)}")
         if not scores.numel():
             raise ValueError(f"the scores are empty: shape {tuple(scores.shape)}; at least one image is needed")
         with torch.autocast(scores.device.type, enabled=False):

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from sstkd.cdm import CDM
-from sstkd.critic import Adversarial, HolisticCritic, adversarial_terms, check_kind
+from sstkd.critic import Adversarial, CriticInput, HolisticCritic, adversarial_terms, check_kind
 from sstkd.dtiem import DTIEM, require_all_finite
-from sstkd.losses import response_loss, statistical_loss, structural_loss
+from sstkd.embedding import TextureEmbedding
+from sstkd.losses import Reduction, check_reduction, response_loss, statistical_loss, structural_loss
 from sstkd.quantize import whole
 from sstkd.regions import sample_regions, texture_importance, uncertainty_importance, whole_map
 
@@ -52,16 +53,22 @@ class SSTKDLoss(nn.Module):
             two highest class probabilities (D).
         region_options: further arguments of `sample_regions`.
         congruence: weight of `congruence_loss` in the statistical term (V2, the weight D).
+        reduction: of both texture terms: "coefficients" is the mean over everything compared (D), "positions" the sum
+            over channels and subbands, averaged over positions (R); see `sstkd.losses`.
         classes: number of classes; needed for the critic only.
         adversarial: kind of critic, "wgan-gp" or "hinge" with the same penalty (V for SKD's code).
         critic_width: channels of the critic's first convolution (V).
         gradient_penalty: weight of the penalty (V).
+        critic_input: "batchnorm" or "tanh" of the scores before the critic's first convolution (V).
+        structural_embedding: trained embedding of both features before the CDM, from a `TextureHead`; a frozen copy is
+            kept. None: the features themselves (that there is one I, its layers D).
+        statistical_embedding: the same before the DTIEM. Regions are chosen by the teacher's feature in either case.
         check_finite: check the inputs for NaN, infinities and overflowing norms. On CUDA this synchronises once per
             call; it can be switched off if the terms are checked elsewhere. Replaces the option of `dtiem`.
 
     Raises:
-        ValueError: a weight is negative or not finite, a value is out of range, `region_options` are invalid, or
-            `classes` is missing for the critic.
+        ValueError: a weight is negative or not finite, a value is out of range, `region_options` are invalid,
+            `classes` is missing for the critic, or an embedding is not trained.
     """
 
     def __init__(
@@ -78,10 +85,14 @@ class SSTKDLoss(nn.Module):
         region_importance: Importance = "texture",
         region_options: Mapping[str, Any] | None = None,
         congruence: float = 0.0,
+        reduction: Reduction = "coefficients",
         classes: int | None = None,
         adversarial: Adversarial = "wgan-gp",
         critic_width: int = 64,
         gradient_penalty: float = 10.0,
+        critic_input: CriticInput = "batchnorm",
+        structural_embedding: TextureEmbedding | None = None,
+        statistical_embedding: TextureEmbedding | None = None,
         check_finite: bool = True,
     ) -> None:
         super().__init__()
@@ -95,6 +106,8 @@ class SSTKDLoss(nn.Module):
         if not 0 < temperature < inf:
             raise ValueError(f"temperature is {temperature}; it must be positive and finite")
         check_kind(adversarial)
+        check_reduction(reduction)
+        self.reduction = reduction
         self.w_re, self.w_str, self.w_sta, self.w_adv = w_re, w_str, w_sta, w_adv
         self.temperature, self.congruence = temperature, congruence
         self.regions, self.region_importance = regions, region_importance
@@ -104,12 +117,14 @@ class SSTKDLoss(nn.Module):
         self.check_finite = check_finite
         if w_str:
             self.cdm = cdm or CDM()
+            self.structural_embedding = _frozen(structural_embedding)
         if w_sta:
             self.dtiem = dtiem or DTIEM()
+            self.statistical_embedding = _frozen(statistical_embedding)
         if w_adv:
             if classes is None:
                 raise ValueError(f"w_adv is {w_adv}: the critic needs `classes`, or w_adv 0 to leave it out")
-            self.critic = HolisticCritic(classes, critic_width)
+            self.critic = HolisticCritic(classes, critic_width, critic_input)
 
     def forward(
         self,
@@ -175,13 +190,14 @@ class SSTKDLoss(nn.Module):
         student, teacher = student.to(dtype), teacher.detach().to(dtype)
         terms = {}
         if self.w_str:
-            terms["structural"] = self.w_str * structural_loss(self.cdm(student - teacher))
+            difference = _embedded(self.structural_embedding, student) - _embedded(self.structural_embedding, teacher)
+            terms["structural"] = self.w_str * structural_loss(self.cdm(difference), reduction=self.reduction)
         if self.w_sta:
             with torch.no_grad():
                 positions = self._positions(teacher, logits, generator)
-                target = self.dtiem.enhance(teacher, positions)
-            ours = self.dtiem.enhance(student, positions)
-            terms["statistical"] = self.w_sta * statistical_loss(ours, target, self.congruence)
+                target = self.dtiem.enhance(_embedded(self.statistical_embedding, teacher), positions)
+            ours = self.dtiem.enhance(_embedded(self.statistical_embedding, student), positions)
+            terms["statistical"] = self.w_sta * statistical_loss(ours, target, self.congruence, self.reduction)
         return terms
 
     def _positions(self, teacher: Tensor, logits: Tensor, generator: torch.Generator) -> Tensor:
@@ -202,6 +218,14 @@ class SSTKDLoss(nn.Module):
             self.critic, student, teacher, generator, self.adversarial, self.gradient_penalty
         )
         return {"adversarial": self.w_adv * ours, "critic": critic}
+
+
+def _frozen(embedding: TextureEmbedding | None) -> TextureEmbedding | None:
+    return None if embedding is None else embedding.frozen()
+
+
+def _embedded(embedding: TextureEmbedding | None, features: Tensor) -> Tensor:
+    return features if embedding is None else embedding(features)
 
 
 def _check_region_options(options: Mapping[str, Any], regions: int) -> None:

@@ -1,6 +1,9 @@
-"""A texture head that trains a teacher's weights for DTIEM's variant `graph`.
+"""A texture head that trains a teacher's weights for DTIEM's variant `graph`, and embeddings for CDM and DTIEM.
 
     tiles of the features -> DTIEM's quantisation -> GraphEnhancement -> enhanced map; [enhanced, features] -> scores
+
+With embeddings (`sstkd.embedding`), E_sta(features) takes the place of the features, and the classifier also reads
+E_str(features): both are trained by the head's cross-entropy (decided, D).
 
 As in STLNet (Zhu et al., CVPR 2021, arXiv 2103.04133), a 1x1 classifier reads the enhanced map concatenated with its
 input features; tiles instead of the whole map are this project's decision, so that the graph is trained on regions of
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sstkd.dtiem import DTIEM
+from sstkd.embedding import TextureEmbedding
 from sstkd.graph import GraphEnhancement
 from sstkd.quantize import interpolate_vectors, whole
 
@@ -35,6 +39,9 @@ class TextureHead(nn.Module):
         relaxation: see `DTIEM`.
         clip_limit: see `DTIEM`.
         min_range: see `DTIEM`.
+        structural_embedding: width of the embedding for CDM; 0: none. The published size is that of
+            `sstkd.embedding.WIDTHS` (that there is one inferred, I; its layers D).
+        statistical_embedding: the same for DTIEM.
 
     Raises:
         ValueError: a number that is no integer or below 1, or as `DTIEM`.
@@ -53,16 +60,21 @@ class TextureHead(nn.Module):
         relaxation: float = 0.5,
         clip_limit: float | None = 4.0,
         min_range: float = 0.01,
+        structural_embedding: int = 0,
+        statistical_embedding: int = 0,
     ) -> None:
         super().__init__()
         if not whole(channels, classes, tiles) or min(channels, classes, tiles) < 1:
             raise ValueError(f"channels is {channels}, classes {classes}, tiles {tiles}; integers >= 1 are needed")
         self.tiles = tiles
+        self.structural_embedding = _embedding(channels, structural_embedding)
+        self.statistical_embedding = _embedding(channels, statistical_embedding)
         self.dtiem = DTIEM(levels, iterations, relaxation, clip_limit, min_range)
         self.graph = GraphEnhancement(width, hidden)
         self.graph.remember(self.dtiem.settings())
-        self.project = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.classify = nn.Conv2d(2 * width, classes, 1)
+        seen = statistical_embedding or channels
+        self.project = nn.Sequential(nn.Conv2d(seen, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.classify = nn.Conv2d(2 * width + structural_embedding, classes, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Class scores (N, K, H, W) of features (N, channels, H, W), at their resolution and in the weights' precision.
@@ -70,9 +82,11 @@ class TextureHead(nn.Module):
         Raises:
             ValueError: the features are not (N, channels, H, W), or empty.
         """
-        enhanced = self.enhance(features)
-        own = self.project(features.to(self.classify.weight.dtype))
-        scores: Tensor = self.classify(torch.cat((enhanced, own), 1))
+        seen = self._seen(features)
+        parts = [self._enhanced(seen), self.project(seen.to(self.classify.weight.dtype))]
+        if self.structural_embedding is not None:
+            parts.append(self.structural_embedding(features))
+        scores: Tensor = self.classify(torch.cat(parts, 1))
         return scores
 
     def enhance(self, features: Tensor) -> Tensor:
@@ -81,8 +95,15 @@ class TextureHead(nn.Module):
         Raises:
             ValueError: the features are not (N, C, H, W), or empty.
         """
+        return self._enhanced(self._seen(features))
+
+    def _seen(self, features: Tensor) -> Tensor:
+        """The features, or their embedding."""
         if features.ndim != 4 or not features.numel():
             raise ValueError(f"features must be (N, C, H, W) and not empty, got shape {tuple(features.shape)}")
+        return features if self.statistical_embedding is None else self.statistical_embedding(features)
+
+    def _enhanced(self, features: Tensor) -> Tensor:
         n, _, height, width = features.shape
         positions, home = tile_positions(height, width, self.tiles, features.device)
         with torch.autocast(features.device.type, enabled=False):
@@ -90,6 +111,10 @@ class TextureHead(nn.Module):
             vectors_NMPD = interpolate_vectors(assignment, self.graph(levels, share))
             map_NLD = vectors_NMPD.flatten(1, 2).index_select(1, home)
         return map_NLD.mT.reshape(n, -1, height, width)
+
+
+def _embedding(channels: int, width: int) -> TextureEmbedding | None:
+    return TextureEmbedding(channels, width) if width else None
 
 
 def tile_positions(height: int, width: int, tiles: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@
 The eight classes are eight photographs from the scikit-image wheel. Each is cut into three disjoint rectangles, one
 each for train, dev and val. A mosaic is a ragged Voronoi partition; every region is filled with a randomly rotated and
 scaled piece of one photograph, and its grey levels are replaced by their ranks, so that all grey levels are equally
-frequent in every region and a single pixel contains no information on its class.
+frequent in every region and a single pixel contains no information on its class. Statistical texture is a difference
+between distributions of grey levels; `equalize=False` keeps those of the photographs.
 """
 
 import hashlib
@@ -28,6 +29,8 @@ LIMITS = {
     "seed": (0, 9223372036854775807),
 }
 """Lowest and highest values of parameters; literal, because experiment files are checked without importing this."""
+ADDED = ("equalize",)
+"""Parameters that came after the first rows; at their defaults they are not part of a run's identity."""
 MOST_PIXELS = 2**29
 """Of all mosaics together: 1 GiB in memory."""
 SPLITS = ("train", "dev", "val")
@@ -86,6 +89,7 @@ class Recipe:
     ragged: float
     noise: float
     void: int
+    equalize: bool
 
 
 def texmosaic(
@@ -102,6 +106,7 @@ def texmosaic(
     noise: float = 0.0,
     void: int = 1,
     seed: int = 0,
+    equalize: bool = True,
 ) -> Data:
     """Generate the three splits in memory.
 
@@ -117,9 +122,11 @@ def texmosaic(
         zoom: range of the factor by which a piece is enlarged, drawn log-uniformly.
         ragged: random displacement of borders; 0 gives smooth borders, 1 up to about 3 % of `size`.
         noise: standard deviation of the Gaussian noise added to a piece before ranking, in units of the piece's own
-            standard deviation; it hides fine detail and does not change the distribution of grey levels.
+            standard deviation; it hides fine detail and, if equalised, does not change the distribution of grey levels.
         void: half-width in pixels of the border between regions that is labelled 255; 0 for none.
         seed: a mosaic depends on the seed, the split and its index, not on the number of mosaics.
+        equalize: even out the light of a photograph and replace the grey levels of a region by their ranks; otherwise
+            a region has the photograph's own grey levels, and the same pieces at the same places.
 
     Returns:
         Data with (size, size, 3) images; `info` has the single-pixel baselines of dev and val.
@@ -127,10 +134,10 @@ def texmosaic(
     Raises:
         ValueError: a parameter is out of range, or a photograph is missing.
     """
-    recipe = Recipe(size, regions, rotate, zoom, ragged, noise, void)
+    recipe = Recipe(size, regions, rotate, zoom, ragged, noise, void, equalize)
     counts = {"train": train, "dev": dev, "val": val}
     _check(root, recipe, counts, seed)
-    areas = texture_areas()
+    areas = texture_areas(equalize)
     splits = {name: _generate(recipe, areas[name], [seed, k], counts[name]) for k, name in enumerate(SPLITS)}
     digest = hashlib.sha256(b"texmosaic")
     for name in SPLITS:
@@ -180,8 +187,10 @@ def read_photograph(texture: Texture) -> NDArray[np.uint8]:
         return np.asarray(image.convert("L"))
 
 
-def texture_areas() -> dict[str, list[NDArray[np.float32]]]:
-    """The photographs' areas by split, one per class, evenly lit: {"train": [(h, w) float32, ...], ...}.
+def texture_areas(evenly_lit: bool = True) -> dict[str, list[NDArray[np.float32]]]:
+    """The photographs' areas by split, one per class: {"train": [(h, w) float32, ...], ...}.
+
+    Evenly lit (mean about 0, standard deviation about 1), or as the photograph has them (grey levels 0..255).
 
     All later steps read a single area, so no pixel of one split can get into another.
     """
@@ -189,7 +198,8 @@ def texture_areas() -> dict[str, list[NDArray[np.float32]]]:
     for texture in TEXTURES:
         photograph = read_photograph(texture)
         for name, (top, left, bottom, right) in split_boxes(texture).items():
-            areas[name].append(_even_light(photograph[top:bottom, left:right]))
+            area = photograph[top:bottom, left:right]
+            areas[name].append(_even_light(area) if evenly_lit else area.astype(np.float32))
     return areas
 
 
@@ -228,7 +238,7 @@ def _mosaic(
         top, left = int(rows.min()), int(columns.min())
         shape = (int(rows.max()) - top + 1, int(columns.max()) - left + 1)
         piece = _piece(areas[classes[k]], shape, recipe, rng)[rows - top, columns - left]
-        grey[rows, columns] = _ranks(piece, recipe.noise, rng)
+        grey[rows, columns] = _levels(piece, recipe, rng)
     label: NDArray[np.uint8] = classes[regions]
     if recipe.void:
         window = np.ones((2 * recipe.void + 1,) * 2, np.uint8)
@@ -292,17 +302,23 @@ def _piece(
     return out
 
 
-def _ranks(values: NDArray[np.float32], noise: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Replace (n,) values by their ranks, spread evenly over 0..255; equal values get an arbitrary order."""
+def _levels(values: NDArray[np.float32], recipe: Recipe, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Grey levels of (n,) values of one region: their ranks, or the values rounded and limited to 0..255.
+
+    Ranks are spread evenly over 0..255; equal values get an arbitrary order.
+    """
     n = values.size
-    if noise > 0:
-        values = values + noise * float(values.std()) * rng.standard_normal(n, dtype=np.float32)
-    # Random order first: resolving ties in scan order would create a gradient across a flat region.
-    shuffled = rng.permutation(n)
+    if recipe.noise > 0:
+        values = values + recipe.noise * float(values.std()) * rng.standard_normal(n, dtype=np.float32)
+    # Random order first: resolving ties in scan order would create a gradient across a flat region. A random phase,
+    # otherwise the set of levels that occur would identify small regions of n < 256 pixels. Both are drawn in either
+    # case, so that the pieces that follow are the same.
+    shuffled, phase = rng.permutation(n), rng.random()
+    if not recipe.equalize:
+        return np.clip(np.rint(values), 0, 255).astype(np.uint8)
     order = shuffled[np.argsort(values[shuffled], kind="stable")]
     out = np.empty(n, np.uint8)
-    # A random phase; otherwise the set of levels that occur would identify small regions of n < 256 pixels.
-    out[order] = ((np.arange(n) + rng.random()) * (256.0 / n)).astype(np.uint8)
+    out[order] = ((np.arange(n) + phase) * (256.0 / n)).astype(np.uint8)
     return out
 
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from harness.distillers._ops import check_positive
 from harness.distillers.base import OwnOptimizer
-from sstkd.critic import Adversarial, HolisticCritic, adversarial_terms, check_kind
+from sstkd.critic import Adversarial, CriticInput, HolisticCritic, adversarial_terms, check_kind
 
 
 class Adversary(nn.Module):
@@ -18,16 +18,26 @@ class Adversary(nn.Module):
         width: channels of the critic's first convolution.
         lr: learning rate of the critic's Adam (betas 0.9 and 0.99).
         penalty: weight of the gradient penalty.
+        preprocess: "batchnorm" or "tanh" of the scores before the critic's first convolution.
 
     Raises:
         ValueError: a value is out of range.
     """
 
-    def __init__(self, classes: int, weight: float, kind: Adversarial, width: int, lr: float, penalty: float) -> None:
+    def __init__(
+        self,
+        classes: int,
+        weight: float,
+        kind: Adversarial,
+        width: int,
+        lr: float,
+        penalty: float,
+        preprocess: CriticInput,
+    ) -> None:
         super().__init__()
         check_kind(kind)
         check_positive("critic", critic_lr=lr, gradient_penalty=penalty)
-        self.critic = HolisticCritic(classes, width)
+        self.critic = HolisticCritic(classes, width, preprocess)
         self.weight, self.kind, self.lr, self.penalty = weight, kind, lr, penalty
 
     def optimizer(self) -> OwnOptimizer:

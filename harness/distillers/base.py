@@ -37,6 +37,8 @@ class Distiller(nn.Module):
         optional: hyper-parameters of `space` that a search may also set to 0, which removes their term.
         needs: {hyper-parameter of `space`: another one}; the first has no effect if the other is 0.
         weights: hyper-parameters that scale terms; doubling all of them doubles every term.
+        added: hyper-parameters that came after the first rows: at their defaults they are not part of a run's identity,
+            so that earlier run_ids stay.
         caveat: what a table must state about the default values, e.g. that they are unverified; empty if nothing.
         needs_teacher: if False, the training loop skips the teacher's forward pass.
 
@@ -56,6 +58,7 @@ class Distiller(nn.Module):
     optional: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[Mapping[str, str]] = {}
     weights: ClassVar[tuple[str, ...]] = ("weight",)
+    added: ClassVar[tuple[str, ...]] = ()
     caveat: ClassVar[str] = ""
     needs_teacher: ClassVar[bool] = True
 

@@ -12,7 +12,8 @@ features are projected by 1x1 convolution, batch normalisation, ReLU, 1x1 convol
 Paper: Yang, Zhou, An, Jiang, Xu, Zhang, "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR
 2022, arXiv 2204.06986.
 Authors' code: winycg/CIRKD losses/cirkd_mini_batch.py, losses/cirkd_memory.py (kd 1, batch 1, pixel and region 0.1, on
-Pascal VOC 0.01; queues of 20000 and 2000 per class, 4096 and 1024 entries compared with).
+Pascal VOC 0.01; queues of 20000 and 2000 per class, 4096 and 1024 entries compared with). Its version with
+train_cirkdv2.py averages 4x4 windows in L_b if both sides of the map have 256 positions or more; that is `auto_pool`.
 Deviation: the authors enqueue the image's first pixels instead of the class's own, which are enqueued here unless
 `convention` is "cirkd". A batch without labels gives 0 instead of NaN. Different sizes are resized to the teacher's.
 Reduction: as written.
@@ -55,6 +56,11 @@ def minibatch_loss(student: Tensor, teacher: Tensor, tau: float, pool: int = 1) 
     return row_kl(ours, ours, theirs, theirs, tau, groups=len(student))
 
 
+def authors_pool(height: int, width: int) -> int:
+    """Side of the windows that the authors' later code averages in a map of this size: 4 from 256 x 256 on, else 1."""
+    return 4 if height >= 256 and width >= 256 else 1
+
+
 def memory_loss(anchors: Tensor, teacher: Tensor, entries: Tensor, tau: float, temperature: float) -> Tensor:
     """A memory term from unit rows (A, C) of both networks and entries (E, C) of the queue; 0 without anchors."""
     if not len(anchors):
@@ -83,6 +89,7 @@ class CIRKD(Distiller):
         enqueued: most positions per class and image that a step enqueues.
         tap: feature map to compare.
         convention: how the enqueued positions are chosen, see above.
+        auto_pool: the authors' rule for `pool`, see above; `pool` is 1 then.
 
     Raises:
         ValueError: a value is out of range, or either network lacks the tap.
@@ -105,6 +112,8 @@ class CIRKD(Distiller):
         "enqueued": (1, 200_000),
     }
 
+    added: ClassVar[tuple[str, ...]] = ("auto_pool",)
+
     def __init__(
         self,
         pair: Pair,
@@ -123,6 +132,7 @@ class CIRKD(Distiller):
         enqueued: int = 16,
         tap: str = "decoder",
         convention: Literal["canonical", "cirkd"] = "canonical",
+        auto_pool: bool = False,
     ) -> None:
         super().__init__()
         check_weights("cirkd", batch=batch, pixel=pixel, region=region, kd=kd)
@@ -132,6 +142,9 @@ class CIRKD(Distiller):
         check_positive("cirkd", **sizes, pixel_contrast=pixel_contrast, region_contrast=region_contrast)
         if enqueued > pixel_memory:
             raise ValueError(f"cirkd: enqueued is at most pixel_memory {pixel_memory}; given {enqueued}")
+        if auto_pool and pool != 1:
+            raise ValueError(f"cirkd: auto_pool chooses the windows by itself, so that pool is 1; given {pool}")
+        self.auto_pool = auto_pool
         ours, theirs = widths(pair, tap)
         self.batch, self.pixel, self.region, self.kd = batch, pixel, region, kd
         self.pool, self.tau, self.temperature, self.tap, self.convention = pool, tau, temperature, tap, convention
@@ -166,7 +179,8 @@ class CIRKD(Distiller):
         ours, theirs = compared(view, self.tap)
         terms = {}
         if self.batch:
-            terms["batch"] = self.batch * minibatch_loss(ours, theirs, self.tau, self.pool)
+            pool = authors_pool(*theirs.shape[-2:]) if self.auto_pool else self.pool
+            terms["batch"] = self.batch * minibatch_loss(ours, theirs, self.tau, pool)
         if self.pixel or self.region:
             terms |= self._memory(ours, theirs, view)
         return terms | kd_of(view, self.kd)

@@ -77,6 +77,7 @@ class IFVD(Distiller):
         critic_width: channels of the critic's first convolution; the others are proportional.
         critic_lr: initial learning rate of the critic's Adam; follows the recipe's schedule.
         gradient_penalty: weight of the critic's gradient penalty.
+        critic_input: what the critic's first convolution sees: the scores after batch normalisation, or their tanh.
 
     Raises:
         ValueError: a value is out of range, or either network lacks the tap.
@@ -95,6 +96,8 @@ class IFVD(Distiller):
 
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {"critic_width": (1, 1024)}
 
+    added: ClassVar[tuple[str, ...]] = ("critic_input",)
+
     def __init__(
         self,
         pair: Pair,
@@ -107,6 +110,7 @@ class IFVD(Distiller):
         critic_width: int = 64,
         critic_lr: float = 0.0004,
         gradient_penalty: float = 10.0,
+        critic_input: Literal["batchnorm", "tanh"] = "batchnorm",
     ) -> None:
         super().__init__()
         check_positive("ifvd", weight=weight)
@@ -119,7 +123,7 @@ class IFVD(Distiller):
         self.num_classes, self.ignore_index = pair.num_classes, pair.ignore_index
         if adversarial:
             self.adversary = Adversary(
-                pair.num_classes, adversarial, "wgan-gp", critic_width, critic_lr, gradient_penalty
+                pair.num_classes, adversarial, "wgan-gp", critic_width, critic_lr, gradient_penalty, critic_input
             )
 
     @classmethod

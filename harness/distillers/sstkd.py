@@ -2,13 +2,15 @@
 
     L = w_re L_re + w_str L_str + w_sta L_sta + w_adv L_adv
     L_re  = T^2 mean over pixels of KL(teacher || student) on low-resolution logits
-    L_str = mean over all subband coefficients of (CDM(f_T) - CDM(f_S))^2
+    L_str = mean over all subband coefficients of (CDM(f_T) - CDM(f_S))^2, or by `reduction` the mean over positions
+            of the sum over channels and subbands
     L_sta = mean over regions and positions of (DTIEM(f_T) - DTIEM(f_S))^2
     L_adv = -mean D(z_S), with a critic D that is trained together with the student
 
-f_T: the teacher's `stages`, each resized (bilinear) to `stride` and concatenated; no trained layer follows. f_S: the
-same of the student, projected to the teacher's width by a trained 1x1 convolution and batch normalisation. z_S: the
-student's low-resolution logits on the teacher's grid.
+f_T: the teacher's `stages`, each resized (bilinear) to `stride` and concatenated; the distillation trains no layer that
+follows. f_S: the same of the student, projected to the teacher's width by a trained 1x1 convolution and batch
+normalisation. z_S: the student's low-resolution logits on the teacher's grid. With `embedding_weights` both features
+first go through an embedding that was trained with the teacher (`sstkd.embedding`).
 
 Ji, Wang, Tao, Huang, Hua, Lu, "Structural and Statistical Texture Knowledge Distillation for Semantic Segmentation",
 CVPR 2022, arXiv 2305.03944. The authors published no code, so deviations from it are unknown; the loss is in
@@ -30,6 +32,7 @@ from harness.models.weights import load_state
 from harness.taps import Pair, Taps, View
 from sstkd.cdm import CDM
 from sstkd.dtiem import DTIEM
+from sstkd.embedding import HOW_TO_TRAIN_AN_EMBEDDING, Part, TextureEmbedding
 from sstkd.graph import GraphEnhancement
 from sstkd.loss import SSTKDLoss
 
@@ -66,6 +69,8 @@ class SSTKD(Distiller):
         graph_weights: safetensors or `weights_only` file with the graph of variant "graph".
         graph_sha256: SHA-256 of that file.
         congruence: weight of the difference of cumulative distributions within the statistical term (V2, the value D).
+        reduction: of both texture terms: the mean over everything that is compared, or the sum over channels and
+            subbands averaged over positions ("coefficients" D, "positions" R).
         regions: regions per image; 0: the whole map is one region (D).
         region_importance: criterion for preferred regions: the teacher's local texture, or a small margin between its
             two highest class probabilities (D).
@@ -79,10 +84,15 @@ class SSTKD(Distiller):
         critic_lr: initial learning rate of the critic's Adam; follows the recipe's schedule (V).
         critic_betas: betas of that Adam (R).
         gradient_penalty: weight of the critic's gradient penalty (V).
+        critic_input: what the critic's first convolution sees: the scores after batch normalisation, or their tanh (V).
+        embedding_weights: safetensors or `weights_only` file with the embeddings of a `sstkd.TextureHead` that the
+            teacher was trained with, for both features before CDM, DTIEM or both; none: these modules have no
+            parameters (that there is one I, its layers D).
+        embedding_sha256: SHA-256 of that file.
 
     Raises:
-        ValueError: a value is out of range, either network lacks a stage, or graph weights are missing or were trained
-            with another quantisation.
+        ValueError: a value is out of range, either network lacks a stage, graph weights are missing or were trained
+            with another quantisation, or embeddings are missing, not trained, or of another width.
     """
 
     paper: ClassVar[str] = (
@@ -101,6 +111,13 @@ class SSTKD(Distiller):
     needs: ClassVar[Mapping[str, str]] = {"critic_lr": "w_adv"}
 
     weights: ClassVar[tuple[str, ...]] = ("w_re", "w_str", "w_sta", "w_adv")
+
+    added: ClassVar[tuple[str, ...]] = (
+        "reduction",
+        "critic_input",
+        "embedding_weights",
+        "embedding_sha256",
+    )
 
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {
         "stride": (1, 1024),
@@ -137,6 +154,7 @@ class SSTKD(Distiller):
         graph_weights: str | None = None,
         graph_sha256: str | None = None,
         congruence: float = 0.0,
+        reduction: Literal["coefficients", "positions"] = "coefficients",
         regions: int = 16,
         region_importance: Literal["texture", "uncertainty"] = "texture",
         region_sizes: tuple[float, ...] = (0.25, 0.5),
@@ -149,6 +167,9 @@ class SSTKD(Distiller):
         critic_lr: float = 0.0004,
         critic_betas: tuple[float, ...] = (0.9, 0.99),
         gradient_penalty: float = 10.0,
+        critic_input: Literal["batchnorm", "tanh"] = "batchnorm",
+        embedding_weights: str | None = None,
+        embedding_sha256: str | None = None,
     ) -> None:
         super().__init__()
         if stride < 1:
@@ -172,6 +193,9 @@ class SSTKD(Distiller):
                 variant=variant,
                 graph=_graph(graph_weights, graph_sha256),
             )
+        used: dict[Part, float] = {"structural": w_str, "statistical": w_sta}
+        parts = [part for part, weight in used.items() if weight]
+        embeddings = _embeddings(pair, self.stages, parts, embedding_weights, embedding_sha256)
         self.loss = SSTKDLoss(
             w_re=w_re,
             w_str=w_str,
@@ -190,10 +214,14 @@ class SSTKD(Distiller):
                 "important": region_important,
             },
             congruence=congruence,
+            reduction=reduction,
             classes=pair.num_classes,
             adversarial=adversarial,
             critic_width=critic_width,
             gradient_penalty=gradient_penalty,
+            critic_input=critic_input,
+            structural_embedding=embeddings.get("structural"),
+            statistical_embedding=embeddings.get("statistical"),
             # This check would sync with the device at every step; `_name_taps` checks only after a term is not finite.
             check_finite=False,
         )
@@ -259,6 +287,34 @@ def _graph(path: str | None, sha256: str | None) -> GraphEnhancement | None:
     if sha256 is None:
         raise ValueError(f"graph_weights is {path}: give graph_sha256 too, so that the row identifies the weights")
     return GraphEnhancement.from_state(load_state(Path(path), sha256))
+
+
+def _embeddings(
+    pair: Pair, stages: tuple[str, ...], parts: list[Part], path: str | None, sha256: str | None
+) -> dict[Part, TextureEmbedding]:
+    """Those of `parts` that a file of weights has; at least one."""
+    if path is None:
+        if sha256 is not None:
+            raise ValueError(f"embedding_sha256 is {sha256}: give embedding_weights too, the file that it belongs to")
+        return {}
+    if sha256 is None:
+        raise ValueError(
+            f"embedding_weights is {path}: give embedding_sha256 too, so that the row identifies the weights"
+        )
+    state = load_state(Path(path), sha256)
+    read = {part: TextureEmbedding.from_state(state, part) for part in parts}
+    found = {part: embedding for part, embedding in read.items() if embedding is not None}
+    if not found:
+        asked = " or ".join(parts) or "texture term"
+        raise ValueError(f"{path}: no embedding for the {asked}. {HOW_TO_TRAIN_AN_EMBEDDING}.")
+    width = sum(pair.teacher.stages[name].channels for name in stages)
+    for part, embedding in found.items():
+        if embedding.channels != width:
+            raise ValueError(
+                f"{path}: the {part} embedding takes {embedding.channels} channels; the teacher's {', '.join(stages)} "
+                f"have {width}"
+            )
+    return found
 
 
 def _missing_stages(pair: Pair, stages: tuple[str, ...]) -> str | None:

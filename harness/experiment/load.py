@@ -14,6 +14,7 @@ from harness.borders import quoted
 from harness.experiment import network_rules, rules, yaml_reader
 from harness.experiment.method import Method, dataset_entry, loss_entry, method_entry, nearest
 from harness.experiment.recipe import Spec, Train
+from harness.experiment.signatures import plain
 from harness.experiment.spec import Experiment, Network
 from harness.experiment.weights import PathMark, digested, filled_in
 from harness.experiment.yaml_reader import KeyPath, dotted
@@ -254,8 +255,9 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
     ]
     data = experiment.data
     try:
-        found = validate(dataset_entry(data.name).parameters, data.parameters, ("data", "parameters"), report)
-        data = data.model_copy(update={"parameters": found.model_dump(mode="json") if found else {}})
+        dataset = dataset_entry(data.name)
+        found = validate(dataset.parameters, data.parameters, ("data", "parameters"), report)
+        data = data.model_copy(update={"parameters": plain(dataset, found) if found else {}})
     except ValueError as error:
         report(("data", "name"), str(error))
     experiment = experiment.model_copy(update={"train": _resolve_losses(experiment.train, report)})
@@ -341,7 +343,7 @@ def _resolve_losses(train: Train, report: Report) -> Train:
 
 
 def _resolve_method(method: Method, at: KeyPath, written: Any, report: Report) -> Method | None:
-    """The method with every default filled in; None, and a report, if a name or a parameter is wrong."""
+    """The method with every default filled in but those of added parameters; None, and a report, if one is wrong."""
     parts: list[Method] = []
     try:
         found = method.parts
@@ -357,12 +359,13 @@ def _resolve_method(method: Method, at: KeyPath, written: Any, report: Report) -
             said = _prefixed(part.name, report)
         key = "parameters" if isinstance(form, dict) and "name" in form else part.name
         try:
-            parameters = validate(method_entry(part.name).parameters, part.parameters, (*here, key), said)
+            entry = method_entry(part.name)
+            parameters = validate(entry.parameters, part.parameters, (*here, key), said)
         except ValueError as error:
             report(here, str(error))
             continue
         if parameters is not None:
-            parts.append(part.model_copy(update={"parameters": parameters.model_dump(mode="json")}))
+            parts.append(part.model_copy(update={"parameters": plain(entry, parameters)}))
     return Method.summed(parts) if len(parts) == len(found) else None
 
 

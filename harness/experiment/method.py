@@ -14,7 +14,7 @@ from harness.experiment.recipe import Spec
 
 
 class Method(Spec):
-    """One distiller with all its hyper-parameters, defaults filled in; or a sum of several distillers' terms."""
+    """One distiller with its hyper-parameters, defaults filled in; or a sum of several distillers' terms."""
 
     name: Annotated[str, Field(max_length=1000)]
     """A name of the METHODS table, `package.module:Class`, or several of them joined by `+`."""

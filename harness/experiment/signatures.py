@@ -29,7 +29,7 @@ class Entry:
     name: str
     target: str  # "package.module:Name"
     parameters: type[BaseModel]
-    constants: dict[str, Any]  # class attributes with a literal value, e.g. needs_teacher
+    constants: dict[str, Any]  # class attributes with a literal value, e.g. needs_teacher; a function's `added`
 
 
 @functools.cache
@@ -68,7 +68,8 @@ def entry(target: str, name: str | None = None) -> Entry:
         name: how the experiment file calls it; the target itself when None.
 
     Raises:
-        ValueError: the module or the name does not exist, or a parameter's annotation or default is not plain data.
+        ValueError: the module or the name does not exist, a parameter's annotation or default is not plain data, or
+            `added` names no parameter with a default.
     """
     if not re.fullmatch(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*", target):
         raise ValueError(f"{target}: write it as package.module:Class")
@@ -77,9 +78,9 @@ def entry(target: str, name: str | None = None) -> Entry:
     tree = _parsed(path)
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == symbol:
-            found = (_assigned(statement, "LIMITS") for statement in tree.body)
-            limits: dict[str, tuple[float, float]] = next((ast.literal_eval(value) for value in found if value), {})
-            return Entry(name or target, target, _model(node, target, path, limits), {})
+            limits = _literal(tree, "LIMITS", {})
+            constants = {"added": added} if (added := _literal(tree, "ADDED", ())) else {}
+            return _entry(name, target, _model(node, target, path, limits), constants)
         if isinstance(node, ast.ClassDef) and node.name == symbol:
             constants = {}
             init = None
@@ -93,13 +94,34 @@ def entry(target: str, name: str | None = None) -> Entry:
                         # Expressions are skipped: a spec needs only plain data.
                         with contextlib.suppress(ValueError):
                             constants[named.id] = ast.literal_eval(value)
-            return Entry(name or target, target, _model(init, target, path, constants.get("limits", {})), constants)
+            return _entry(name, target, _model(init, target, path, constants.get("limits", {})), constants)
     raise ValueError(f"{target}: {path} defines no class or function named {symbol!r}")
+
+
+def _entry(name: str | None, target: str, parameters: type[BaseModel], constants: dict[str, Any]) -> Entry:
+    optional = [key for key, field in parameters.model_fields.items() if not field.is_required()]
+    wrong = [key for key in constants.get("added", ()) if key not in optional]
+    if wrong:
+        raise ValueError(f"{target}: added names {', '.join(wrong)}; allowed are parameters with a default: {optional}")
+    return Entry(name or target, target, parameters, constants)
 
 
 def keywords(found: Entry, parameters: dict[str, Any]) -> dict[str, Any]:
     """Parameters with the types of the signature (JSON has no tuples)."""
     return dict(found.parameters.model_validate_json(json.dumps(parameters)))
+
+
+def plain(found: Entry, parameters: BaseModel) -> dict[str, Any]:
+    """Parameters as plain data: what a run's identity and its row contain.
+
+    Those that `added` names are left out at their defaults: they came after the first rows, which lack them.
+    """
+    values = parameters.model_dump(mode="json")
+    for name in found.constants.get("added", ()):
+        default = found.parameters.model_fields[name].default
+        if values[name] == json.loads(json.dumps(default)):
+            del values[name]
+    return values
 
 
 def source_file(module: str) -> Path:
@@ -142,6 +164,12 @@ def _assigned(node: ast.stmt, variable: str) -> ast.expr | None:
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == variable:
         return node.value
     return None
+
+
+def _literal(tree: ast.Module, variable: str, otherwise: Any) -> Any:
+    """The value of a module's constant, which is plain data."""
+    found = (_assigned(statement, variable) for statement in tree.body)
+    return next((ast.literal_eval(value) for value in found if value), otherwise)
 
 
 def _model(

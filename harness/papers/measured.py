@@ -11,6 +11,7 @@ from harness.analysis.arrays import Runs, Shared, split
 from harness.analysis.stats import paired_difference, score
 from harness.experiment.method import method_entry
 from harness.experiment.recipe import without_defaults_of_added_keys
+from harness.experiment.signatures import plain
 from harness.papers.cells import NOT_RUN, PARTS, UNVERIFIED, Cell, Grid
 from harness.papers.lines import Column, Line, Ours, PaperTable, ours_of, parts_of
 from harness.papers.protocols import NETWORKS, RECIPES
@@ -203,8 +204,8 @@ def complete(ours: Ours) -> dict[str, Any]:
     parts = parts_of(ours)
     found: dict[str, Any] = {}
     for name, given in parts:
-        model = method_entry(name).parameters.model_validate_json(json.dumps(dict(given)))
-        own = json.loads(model.model_dump_json())
+        entry = method_entry(name)
+        own = plain(entry, entry.parameters.model_validate_json(json.dumps(dict(given))))
         found |= own if len(parts) == 1 else {f"{name}.{key}": value for key, value in own.items()}
     return found
 

@@ -56,6 +56,7 @@ _CRITIC_VALUES = [
     ({"critic_lr": 0.0}, "above 0"),
     ({"critic_lr": inf}, "above 0"),
     ({"gradient_penalty": nan}, "finite"),
+    ({"critic_input": "nobody"}, "'batchnorm', 'tanh'"),
 ]
 # Beside the tuned values, which the property `refusals` tries: what is given, and what the message says is allowed.
 WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
@@ -105,6 +106,7 @@ WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
         ),
         ({"enqueued": 30, "pixel_memory": 20}, "at most pixel_memory 20"),
         ({"convention": "nobody"}, "'canonical', 'cirkd'"),
+        ({"auto_pool": True, "pool": 2}, "pool is 1; given 2"),
         _TAP,
     ],
     "dist": [({"tau": 0.0}, "above 0")],
@@ -122,7 +124,7 @@ WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"groups": 0}, "multiple of groups"),
         ({"groups": 3}, "multiple of groups"),
         ({"groups": -4}, "multiple of groups"),
-        ({"pool": 0}, "above 0"),
+        ({"pool": -1}, "0 for no pooling"),
         ({"patch": (0, 4)}, "above 0"),
         ({"dropped": 1.0}, "[0, 1)"),
         ({"convention": "nobody"}, "'af-dcd', 'canonical'"),
@@ -164,6 +166,8 @@ WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
                 ("band_weights", "equal"),
                 ("variant", "graph"),
                 ("adversarial", "hinge"),
+                ("reduction", "positions"),
+                ("critic_input", "tanh"),
             )
         ),
     ],
@@ -177,18 +181,20 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("kd", {"convention": "mmrazor", "temperature": 4.0}),
     ("fitnet", {"tap": "last", "kd": 0.0}),
     ("at", {"taps": ("stage1", "last", "decoder")}),
-    ("skd", {"convention": "canonical"}),
+    ("skd", {"convention": "canonical", "critic_input": "tanh"}),
     ("skd", {"convention": "cirkd", "adversarial": "hinge"}),
-    ("ifvd", {"convention": "canonical", "tap": "stage2"}),
+    ("ifvd", {"convention": "canonical", "tap": "stage2", "critic_input": "tanh"}),
     ("cwd", {"feature": 50.0}),
     ("cwd", {"feature": 50.0, "convention": "cirkd"}),
     ("cwd", {"feature": 5.0, "convention": "mmseg", "tau": 1.0}),
     ("dsd", {"taps": ("stage1", "stage2", "last", "logits")}),
     ("cirkd", {"pool": 2, "temperature": 2.0}),
     ("cirkd", {"convention": "cirkd"}),
+    ("cirkd", {"auto_pool": True}),
     ("dist", {"tau": 4.0}),
     ("mgd", {"convention": "canonical", "dropped": 0.0}),
     ("af-dcd", {"convention": "canonical", "kd": 1.0}),
+    ("af-dcd", {"enhanced_projector": True, "pool": 0}),
     ("freekd", {"train_tokens": True}),
     ("kt", {"divergence": "mse"}),
     ("kt", {"divergence": "l1"}),
@@ -196,6 +202,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("kt", {"divergence": "huber", "delta": 1e-3}),
     ("sstkd", {"regions": 0, "adversarial": "hinge", "congruence": 0.5}),
     ("sstkd", {"region_importance": "uncertainty", "stages": ("stage1",), "clip_limit": None}),
+    ("sstkd", {"reduction": "positions", "critic_input": "tanh"}),
 ]
 _OWN_DEFECT = {"ignored-pixels:pixel": "the authors enqueue the image's first pixels, whether they have a label or not"}
 

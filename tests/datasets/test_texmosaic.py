@@ -20,6 +20,8 @@ from harness.datasets.texmosaic import (
     TEXTURES,
     VOID,
     Mosaics,
+    Recipe,
+    _levels,
     read_photograph,
     split_boxes,
     texture_areas,
@@ -114,6 +116,70 @@ def test_grey_levels_are_uniform_in_every_region():
             values = grey[label == k]
             share = np.cumsum(np.bincount(values, minlength=256)) / values.size
             assert np.abs(share - np.arange(1, 257) / 256).max() <= 1.01 / values.size
+
+
+def test_without_equalisation_a_region_has_the_photographs_grey_levels():
+    """Unrotated pieces of factor 1 at whole pixels are the photograph itself; all have its distribution."""
+    plain = load(train=200, dev=1, val=1, size=64, regions=(4, 8), void=0, equalize=False)
+    for k, texture in enumerate(TEXTURES):
+        y0, x0, y1, x1 = split_boxes(texture)["train"]
+        area = read_photograph(texture)[y0:y1, x0:x1].astype(float)
+        seen = plain.train.grey[plain.train.labels == k].astype(float)
+        # Pieces are near the middle more often than the area is; ranks would have mean 127.5 and deviation 73.9.
+        assert abs(seen.mean() - area.mean()) < 0.25 * area.std() + 2, texture.name
+        assert 0.75 < seen.std() / area.std() < 1.25, texture.name
+    exact = load(train=1, dev=1, val=1, regions=(1, 1), void=0, rotate=0.0, zoom=(1.0, 1.0), equalize=False)
+    (k,) = np.unique(exact.train.labels)
+    y0, x0, y1, x1 = split_boxes(TEXTURES[k])["train"]
+    area = read_photograph(TEXTURES[k])[y0:y1, x0:x1].astype(float)
+    found = exact.train.grey[0].astype(float)
+    # The piece lies between pixels: bilinear weights make it the mean of four shifted windows, within 1 of rounding.
+    windows = np.lib.stride_tricks.sliding_window_view(area, (97, 97))
+    near = np.abs(windows[:, :, 1:-1, 1:-1].mean((2, 3)) - found[1:, 1:].mean()) < 3
+    fits = [_bilinear_misfit(windows[y, x], found) for y, x in zip(*np.nonzero(near), strict=True)]
+    assert min(fits) <= 1.1
+
+
+def _bilinear_misfit(window, found):
+    """Largest difference of `found` (96, 96) to the best bilinear shift of `window` (97, 97)."""
+    corners = [window[y : y + 96, x : x + 96].ravel() for y in (0, 1) for x in (0, 1)]
+    weights = np.linalg.lstsq(np.stack(corners, 1), found.ravel(), rcond=None)[0]
+    return np.abs(np.stack(corners, 1) @ weights - found.ravel()).max()
+
+
+def test_equalisation_changes_grey_levels_only():
+    given = {"train": 6, "dev": 2, "val": 2, "noise": 0.3}
+    ranked, raw = load(**given), load(**given, equalize=False)
+    for name in SPLITS:
+        ours, theirs = getattr(ranked, name), getattr(raw, name)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        assert not np.array_equal(ours.grey, theirs.grey)
+    assert ranked.info.content_hash != raw.info.content_hash
+    # The same pieces: what is bright beside its neighbours is so in both.
+    detail = [np.diff(x.train.grey.astype(float), axis=2).ravel() for x in (ranked, raw)]
+    assert np.corrcoef(*detail)[0, 1] > 0.5
+    assert load(**given, equalize=True).info == ranked.info
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_the_default_is_ranks_from_the_same_draws_as_ever(noise):
+    values = np.random.default_rng(0).standard_normal(300, dtype=np.float32).round(1)  # with ties
+    recipe = Recipe(96, (3, 6), 30.0, (0.85, 1.2), 1.0, noise, 1, equalize=True)
+    found = _levels(values, recipe, np.random.default_rng(1))
+    rng = np.random.default_rng(1)
+    if noise:
+        values = values + noise * float(values.std()) * rng.standard_normal(300, dtype=np.float32)
+    shuffled = rng.permutation(300)
+    place = np.empty(300)
+    place[shuffled[np.argsort(values[shuffled], kind="stable")]] = np.arange(300)
+    np.testing.assert_array_equal(found, ((place + rng.random()) * (256.0 / 300)).astype(np.uint8))
+    kept = _levels(np.array([-3.0, 0.4, 0.6, 300.0], np.float32), replace(recipe, noise=0.0, equalize=False), rng)
+    assert kept.tolist() == [0, 0, 1, 255]
+
+
+def test_without_equalisation_a_single_pixel_tells_classes():
+    raw = load(**SMALL, equalize=False).info
+    assert raw.floor_dev_miou > 2 / (2 * K - 1)
 
 
 def test_grey_levels_are_uniform_per_class(data):

@@ -23,6 +23,8 @@ from harness.distillers.at import at_loss
 from harness.distillers.kt import kt_loss
 from harness.distillers.skd import pairwise_loss
 from harness.taps import NetworkInfo, Pair, TapInfo, Taps, View
+from sstkd.cdm import CDM
+from sstkd.losses import Reduction, statistical_loss, structural_loss
 from tests.oracles.module_maps import NOT_OURS
 from tests.oracles.oracle_folder import entries
 
@@ -40,7 +42,7 @@ class Row:
 
     Attributes:
         term: as the first column has it.
-        convention: value of `convention=`; empty where none gives it.
+        convention: value of `convention=`, of SSTKD's `reduction=`; empty where none gives it.
         whose: repositories that have it.
         factor: of the weight on the way to the canonical convention; empty where there is none.
         loss: of the example's student, its gradient and the reference that it is compared with.
@@ -125,7 +127,7 @@ def rows() -> list[Row]:
             found.append(Row(term, "skd", "SKD", "N", kd("skd"), 10.0, entropy))
         found.append(Row(term, "ifvd", "IFVD, CWD", "1 / (K T^2)", kd("ifvd"), 10.0 * first, None, values))
         found.append(Row(term, "mmrazor", "mmrazor, torchdistill, RepDistiller", "h w", kd("mmrazor")))
-    return found + cwd_rows() + feature_rows()
+    return found + cwd_rows() + feature_rows() + texture_rows()
 
 
 def cwd_rows() -> list[Row]:
@@ -180,6 +182,29 @@ def feature_rows() -> list[Row]:
     return found
 
 
+def texture_rows() -> list[Row]:
+    """Of SSTKD's texture terms; a graph's vectors are the features of all positions, one region."""
+
+    def structural(student: Tensor, teacher: Tensor, levels: tuple[int, ...], reduction: Reduction) -> Tensor:
+        return structural_loss(CDM(levels)(student - teacher), reduction=reduction)
+
+    def statistical(student: Tensor, teacher: Tensor, reduction: Reduction) -> Tensor:
+        ours, theirs = (x.flatten(2).mT.unsqueeze(1) for x in (student, teacher))
+        return statistical_loss(ours, theirs, reduction=reduction)
+
+    found = []
+    for levels, factor in (((4,), "C B"), ((3, 4), "")):
+        term = f"SSTKD, structural, levels {', '.join(map(str, levels))}"
+        losses = {r: taken(structural, "features", levels, r) for r in get_args(Reduction)}
+        found.append(Row(term, "coefficients", "this project", "1", losses["coefficients"]))
+        found.append(Row(term, "positions", "recalled (R)", factor, losses["positions"], values={"B": 2.0**4}))
+    term = "SSTKD, statistical, graph"
+    losses = {r: taken(statistical, "features", r) for r in get_args(Reduction)}
+    found.append(Row(term, "coefficients", "this project", "1", losses["coefficients"]))
+    found.append(Row(term, "positions", "recalled (R)", "D", losses["positions"], values={"D": SIZES["C"]}))
+    return found
+
+
 def table() -> str:
     """In Markdown."""
     heads = [
@@ -210,7 +235,7 @@ def test_the_table_of_conventions_is_the_computed_one() -> None:
 @pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row.term}-{row.convention}")
 def test_a_factor_is_the_ratio_of_gradients_and_of_losses(row: Row) -> None:
     canonical = next(other for other in rows() if other.term == row.term)
-    assert canonical.convention == "canonical"
+    assert canonical.convention in ("canonical", "coefficients") and canonical.factor == "1"
     (loss, gradient), (other, reference) = row.loss(), canonical.loss()
     # The one constant that is the best factor, and what it leaves of the gradient.
     best = float((gradient * reference).sum() / reference.square().sum())
@@ -226,6 +251,7 @@ def test_a_factor_is_the_ratio_of_gradients_and_of_losses(row: Row) -> None:
 def test_every_convention_that_a_method_offers_is_in_the_table() -> None:
     listed = {(row.term.split(",")[0], row.convention) for row in rows()}
     words = {"kd": "pixel-wise KD", "cwd": "CWD", "skd": "SKD", "mgd": "MGD", "af-dcd": "Af-DCD", "kt": "KT"}
+    assert {c for term, c in listed if term == "SSTKD"} == set(get_args(Reduction))
     # What names the reduction of a term that another method has, or no reduction.
     others = {("ifvd", "ifvd"), ("ifvd", "canonical"), ("skd", "skd"), ("cirkd", "cirkd"), ("cirkd", "canonical")}
     for name, kind in METHODS.items():

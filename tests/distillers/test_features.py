@@ -198,6 +198,28 @@ def test_reconstruction_of_af_dcd(convention, scene, feature, kd, dropped):
     scene.agree(terms, expected | dense.kd_of(scene, kd), *distiller.parameters())
 
 
+@EXAMPLES
+@given(scene=scenes(most=5, flat=False), feature=POSITIVE, dropped=st.sampled_from([0.0, 0.75]))
+def test_the_enhanced_projector_of_af_dcd_is_the_mean_of_two_branches(scene, feature, dropped):
+    parameters = {"feature": feature, "contrast": 0.0, "dropped": dropped, "groups": 1, "enhanced_projector": True}
+    distiller = scene.build(METHODS["af-dcd"], **parameters)
+    terms, mask = with_its_mask(scene, distiller)
+    theirs = scene.theirs["decoder"]
+    own = dict(distiller.generator.named_parameters())
+
+    def convolved(x, name):
+        return dense.convolved(x, own[f"{name}.weight"], own[f"{name}.bias"])
+
+    mapped = dense.resized(dense.adapted(scene, "decoder", distiller, bias=True), theirs.shape[-2:])
+    first = convolved(mapped * mask, "hidden.0").clamp(min=0)
+    second = convolved(first, "hidden.1").clamp(min=0)
+    made = (convolved(first, "out.0") + convolved(second, "out.1")) / 2
+    expected = {"feature": feature * (made - theirs).square().sum() / scene.batch}
+    scene.agree(terms, expected, *distiller.parameters())
+    width = theirs.shape[1]
+    assert sum(p.numel() for p in distiller.generator.parameters()) == 4 * (9 * width * width + width)
+
+
 @pytest.mark.parametrize("method", ["mgd", "af-dcd"])
 def test_the_generator_sees_a_quarter_of_the_positions_and_others_in_another_step(method):
     masks = []

@@ -12,7 +12,7 @@ from harness.distillers import METHODS, _relation
 from harness.distillers._ops import nearest_labels
 from harness.distillers._relation import row_kl
 from harness.distillers.af_dcd import omni_contrast
-from harness.distillers.cirkd import minibatch_loss
+from harness.distillers.cirkd import authors_pool, minibatch_loss
 from harness.distillers.ifvd import ifv_loss
 from harness.distillers.skd import pairwise_loss
 from tests.support import dense
@@ -141,6 +141,16 @@ def test_features_of_ignored_pixels_do_not_matter():
     assert ifv_loss(student, teacher, labels, 3, ignore_index=0) != ifv_loss(student, teacher, labels, 3)
 
 
+def test_an_ignored_position_with_a_zero_feature_counts_nothing_and_1_in_the_authors_code():
+    """Theirs: where no class is, the feature is compared with itself; the cosine of a zero vector is 0."""
+    student, teacher = random(1, 3, 2, 3), random(1, 3, 2, 3, seed=1)
+    labels = torch.full((1, 2, 3), 255)
+    student[0, :, 1, 2] = 0.0
+    itself = [torch.nn.functional.cosine_similarity(x, x, dim=1) for x in (student, teacher)]
+    assert (itself[0] - itself[1]).square().mean().item() == pytest.approx(1 / 6)
+    assert ifv_loss(student, teacher, labels, 3) == 0
+
+
 def test_ifv_without_labels_is_zero():
     student, teacher = random(2, 3, 3, 4).requires_grad_(), random(2, 5, 3, 4, seed=1)
     loss = ifv_loss(student, teacher, torch.full((2, 6, 8), 255), 3)
@@ -225,6 +235,15 @@ def test_af_dcd(scene, contrast, feature):
     if groups > 1:
         expected = contrast * dense_contrast(made[0], scene.theirs["decoder"], groups, 1, (2, 2), 2.0)
         agree(terms["contrast"], expected, [scene.ours["decoder"], *distiller.parameters()])
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (4, 6), (5, 3)])
+def test_omni_contrast_without_pooling(hw):
+    student, teacher = random(2, 6, *hw).requires_grad_(), random(2, 6, *hw, seed=1)
+    found = omni_contrast(student, teacher, 3, 0, (2, 2), 0.5)
+    agree(found, dense_contrast(student, teacher, 3, 1, (2, 2), 0.5), [student])
+    distiller = dense.plain(hw=(4, 4)).build(METHODS["af-dcd"], pool=0)
+    assert distiller.pool == 0
 
 
 # cirkd, within the batch
@@ -312,6 +331,42 @@ def dense_minibatch(student, teacher, tau, pool=1):
         ours, theirs = (units(x, i) @ units(x, j).T / tau for x in (student, teacher))
         rows.extend(dense.divergence(p, q) for p, q in zip(theirs, ours, strict=True))
     return mean(rows)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "pool"), [(256, 256, 4), (257, 1000, 4), (255, 1000, 1), (1000, 255, 1), (8, 8, 1)]
+)
+def test_the_authors_pool_from_256_positions_a_side_on(height, width, pool):
+    assert authors_pool(height, width) == pool
+
+
+def test_cirkd_pools_large_maps_as_the_authors_do():
+    """4 x 4 averages, of what there is at the border; in plain float64."""
+    student, teacher = random(1, 2, 257, 256).requires_grad_(), random(1, 3, 257, 256, seed=1)
+    scene = dense.plain(hw=(4, 4))
+    distiller = scene.build(METHODS["cirkd"], batch=2.0, pixel=0.0, region=0.0, kd=0.0, tau=0.5, auto_pool=True)
+    found = distiller(scene.shown(decoder=(student, teacher)))["batch"]
+
+    def rows(x):
+        sums = torch.nn.functional.pad(x, (0, 0, 0, 3)).view(1, x.shape[1], 65, 4, 64, 4).sum((3, 5))
+        sizes = torch.full((65, 1), 16.0, dtype=torch.float64)
+        sizes[-1] = 4.0  # the last window has one row
+        f = (sums / sizes)[0].flatten(1)
+        f = f / f.square().sum(0).sqrt()
+        return (f.T @ f / 0.5).log_softmax(1)
+
+    p, q = rows(teacher), rows(student)
+    want = 2.0 * (p.exp() * (p - q)).sum() / len(p)
+    agree(found, want, [student])
+
+
+def test_small_maps_are_not_pooled():
+    scene = dense.plain(hw=(5, 6))
+    losses = []
+    for auto_pool in (False, True):
+        distiller = scene.build(METHODS["cirkd"], pixel=0.0, region=0.0, kd=0.0, auto_pool=auto_pool)
+        losses.append(distiller(scene.view)["batch"])
+    assert torch.equal(*losses)
 
 
 @EXAMPLES

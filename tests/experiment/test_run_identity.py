@@ -1,10 +1,13 @@
 """What makes a run that run: what its run_id covers and what it does not."""
 
+import json
+
 import pytest
 import yaml
 
-from harness.experiment.method import Method
+from harness.experiment.method import Method, method_entry
 from harness.experiment.plan import plan
+from harness.experiment.signatures import table
 from harness.experiment.spec import Run
 from tests.support.base import BASE, load
 
@@ -20,6 +23,48 @@ def test_run_ids_do_not_change_between_versions(tmp_path):
     data = experiment.data.model_copy(update={"parameters": {"size": 64}})
     fixed = experiment.model_copy(update={"data": data, "methods": (Method(name="none"), kd), "seeds": (3,)})
     assert ids(fixed) == ["46e62683d9f5a2ea", "428bf3f686aaed49", "29eddda96fe72bff"]
+
+
+def test_methods_at_their_defaults_keep_their_runs(tmp_path):
+    """Parameters that a method or a dataset got after the first rows change no run_id at their defaults."""
+    methods = {
+        "skd": "26881a6f18a790de",
+        "ifvd": "bde5440f8e724275",
+        "cirkd": "c668327ab9484a91",
+        "af-dcd": "8ba4906bacab7adf",
+        "sstkd": "18b0749b64bc70a1",
+        "[kd, sstkd]": "d9573ca8885f740d",
+    }
+    experiment = load(tmp_path, BASE, f"methods=[none, {', '.join(methods)}]", "seeds=[1]")
+    assert ids(experiment) == ["61ef2e348be8b3ee", "9c9bec81a1bc784c", *methods.values()]
+
+
+def of(entry):
+    return entry.constants.get("added", ())
+
+
+def test_added_parameters_count_when_they_are_set(tmp_path):
+    changes = [
+        ("sstkd", "reduction=positions"),
+        ("sstkd", "critic_input=tanh"),
+        ("sstkd", "embedding_weights=head.safetensors"),
+        ("sstkd", f"embedding_sha256={'a' * 64}"),
+        ("skd", "critic_input=tanh"),
+        ("ifvd", "critic_input=tanh"),
+        ("cirkd", "auto_pool=true"),
+        ("af-dcd", "enhanced_projector=true"),
+    ]
+    added = {(name, key) for name, entry in table("harness.distillers", "METHODS").items() for key in of(entry)}
+    assert added == {(method, change.partition("=")[0]) for method, change in changes}
+    for method, change in changes:
+        base = f"methods=[none, {{{method}: {{}}}}]"
+        key, value = change.split("=")
+        before = ids(load(tmp_path, BASE, base))
+        default = method_entry(method).parameters.model_fields[key].default
+        written = json.dumps(default)
+        assert ids(load(tmp_path, BASE, base, f"methods.1.{method}.{key}={written}")) == before, (method, key)
+        after = ids(load(tmp_path, BASE, base, f"methods.1.{method}.{key}={value}"))
+        assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, False, True, False], (method, key)
 
 
 def test_a_run_survives_the_way_to_a_worker(tmp_path):
@@ -46,6 +91,7 @@ def test_a_run_survives_the_way_to_a_worker(tmp_path):
         "train.ema=null",
         "train.optimizer={name: sgd, encoder_lr_factor: 1}",
         "data.parameters.size=64",
+        "data.parameters.equalize=true",
         "methods.1.kd.temperature=1",
     ],
 )
@@ -69,6 +115,7 @@ ALL = (*TEACHER, *NONE, *KD)
 CHANGES = {
     "protocol.absent_policy=zero": ALL,
     "data.parameters.size=96": ALL,
+    "data.parameters.equalize=false": ALL,
     "train.auxiliary_weight=0.2": ALL,
     "pairs.0.teacher.encoder=resnet50": ALL,
     "pairs.0.teacher.seed=1": ALL,

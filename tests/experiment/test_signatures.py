@@ -193,3 +193,36 @@ def test_what_is_read_from_text_is_what_python_sees(package, variable):
 def test_a_constant_needs_no_annotation(module):
     source = "class Method:\n    needs_teacher = False\n\n    def __init__(self, pair, *, weight: float = 1.0):\n        pass\n"
     assert signatures.entry(f"{module(source)}:Method").constants == {"needs_teacher": False}
+
+
+ADDED = """
+class Method:
+    added = ("kind", "sizes")
+
+    def __init__(self, pair, *, weight: float = 1, kind: str = "a", sizes: tuple[int, ...] = (1, 2)) -> None: ...
+
+ADDED = ("even",)
+
+def loader(root, *, size: int = 3, even: bool = True): ...
+"""
+
+
+def test_added_parameters_are_left_out_of_plain_data_at_their_defaults(module):
+    name = module(ADDED)
+    method, loader = (signatures.entry(f"{name}:{symbol}") for symbol in ("Method", "loader"))
+    assert signatures.plain(method, build(method)) == {"weight": 1.0}
+    assert signatures.plain(method, build(method, kind="a", sizes=[1, 2], weight=2)) == {"weight": 2.0}
+    assert signatures.plain(method, build(method, sizes=[1])) == {"weight": 1.0, "sizes": [1]}
+    assert signatures.plain(loader, build(loader)) == {"size": 3}
+    assert signatures.plain(loader, build(loader, even=False)) == {"size": 3, "even": False}
+    # What is left out is filled in again for the constructor.
+    assert signatures.keywords(method, {"weight": 2.0}) == {"weight": 2.0, "kind": "a", "sizes": (1, 2)}
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "needed"])
+def test_added_names_parameters_with_a_default(module, wrong):
+    name = module(
+        f"class M:\n    added = ({wrong!r},)\n\n    def __init__(self, pair, *, needed: int, a: int = 1): ...\n"
+    )
+    with pytest.raises(ValueError, match=rf"added names {wrong}; allowed are parameters with a default: \['a'\]"):
+        signatures.entry(f"{name}:M")

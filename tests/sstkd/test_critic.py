@@ -1,5 +1,6 @@
 """The critic and the whole loss: shapes, modes, who is moved by what, refusals. Values: tests/oracles, test_sstkd_losses."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -85,6 +86,40 @@ def test_a_critic_learns_to_tell_them_apart(kind):
         loss.backward()
         optimizer.step()
     assert sum(gaps[-5:]) / 5 > sum(gaps[:5]) / 5 + 0.05
+
+
+def test_with_tanh_the_first_convolution_sees_the_tanh_of_the_scores():
+    """The rest is the critic whose numbers are the authors'; a normalisation by mean 0 and variance 1 leaves it alone."""
+    torch.manual_seed(0)
+    critic = HolisticCritic(3, 2, "tanh").double().eval()
+    plain = HolisticCritic(3, 2).double().eval()
+    shared = {name: value for name, value in plain.state_dict().items() if not name.startswith("norm.")}
+    assert list(critic.state_dict()) == list(shared), "tanh has no parameters and no statistics"
+    plain.load_state_dict(critic.state_dict(), strict=False)
+    plain.norm.running_var.fill_(1 - 1e-5)  # beside the epsilon of batch normalisation
+    x = (3 * random(2, 3, 64, 80).double()).requires_grad_()
+    a = np.tanh(x.detach().numpy())
+    seen = torch.from_numpy(a).requires_grad_()
+    found, want = critic(x), plain(seen)
+    torch.testing.assert_close(found, want, rtol=1e-10, atol=1e-14)
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    (inner,) = torch.autograd.grad(want.sum(), seen)
+    np.testing.assert_allclose(gradient.numpy(), inner.numpy() * (1 - a**2), rtol=1e-8, atol=1e-14)
+    assert not torch.allclose(plain(x.detach()), found.detach())
+    assert torch.autograd.gradcheck(critic, (x,), fast_mode=True)
+    assert torch.autograd.gradgradcheck(critic, (x,), fast_mode=True), "the gradient penalty differentiates twice"
+
+
+def test_tanh_draws_the_same_critic():
+    torch.manual_seed(0)
+    drawn = HolisticCritic(5, 4, "tanh").state_dict()
+    assert all(torch.equal(drawn[name], value) for name, value in critic_of().state_dict().items() if name in drawn)
+
+
+def test_the_whole_loss_passes_the_critics_input_on():
+    assert isinstance(SSTKDLoss(classes=5, critic_width=2, critic_input="tanh").critic.norm, torch.nn.Tanh)
+    with pytest.raises(ValueError, match="critic's input is 'relu'; allowed: 'batchnorm', 'tanh'"):
+        SSTKDLoss(classes=5, critic_width=2, critic_input="relu")
 
 
 def test_critic_refusals():

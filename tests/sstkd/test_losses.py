@@ -4,6 +4,7 @@ import ast
 import inspect
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -38,6 +39,89 @@ def test_structural_values_and_gradients():
         torch.testing.assert_close(loss, bands.square().mean(), rtol=1e-10, atol=0)
         (gradient,) = torch.autograd.grad(loss, student)
         torch.testing.assert_close(gradient, want_gradient, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("levels", [(2,), (1, 2), (2, 3)])
+def test_structural_positions_is_a_sum_over_channels_and_bands(levels):
+    """sum over channels c and bands b of the mean over images and positions of b, in numpy."""
+    n, c, size = 2, 3, 16
+    student, teacher = random(n, c, size, size).requires_grad_(), random(n, c, size, size, seed=1)
+    impulses = CDM(levels)(torch.eye(size * size, dtype=torch.float64).view(-1, 1, size, size))
+    bands = [stack[:, 0, b].flatten(1).numpy().T for stack in impulses for b in range(stack.shape[2])]
+    difference = (student.detach() - teacher).flatten(2).numpy()
+    want, want_gradient = 0.0, np.zeros((n, c, size * size))
+    for matrix in bands:  # (positions of the band, positions of the map)
+        coefficients = np.einsum("pq,ncq->ncp", matrix, difference)
+        for channel in range(c):
+            want += np.mean(coefficients[:, channel] ** 2)
+        want_gradient += 2 / (n * len(matrix)) * np.einsum("pq,ncp->ncq", matrix, coefficients)
+    cdm = CDM(levels)
+    for loss in (
+        structural_loss(cdm(student), cdm(teacher), "positions"),
+        structural_loss(cdm(student - teacher), reduction="positions"),
+    ):
+        assert loss.item() == pytest.approx(want, rel=1e-12)
+        (gradient,) = torch.autograd.grad(loss, student)
+        np.testing.assert_allclose(gradient.flatten(2).numpy(), want_gradient, rtol=1e-9, atol=1e-14)
+    assert torch.autograd.gradcheck(lambda x: structural_loss(cdm(x - teacher), reduction="positions"), student)
+
+
+def test_one_level_of_the_structural_term_is_converted_by_channels_times_bands():
+    bands = CDM((3,))(random(2, 5, 16, 16))
+    assert sum(band.shape[2] for band in bands) == 8
+    positions = structural_loss(bands, reduction="positions")
+    torch.testing.assert_close(positions, 5 * 8 * structural_loss(bands), rtol=1e-12, atol=0)
+
+
+def test_the_default_reduction_is_the_mean_bit_for_bit():
+    bands = [band.float() for band in CDM()(random(2, 5, 32, 32))]
+    total = torch.stack([band.square().sum() for band in bands]).sum()
+    assert torch.equal(structural_loss(bands), total / sum(band.numel() for band in bands))
+    values = random(2, 3, 4, 5).float(), random(2, 3, 4, 5, seed=1).float()
+    assert torch.equal(statistical_loss(*values), (values[0] - values[1]).square().sum() / 120)
+
+
+def test_statistical_positions_is_a_sum_over_a_graphs_dimensions_and_levels():
+    n, m, p, d, levels = 2, 3, 5, 7, 4
+    ours, theirs = (random(n, m, p, d, seed=i).requires_grad_(i == 0) for i in range(2))
+    ours_cdf, theirs_cdf = (random(n, m, levels, seed=i).requires_grad_(i == 2) for i in (2, 3))
+    a, b, f, g = (x.detach().numpy() for x in (ours, theirs, ours_cdf, theirs_cdf))
+    want = np.mean(np.sum((a - b) ** 2, axis=3)) + 0.7 * np.mean(np.sum((f - g) ** 2, axis=2))
+    loss = statistical_loss(Equalized(ours, ours_cdf), Equalized(theirs, theirs_cdf), 0.7, "positions")
+    assert loss.item() == pytest.approx(want, rel=1e-12)
+    gradients = torch.autograd.grad(loss, (ours, ours_cdf))
+    np.testing.assert_allclose(gradients[0].numpy(), 2 * (a - b) / (n * m * p), rtol=1e-12)
+    np.testing.assert_allclose(gradients[1].numpy(), 0.7 * 2 * (f - g) / (n * m), rtol=1e-12)
+    # An equalised intensity is one number per position.
+    values = random(n, m, p), random(n, m, p, seed=1)
+    assert torch.equal(statistical_loss(*values, reduction="positions"), statistical_loss(*values))
+
+
+def test_an_unknown_reduction_is_named():
+    x = random(1, 2, 3)
+    for call in (
+        lambda: structural_loss([random(1, 1, 2, 4, 4)], reduction="sum"),
+        lambda: statistical_loss(x, x, reduction="sum"),
+        lambda: congruence_loss(x, x, "sum"),
+        lambda: SSTKD(PAIR, reduction="sum"),
+    ):
+        with pytest.raises(ValueError, match="reduction is 'sum'; allowed: 'coefficients', 'positions'"):
+            call()
+
+
+def test_the_distiller_takes_the_reduction():
+    given = {"regions": 0, "w_re": 0.0, "w_adv": 0.0, "w_str": 3.0, "w_sta": 4.0, "congruence": 0.5}
+    distiller = SSTKD(PAIR, reduction="positions", **given).double()
+    student, teacher = taps(4, 3), taps(6, 5, seed=1)
+    terms = distiller(view(student, teacher))
+    ours, theirs = distiller.adapter(distiller._low_level(student, (6, 6))), distiller._low_level(teacher, (6, 6))
+    cdm, dtiem, everywhere = CDM(), DTIEM(), whole_map(2, 6, 6, torch.device("cpu"))
+    pairs = zip(cdm(ours), cdm(theirs.detach()), strict=True)
+    want = sum((a - b).square().mean((0, 3, 4)).sum() for a, b in pairs)
+    torch.testing.assert_close(terms["structural"], 3 * want)
+    a, b = (dtiem.equalize(x, everywhere) for x in (ours, theirs))
+    want = (a.values - b.values).square().mean() + 0.5 * (a.cumulative - b.cumulative).square().sum(2).mean()
+    torch.testing.assert_close(terms["statistical"], 4 * want)
 
 
 def test_structural_refuses():
