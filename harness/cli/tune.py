@@ -72,6 +72,7 @@ def _trials(wanted: "Bench", show: Any) -> Any:
 
     search = wanted.experiment.search
     count = search.trials if search is not None else 0
+    several = search is not None and len(search.run_seeds) > 1
 
     def told(trial: "TrialUpdate") -> None:
         if isinstance(show, Events):
@@ -81,6 +82,7 @@ def _trials(wanted: "Bench", show: Any) -> Any:
         if trial.status != "running":
             score = "" if trial.dev_miou is None else f"  dev mIoU {100 * trial.dev_miou:.2f}"
             name = f"{trial.pair}  {trial.method}  trial {trial.trial + 1} of {count}"
+            name += f" with seed {trial.seed}" if several else ""
             typer.echo(f"{name}{score}  {trial.seconds:.0f} s  {trial.message or trial.status}")
 
     return told
