@@ -68,9 +68,7 @@ def studies_of(experiment: Experiment) -> list[Study]:
     return found
 
 
-def trial_run(
-    study: Study, number: int, algorithm: str, values: Mapping[str, float], seed: int | None = None
-) -> Run:
+def trial_run(study: Study, number: int, algorithm: str, values: Mapping[str, float], seed: int | None = None) -> Run:
     """The run of one trial.
 
     Args:

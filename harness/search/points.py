@@ -1,7 +1,8 @@
 """The points of a search that are drawn before its first trial, and the file that identifies a folder's search.
 
-Under the ruleset `tuned` point 0 is the published one, as it is: it may lie outside the ranges. All methods share their coordinates in the unit cube: point 3 of every method has the same learning rate, and methods
-with equally many hyper-parameters are tried at the same places.
+Under the ruleset `tuned` point 0 is the published one, as it is: it may lie outside the ranges. All methods share the
+coordinates of the other points in the unit cube: point 3 of every method has the same learning rate, and methods with
+equally many hyper-parameters are tried at the same places.
 """
 
 import io

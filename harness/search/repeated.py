@@ -7,8 +7,8 @@ replacement (the first, the published one, stays), every one gets a mean of as m
 seeds, and the highest is chosen. What varies is the expected score of the chosen point, not the score it was chosen by.
 
 Limits: no repetition draws a point beyond the best so far; one variance is assumed for all points, so that points that
-diverged make the noise of good ones look larger. In simulations with 8 points and two seeds the deviation is right within
-a factor of about 2.
+diverged make the noise of good ones look larger. In simulations with 8 points and two seeds the deviation is right
+within a factor of about 2.
 """
 
 from dataclasses import dataclass

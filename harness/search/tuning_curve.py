@@ -116,6 +116,6 @@ def _repeated(outcome: Outcome) -> str:
     found = repeated(100 * np.array(scores))
     return (
         "; if the search were repeated, the expected mIoU of the chosen point would vary by "
-        f"{found.deviation:.2f} percentage points (standard deviation, estimated by resampling; with the same points by "
-        f"{found.deviation_of_seeds:.2f}, and the same point would be chosen in {100 * found.same:.0f} %)"
+        f"{found.deviation:.2f} percentage points (standard deviation, estimated by resampling; with the same points "
+        f"by {found.deviation_of_seeds:.2f}, and the same point would be chosen in {100 * found.same:.0f} %)"
     )

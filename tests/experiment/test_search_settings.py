@@ -37,7 +37,10 @@ MISTAKES = [
     (section(lr=[0.01]), "search.lr.1: the list ends before this item"),
     (section(trials=0), "search.trials: Input should be greater than 0"),
     (section(seed=7), "search.seed: the ruleset tuned has several search seeds. Write seeds: [7, 8]"),
-    (section(seeds=[7]), "search.seeds: 2 or more are needed, since one run does not tell a point from luck; given [7]"),
+    (
+        section(seeds=[7]),
+        "search.seeds: 2 or more are needed, since one run does not tell a point from luck; given [7]",
+    ),
     (section(seeds=[7, 7]), "search.seeds: 7 is there twice"),
     (section(seeds=[0, 7]), "search.seeds: 0 is one of seeds; a final run is never a trial"),
     ({**section(), "seeds": [0, 1001]}, "search.seeds: 1001 is one of seeds; a final run is never a trial"),
@@ -161,7 +164,8 @@ def test_an_incomplete_search_says_what_is_missing(tmp_path):
     for number in range(4):
         write_point(tmp_path, kd, number, {LR: 0.002, FACTOR: 1.0 + number}, None, None)
     with pytest.raises(
-        ValueError, match=r"kd: none of its 4 points was successful with every search seed \(why\). Fix the cause, then delete their rows"
+        ValueError,
+        match=r"kd: none of its 4 points was successful with every search seed \(why\). Fix the cause, then delete their rows",
     ):
         best.found(of, tmp_path, "F")
     assert none.key[1] == "none"

@@ -42,7 +42,9 @@ def test_a_complete_search_is_shown_without_ray(done):
     text = call("tune", file, "--results", results, "--set", "resources.address=127.0.0.1:1").stdout
     assert "tie of 4, the first is taken" in text and "8 ok" in text and "(published)" in text and "lr=" in text
     assert f"sstkd-bench run {file} --from-search" in text
-    for name in (outcome.FILE, "trials.png", "trials.svg"):
+    assert "note: search of kd: point " in text and "if the search were repeated" in text
+    assert (results / "tiny" / "search" / "best_so_far.csv").read_text().startswith("pair,method,points,trials,")
+    for name in (outcome.FILE, "trials.png", "trials.svg", "best_so_far.png", "best_so_far.svg"):
         assert (results / "tiny" / "search" / name).stat().st_size > 1000
 
 
@@ -51,6 +53,7 @@ def test_the_same_as_json(done):
     (line,) = call("tune", file, "--results", results, "--json").stdout.splitlines()
     event = json.loads(line)
     assert event["event"] == "search" and [row[1] for row in event["rows"]] == ["none", "kd"]
+    assert len(event["remarks"]) == 2
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -138,6 +141,23 @@ def test_the_search_of_another_recipe_is_not_taken(done):
     for words in (["tune"], ["run", "--from-search"], ["check", "--no-measure"], ["tables"]):
         result = call(words[0], file, *words[1:], "--results", results, "--set", "train.batch_size=2", code=2)
         assert "trial.tiny.train.batch_size: 4 there, 2 here" in result.stderr
+
+
+def test_the_report_has_the_best_score_so_far_and_the_remarks(done):
+    file, results = done
+    bench = Bench(load(file), results, file)
+    for run in bench.runs():
+        result = RESULT | {"train_seconds": 1.0, "eval_seconds": 1.0, "step_ms": 10.0, "device": "cpu"}
+        record.write_row(run, bench.directory, result, "ok")
+    bench.write_report()
+    curves = (bench.directory / "best_so_far.csv").read_text().splitlines()
+    assert curves[0].startswith("pair,method,points") and [line.split(",")[2] for line in curves[1:]] == list("124124")
+    assert (bench.directory / "best_so_far.svg").is_file() and (bench.directory / "best_so_far.png").is_file()
+    remark = "search of none: the published point is the best of 4; if the search were repeated"
+    page = (bench.directory / "report.html").read_text()
+    assert "<h3>Search</h3>" in page and page.count('aria-label="best dev mIoU by points tried"') == 2
+    for text in (page, (bench.directory / "table.md").read_text()):
+        assert remark in text
 
 
 def test_importance_finds_what_matters(tmp_path):

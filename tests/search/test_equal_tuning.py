@@ -200,4 +200,4 @@ def test_a_space_depends_on_neither_dataset_nor_pair(tmp_path):
 
 
 def test_the_loss_weights_of_a_method_that_names_none():
-    assert WEIGHTS == Distiller.weights
+    assert Distiller.weights == WEIGHTS

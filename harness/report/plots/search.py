@@ -22,7 +22,7 @@ _COLOURS = "viridis"
 
 
 def importance(outcome: Outcome) -> dict[str, tuple[float, int]]:
-    """|Spearman's rho| between each hyper-parameter and dev mIoU, over the points with a score in which it has an effect.
+    """|Spearman's rho| between each hyper-parameter and dev mIoU, over the points with a score in which it has effect.
 
     Returns:
         Correlation and number of points by name, without hyper-parameters that have fewer than `FEWEST` such points, or
