@@ -236,11 +236,10 @@ class Bench:
         """
         from harness.report.write import write_report
 
-        ids = [run.run_id for run in self.runs()]
-        compared = self._compared(ids, keep_stale)
-        missing = not (self.directory / "report.html").is_file() and os.access(self.directory, os.W_OK)
-        if rewrite or missing:
-            write_report(self.directory, rules.labels(self.experiment), self.experiment.seeds, ids, self.file, compared)
+        compared = self._compared(ids := [run.run_id for run in self.runs()], keep_stale)
+        if rewrite or (not (self.directory / "report.html").is_file() and os.access(self.directory, os.W_OK)):
+            of = self.experiment
+            write_report(self.directory, rules.labels(of), of.seeds, ids, self.file, compared, of)
         return compared[0]
 
     def rows(self, columns: Sequence[str]) -> Any:
@@ -304,14 +303,14 @@ class Bench:
 
     def _compared(self, ids: Collection[str], keep_stale: bool = False) -> "tuple[Table, int]":
         """The table of these runs, and of how many rows it is."""
-        from harness.report.write import table_of
+        from harness.report.write import table_of, with_search
 
         self._require_results(not store.finished(self.directory).keys().isdisjoint(ids))
         data = self.data_hash()
         found = reuse.standings(self.directory, ids, lambda: data)
         if not keep_stale:
             reuse.require_current(found, self.directory, self.file)
-        return table_of(
+        table = table_of(
             self.directory,
             rules.labels(self.experiment),
             self.experiment.seeds,
@@ -319,6 +318,7 @@ class Bench:
             {run_id: x.reasons for run_id, x in found.items() if x.state == "stale"},
             reuse.remarks(found, self.directory, data),
         )
+        return with_search(table, self.experiment, self.directory)
 
     def _train_teachers(self, wanted: Collection[str | None], on_update: OnUpdate, retry_failed: bool) -> list[Run]:
         """Train teachers before the runs that need them are planned; build every method on its pair before that.

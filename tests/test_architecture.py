@@ -42,7 +42,8 @@ RULES: dict[str, tuple[str, str]] = {
     "harness.analysis": ("harness.experiment harness.results", "numpy scipy pyarrow"),
     "harness.papers": ("harness.experiment harness.analysis", "numpy pyarrow"),
     "harness.report": (
-        "harness.experiment harness.results harness.analysis harness.papers harness.search.outcome",
+        "harness.experiment harness.results harness.analysis harness.papers harness.search.outcome "
+        "harness.search.tuning_curve",
         "numpy scipy matplotlib PIL rich",
     ),
     "harness.cluster": ("harness.experiment harness.results", "ray yaml"),

@@ -137,7 +137,7 @@ def test_what_cannot_be_compared_or_read_is_refused(make: Callable[..., harness.
 def test_a_search_comes_first(make: Callable[..., harness.Bench], launched: list[list[str]]) -> None:
     bench = make(**TUNED)
     for ask in (bench.runs, bench.pending, bench.run):
-        with pytest.raises(ValueError, match=r"0 of 4 trials (.|\n)*sstkd-bench tune"):
+        with pytest.raises(ValueError, match=r"0 of 8 trials (.|\n)*sstkd-bench tune"):
             ask()
     assert launched == []
 

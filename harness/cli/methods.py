@@ -32,7 +32,7 @@ def methods(
             "extra parameters",
             "buffers MB",
             "step / none",
-            "hyper-parameters [tuned range]",
+            "hyper-parameters [range of an untied search]",
             "paper",
         ]
         from harness.report.console import print_columns

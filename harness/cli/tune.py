@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 def tune(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS, as_json: AsJson = False) -> None:
     """Search each method's hyper-parameters and learning rate; then use them with: run FILE --from-search.
 
+    Under `tuned` the published point comes first, and every point is trained with each search seed.
+
     Interrupt it at any time; re-run the same command to resume.
     """
     with answering():
@@ -72,6 +74,7 @@ def _trials(wanted: "Bench", show: Any) -> Any:
 
     search = wanted.experiment.search
     count = search.trials if search is not None else 0
+    several = search is not None and len(search.run_seeds) > 1
 
     def told(trial: "TrialUpdate") -> None:
         if isinstance(show, Events):
@@ -81,6 +84,7 @@ def _trials(wanted: "Bench", show: Any) -> Any:
         if trial.status != "running":
             score = "" if trial.dev_miou is None else f"  dev mIoU {100 * trial.dev_miou:.2f}"
             name = f"{trial.pair}  {trial.method}  trial {trial.trial + 1} of {count}"
+            name += f" with seed {trial.seed}" if several else ""
             typer.echo(f"{name}{score}  {trial.seconds:.0f} s  {trial.message or trial.status}")
 
     return told
@@ -90,11 +94,15 @@ def _draw(outcomes: "Sequence[Outcome]", wanted: "Bench") -> None:
     from harness.files import write_atomic
     from harness.report.plots.search import trials_figure
     from harness.report.plots.style import figure_png, figure_svg
+    from harness.report.write import search_files
     from harness.results.paths import search_folder
 
     figure = trials_figure(outcomes)
-    write_atomic(search_folder(wanted.directory) / "trials.png", figure_png(figure))
-    write_atomic(search_folder(wanted.directory) / "trials.svg", figure_svg(figure))
+    folder = search_folder(wanted.directory)
+    write_atomic(folder / "trials.png", figure_png(figure))
+    write_atomic(folder / "trials.svg", figure_svg(figure))
+    for name, content in search_files(outcomes).values():
+        write_atomic(folder / name, content)
 
 
 def _print(outcomes: "Sequence[Outcome]", wanted: "Bench", show: "Events | None") -> None:
@@ -103,11 +111,27 @@ def _print(outcomes: "Sequence[Outcome]", wanted: "Bench", show: "Events | None"
     from harness.search.outcome import FILE, HEADER
 
     if show is not None:
-        show.write("search", columns=HEADER, rows=[outcome.cells for outcome in outcomes])
+        rows = [outcome.cells for outcome in outcomes]
+        show.write("search", columns=HEADER, rows=rows, remarks=_remarks(outcomes, wanted))
         return
     print_columns(list(HEADER), [list(outcome.cells) for outcome in outcomes], right=("mIoU (dev) %", "time"))
+    for text in _remarks(outcomes, wanted):
+        typer.echo(f"note: {text}")
     folder = search_folder(wanted.directory)
-    for what, name in (("trials", "runs"), ("points", FILE), ("picture", "trials.png")):
+    for what, name in (("trials", "runs"), ("points", FILE), ("pictures", "trials.png"), ("", "best_so_far.png")):
         typer.echo(f"{what:9}{folder / name}")
     if all(outcome.best is not None for outcome in outcomes):
         typer.echo(f"final runs: sstkd-bench run {wanted.file} --from-search")
+
+
+def _remarks(outcomes: "Sequence[Outcome]", wanted: "Bench") -> list[str]:
+    """Remarks on the search, pair by pair."""
+    from harness.search.tuning_curve import remarks
+
+    pairs = list(dict.fromkeys(outcome.study.template.pair for outcome in outcomes))
+    found = []
+    for pair in pairs:
+        before = f"{pair}: " if len(pairs) > 1 else ""
+        mine = [outcome for outcome in outcomes if outcome.study.template.pair == pair]
+        found += [before + text for text in remarks(mine, wanted.experiment.train.steps)]
+    return found

@@ -3,8 +3,16 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from harness.experiment.recipe import control_label
-from harness.experiment.search_settings import BY_ALGORITHM, LOOKS_AT_CURVES, ONLY_SEARCHED, Source
+from harness.experiment.recipe import Train, control_label
+from harness.experiment.search_settings import (
+    BY_ALGORITHM,
+    FEWEST_SEEDS,
+    LOOKS_AT_CURVES,
+    ONLY_SEARCHED,
+    ONLY_TUNED,
+    Search,
+    Source,
+)
 from harness.experiment.spec import Experiment
 
 PLAIN = "none"
@@ -85,18 +93,45 @@ def search_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, .
     if ruleset == "published":
         yield ("search",), "not for the ruleset published. Delete it, or write protocol: {ruleset: tuned} or searched"
         return
-    steps = search.steps or train.steps
+    steps = search.steps_of(train.steps)
     if search.lr[0] >= search.lr[1]:
         yield ("search", "lr"), f"is [low, high] with low < high; given {list(search.lr)}"
-    if search.seed in experiment.seeds:
-        yield ("search", "seed"), f"{search.seed} is one of seeds; a final run is never a trial. Give another seed"
+    tuned = ruleset == "tuned"
+    for seed in set(search.run_seeds).intersection(experiment.seeds):
+        key = "seeds" if tuned else "seed"
+        yield ("search", key), f"{seed} is one of seeds; a final run is never a trial. Give another seed"
     if steps <= train.schedule.warmup_steps:
-        yield ("search", "steps"), f"{steps} steps end in the warm-up (train.schedule.warmup_steps); give more"
-    if ruleset == "tuned":
-        for key in ONLY_SEARCHED:
-            if getattr(search, key) is not None:
-                yield ("search", key), "only for the ruleset searched: tuned points are drawn before the first trial"
-        return
+        key = "fraction" if tuned else "steps"
+        yield ("search", key), f"{steps} steps end in the warm-up (train.schedule.warmup_steps); give more"
+    yield from _tuned_problems(search, train.steps) if tuned else _searched_problems(search, train, steps)
+
+
+def _tuned_problems(search: Search, steps: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Errors under the ruleset `tuned`; `steps` are those of a final run."""
+    for key in ONLY_SEARCHED:
+        if getattr(search, key) is not None:
+            yield ("search", key), "only for the ruleset searched: tuned points are drawn before the first trial"
+    if search.seed is not None:
+        seeds = [search.seed, search.seed + 1]
+        yield ("search", "seed"), f"the ruleset tuned has several search seeds. Write seeds: {seeds}"
+    if search.steps is not None:
+        share = f"{search.steps / steps:.3g}" if search.steps < steps else "1.0"
+        yield ("search", "steps"), f"the ruleset tuned has a share of train.steps. Write fraction: {share}"
+    seeds = list(search.run_seeds)
+    if len(seeds) < FEWEST_SEEDS:
+        yield (
+            ("search", "seeds"),
+            f"{FEWEST_SEEDS} or more are needed, since one run does not tell a point from luck; given {seeds}",
+        )
+    for seed in sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        yield ("search", "seeds"), f"{seed} is there twice; the same run again says nothing"
+
+
+def _searched_problems(search: Search, train: Train, steps: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Errors under the ruleset `searched`; `steps` are those of a trial."""
+    for key, instead in ONLY_TUNED.items():
+        if getattr(search, key) != Search.model_fields[key].default:
+            yield ("search", key), f"only for the ruleset tuned; the ruleset searched has {instead}. Delete it"
     if search.algorithm is None:
         yield ("search", "algorithm"), "missing; the ruleset searched allows random, asha, hyperband, tpe"
         return

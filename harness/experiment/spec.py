@@ -43,8 +43,9 @@ class Protocol(Spec):
     """Which rules of docs/protocol.md the comparison follows."""
 
     ruleset: Literal["published", "tuned", "searched"] = "published"
-    """`published`: every method with its authors' values, zero tuning trials. `tuned`: the best of as many pre-drawn
-    points for every method. `searched`: the best that an algorithm found; exploratory."""
+    """`published`: every method with its authors' values, zero tuning trials. `tuned`: the best of the published point
+    and as many pre-drawn ones for every method, by the mean over the search seeds. `searched`: the best that
+    an algorithm found; exploratory."""
     absent_policy: Literal["skip", "zero"] = "skip"
     """A class absent from both prediction and label is left out of the mean (`skip`) or counts 0 (`zero`)."""
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.analysis import per_image
 from harness.analysis.comparison import COLUMNS, quick_table
@@ -16,6 +16,10 @@ from harness.analysis.tables import Table
 from harness.files import write_atomic
 from harness.report.formats import to_csv, to_json, to_markdown
 from harness.results import store
+
+if TYPE_CHECKING:
+    from harness.experiment.spec import Experiment
+    from harness.search.outcome import Outcome
 
 ON_PAGE = 20_000
 """Rows up to which the page and the curves hold every run; of more, the first seeds of each line."""
@@ -30,9 +34,10 @@ def write_report(
     run_ids: Collection[str] | None = None,
     experiment_file: str | None = None,
     compared: tuple[Table, int] | None = None,
+    experiment: "Experiment | None" = None,
 ) -> dict[str, Path]:
     """Write table.md, table.csv, fairness.json, curves.png, curves.svg and report.html next to `runs/`, each complete
-    or not at all.
+    or not at all; of an experiment with a search best_so_far.csv, .png and .svg too.
 
     Args:
         directory: the experiment's directory, `<results>/<experiment>`.
@@ -41,9 +46,10 @@ def write_report(
         run_ids: read only these rows (teachers' included); None reads all there are.
         experiment_file: the file the command that repeats a run names; `experiments/<experiment>.yaml` without it.
         compared: the table and the number of rows behind it, if known.
+        experiment: whose rows these are, for its search, if it has one; None if unknown.
 
     Returns:
-        The files by what they are: "markdown", "csv", "fairness", "png", "svg", "html".
+        The files by what they are: "markdown", "csv", "fairness", "png", "svg", "html"; those of `search_files`.
 
     Raises:
         ValueError: no student rows, rows that must not be compared, or a corrupt file.
@@ -55,6 +61,7 @@ def write_report(
     from harness.report.plots.style import figure_png, figure_svg
 
     base = Path(directory)
+    outcomes = _outcomes(experiment, base)
     # Samples are the heavy part; only the few runs whose predictions are shown are read whole.
     columns = [name for name in store.SCHEMA.names if name != "samples"]
     table, total = compared or table_of(base, methods, seeds, run_ids)
@@ -77,14 +84,64 @@ def write_report(
         "svg": ("curves.svg", figure_svg(figure)),
         "html": (
             "report.html",
-            render(on_page, records, samples, panels, file, total),
+            render(on_page, records, samples, panels, file, total, outcomes),
         ),
+        **search_files(outcomes),
     }
     if not os.access(base, os.W_OK):
         raise PermissionError(f"{base} cannot be written; --format prints the table and writes nothing")
     for name, content in contents.values():
         write_atomic(base / name, content)
     return {what: base / name for what, (name, _) in contents.items()}
+
+
+def search_files(outcomes: Sequence["Outcome"]) -> dict[str, tuple[str, str | bytes]]:
+    """Names and contents of the files that show the best score after 1, 2, 4, ... points: "search_csv", "search_png",
+    "search_svg"; none without a search."""
+    if not outcomes:
+        return {}
+    from harness.report.plots.search import best_so_far_figure
+    from harness.report.plots.style import figure_png, figure_svg
+    from harness.search.tuning_curve import to_csv as curves_csv
+
+    figure = best_so_far_figure(outcomes)
+    return {
+        "search_csv": ("best_so_far.csv", curves_csv(outcomes)),
+        "search_png": ("best_so_far.png", figure_png(figure)),
+        "search_svg": ("best_so_far.svg", figure_svg(figure)),
+    }
+
+
+def _outcomes(experiment: "Experiment | None", directory: Path) -> "list[Outcome]":
+    if experiment is None or experiment.search is None:
+        return []
+    from harness.search.outcome import outcomes
+
+    return outcomes(experiment, directory)
+
+
+def with_search(compared: tuple[Table, int], experiment: "Experiment", directory: Path) -> tuple[Table, int]:
+    """A table, and of how many rows it is, with remarks on each pair's search, if there is one.
+
+    Args:
+        compared: what `table_of` gives.
+        experiment: whose table it is.
+        directory: its results folder.
+
+    Raises:
+        ValueError: the folder holds a different search, or a row is corrupt.
+    """
+    if experiment.search is None:
+        return compared
+    from harness.search.tuning_curve import remarks
+
+    outcomes = _outcomes(experiment, directory)
+
+    def told(pair: str) -> list[str]:
+        return remarks([each for each in outcomes if each.study.template.pair == pair], experiment.train.steps)
+
+    table, total = compared
+    return replace(table, blocks=tuple(replace(b, caveats=(*b.caveats, *told(b.pair))) for b in table.blocks)), total
 
 
 def table_of(

@@ -96,7 +96,7 @@ def proposals(
     space, known = outcome.study.space, [trial for trial in outcome.trials if trial.status != "skipped"]
     # The seed depends on the number of trials so far: after an interruption the first draws are not repeated.
     begun = len(outcome.trials) + sum(values is not None for values in waiting.values())
-    seed = derive(search.seed, str(search.algorithm), *outcome.study.key, begun) % SEEDS
+    seed = derive(search.run_seeds[0], str(search.algorithm), *outcome.study.key, begun) % SEEDS
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(study_name="search", storage=storage, direction="maximize")
     for trial in known:

@@ -1,7 +1,8 @@
 """The points of a search that are drawn before its first trial, and the file that identifies a folder's search.
 
-All methods share their coordinates in the unit cube: trial 3 of every method has the same learning rate, and methods
-with equally many hyper-parameters are tried at the same places.
+Under the ruleset `tuned` point 0 is the published one, as it is: it may lie outside the ranges. All methods share the
+coordinates of the other points in the unit cube: point 3 of every method has the same learning rate, and methods with
+equally many hyper-parameters are tried at the same places.
 """
 
 import io
@@ -19,7 +20,8 @@ from scipy.stats import qmc
 
 from harness import seeds
 from harness.experiment.rules import SOBOL
-from harness.experiment.space import values_at
+from harness.experiment.search_settings import ONLY_SEARCHED, ONLY_TUNED, Search
+from harness.experiment.space import Dimension, values_at
 from harness.experiment.spec import PROTOCOL_VERSION, Experiment
 from harness.experiment.studies import Study, trial_run
 from harness.files import write_atomic
@@ -45,13 +47,13 @@ def unit_points(seed: int, count: int, algorithm: str) -> NDArray[np.float64]:
         return seeds.numpy_stream(seed, "random points").random((count, MOST))
     # The sequence is balanced for powers of two: so many are drawn, and the first `count` are used.
     drawn = qmc.Sobol(MOST, scramble=True, rng=seeds.derive(seed, "sobol points")).random_base2(
-        (count - 1).bit_length()
+        max(0, count - 1).bit_length()
     )
     return np.asarray(drawn[:count], np.float64)
 
 
 def drawn(experiment: Experiment, studies: Sequence[Study]) -> list[list[Values]]:
-    """For each study the values of its trials; none where the algorithm finds them during the search.
+    """For each study the values of its points; none where the algorithm finds them during the search.
 
     Raises:
         ValueError: a method has more to search than `MOST`.
@@ -66,8 +68,10 @@ def drawn(experiment: Experiment, studies: Sequence[Study]) -> list[list[Values]
             )
     if algorithm == LEARNING:
         return [[] for _ in studies]
-    unit = unit_points(search.seed, search.trials, algorithm)
-    return [[values_at(study.space, list(row)) for row in unit] for study in studies]
+    first = int(algorithm == SOBOL)  # 1 where point 0 is the published one
+    unit = unit_points(search.run_seeds[0], search.trials - first, algorithm)
+    tried = [[values_at(study.space, list(row)) for row in unit] for study in studies]
+    return [[study.published] * first + values for study, values in zip(studies, tried, strict=True)]
 
 
 def keep(folder: Path, experiment: Experiment, studies: Sequence[Study], values: Sequence[Sequence[Values]]) -> None:
@@ -91,11 +95,12 @@ def keep(folder: Path, experiment: Experiment, studies: Sequence[Study], values:
                 "pair": study.template.pair,
                 "method": study.label,
                 "trial": number,
-                "run_id": trial_run(study, number, algorithm, each).run_id,
+                "run_id": trial_run(study, number, algorithm, each, seed).run_id,
                 "values": json.dumps(each),
             }
             for study, points in zip(studies, values, strict=True)
             for number, each in enumerate(points)
+            for seed in study.seeds
         ],
         schema=pa.schema(
             [(name, pa.int64() if name == "trial" else pa.string()) for name in _COLUMNS],
@@ -152,7 +157,7 @@ def _definition(experiment: Experiment, studies: Sequence[Study]) -> dict[str, A
     return {
         "protocol_version": PROTOCOL_VERSION,
         "protocol": experiment.protocol.model_dump(mode="json"),
-        "search": experiment.search.model_dump(mode="json"),
+        "search": _settings(experiment.search),
         "trial": {
             study.template.pair: {k: v for k, v in study.template.identity().items() if k not in ("method", "protocol")}
             for study in studies
@@ -160,11 +165,22 @@ def _definition(experiment: Experiment, studies: Sequence[Study]) -> dict[str, A
         "methods": {
             ", ".join(study.key): {
                 "parameters": study.template.method.parameters,
-                "space": [asdict(dimension) for dimension in study.space],
+                "space": [_dimension(each) for each in study.space],
             }
             for study in studies
         },
     }
+
+
+def _settings(search: Search) -> dict[str, Any]:
+    """The section `search`, without the keys of the other ruleset; the seeds are those that are used."""
+    if search.algorithm is None:
+        return search.model_dump(mode="json", exclude={*ONLY_SEARCHED, "seed", "steps"}) | {"seeds": search.run_seeds}
+    return search.model_dump(mode="json", exclude={*ONLY_TUNED}) | {"seed": search.run_seeds[0]}
+
+
+def _dimension(dimension: Dimension) -> dict[str, Any]:
+    return {key: value for key, value in asdict(dimension).items() if key != "tied" or value}
 
 
 def _flat(value: Any, at: str = "") -> list[tuple[str, Any]]:

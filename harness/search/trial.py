@@ -52,7 +52,7 @@ def run_trial(config: Mapping[str, Any], context: Context) -> None:
     """Train one trial and write its row; machine failures are raised, and Tune tries again.
 
     Args:
-        config: under "each" the place of its "study", its "number" and its "values".
+        config: under "each" the place of its "study", the "number" of its point, its "values" and its "seed".
         context: of the search.
     """
     with quick_imports():
@@ -62,8 +62,8 @@ def run_trial(config: Mapping[str, Any], context: Context) -> None:
         from harness.training.runtime import Runtime
 
     resources, workspace = context.resources, Workspace(context.folder, context.resources)
-    place, number = (int(part) for part in ray.tune.get_context().get_trial_name().split("-"))
-    run = trial_run(context.studies[place], number, context.algorithm, config["each"]["values"])
+    place, number, seed = parsed(ray.tune.get_context().get_trial_name())
+    run = trial_run(context.studies[place], number, context.algorithm, config["each"]["values"], seed)
     checkpoints = workspace.checkpoints(run.run_id)
 
     def tell(columns: dict[str, Any]) -> None:
@@ -84,6 +84,17 @@ def run_trial(config: Mapping[str, Any], context: Context) -> None:
         execute(run, runtime, workspace.folder, workspace.publish, last_try=False)
     row = store.parse_row(workspace.place.read(f"runs/{run.run_id}.parquet"), run.run_id)
     ray.tune.report(final(row))
+
+
+def named(each: Mapping[str, Any]) -> str:
+    """The name of a trial in Ray Tune: the place of its study, the number of its point and its seed."""
+    return f"{each['study']}-{each['number']}-{each['seed']}"
+
+
+def parsed(name: str) -> tuple[int, int, int]:
+    """What `named` made a name of."""
+    study, number, seed = (int(part) for part in name.split("-"))
+    return study, number, seed
 
 
 def final(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from harness.search import outcome as best
 from harness.search.outcome import Outcome, spent
 from harness.search.points import LEARNING, proposer
 from harness.search.status import TrialStatus
-from harness.search.trial import Context, asked, forget, remember, run_trial
+from harness.search.trial import Context, asked, forget, named, parsed, remember, run_trial
 from harness.training.progress import Progress
 
 ENVIRONMENT = {
@@ -52,7 +52,8 @@ class TrialUpdate:
 
     Attributes:
         pair, method: of the study.
-        trial: its number.
+        trial: the number of its point.
+        seed: its search seed.
         status: "running" at the beginning, then that of its row.
         dev_miou: in [0, 1]; None if there is none.
         seconds: of training and evaluation.
@@ -62,6 +63,7 @@ class TrialUpdate:
     pair: str
     method: str
     trial: int
+    seed: int
     status: str
     dev_miou: float | None
     seconds: float
@@ -194,22 +196,24 @@ class _Session(tune.Callback):  # type: ignore[misc]
             places: of the studies, in the context.
             values: by study and number, where they were drawn before the search.
         """
+        finished = {place: {(t.number, t.seed) for t in self._outcomes[place].trials} for place in places}
         waiting = [
-            (number, place)
+            {"study": place, "number": number, "seed": seed}
             for number in range(self._search.trials)
             for place in places
-            if number not in {trial.number for trial in self._outcomes[place].trials}
+            for seed in self._context.studies[place].seeds
+            if (number, seed) not in finished[place]
         ]
         pairs = [study.template.pair for study in self._context.studies]
-        waiting.sort(key=lambda each: (pairs.index(pairs[each[1]]), each[0]))  # a worker keeps the pair's teacher
+        waiting.sort(key=lambda t: (pairs.index(pairs[t["study"]]), t["number"]))  # a worker keeps the pair's teacher
         first = self._context.studies[places[0]]
         self._stopper = _TimeIsUp(self._search.minutes, sum(self._outcomes[place].seconds for place in places))
         if self._stopper.stop_all():
             return
         if self._context.algorithm == LEARNING:
-            searcher, count, space = self._proposals(places[0], [number for number, _ in waiting]), len(waiting), {}
+            searcher, count, space = self._proposals(places[0], [t["number"] for t in waiting]), len(waiting), {}
         else:
-            each = [{"study": place, "number": number, "values": values[place][number]} for number, place in waiting]
+            each = [t | {"values": values[t["study"]][t["number"]]} for t in waiting]
             searcher, count, space = None, 1, {"each": tune.grid_search(each)}
         curves = self._curves(places[0]) if self._search.algorithm == "asha" else {}
         self._fit(
@@ -220,7 +224,7 @@ class _Session(tune.Callback):  # type: ignore[misc]
                 scheduler=algorithms.scheduler(self._search, first.template.train.steps, self._eval_every, curves),
                 max_concurrent_trials=self._slots(),
                 reuse_actors=True,
-                trial_name_creator=lambda t: "{study}-{number}".format(**t.config["each"]),
+                trial_name_creator=lambda t: named(t.config["each"]),
                 trial_dirname_creator=lambda t: str(t.trial_id),
             ),
         )
@@ -259,7 +263,7 @@ class _Session(tune.Callback):  # type: ignore[misc]
 
         def begin(number: int, values: dict[str, float]) -> dict[str, Any]:
             remember(self._workspace, study.key, trial_run(study, number, self._context.algorithm, values))
-            return {"each": {"study": place, "number": number, "values": values}}
+            return {"each": {"study": place, "number": number, "seed": study.seeds[0], "values": values}}
 
         return algorithms.proposals(self._outcomes[place], self._search, waiting, begin)
 
@@ -305,7 +309,7 @@ class _Session(tune.Callback):  # type: ignore[misc]
         """Make sure that a trial that has ended has a row in the results folder."""
         if self._open.pop(trial.trial_id, None) is None:
             return
-        study, number = self._study(trial), self._number(trial)
+        study, number, _ = self._parts(trial)
         folder, workspace = self._context.folder, self._workspace
         run = self._run(trial)
         if workspace.status(run.run_id) is None:
@@ -339,20 +343,18 @@ class _Session(tune.Callback):  # type: ignore[misc]
         record.write_row(run, self._context.folder, columns, "skipped", why)
 
     def _run(self, trial: Any) -> Run:
-        return trial_run(
-            self._study(trial), self._number(trial), self._context.algorithm, trial.config["each"]["values"]
-        )
+        study, number, seed = self._parts(trial)
+        return trial_run(study, number, self._context.algorithm, trial.config["each"]["values"], seed)
 
-    def _study(self, trial: Any) -> Study:
-        return self._context.studies[int(str(trial).split("-")[0])]
-
-    def _number(self, trial: Any) -> int:
-        return int(str(trial).split("-")[1])
+    def _parts(self, trial: Any) -> tuple[Study, int, int]:
+        """The study of a trial, the number of its point and its seed."""
+        place, number, seed = parsed(str(trial))
+        return self._context.studies[place], number, seed
 
     def _update(self, trial: Any, status: str, dev_miou: float | None, seconds: float, message: str) -> None:
-        pair, method = self._study(trial).key
+        study, number, seed = self._parts(trial)
         with contextlib.redirect_stdout(self._stdout):
-            self._on_trial(TrialUpdate(pair, method, self._number(trial), status, dev_miou, seconds, message))
+            self._on_trial(TrialUpdate(*study.key, number, seed, status, dev_miou, seconds, message))
 
 
 def _reason(trial: Any) -> str:

@@ -231,6 +231,8 @@ def test_the_screen_of_the_teachers_ends_when_the_trials_begin(status, now):
     with Display(console) as show:
         show(status)
         assert "\x1b[?25h" not in console.file.getvalue()  # the cursor is hidden while there is a screen
-        of_trials = tune._trials(SimpleNamespace(experiment=SimpleNamespace(search=SimpleNamespace(trials=3))), show)
+        of_trials = tune._trials(
+            SimpleNamespace(experiment=SimpleNamespace(search=SimpleNamespace(trials=3, run_seeds=(1,)))), show
+        )
         of_trials(SimpleNamespace(status="running"))
         assert "\x1b[?25h" in console.file.getvalue()

@@ -52,6 +52,11 @@ BREAKS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
         "wight is none",
         [("    def __init__", '    weights: ClassVar[tuple[str, ...]] = ("wight",)\n\n    def __init__')],
     ),
+    "weights that are computed": (
+        "search-space",
+        "write it out there",
+        [("    def __init__", '    weights: ClassVar[tuple[str, ...]] = ("weight",) * 2\n\n    def __init__')],
+    ),
     "any weight": ("refusals", "weight=nan is accepted", [(CHECK, "")]),
     "a curt refusal": (
         "refusals",

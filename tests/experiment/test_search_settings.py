@@ -8,8 +8,8 @@ from harness.analysis import comparison
 from harness.experiment.load import load
 from harness.experiment.plan import outline, plan
 from harness.experiment.rules import Found
-from harness.experiment.search_settings import Search, Source
-from harness.experiment.space import LR
+from harness.experiment.search_settings import FIRST_SEED, Source
+from harness.experiment.space import FACTOR, LR
 from harness.experiment.spec import PROTOCOL_VERSION
 from harness.experiment.studies import studies_of, trial_run
 from harness.results import paths, store
@@ -17,7 +17,7 @@ from harness.results.schema import checked
 from harness.search import outcome as best
 from tests.support import tiny
 from tests.support.rows import make_row
-from tests.support.searches import TUNED, experiment, fill, rises_with, searched, write_trial
+from tests.support.searches import TUNED, experiment, fill, rises_with, searched, write_point, write_trial
 
 
 def said(folder, **changes):
@@ -36,8 +36,23 @@ MISTAKES = [
     (section(lr=[0.01, 0.001]), "search.lr: is [low, high] with low < high; given [0.01, 0.001]"),
     (section(lr=[0.01]), "search.lr.1: the list ends before this item"),
     (section(trials=0), "search.trials: Input should be greater than 0"),
-    (section(seed=0), "search.seed: 0 is one of seeds; a final run is never a trial"),
-    (section(steps=2), "search.steps: 2 steps end in the warm-up"),
+    (section(seed=7), "search.seed: the ruleset tuned has several search seeds. Write seeds: [7, 8]"),
+    (
+        section(seeds=[7]),
+        "search.seeds: 2 or more are needed, since one run does not tell a point from luck; given [7]",
+    ),
+    (section(seeds=[7, 7]), "search.seeds: 7 is there twice"),
+    (section(seeds=[0, 7]), "search.seeds: 0 is one of seeds; a final run is never a trial"),
+    ({**section(), "seeds": [0, 1001]}, "search.seeds: 1001 is one of seeds; a final run is never a trial"),
+    (section(steps=3), "search.steps: the ruleset tuned has a share of train.steps. Write fraction: 0.5"),
+    (section(fraction=0.3), "search.fraction: 2 steps end in the warm-up"),
+    (section(fraction=0), "search.fraction: Input should be greater than 0"),
+    (section(fraction=1.5), "search.fraction: Input should be less than or equal to 1"),
+    (section("searched", algorithm="random", seed=0), "search.seed: 0 is one of seeds; a final run is never a trial"),
+    (section("searched", algorithm="random", steps=2), "search.steps: 2 steps end in the warm-up"),
+    (section("searched", algorithm="random", seeds=[5, 6]), "search.seeds: only for the ruleset tuned; the ruleset"),
+    (section("searched", algorithm="random", fraction=0.5), "search.fraction: only for the ruleset tuned; the ruleset"),
+    (section("searched", algorithm="random", untied=True), "search.untied: only for the ruleset tuned; the ruleset"),
     (section(algorithm="tpe"), "search.algorithm: only for the ruleset searched"),
     (section(minutes=3), "search.minutes: only for the ruleset searched"),
     (section(grace=3), "search.grace: only for the ruleset searched"),
@@ -88,7 +103,8 @@ def found_for(of, lr=0.005, **values):
 
 
 def test_final_runs_have_the_best_point_and_its_search(tmp_path):
-    of = experiment(tmp_path, methods=["none", {"kd": {"temperature": 2}}], seeds=[0, 1])
+    methods = ["none", {"kd": {"temperature": 2}}]
+    of = experiment(tmp_path, "search.untied=true", methods=methods, seeds=[0, 1])
     runs = plan(of, found_for(of, weight=3.0))
     teacher, none, kd = runs[0], runs[1], runs[2]
     assert [run.role for run in runs] == ["teacher", *["student"] * 4]
@@ -109,7 +125,7 @@ def test_what_the_search_took_does_not_change_a_run(tmp_path):
 
 
 def test_trials_have_steps_and_seed_of_their_own(tmp_path):
-    study = studies_of(experiment(tmp_path, "search.steps=4", "search.seed=77"))[1]
+    study = studies_of(searched(tmp_path, "random", "search.steps=4", "search.seed=77"))[1]
     run = trial_run(study, 2, "sobol", {LR: 0.004, "weight": 2.0, "temperature": 3.0})
     assert (run.train.steps, run.seed, run.train.optimizer.lr, run.trial.number) == (4, 77, 0.004, 2)
     assert run.train.checkpoint_every is None  # with each evaluation, where an algorithm may pause a trial
@@ -118,7 +134,7 @@ def test_trials_have_steps_and_seed_of_their_own(tmp_path):
 
 
 def test_outcomes_count_everything_and_take_the_first_of_equals(tmp_path):
-    of = experiment(tmp_path, methods=["none"])
+    of = searched(tmp_path, "random", methods=["none"])
     (study,) = studies_of(of)
     for number, (score, status) in enumerate([(0.4, "ok"), (0.6, "ok"), (0.9, "skipped"), (None, "failed")]):
         write_trial(tmp_path, study, number, {LR: 0.001 * (1 + number)}, dev_miou=score, status=status, seconds=3.0)
@@ -137,18 +153,19 @@ def test_an_incomplete_search_says_what_is_missing(tmp_path):
     of = experiment(tmp_path)
     none, kd = studies_of(of)
     with pytest.raises(
-        ValueError, match=r"tiny, none: 0 of 4 trials are finished. Finish the search: sstkd-bench tune F\n.*kd"
+        ValueError, match=r"tiny, none: 0 of 8 trials are finished. Finish the search: sstkd-bench tune F\n.*kd"
     ):
         best.found(of, tmp_path, "F")
     fill(tmp_path, of, rises_with(LR))
-    assert best.found(of, tmp_path, "F")[kd.key].source.trials == 4
+    assert best.found(of, tmp_path, "F")[kd.key].source.trials == 8
     for path in (tmp_path / "search" / "runs").glob("*.parquet"):
         if store.read_row(path)["trial_method"] == "kd":
             path.unlink()
     for number in range(4):
-        write_trial(tmp_path, kd, number, {LR: 0.002, "weight": 1.0, "temperature": 1.0 + number}, status="failed")
+        write_point(tmp_path, kd, number, {LR: 0.002, FACTOR: 1.0 + number}, None, None)
     with pytest.raises(
-        ValueError, match=r"kd: none of its 4 trials was successful \(why\). Fix the cause, then delete their rows"
+        ValueError,
+        match=r"kd: none of its 4 points was successful with every search seed \(why\). Fix the cause, then delete their rows",
     ):
         best.found(of, tmp_path, "F")
     assert none.key[1] == "none"
@@ -174,13 +191,14 @@ def test_the_best_points_are_written_as_a_table(tmp_path):
     none, kd = pq.read_table(path).to_pylist()
     assert (none["method"], none["ok"], none["wanted"], none["ruleset"], none["algorithm"]) == (
         "none",
-        4,
-        4,
+        8,
+        8,
         "tuned",
         "sobol",
     )
-    assert len(none["tied"]) == 3 and json.loads(kd["point"]).keys() == {LR, "weight", "temperature"}
+    assert len(none["tied"]) == 3 and json.loads(kd["point"]).keys() == {LR, "weight"}
     assert store.read_row(paths.run_path(tmp_path / "search", kd["run_id"]))["dev_miou"] == kd["dev_miou"]
+    assert kd["seeds"] == [1000, 1001] and kd["dev_miou_by_seed"] == [kd["dev_miou"]] * 2
 
 
 def final(method, seed=0, trials=8, lr=0.002, **changes):
@@ -236,4 +254,4 @@ def test_searched_methods_may_have_had_different_numbers_of_trials():
 
 
 def test_the_protocol_is_still_the_one_of_published_rows():
-    assert PROTOCOL_VERSION == "1.1" and Search.model_fields["seed"].default == 1000
+    assert PROTOCOL_VERSION == "1.1" and FIRST_SEED == 1000

@@ -413,7 +413,7 @@ def test_a_full_terminal_of_an_unexpected_error(tmp_path: Path) -> None:
 def test_status_of_a_search_that_is_not_complete(folder: Path) -> None:
     experiment(folder, methods=["none", "kd"])
     ended = hostile.run(["status", "tiny.yaml"], folder)
-    words = ["search: 8 trials: 0 ok, 0 failed, 8 waiting", "1 runs: 0 ok, 0 failed, 1 waiting"]
+    words = ["search: 16 trials: 0 ok, 0 failed, 16 waiting", "1 runs: 0 ok, 0 failed, 1 waiting"]
     assert hostile.complaints(ended, words, codes=(0,)) == []
 
 
@@ -438,7 +438,7 @@ def test_status_of_trials(folder: Path) -> None:
     status.report(run.run_id, Progress(step=3, steps=6, dev_miou=0.25, step_ms=20.0, node="gpu1"))
     StatusFile(search).update(status)
     words = [
-        *("search: 8 trials: 0 ok, 1 failed, 7 waiting", f"process {os.getpid()} on ", "1 running, 6 waiting"),
+        *("search: 16 trials: 0 ok, 1 failed, 15 waiting", f"process {os.getpid()} on ", "1 running, 14 waiting"),
         *(f"tiny {run.label} trial 2: step 3/6  dev mIoU 25.0  0.020 s/step  for ", "  on node gpu1"),
         *("search: 1 failed:", "trial 1: ValueError: \\x1b[31mno", f"search/failures/{failed}.txt"),
         *("1 runs: 0 ok, 0 failed, 1 waiting", "teachers only"),

@@ -17,7 +17,7 @@ from harness.results import record
 from harness.results.paths import times_folder
 from harness.search import outcome, points
 from tests.support import tiny
-from tests.support.searches import TUNED, experiment, fill, rises_with, searched, write_trial
+from tests.support.searches import TUNED, experiment, fill, rises_with, searched, write_point, write_trial
 
 
 def call(*arguments, code=0):
@@ -40,9 +40,11 @@ def done(tmp_path):
 def test_a_complete_search_is_shown_without_ray(done):
     file, results = done
     text = call("tune", file, "--results", results, "--set", "resources.address=127.0.0.1:1").stdout
-    assert "tie of 4, the first is taken" in text and "4 ok" in text and "lr=" in text
+    assert "tie of 4, the first is taken" in text and "8 ok" in text and "(published)" in text and "lr=" in text
     assert f"sstkd-bench run {file} --from-search" in text
-    for name in (outcome.FILE, "trials.png", "trials.svg"):
+    assert "note: search of kd: point " in text and "if the search were repeated" in text
+    assert (results / "tiny" / "search" / "best_so_far.csv").read_text().startswith("pair,method,points,trials,")
+    for name in (outcome.FILE, "trials.png", "trials.svg", "best_so_far.png", "best_so_far.svg"):
         assert (results / "tiny" / "search" / name).stat().st_size > 1000
 
 
@@ -51,6 +53,7 @@ def test_the_same_as_json(done):
     (line,) = call("tune", file, "--results", results, "--json").stdout.splitlines()
     event = json.loads(line)
     assert event["event"] == "search" and [row[1] for row in event["rows"]] == ["none", "kd"]
+    assert len(event["remarks"]) == 2
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -68,16 +71,16 @@ def test_an_interrupted_search_says_how_far_it_came(tmp_path, monkeypatch, as_js
     if as_json:
         *_, done = map(json.loads, result.stdout.splitlines())
         assert done["event"] == "done" and done["interrupted"]
-        assert done["counts"] == {"ok": 1, "failed": 0, "skipped": 0, "waiting": 7}
+        assert done["counts"] == {"ok": 1, "failed": 0, "skipped": 0, "waiting": 15}
 
 
 def test_a_method_without_a_finished_trial_is_exit_code_1(tmp_path):
     of = experiment(tmp_path, methods=["none"])
     (study,) = studies_of(of)
     for number in range(4):
-        write_trial(tmp_path / "results" / "tiny", study, number, {LR: 0.002 + number * 1e-3}, status="failed")
+        write_point(tmp_path / "results" / "tiny", study, number, {LR: 0.002 + number * 1e-3}, None, None)
     result = call("tune", tmp_path / "tiny.yaml", "--results", tmp_path / "results", code=1)
-    assert "4 failed" in result.stdout and "1 methods have no finished trial" in result.stderr
+    assert "8 failed" in result.stdout and "1 methods have no finished trial" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_a_method_without_a_finished_trial_is_exit_code_1(tmp_path):
         (
             TUNED,
             ["run", "--from-search"],
-            "tiny, none: 0 of 4 trials are finished. Finish the search: sstkd-bench tune",
+            "tiny, none: 0 of 8 trials are finished. Finish the search: sstkd-bench tune",
         ),
     ],
 )
@@ -105,7 +108,7 @@ def test_check_lists_trials_and_final_runs(done):
     text = call("check", file, "--results", results, "--no-measure").stdout
     lines = [line.split() for line in text.splitlines()]
     assert ["tiny", "teacher", "run", "1", "3", "0"] in lines
-    assert ["tiny", "kd", "trials", "4", "6", "4"] in lines
+    assert ["tiny", "kd", "trials", "8", "6", "8"] in lines
     assert ["tiny", "kd", "final", "runs", "1", "6", "0"] in lines
 
 
@@ -140,8 +143,25 @@ def test_the_search_of_another_recipe_is_not_taken(done):
         assert "trial.tiny.train.batch_size: 4 there, 2 here" in result.stderr
 
 
+def test_the_report_has_the_best_score_so_far_and_the_remarks(done):
+    file, results = done
+    bench = Bench(load(file), results, file)
+    for run in bench.runs():
+        result = RESULT | {"train_seconds": 1.0, "eval_seconds": 1.0, "step_ms": 10.0, "device": "cpu"}
+        record.write_row(run, bench.directory, result, "ok")
+    bench.write_report()
+    curves = (bench.directory / "best_so_far.csv").read_text().splitlines()
+    assert curves[0].startswith("pair,method,points") and [line.split(",")[2] for line in curves[1:]] == list("124124")
+    assert (bench.directory / "best_so_far.svg").is_file() and (bench.directory / "best_so_far.png").is_file()
+    remark = "search of none: the published point is the best of 4; if the search were repeated"
+    page = (bench.directory / "report.html").read_text()
+    assert "<h3>Search</h3>" in page and page.count('aria-label="best dev mIoU by points tried"') == 2
+    for text in (page, (bench.directory / "table.md").read_text()):
+        assert remark in text
+
+
 def test_importance_finds_what_matters(tmp_path):
-    of = experiment(tmp_path, "search.trials=16", methods=["none", "kd", "sstkd"])
+    of = experiment(tmp_path, "search.trials=16", "search.untied=true", methods=["none", "kd", "sstkd"])
     fill(tmp_path, of, rises_with("weight"))
     none, kd, sstkd = outcome.outcomes(of, tmp_path)
     assert importance(kd)["weight"] == (pytest.approx(1.0), 16)
@@ -168,3 +188,12 @@ def test_every_kind_of_trial_can_be_drawn(tmp_path):
     assert min(len(line.get_xdata()) for line in lines if not np.isnan(line.get_ydata()).any()) == 6
     with pytest.raises(ValueError, match="at least one"):
         trials_figure([])
+
+
+def test_a_published_point_outside_the_ranges_is_drawn_inside_the_picture(tmp_path):
+    of = experiment(tmp_path, "train.optimizer.lr=0.0001", methods=["none", "kd"])
+    fill(tmp_path, of, rises_with(LR))
+    left, *_ = trials_figure(outcome.outcomes(of, tmp_path)).axes
+    heights = [line.get_ydata() for line in left.lines if line.get_marker() == "o"]
+    assert len(heights) == 8 and min(map(min, heights)) == 0 and max(map(max, heights)) <= 1
+    assert "0.0001" in [text.get_text() for text in left.texts]

@@ -43,7 +43,7 @@ def test_what_hangs_on_a_term_that_the_file_puts_off_is_not_searched():
 
 
 def test_a_sum_is_searched_in_all_its_parts(tmp_path):
-    of = experiment(tmp_path, methods=["none", ["kd", {"sstkd": {"w_re": 0}}]])
+    of = experiment(tmp_path, "search.untied=true", methods=["none", ["kd", {"sstkd": {"w_re": 0}}]])
     space = studies_of(of)[1].space
     assert names(space)[:3] == [LR, "kd.weight", "kd.temperature"]
     assert "sstkd.w_str" in names(space) and "sstkd.w_re" not in names(space)

@@ -13,7 +13,7 @@ from tests.support.searches import experiment
 
 class Trial(SimpleNamespace):
     def __str__(self):
-        return "1-2"
+        return "1-2-1001"
 
 
 def test_what_tune_reports_of_a_trial_is_in_the_file(tmp_path, monkeypatch):
@@ -31,6 +31,7 @@ def test_what_tune_reports_of_a_trial_is_in_the_file(tmp_path, monkeypatch):
     session.on_step_end(0, [])
     (begun,) = status_file.read(folder)["running"]
     assert begun["step"] is None and begun["trial"] == 2 and begun["pair"] == "tiny" and told[0].status == "running"
+    assert told[0].seed == 1001
     result = {"dev_miou": 0.3, "step_ms": 5.0, "pid": 7, "hostname": "gpu1", "curve": [{"step": 3, "dev_miou": 0.3}]}
     session.on_trial_result(1, [], trial, result)
     session.on_step_end(1, [])
@@ -43,4 +44,4 @@ def test_what_tune_reports_of_a_trial_is_in_the_file(tmp_path, monkeypatch):
         "node": "gpu1",
         "pid": 7,
     }
-    assert found["counts"]["running"] == 1 and found["counts"]["waiting"] == 7 and found["eta_seconds"] is None
+    assert found["counts"]["running"] == 1 and found["counts"]["waiting"] == 15 and found["eta_seconds"] is None

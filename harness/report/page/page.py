@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from harness.report.page.colours import Row, class_colours, class_names, rgb
 from harness.report.page.data import ious, page_data
 from harness.report.plots.curves import THIN, Panel, curve_figure
 from harness.report.plots.style import FAINT, INK, MUTED, figure_svg, style
+
+if TYPE_CHECKING:
+    from harness.search.outcome import Outcome
 
 SCRIPT, STYLE = (Path(__file__).with_name(name).read_text("utf-8") for name in ("page.js", "page.css"))
 
@@ -69,6 +73,7 @@ def render(
     panels: Sequence[Panel],
     experiment_file: str,
     total: int | None = None,
+    outcomes: Sequence["Outcome"] = (),
 ) -> str:
     """The page.
 
@@ -79,6 +84,7 @@ def render(
         panels: the curves of each block.
         experiment_file: experiment file for the command that repeats a run.
         total: number of rows of the experiment; None if `rows` are all.
+        outcomes: of the experiment's search, if it has one.
 
     Raises:
         ValueError: a sample or a palette does not match the row's schema.
@@ -96,7 +102,7 @@ def render(
     iou = ious(rows)
     iou_of = {str(row["run_id"]): values for row, values in zip(rows, iou, strict=True) if values is not None}
     blocks = [
-        _block(i, block, table, by_id, iou_of, one, samples)
+        _block(i, block, table, by_id, iou_of, one, samples, outcomes)
         for i, (block, one) in enumerate(zip(table.blocks, panels, strict=True))
     ]
     some = "" if total in (None, len(rows)) else f" The list, the curves and the classes are of {len(rows)} of them."
@@ -123,6 +129,7 @@ def _block(
     iou_of: Mapping[str, NDArray[np.float64]],
     curves: Panel,
     samples: Mapping[str, Sequence[Row] | None],
+    outcomes: Sequence["Outcome"],
 ) -> str:
     floor = "not measured" if block.floor is None else f"{block.floor:.2f}"
     teacher = block.teacher
@@ -143,6 +150,7 @@ def _block(
 The bootstrap interval is too narrow for few seeds and decides nothing.</p>
 {_said(block)}<h3>Learning curves</h3>
 {_curves(i, curves)}
+{_search(i, [each for each in outcomes if each.study.template.pair == block.pair])}
 <h3>IoU by class</h3>
 {_by_class(i, block, by_id, iou_of)}
 <h3>Sample predictions</h3>
@@ -208,14 +216,34 @@ def _curves(i: int, panel: Panel) -> str:
     )
 
 
-def _inline(svg: str, prefix: str) -> str:
+def _search(i: int, outcomes: Sequence["Outcome"]) -> str:
+    """The best score of the search so far; nothing without a search."""
+    if not outcomes:
+        return ""
+    from harness.report.plots.search import best_so_far_figure
+
+    label = "best dev mIoU by points tried"
+    wide, narrow = (
+        _inline(figure_svg(best_so_far_figure(outcomes, *size), text=True), f"{name}{i}-", label)
+        for name, size in (("sw", (8.6, 3.6)), ("sn", (3.7, 3.6)))
+    )
+    return (
+        "<h3>Search</h3>"
+        f'<figure class="curves"><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
+        "<figcaption>Best dev mIoU of the first 1, 2, 4, … points of each method's search: where a line still rises, "
+        "more trials may help. It is the score that selects, so it may rise by luck. Numbers: "
+        "<code>best_so_far.csv</code>.</figcaption></figure>"
+    )
+
+
+def _inline(svg: str, prefix: str, label: str = "dev mIoU over training steps, by method") -> str:
     """An SVG to embed in the page: without prologue and metadata, with unique ids and the page's colours."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = svg.replace('<style type="text/css">*{stroke-linejoin: round; stroke-linecap: butt}</style>', "")
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
     for colour, themed in _THEMED.items():
         svg = svg.replace(colour, themed)
-    return svg.replace("<svg ", '<svg role="img" aria-label="dev mIoU over training steps, by method" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
 def _by_class(number: int, block: Block, by_id: Mapping[str, Row], iou_of: Mapping[str, NDArray[np.float64]]) -> str:

@@ -1,34 +1,37 @@
-"""Figures of a search: parallel coordinates of the trials, and the importance of the hyper-parameters."""
+"""Figures of a search: parallel coordinates of the trials, importance of the hyper-parameters, best score so far."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from harness.experiment.space import LR, Dimension
-from harness.report.plots.style import FAINT, INK, MUTED
+from harness.report.plots.style import FAINT, INK, MUTED, style
 from harness.search.outcome import Outcome, TrialResult
+from harness.search.tuning_curve import best_so_far
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FEWEST = 5  # finished trials below which no correlation is shown
+FEWEST = 5  # points with a score below which no correlation is shown
 OFF_AT = -0.12  # height of "off" below the range
 _COLOURS = "viridis"
 
 
 def importance(outcome: Outcome) -> dict[str, tuple[float, int]]:
-    """|Spearman's rho| between each hyper-parameter and dev mIoU, over the finished trials in which it has an effect.
+    """|Spearman's rho| between each hyper-parameter and dev mIoU, over the points with a score in which it has effect.
 
     Returns:
-        Correlation and number of trials by name, without hyper-parameters that have fewer than `FEWEST` such trials, or
+        Correlation and number of points by name, without hyper-parameters that have fewer than `FEWEST` such points, or
         the same value or score in all.
     """
     out: dict[str, tuple[float, int]] = {}
     for each in outcome.study.space:
-        known = [(t.point[each.name], t.dev_miou) for t in outcome.trials if t.status == "ok" and each.name in t.point]
+        scored = [p for p in outcome.points if p.dev_miou is not None]
+        known = [(p.point[each.name], p.dev_miou) for p in scored if each.name in p.point]
         values, scores = np.array(known, dtype=np.float64).reshape(-1, 2).T
         if len(known) >= FEWEST and len(set(values)) > 1 and len(set(scores)) > 1:
             out[each.name] = abs(float(spearmanr(values, scores).statistic)), len(known)
@@ -58,12 +61,63 @@ def trials_figure(outcomes: Sequence[Outcome], width: float = 11.0) -> "Figure":
     return figure
 
 
+def best_so_far_figure(outcomes: Sequence[Outcome], width: float = 7.6, height: float = 3.4) -> "Figure":
+    """The best score after 1, 2, 4, ... points, a line per method, one set of axes per pair below each other.
+
+    Args:
+        outcomes: at least one.
+        width: inches.
+        height: inches per pair.
+
+    Raises:
+        ValueError: no outcomes.
+    """
+    from matplotlib.figure import Figure
+
+    if not outcomes:
+        raise ValueError("no outcomes: at least one method's search is needed")
+    pairs = list(dict.fromkeys(outcome.study.template.pair for outcome in outcomes))
+    figure = Figure(figsize=(width, height * len(pairs)), layout="constrained", facecolor="white")
+    for axes, pair in zip(figure.subplots(len(pairs), 1, squeeze=False).ravel(), pairs, strict=True):
+        _so_far(axes, [outcome for outcome in outcomes if outcome.study.template.pair == pair])
+        axes.set_title(pair, fontsize=10, color=INK, loc="left")
+    return figure
+
+
+def _so_far(axes: "Axes", outcomes: Sequence[Outcome]) -> None:
+    numbers: set[int] = set()
+    for place, outcome in enumerate(outcomes):
+        known = [(each.points, each.best.dev_miou) for each in best_so_far(outcome) if each.best is not None]
+        if known:
+            counts, scores = np.array(known, np.float64).T
+            colour, dash, marker = style(place)
+            axes.plot(
+                counts, 100 * scores, color=colour, linestyle=dash, marker=marker, markersize=5, linewidth=1.6,
+                label=outcome.study.label,
+            )  # fmt: skip
+            numbers |= set(counts.astype(int))
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(numbers), [str(number) for number in sorted(numbers)])
+    axes.minorticks_off()
+    axes.set_xlabel("points tried", color=INK, fontsize=10)
+    axes.set_ylabel("best mIoU on dev (%)", color=INK, fontsize=10)
+    axes.tick_params(colors=MUTED, labelsize=9, length=3)
+    axes.grid(color=FAINT, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.set_facecolor("none")
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(MUTED)
+    if numbers:
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK, handlelength=3.4)
+
+
 def _parallel(figure: "Figure", axes: "Axes", outcome: Outcome) -> None:
-    """Parallel coordinates: logarithmic, from the lowest to the highest value that is searched."""
+    """Parallel coordinates: logarithmic, from the lowest to the highest value that is searched or published."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    space = outcome.study.space
+    space = [_shown(each, outcome) for each in outcome.study.space]
     scores = [100 * t.dev_miou for t in outcome.trials if t.dev_miou is not None]
     low, high = (min(scores), max(scores)) if scores else (0.0, 1.0)
     if low == high:
@@ -74,7 +128,7 @@ def _parallel(figure: "Figure", axes: "Axes", outcome: Outcome) -> None:
         score = np.nan if trial.dev_miou is None else (100 * trial.dev_miou - low) / (high - low)
         heights = np.array([*(_height(each, trial) for each in space), score])
         there = ~np.isnan(heights)  # no marker on the axis of a hyper-parameter without effect
-        best = trial is outcome.best
+        best = outcome.best is not None and trial in outcome.best.trials
         colour: Any = MUTED if trial.dev_miou is None else colours.to_rgba(np.array(100 * trial.dev_miou))
         axes.plot(
             places[there], heights[there], color=colour, linewidth=2.6 if best else 1.1, zorder=4 if best else 2,
@@ -96,6 +150,14 @@ def _parallel(figure: "Figure", axes: "Axes", outcome: Outcome) -> None:
         f"{n} {word}" for n, word in (*counts, (outcome.count("failed"), "failed (dotted)")) if n or word == "finished"
     )
     axes.set_title(f"{outcome.study.label} ({outcome.study.template.pair}): {told}", fontsize=10, color=INK, loc="left")
+
+
+def _shown(dimension: Dimension, outcome: Outcome) -> Dimension:
+    """The dimension with a range that holds the values of all trials: the published one may lie outside."""
+    values = [value for t in outcome.trials if (value := t.point.get(dimension.name))]
+    low, high = min([dimension.low, *values]), max([dimension.high, *values])
+    off = any(t.point.get(dimension.name) == 0 for t in outcome.trials)
+    return replace(dimension, low=low, high=high, optional=dimension.optional or off)
 
 
 def _height(dimension: Dimension, trial: TrialResult) -> float:
