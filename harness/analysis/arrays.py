@@ -91,6 +91,8 @@ class BySeed(Mapping[int, Any]):
     @classmethod
     def of(cls, values: Mapping[int, float]) -> "BySeed":
         """The same of any mapping of numbers."""
+        if isinstance(values, BySeed):
+            return values
         seeds = sorted(values)
         return cls(np.array(seeds, dtype=np.int64), np.array([values[s] for s in seeds], dtype=np.float64))
 

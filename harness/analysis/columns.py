@@ -37,7 +37,18 @@ def _against(reference: str, of: Callable[[MethodRow], Comparison | None]) -> Me
 
     def numbers(line: MethodRow) -> dict[str, Any]:
         c = of(line)
-        names = ("mean", "low", "high", "n", "p", "significant", "p_paired", "p_holm", "bootstrap_low", "bootstrap_high")
+        names = (
+            "mean",
+            "low",
+            "high",
+            "n",
+            "p",
+            "significant",
+            "p_paired",
+            "p_holm",
+            "bootstrap_low",
+            "bootstrap_high",
+        )
         values: tuple[Any, ...] = (None,) * len(names)
         if c is not None:
             d, b = c.difference, c.bootstrap

@@ -94,7 +94,8 @@ def _block(
     lines = {name: _line(name, group, runs, expected) for name, group in groups.items()}
     named = references(groups)
     failed = {name: _ended(group, runs, "failed") - lines[name].values.keys() for name, group in groups.items()}
-    compared, count = _compare({name: line.values for name, line in lines.items()}, failed, named)
+    values = {name: BySeed.of(line.values) for name, line in lines.items()}
+    compared, count = _compare(values, failed, named)
     first = next((s for s in rows if s.control is None), rows[0])
     floors = {
         split: next((100 * x for s in rows if (x := getattr(s, f"floor_{split}_miou")) is not None), None)
@@ -308,8 +309,8 @@ def _together(once: dict[tuple[Label, Label], Comparison], values: Mapping[Label
 def _teacher(setting: Setting, runs: Runs[Setting], place: int) -> Teacher:
     """A teacher's row."""
     own = {name: values[place] for name, values in runs.own.items()}
-    scores = (100 * own[f"{split}_miou"] if setting.status == "ok" else None for split in ("val", "dev"))
-    return Teacher(own["run_id"], setting.status, own["message"], *scores, setting.steps)
+    miou, dev_miou = (100 * own[f"{split}_miou"] if setting.status == "ok" else None for split in ("val", "dev"))
+    return Teacher(own["run_id"], setting.status, own["message"], miou, dev_miou, setting.steps)
 
 
 def _teacher_of(

@@ -70,9 +70,7 @@ def by_method(block: Block, numbers: Sequence[int]) -> list[Power]:
             continue  # equal runs: the seeds changed nothing
         detect = partial(_detectable, deviation, pairs=pairs, methods=len(lines))
         known = deviation_interval(deviation, int(freedom))
-        found.append(
-            Power(line.label, n, mean, known, {n: detect(n) for n in numbers}, _needed(abs(mean), detect))
-        )
+        found.append(Power(line.label, n, mean, known, {n: detect(n) for n in numbers}, _needed(abs(mean), detect)))
     return found
 
 

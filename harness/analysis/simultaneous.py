@@ -1,4 +1,4 @@
-"""Comparisons of one block as one family: their standard errors from the seed-blocked table, and simultaneous intervals.
+"""The comparisons of a block as one family: standard errors from the seed-blocked table, simultaneous intervals.
 
 Every method has a value for every seed. The model is value = method + seed + error (randomised blocks). The error's
 variance is pooled over methods, which gives a many-to-one comparison over five seeds some power (C. W. Dunnett, A
@@ -85,7 +85,7 @@ def spread(values: Floats) -> Spread:
 
 
 def _residuals(values: Floats, used: NDArray[np.bool_]) -> Floats:
-    """What is left of the used values without method and seed, 0 elsewhere; by sweeps, one of which is exact if all are."""
+    """The used values less method and seed, 0 elsewhere: by sweeps, of which one is enough where all are used."""
     left = np.where(used, values, 0.0)
     for _ in range(1 if used.all() else _SWEEPS):
         for axis in (1, 0):

@@ -1,7 +1,7 @@
 """Means, intervals over seeds, paired differences, and the correction for multiple comparisons.
 
-Values are plain numbers in any unit; results keep that unit. `harness.analysis.simultaneous` decides what is significant
-in a table. The percentile bootstrap interval is too narrow for few seeds, so it decides nothing.
+Values are plain numbers in any unit; results keep that unit. `harness.analysis.simultaneous` decides what is marked in
+a table. The percentile bootstrap interval is too narrow for few seeds, so it decides nothing.
 """
 
 import functools

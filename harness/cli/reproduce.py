@@ -52,7 +52,8 @@ def reproduce(
         Path | None, typer.Option("--page", help="Only write the state of all tables, as Markdown, into this file.")
     ] = None,
     margin: Annotated[
-        float, typer.Option(help="Percentage points of mIoU by which a reproduction may differ from the published figure.")
+        float,
+        typer.Option(help="Percentage points by which a reproduction may differ from the published mIoU."),
     ] = 0.5,
 ) -> None:
     """Plan a paper's table: its experiments, their cost, and the state of each cell; then run them."""
@@ -90,9 +91,7 @@ def _list_tables() -> None:
     typer.echo("\nsstkd-bench reproduce TABLE --dry-run shows its runs, their cost and their state")
 
 
-def _show(
-    table: str, dry_run: bool, results: Path, write: Path | None, measure: bool, margin: float
-) -> list[Path]:
+def _show(table: str, dry_run: bool, results: Path, write: Path | None, measure: bool, margin: float) -> list[Path]:
     """Print the plan of a table, its cost and its state; or with `write` the experiment files that were written.
 
     Args:

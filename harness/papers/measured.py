@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.arrays import Runs, Shared, split
-from harness.analysis.stats import paired_difference, score
+from harness.analysis.stats import Score, paired_difference, score
 from harness.experiment.method import method_entry
 from harness.experiment.recipe import without_defaults_of_added_keys
 from harness.experiment.signatures import plain
@@ -101,7 +101,7 @@ def costs(table: PaperTable, counted: Mapping[str, tuple[float, float]], figures
         texts = [name]
         for i, metric in enumerate(("params_m", "gmacs")):
             figure = by_key.get((name, metric))
-            number = None if own is None else Interval(own[i], None, None, 1)
+            number = None if own is None else Score(own[i], None, 1)
             cells.append(Cell(name, metric, "" if own else "not counted", number, None, figure))
             texts.append("not counted" if own is None else f"{own[i]:.2f}")
             texts.append(UNVERIFIED if figure is None else figure.text)

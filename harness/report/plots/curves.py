@@ -44,7 +44,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """Content of one pair's axes. `floor` and `teacher` are on dev in percent, or None; an empty title takes no space."""
+    """Content of one pair's axes. `floor` and `teacher` are dev mIoU in percent; an empty title takes no space."""
 
     title: str
     curves: tuple[Curve | None, ...]
