@@ -28,7 +28,7 @@ OnUpdate = Callable[["Status"], None]
 OnTrial = Callable[["TrialUpdate"], None]
 ACROSS = (
     *("student_parameters", "student_macs", "student_latency_ms", "train_seconds"),
-    *("dev_confusion", "dev_boundary_confusion", "class_names"),
+    *("val_confusion", "val_boundary_confusion", "class_names"),
 )
 """Columns that a comparison over several experiments needs beside those of a table."""
 

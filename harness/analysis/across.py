@@ -1,7 +1,8 @@
 """Methods over many pairs and datasets: gains by task, ranks, and the conclusion.
 
 Tasks are the pairs of one or several experiments. Values within a task are from `analysis.comparison`; across tasks
-only methods with all their runs count, and a method that failed on a task is ranked last there.
+only methods with all their runs count, and a method that failed on a task is ranked last there. Pairs of one dataset
+are not independent of each other, so intervals and tests are over datasets: pairs of one say nothing about others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,9 +44,9 @@ class Standing:
 
     Attributes:
         label: the method.
-        rank: its mean rank, 1 is best.
-        gain: mean over tasks of its mean difference to the baseline, in percentage points, with the t interval over
-            tasks; None for the baseline, or if it failed on a task.
+        rank: its mean rank over the pairs of a dataset, then over datasets; 1 is best.
+        gain: its mean difference to the baseline in percentage points, averaged in the same way, with the t interval
+            over datasets, if there are several; None for the baseline, or if it failed on a task.
         better: the probability that one of its runs beats one of the baseline's; None for the baseline.
         area: mean height of its performance profile up to `WITHIN` percentage points from the best.
         wins, losses: number of tasks with a significant difference to the baseline, above or below 0.
@@ -69,15 +70,19 @@ class Across:
         methods: every label, the baseline (student without distillation) first.
         ranked: standings, by rank, of the methods that were run on every task.
         unranked: reason why other methods have no rank, by label.
-        friedman: p-value of "all ranked methods are equally good"; None for fewer than three methods, or one task.
-        critical: Nemenyi's critical difference of mean ranks; None with one task.
-        groups: sets of methods that do not differ by more than it.
+        datasets: in the order of the tasks.
+        tested: mean rank over datasets of the mean gain of every ranked method but the baseline; empty for one dataset.
+        friedman: p-value of "all tested methods are equally good"; None for fewer than three, or one dataset.
+        critical: Nemenyi's critical difference of the tested ranks; None for fewer than two methods, or one dataset.
+        groups: sets of tested methods that do not differ by more than it.
     """
 
     tasks: tuple[Task, ...]
     methods: tuple[str, ...]
     ranked: tuple[Standing, ...]
     unranked: Mapping[str, str]
+    datasets: tuple[str, ...]
+    tested: Mapping[str, float]
     friedman: float | None
     critical: float | None
     groups: tuple[tuple[str, ...], ...]
@@ -98,26 +103,27 @@ class Across:
         """The conclusion in words, with its significance."""
         if not self.ranked:
             return "Nothing can be concluded: no method but the baseline was run on all tasks."
-        first = self.ranked[0]
-        count = len(self.tasks)
-        where = f"over {count} {'task' if count == 1 else 'tasks'}"
-        if self.critical is None:
-            return f"Nothing can be concluded from one task; {first.label} has the highest mIoU on it."
-        near = {name for group in self.groups if first.label in group for name in group}
-        gain = ""
-        if first.gain is not None and first.gain.low is not None and first.gain.high is not None:
-            g = first.gain
-            gain = f", {g.mean:+.2f} percentage points [{g.low:+.2f}, {g.high:+.2f}] to the baseline"
+        first, count = self.ranked[0], len(self.tasks)
         tied = [s.label for s in self.ranked if s.rank == first.rank]
         who = f"{first.label} has" if len(tied) == 1 else f"{' and '.join(tied)} share"
-        text = f"{who} the best mean rank {where}: {first.rank:.2f} of {len(self.ranked)}"
-        text += gain if len(tied) == 1 else ""
+        text = f"{who} the best mean rank over {count} {'pair' if count == 1 else 'pairs'}: "
+        text += f"{first.rank:.2f} of {len(self.ranked)}"
+        if first.gain is not None and len(tied) == 1:
+            g = first.gain
+            text += f", {g.mean:+.2f} percentage points"
+            text += "" if g.low is None or g.high is None else f" [{g.low:+.2f}, {g.high:+.2f}]"
+            text += " to the baseline"
         if first.label == self.tasks[0].block.references["none"]:
             text += ". No method is ahead of the baseline"
+        if self.critical is None or first.label not in self.tested:
+            only = "one dataset" if len(self.datasets) == 1 else f"{len(self.datasets)} datasets"
+            return f"{text}. Nothing can be concluded from {only} about which method is best on another."
+        near = {name for group in self.groups if first.label in group for name in group}
+        over = f"over {len(self.datasets)} datasets, critical difference {self.critical:.2f}"
         rest = sorted(near - set(tied))
         if not rest:
-            return f"{text}. It is significantly ahead of all others (critical difference {self.critical:.2f})."
-        return f"{text}. It is not significantly ahead of {', '.join(rest)} (critical difference {self.critical:.2f})."
+            return f"{text}. It is significantly ahead of all other methods ({over})."
+        return f"{text}. It is not significantly ahead of {', '.join(rest)} ({over})."
 
 
 def across(tables: Sequence[Table]) -> Across:
@@ -144,20 +150,35 @@ def across(tables: Sequence[Table]) -> Across:
             raise ValueError(f"{task.name}: the student without distillation has no result, so there are no gains")
     methods = tuple(dict.fromkeys(x.label for task in tasks for x in task.block.methods))
     ranked, unranked = _rankable(tasks, methods)
-    standings = _standings(ranked, tasks)
-    by_rank = {s.label: s.rank for s in standings}
-    several = len(tasks) > 1 and len(ranked) > 1
-    critical = critical_difference(len(ranked), len(tasks)) if several else None
-    table = np.array([[_value(task, name) for name in ranked] for task in tasks])
+    datasets = tuple(dict.fromkeys(task.block.dataset for task in tasks))
+    distilled = [name for name in ranked if name != tasks[0].block.references["none"]]
+    several = len(datasets) > 1 and len(distilled) > 1
+    gains = np.array([[_gain(_of(dataset, tasks), name) for name in distilled] for dataset in datasets])
+    tested = dict(zip(distilled, mean_ranks(gains).tolist(), strict=True)) if several else {}
+    critical = critical_difference(len(distilled), len(datasets)) if several else None
     return Across(
         tasks=tasks,
         methods=methods,
-        ranked=standings,
+        ranked=_standings(ranked, tasks),
         unranked=unranked,
-        friedman=friedman(table) if several and len(ranked) > 2 else None,
+        datasets=datasets,
+        tested=tested,
+        friedman=friedman(gains) if several and len(distilled) > 2 else None,
         critical=critical,
-        groups=tuple(groups(by_rank, critical)) if critical is not None else (),
+        groups=tuple(groups(tested, critical)) if critical is not None else (),
     )
+
+
+def _of(dataset: str, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks on a dataset."""
+    return [task for task in tasks if task.block.dataset == dataset]
+
+
+def _gain(tasks: Sequence[Task], label: str) -> float:
+    """Mean over tasks of a method's mean difference to the baseline; `LOST` if a run of it failed."""
+    found = [task.block.line(label) for task in tasks]
+    means = [x.vs_none.difference.mean for x in found if x is not None and x.vs_none is not None and not x.failed]
+    return float(np.mean(means)) if len(means) == len(tasks) else LOST
 
 
 def _tasks(tables: Sequence[Table]) -> tuple[Task, ...]:
@@ -201,15 +222,18 @@ def _standings(ranked: Sequence[str], tasks: Sequence[Task]) -> tuple[Standing, 
     if len(ranked) < 2:
         return ()
     table = np.array([[_value(task, name) for name in ranked] for task in tasks])
-    ranks, behind = mean_ranks(table), gaps(table)
+    datasets = list(dict.fromkeys(task.block.dataset for task in tasks))
+    of = np.array([datasets.index(task.block.dataset) for task in tasks])
+    ranks = np.mean([mean_ranks(table[of == i]) for i in range(len(datasets))], axis=0)
+    behind = gaps(table)
     out = []
     for i, name in enumerate(ranked):
         lines = [line for task in tasks if (line := task.block.line(name)) is not None]
         baselines = [task.block.baseline for task in tasks]
         gain = better = None
         if any(line is not p for line, p in zip(lines, baselines, strict=True)):
-            deltas = [x.vs_none.difference.mean for x in lines if x.vs_none is not None and not x.failed]
-            gain = mean_interval(deltas, CONFIDENCE) if len(deltas) == len(tasks) else None
+            means = [_gain(_of(dataset, tasks), name) for dataset in datasets]
+            gain = None if LOST in means else mean_interval(means, CONFIDENCE)
             better = probability_of_improvement(
                 [_run_values(x) or [] for x in lines],
                 [_run_values(p) or [] for p in baselines],
@@ -289,7 +313,7 @@ def class_gains(task: Task, rows: Mapping[str, Mapping[str, Any]], column: str) 
     Args:
         task: the task.
         rows: by run_id, with the column.
-        column: a confusion column of the rows, e.g. "dev_confusion" or "dev_boundary_confusion".
+        column: a confusion column of the rows, e.g. "val_confusion" or "val_boundary_confusion".
 
     Returns:
         (K,) for each method; nan for a class that is in neither labels nor predictions of one side. None if the rows

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.analysis.across import WITHIN, Across, class_gains, costs, profile_gaps
+from harness.analysis.lines import FEWEST_SEEDS
 from harness.analysis.sheets import Sheet, sheet
 from harness.borders import label
 from harness.report.formats import sheets_to_markdown
@@ -47,22 +48,33 @@ def notes(found: Across) -> list[str]:
     """How to read both tables, the tests over all methods, and which methods are not ranked."""
     count = len(found.tasks)
     said = [
-        "Gains: mean difference of dev mIoU to the student without distillation (baseline) of the pair in percentage "
-        "points, paired by seed, with its 95 % t interval; ▲ ▼: significant after Holm's correction within the pair. "
-        "The baseline's own line: its mIoU in percent, mean ± half-width of its 95 % t interval."
+        "Gains: mean difference of val mIoU to the student without distillation (baseline) of the pair in percentage "
+        "points, paired by seed, with 95 % intervals that hold together for all comparisons of the pair; ▲ ▼: the "
+        f"interval leaves 0 out, over {FEWEST_SEEDS} seeds or more. The baseline's own line: its mIoU in percent, mean "
+        "± standard deviation."
     ]
     if found.ranked:
         said.append(
-            f"Standings over {count} {'task' if count == 1 else 'tasks'}: gain is the mean over tasks with its t "
-            "interval over them; the probability that a run beats one of the baseline's has a bootstrap interval over "
-            f"runs; profile is the mean share of tasks within 0 to {WITHIN:g} percentage points of the best. A method "
-            "that failed on a task is last there."
+            f"Standings over {count} {'pair' if count == 1 else 'pairs'} of {len(found.datasets)} "
+            f"{'dataset' if len(found.datasets) == 1 else 'datasets'}: mean rank and gain are means over the pairs of "
+            "a dataset, then over datasets, the gain with its t interval over datasets, if there are several; the "
+            "probability that a run beats one of the baseline's has a bootstrap interval over runs; profile is the "
+            f"mean share of pairs within 0 to {WITHIN:g} percentage points of the best. A method that failed on a pair "
+            "is last there."
+        )
+    if len(found.datasets) == 1:
+        said.append(
+            "Pairs of one dataset are not independent: without a second dataset there is no interval of a mean gain "
+            "and no test over all methods."
         )
     if found.friedman is not None:
-        said.append(f'Friedman\'s test of "all ranked methods are equally good": p = {found.friedman:.3g}.')
+        what = "all methods but the baseline gain equally"
+        said.append(f'Friedman\'s test over datasets of "{what}": p = {found.friedman:.3g}.')
     if found.critical is not None:
         apart = "; ".join(" = ".join(group) for group in found.groups) or "none"
-        said.append(f"Nemenyi's critical difference of mean ranks: {found.critical:.2f}. Not told apart: {apart}.")
+        said.append(
+            f"Nemenyi's critical difference of mean ranks over datasets: {found.critical:.2f}. Not told apart: {apart}."
+        )
     reasons: dict[str, list[str]] = {}
     for name, why in found.unranked.items():
         reasons.setdefault(why, []).append(name)
@@ -74,12 +86,12 @@ def to_markdown(found: Across, rows: Rows) -> str:
 
     Args:
         found: the comparison.
-        rows: with class_names, dev_confusion and dev_boundary_confusion.
+        rows: with class_names, val_confusion and val_boundary_confusion.
     """
     sheets = [gains(found), *([standings(found)] if found.ranked else [])]
     for task in found.tasks:
         names = next(rows[r]["class_names"] for x in task.block.methods for r in x.run_ids.values())
-        for column, what in (("dev_confusion", "by class"), ("dev_boundary_confusion", "by class, near boundaries")):
+        for column, what in (("val_confusion", "by class"), ("val_boundary_confusion", "by class, near boundaries")):
             if by_class := class_gains(task, rows, column):
                 lines = [(name, *map(_signed, values)) for name, values in by_class.items()]
                 title = f"{task.name}: gain of IoU {what}"

@@ -50,8 +50,13 @@ def table(records: list[dict[str, Any]], methods: tuple[str, ...] = METHODS) -> 
     )
 
 
+def on(dataset: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [r | {"dataset": dataset} for r in records]
+
+
 def three() -> list[list[dict[str, Any]]]:
-    return [rows("a"), rows("b", 0.1), rows("c", 0.2)]
+    """Three datasets of one pair each."""
+    return [on("x", rows("a")), on("y", rows("b", 0.1)), on("z", rows("c", 0.2))]
 
 
 def test_standings_by_hand() -> None:
@@ -66,8 +71,29 @@ def test_standings_by_hand() -> None:
     assert last.area == pytest.approx(1 - 3.0 / WITHIN, abs=0.01)
     # Seeds 0 to 4 lie a point apart: of 25 pairs of runs cwd wins all in which it is not three or four seeds behind.
     assert first.better is not None and first.better.mean == pytest.approx(22.5 / 25, abs=0.07)
-    assert found.critical == pytest.approx(critical_difference(4, 3))
-    assert found.groups == (("cwd", "sstkd", "kd"), ("sstkd", "kd", "none"))
+    # The baseline is not among the methods that are tested against each other.
+    assert found.critical == pytest.approx(critical_difference(3, 3)) and found.friedman is not None
+    assert found.tested == {"cwd": 1, "sstkd": 2, "kd": 3} and found.groups == (("cwd", "sstkd"), ("sstkd", "kd"))
+
+
+def test_pairs_of_one_dataset_are_one_unit() -> None:
+    """Twelve pairs of one dataset are one dataset: no interval, no test; with a second one there are two units."""
+    twelve = [rows(f"pair-{i:02}") for i in range(12)]
+    alone = joined(*twelve)
+    assert alone.datasets == ("texmosaic",) and (alone.friedman, alone.critical, alone.groups) == (None, None, ())
+    cwd = next(s for s in alone.ranked if s.label == "cwd")
+    assert cwd.rank == 1 and cwd.gain is not None and (cwd.gain.low, cwd.gain.n) == (None, 1)
+    assert "Nothing can be concluded from one dataset" in alone.pick
+    # On the other dataset kd is best, by one pair: it counts as much as the twelve.
+    other = [
+        r | {"val_miou": r["val_miou"] + (0.05 if r["method"] == "kd" else 0.0)} for r in on("landcover", rows("z"))
+    ]
+    both = joined(*twelve, other)
+    by_label = {s.label: s for s in both.ranked}
+    assert (by_label["cwd"].rank, by_label["kd"].rank) == (1.5, 2.0)
+    assert by_label["kd"].gain is not None and by_label["kd"].gain.n == 2
+    assert by_label["kd"].gain.mean == pytest.approx((1.0 + 6.0) / 2, abs=0.05)
+    assert both.tested["cwd"] == 1.5 and both.critical == pytest.approx(critical_difference(3, 2))
 
 
 def test_the_matrix_shows_differences_and_what_is_missing() -> None:
@@ -85,7 +111,7 @@ def test_a_failed_method_is_last_on_its_task_and_kept() -> None:
         r | ({"status": "failed", "dev_miou": None, "val_miou": None} if (r["method"], r["seed"]) == ("cwd", 0) else {})
         for r in rows("b")
     ]
-    found = joined(rows("a"), bad, rows("c"))
+    found = joined(on("x", rows("a")), on("y", bad), on("z", rows("c")))
     cwd = next(s for s in found.ranked if s.label == "cwd")
     assert cwd.rank == pytest.approx((1 + 4 + 1) / 3) and cwd.gain is None
     assert cwd.area == pytest.approx(2 / 3, abs=1e-9)
@@ -94,11 +120,13 @@ def test_a_failed_method_is_last_on_its_task_and_kept() -> None:
 
 def test_the_pick_names_its_uncertainty() -> None:
     found = joined(*three())
-    assert found.pick.startswith("cwd has the best mean rank over 3 tasks: 1.00 of 4, +3.0")
-    assert "It is not significantly ahead of" in found.pick and "sstkd" in found.pick
-    many = joined(*(rows(f"pair-{i:02}") for i in range(40)))
-    assert "It is significantly ahead of all others" in many.pick
-    assert joined(rows("a")).pick == "Nothing can be concluded from one task; cwd has the highest mIoU on it."
+    assert found.pick.startswith("cwd has the best mean rank over 3 pairs: 1.00 of 4, +3.0")
+    assert "It is not significantly ahead of sstkd" in found.pick and "over 3 datasets" in found.pick
+    many = joined(*(on(f"data-{i:02}", rows(f"pair-{i:02}")) for i in range(40)))
+    assert "It is significantly ahead of all other methods" in many.pick
+    alone = joined(rows("a")).pick
+    assert alone.startswith("cwd has the best mean rank over 1 pair: 1.00 of 4, +3.0")
+    assert alone.endswith("Nothing can be concluded from one dataset about which method is best on another.")
     tie = [r | {"val_miou": 0.6 + 0.01 * r["seed"]} if r["method"] in ("cwd", "kd") else r for r in rows("a")]
     assert joined(tie, [r | {"pair": "b"} for r in tie]).pick.startswith("cwd and kd share the best mean rank")
 
@@ -153,18 +181,18 @@ def test_pareto_against_the_definition() -> None:
 def test_class_gains_are_means_over_paired_seeds() -> None:
     records = {r["run_id"]: r for r in rows("a")}
     (task,) = joined(list(records.values())).tasks
-    gains = class_gains(task, records, "dev_confusion")
+    gains = class_gains(task, records, "val_confusion")
     assert gains is not None and set(gains) == {"kd", "cwd", "sstkd"}
 
     def iou(method: str, seed: int) -> Any:
         row = next(r for r in records.values() if (r["method"], r["seed"], r["role"]) == (method, seed, "student"))
-        return class_iou(np.reshape(row["dev_confusion"], (6, 6)))
+        return class_iou(np.reshape(row["val_confusion"], (6, 6)))
 
     expected = np.mean([100 * (iou("kd", s) - iou("none", s)) for s in range(5)], axis=0)
     np.testing.assert_allclose(gains["kd"], expected)
     assert (
         class_gains(
-            task, {k: v | {"dev_boundary_confusion": None} for k, v in records.items()}, "dev_boundary_confusion"
+            task, {k: v | {"val_boundary_confusion": None} for k, v in records.items()}, "val_boundary_confusion"
         )
         is None
     )
@@ -213,9 +241,9 @@ def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
         store.write_run(tmp_path / "r" / "tiny", row)
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    assert "Nothing can be concluded from one task" in " ".join(done.output.split())
+    assert "Nothing can be concluded from one dataset" in " ".join(done.output.split())
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"compare.md", "gains.png", "gains.svg", "cost-texmosaic.png", "cost-texmosaic.svg"}
     text = (tmp_path / "out" / "compare.md").read_text()
-    assert "## tiny on texmosaic: gain of IoU by class (dev)" in text and "| brick |" in text
+    assert "## tiny on texmosaic: gain of IoU by class (val)" in text and "| brick |" in text
     assert not math.isnan(float(text.split("| kd | ")[1].split(" ")[0]))

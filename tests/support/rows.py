@@ -160,7 +160,8 @@ def make_row(method: str = "kd", seed: int = 0, status: str = "ok", role: str = 
         row |= {"class_names": [f"class {k}" for k in classes], "palette": [[k, k, k] for k in classes]}
     row |= changes
     # What a test says of dev holds for val too, unless it says more.
-    return {f"{name}val_miou": row.get(f"{name}dev_miou") for name in ("", "floor_")} | row
+    same = {"val_miou": "dev_miou", "floor_val_miou": "floor_dev_miou", "val_confusion": "dev_confusion"}
+    return {val: row.get(dev) for val, dev in same.items()} | row
 
 
 def make_experiment(methods: tuple[str, ...] = ("none", "kd", "cwd", "sstkd"), seeds: int = 3) -> list[dict]:

@@ -148,17 +148,17 @@ def _indented(text: str) -> str:
 
 
 def ious(rows: Sequence[Row]) -> list[NDArray[np.float64] | None]:
-    """IoU of every class on dev, (K,), of each row; None of a row that was not evaluated."""
+    """IoU of every class on val, (K,), of each row; None of a row that was not evaluated."""
     out: list[NDArray[np.float64] | None] = [None] * len(rows)
     sizes: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
-        if row["dev_confusion"] is not None:
+        if row["val_confusion"] is not None:
             sizes.setdefault(row["num_classes"], []).append(i)
     for classes, places in sizes.items():
         few = max(1, _COUNTS_AT_ONCE // classes**2)
         for start in range(0, len(places), few):
             part = places[start : start + few]
-            counts = np.stack([rows[i]["dev_confusion"] for i in part]).reshape(-1, classes, classes)
+            counts = np.stack([rows[i]["val_confusion"] for i in part]).reshape(-1, classes, classes)
             hits, unions = np.moveaxis(hits_and_unions(counts), 1, 0)
             found = np.divide(hits, unions, out=np.full(hits.shape, np.nan), where=unions > 0)
             for i, values in zip(part, found, strict=True):

@@ -258,7 +258,7 @@ def _by_class(number: int, block: Block, by_id: Mapping[str, Row], iou_of: Mappi
             columns.append((line.label, _mean([iou_of[run] for run in mine])))
     if first is None:
         return '<p class="note">No run has a result yet.</p>'
-    confusion = np.reshape(first["dev_confusion"], (first["num_classes"], -1))
+    confusion = np.reshape(first["val_confusion"], (first["num_classes"], -1))
     share = confusion.sum(1) / max(1, confusion.sum())
     colours = class_colours(first["palette"], first["num_classes"])
     head = "".join(
@@ -273,7 +273,7 @@ def _by_class(number: int, block: Block, by_id: Mapping[str, Row], iou_of: Mappi
         '<div class="scroll" tabindex="0" role="region" aria-label="IoU by class">'
         f'<table class="heat" data-block="{number}">'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-        '<p class="note">IoU in percent on dev at the last step, mean over seeds. '
+        '<p class="note">IoU in percent on val at the last step, mean over seeds. '
         "A dash: the class is in no label and in no prediction.</p>"
     )
 

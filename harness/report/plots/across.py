@@ -92,19 +92,20 @@ def _or_nan(value: float | None) -> float:
 
 
 def rank_plot(found: Across) -> "Figure":
-    """Mean ranks on a line, best left; bars join methods within the critical difference."""
-    figure = _figure(7.6, 1.5 + 0.3 * len(found.ranked) + 0.12 * len(found.groups))
+    """Mean ranks on a line, best left; bars join methods within the critical difference, where there is one."""
+    ranks = dict(found.tested) or {s.label: s.rank for s in found.ranked}
+    over = f"{len(found.datasets)} datasets" if found.tested else f"{len(found.tasks)} pairs of one dataset"
+    figure = _figure(7.6, 1.5 + 0.3 * len(ranks) + 0.12 * len(found.groups))
     axes = figure.subplots()
-    count = len(found.ranked)
-    ranks = {s.label: s.rank for s in found.ranked}
+    count = len(ranks)
     axes.set_xlim(0.6, count + 0.4)
     depth = 1.0 + 0.35 * len(found.groups)
-    for i, s in enumerate(found.ranked):
+    for i, (name, rank) in enumerate(sorted(ranks.items(), key=lambda item: (item[1], item[0]))):
         left = i < (count + 1) // 2
         level = depth + (i if left else count - 1 - i)
         end = 0.62 if left else count + 0.38
-        axes.plot([s.rank, s.rank, end], [0, level, level], color=INK, linewidth=1)
-        label = f"{s.label}  {s.rank:.2f}" if left else f"{s.rank:.2f}  {s.label}"
+        axes.plot([rank, rank, end], [0, level, level], color=INK, linewidth=1)
+        label = f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}"
         axes.annotate(label, (end, level), ha="right" if left else "left", va="center", fontsize=9, color=INK,
                       xytext=(-4 if left else 4, 0), textcoords="offset points", annotation_clip=False)  # fmt: skip
     for i, group in enumerate(found.groups):
@@ -122,7 +123,7 @@ def rank_plot(found: Across) -> "Figure":
         axes.spines[side].set_visible(False)
     axes.set_yticks([])
     axes.tick_params(colors=MUTED, labelsize=9)
-    axes.set_title(f"mean rank over {len(found.tasks)} tasks, 1 is best", fontsize=10, color=INK, loc="left")
+    axes.set_title(f"mean rank over {over}, 1 is best", fontsize=10, color=INK, loc="left")
     return figure
 
 
@@ -184,7 +185,7 @@ def cost_plot(found: Across, points: Sequence[Cost]) -> "Figure":
         axes.grid(color=FAINT, linewidth=0.7)
         axes.margins(0.08)
         _plain_axes(axes)
-    panels[0].set_ylabel("mIoU on dev (%)", fontsize=10, color=INK)
+    panels[0].set_ylabel("mIoU on val (%)", fontsize=10, color=INK)
     shown = dict.fromkeys(c.label for c in points)
     handles = []
     for name in shown:
