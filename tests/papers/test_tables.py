@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from harness.analysis.stats import mean_interval, paired_difference
 from harness.cli.app import app
 from harness.experiment.method import method_entry
+from harness.experiment.signatures import plain
 from harness.papers.cells import Cell, Grid
 from harness.papers.lines import Column, ours_of, parts_of
 from harness.papers.measured import COLUMNS, build, complete, costs, prepared
@@ -41,7 +42,8 @@ def row(method: str, seed: int, miou: float, student: str = "PSPNet-R18", **chan
     """A row of the recipe of SKD's protocol."""
     teacher = method == "teacher"
     given = changes.pop("given", {})
-    parameters = method_entry("none" if teacher else method).parameters.model_validate_json(json.dumps(given))
+    entry = method_entry("none" if teacher else method)
+    parameters = plain(entry, entry.parameters.model_validate_json(json.dumps(given)))
     made = make_row(
         "none" if teacher else method,
         seed,
@@ -50,7 +52,7 @@ def row(method: str, seed: int, miou: float, student: str = "PSPNet-R18", **chan
         experiment="cityscapes",
         dataset="cityscapes",
         steps=40_000,
-        method_parameters=parameters.model_dump_json(),
+        method_parameters=json.dumps(parameters),
         student_network=network("PSPNet-R101" if teacher else student),
         teacher_network=network("PSPNet-R101"),
         recipe=json.dumps({"steps": 40_000, "batch_size": 8, "augment": {"crop_hw": [512, 512]}}),
