@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Seconds = dict[tuple[str, str, str], float]
 """Seconds of a training step by (pair, role, method label); empty where nothing was measured."""
-USUAL_SEEDS = (3, 5, 10)
+USUAL_SEEDS = (5, 10, 20)
 
 
 def check(

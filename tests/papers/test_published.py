@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis.stats import mean_interval
+from harness.analysis.stats import score
 from harness.papers.cells import Cell
 from harness.papers.protocols import CIRKD, CWD_AUTHOR, MMSEG, MMSEG_160K, MMSEG_769, SKD
 from harness.papers.published import Figure, read_published
@@ -139,7 +139,7 @@ def test_figures_of_authors_beside_their_papers() -> None:
 def cell(sure: str) -> Cell:
     """A measured cell whose interval holds the figure."""
     figure = Figure("d", "val", SKD, "t", "s", "m", "", "miou", 75.0, sure, "x")
-    return Cell("SSTKD", "s", "", mean_interval([74.0, 75.0, 76.0]), None, figure)
+    return Cell("SSTKD", "s", "", score([74.9, 75.0, 75.1]), None, figure)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from harness.analysis.stats import mean_interval
+from harness.analysis.stats import score
 from harness.cli.app import app
 from harness.experiment.load import load
 from harness.experiment.plan import plan
@@ -114,17 +114,26 @@ def test_without_the_data_it_says_what_to_set(tmp_path: Path, monkeypatch: pytes
 
 def cell(values: list[float], published: float | None = 75.0, line: str = "SSTKD", why_not: str = "") -> Cell:
     figure = None if published is None else Figure("d", "val", "p", "t", "s", "m", "", "miou", published, "V", "x")
-    return Cell(line, "s", why_not, mean_interval(values) if values else None, None, figure)
+    return Cell(line, "s", why_not, score(values) if values else None, None, figure)
 
 
 def test_states() -> None:
     assert state(cell([], why_not="not run"), 3) == "not run"
     assert state(cell([], why_not="method not available"), 3) == "method not available"
     assert state(cell([75.0, 75.2]), 3) == "running (2 of 3)"
-    assert state(cell([74.0, 75.0, 75.5]), 3) == "reproduced"
     assert state(cell([70.0, 70.1, 70.2]), 3) == "not reproduced"
     assert state(cell([80.0, 80.1, 80.2]), 3) == "not reproduced"
-    assert state(cell([74.0, 75.0, 75.5], published=None), 3) == "measured"
+    # The 90 % interval is +- 2.92 * 0.1 / sqrt(3) = 0.17: within half a point of 75. A wide one says nothing.
+    assert state(cell([74.9, 75.0, 75.1]), 3) == "reproduced"
+    assert state(cell([74.0, 75.0, 76.0]), 3) == "undecided"
+    # Near the margin more seeds decide, in either direction; another margin is another question.
+    assert state(cell([75.3, 75.4, 75.5]), 3) == "undecided"
+    assert state(cell([75.35, 75.4, 75.45] * 4), 3) == "reproduced"
+    assert state(cell([75.55, 75.6, 75.65] * 4), 3) == "not reproduced"
+    assert state(cell([75.3, 75.4, 75.5]), 3, margin=1.0) == "reproduced"
+    with pytest.raises(ValueError, match="margin=0"):
+        state(cell([75.0, 75.1, 75.2]), 3, margin=0)
+    assert state(cell([74.9, 75.0, 75.1], published=None), 3) == "measured"
     assert state(cell([78.0], line="teacher"), 3) == "measured"
 
 

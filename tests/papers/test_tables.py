@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from harness.analysis.stats import mean_interval, paired_difference
+from harness.analysis.stats import paired_difference, score
 from harness.cli.app import app
 from harness.experiment.method import method_entry
 from harness.experiment.signatures import plain
@@ -116,12 +116,12 @@ def test_a_measured_cell_by_hand() -> None:
     cells = built("sstkd-table-1", comparison())
     cell = cells["SSTKD", "PSPNet-R18"]
     values, plain = [72.0, 72.4, 73.0], [69.0, 69.8, 69.4]
-    measured, difference = mean_interval(values), paired_difference(dict(enumerate(values)), dict(enumerate(plain)))
+    measured, difference = score(values), paired_difference(dict(enumerate(values)), dict(enumerate(plain)))
     assert cell.measured is not None and cell.vs_student is not None
-    assert cell.measured.mean == pytest.approx(measured.mean) and cell.measured.half == pytest.approx(measured.half)
+    assert cell.measured == measured and measured.deviation == pytest.approx(0.5033, abs=1e-4)
     assert (cell.vs_student.mean, cell.vs_student.low) == pytest.approx((difference.mean, difference.low))
     assert cell.gap == pytest.approx(measured.mean - 75.15)
-    assert cell.texts == (f"72.47 ± {measured.half:.2f} (n=3)", f"+3.07 [{difference.low:+.2f}, {difference.high:+.2f}]",
+    assert cell.texts == ("72.47 ± 0.50 (n=3)", f"+3.07 [{difference.low:+.2f}, {difference.high:+.2f}]",
                           "75.15 (V2)", "-2.68")  # fmt: skip
     assert cells["teacher", "PSPNet-R18"].texts == ("78.00 (n=1)", "–", "78.56 (V)", "-0.56")
     assert cells["student", "PSPNet-R18"].vs_student is None
@@ -211,7 +211,7 @@ def test_costs_stand_beside_the_published_ones() -> None:
 
 def example() -> Grid:
     figure = Figure("d", "val", "p", "t", "s", "m", "", "miou", 71.5, "V", "a & b")
-    cell = Cell("a_b & <c>|", "s", "", mean_interval([70.0, 71.0]), None, figure)
+    cell = Cell("a_b & <c>|", "s", "", score([70.0, 71.0]), None, figure)
     return Grid(
         "g", "100 % [of it]", ("method", "s: measured"), (("a_b & <c>|", "70.5 ± 6.35"),), ("x_y ~ 1^2",), (cell,)
     )

@@ -160,7 +160,8 @@ def test_a_report_of_failures_only_still_says_so(tmp_path):
 
 
 def test_a_row_without_optional_columns_is_shown(tmp_path):
-    bare = {"class_names", "palette", "samples", "curve", "losses", "floor_dev_miou", "step_ms", "peak_memory_mb"}
+    bare = {"class_names", "palette", "samples", "curve", "losses", "floor_dev_miou", "floor_val_miou", "step_ms"}
+    bare |= {"peak_memory_mb"}
     rows = [{k: v for k, v in r.items() if k not in bare} for r in make_experiment(seeds=1)]
     words = " ".join(Page(written(tmp_path, rows)["html"].read_text()).words)
     assert "class 5" in words and "not measured" in words
