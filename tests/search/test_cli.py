@@ -113,6 +113,7 @@ def test_check_lists_trials_and_final_runs(done):
 
 
 RESULT = {"num_classes": 2, "dev_confusion": [1, 0, 0, 1], "dev_miou": 1.0}
+RESULT |= {"val_confusion": [1, 0, 0, 1], "val_miou": 1.0}
 
 
 @pytest.mark.torch
