@@ -146,8 +146,8 @@ def _block(
 <h2>{_e(block.pair)} <span class="on">on {_e(block.dataset)}</span></h2>
 <dl class="facts">{tiles}</dl>
 {_table(i, block)}
-<p class="note">{_e(table.legend)} {block.comparisons} comparisons in this table.
-The bootstrap interval is too narrow for few seeds and decides nothing.</p>
+<p class="note">{_e(table.legend)} {block.comparisons} comparisons in this table;
+p: adjusted for all of them.</p>
 {_said(block)}<h3>Learning curves</h3>
 {_curves(i, curves)}
 {_search(i, [each for each in outcomes if each.study.template.pair == block.pair])}
