@@ -106,7 +106,7 @@ WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
         ),
         ({"enqueued": 30, "pixel_memory": 20}, "at most pixel_memory 20"),
         ({"convention": "nobody"}, "'canonical', 'cirkd'"),
-        ({"auto_pool": True, "pool": 2}, "pool is 1; given 2"),
+        ({"pool": 2, "auto_pool": True}, "pool is 1; given 2"),
         _TAP,
     ],
     "dist": [({"tau": 0.0}, "above 0")],
