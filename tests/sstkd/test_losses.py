@@ -63,7 +63,6 @@ def test_structural_positions_is_a_sum_over_channels_and_bands(levels):
         assert loss.item() == pytest.approx(want, rel=1e-12)
         (gradient,) = torch.autograd.grad(loss, student)
         np.testing.assert_allclose(gradient.flatten(2).numpy(), want_gradient, rtol=1e-9, atol=1e-14)
-    assert torch.autograd.gradcheck(lambda x: structural_loss(cdm(x - teacher), reduction="positions"), student)
 
 
 def test_one_level_of_the_structural_term_is_converted_by_channels_times_bands():
