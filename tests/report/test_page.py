@@ -40,7 +40,7 @@ def test_the_comparison_sorts_by_numbers_and_back(page_file):
         assert column(page, "table.main", 0)[0] == "sstkd" and head.nth(1).get_attribute("aria-sort") == "descending"
         # No difference to itself: last, whichever way it is sorted.
         for _ in range(2):
-            head.nth(2).locator("button").click()
+            head.nth(3).locator("button").click()
             assert column(page, "table.main", 0)[-1] == "none"
         assert head.nth(1).get_attribute("aria-sort") is None
 
@@ -65,7 +65,7 @@ def test_runs_are_sorted_and_filtered_by_every_word(page_file):
 
 def test_a_number_tells_its_runs_and_how_to_repeat_them(page_file):
     with opened(page_file) as page:
-        cell = page.locator("table.main tbody tr").nth(2).locator("button.cell").nth(1)
+        cell = page.locator("table.main tbody tr").nth(2).locator("button.cell").nth(2)
         text = cell.locator("span").first.evaluate("node => node.firstChild.textContent")
         cell.click()
         dialog = page.locator("dialog[open]")
@@ -74,6 +74,10 @@ def test_a_number_tells_its_runs_and_how_to_repeat_them(page_file):
         assert column(page, "dialog", 0) == ["0", "1", "3"]
         deltas = [float(v) for v in column(page, "dialog", 3)]
         assert sum(deltas) / 3 == pytest.approx(float(text.split()[0]), abs=0.011)
+        # They are of val, and so is the cell above.
+        assert float(column(page, "dialog", 1)[0]) == round(
+            100 * store.read_run(page_file.parent, "cwd-0-0123456789ab")["val_miou"], 2
+        )
         assert "cwd-3-0123456789ab" in column(page, "dialog", 4) and "none-3-0123456789ab" in column(page, "dialog", 5)
         for words in ("commit", "0.1.0", "sstkd-bench run experiments/quickstart.yaml"):
             assert words in dialog.inner_text()
@@ -96,8 +100,8 @@ def test_numbers_without_a_comparison_say_so(tmp_path):
             page.keyboard.press("Escape")
             return text
 
-        assert "It is what the others are compared with." in said("none", 1)
-        assert "There is no run of the same seed to compare with." in said("cwd", 2)
+        assert "It is what the others are compared with." in said("none", 2)
+        assert "There is no run of the same seed to compare with." in said("cwd", 3)
         assert "No run has a result." in said("kd", 0) and "No run has a result." in said("fitnet", 0)
         # "failed (2 of 2)" is no number: last, whichever way it is sorted.
         for _ in range(2):
@@ -185,7 +189,7 @@ def test_names_of_methods_stay_in_their_columns(tmp_path):
 
 def test_significantly_worse_has_another_colour_than_better(tmp_path):
     """Where every number moves with its seed: kd is better than none, none worse than kd."""
-    for row in make_experiment(seeds=4):
+    for row in make_experiment(seeds=5):
         store.write_run(tmp_path, row)
     with opened(write_report(tmp_path, METHODS)["html"]) as page:
         colour = "spans => [...new Set(spans.map(span => getComputedStyle(span).color))]"

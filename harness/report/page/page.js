@@ -112,18 +112,18 @@ const seeds = line => Object.keys(line.runs).map(Number).sort((a, b) => a - b);
 
 // --- cells of the comparison: the runs behind each number
 
-const miou = run => data.rows[run][5];
+const AGAINST = {"vs none": 0, "vs kd": 1}, OF_A_RUN = {"mIoU (val)": 7, "dev": 5, "s/step": 8};
+const miou = run => data.rows[run][OF_A_RUN["mIoU (val)"]];
 const cell = (block, line, column, title) => {
   const runs = seeds(line).map(seed => line.runs[seed]), name = line.label + ": " + title + " (" + block.pair + " on " + block.dataset + ")";
   const said = make("p", line.cells[column], "said");
-  const reference = column === 1 || column === 2 ? block.lines.find(x => x.label === block.references[column - 1]) : null;
+  const compares = title in AGAINST, reference = compares ? block.lines.find(x => x.label === block.references[AGAINST[title]]) : null;
   if (!runs.length) return show(name, said, make("p", "No run has a result."));
   if (reference === line) return show(name, said, make("p", "It is what the others are compared with."), ...source(runs));
-  const compares = column === 1 || column === 2, both = reference ? seeds(line).filter(seed => seed in reference.runs) : [];
+  const both = reference ? seeds(line).filter(seed => seed in reference.runs) : [];
   if (compares && !both.length) return show(name, said, make("p", "There is no run of the same seed to compare with."), ...source(runs));
   if (!compares) {
-    const at = {0: 5, 3: 8}[column];
-    const value = run => column === 4 ? fact(run, "peak_memory_mb") : data.rows[run][at];
+    const value = run => title in OF_A_RUN ? data.rows[run][OF_A_RUN[title]] : fact(run, "peak_memory_mb");
     return show(name, said, table(["seed", title, "run"], seeds(line).map(s => [s, value(line.runs[s]), link(line.runs[s])])), ...source(runs));
   }
   show(name, said, table(["seed", line.label, reference.label, "difference", "run", "run of " + reference.label], both.map(s => {
