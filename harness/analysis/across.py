@@ -118,7 +118,8 @@ class Across:
         if self.critical is None or first.label not in self.tested:
             only = "one dataset" if len(self.datasets) == 1 else f"{len(self.datasets)} datasets"
             return f"{text}. Nothing can be concluded from {only} about which method is best on another."
-        near = {name for group in self.groups if first.label in group for name in group}
+        # The order of the pairs' ranks need not be that of the datasets' gains, which are tested.
+        near = {name for name, rank in self.tested.items() if rank - self.tested[first.label] <= self.critical}
         over = f"over {len(self.datasets)} datasets, critical difference {self.critical:.2f}"
         rest = sorted(near - set(tied))
         if not rest:

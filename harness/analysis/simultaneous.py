@@ -38,10 +38,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Simultaneous:
-    """What a family of comparisons finds, each with a probability of 5 % at most that any interval misses.
+    """What a family of comparisons finds.
 
     Attributes:
-        low, high: (K,) ends of the simultaneous intervals.
+        low, high: (K,) ends of the simultaneous intervals: the level is the probability that any of them misses.
         p_values: (K,) adjusted for the whole family.
     """
 

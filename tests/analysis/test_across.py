@@ -96,6 +96,18 @@ def test_pairs_of_one_dataset_are_one_unit() -> None:
     assert both.tested["cwd"] == 1.5 and both.critical == pytest.approx(critical_difference(3, 2))
 
 
+def test_the_best_rank_is_not_called_ahead_of_a_method_with_larger_gains() -> None:
+    """cwd has the best rank over the pairs, kd the largest gain on every one of 40 datasets, by one pair of three."""
+
+    def changed(pair: str, kd: float) -> list[dict[str, Any]]:
+        return [r | {"val_miou": r["val_miou"] + (kd if r["method"] == "kd" else 0.0)} for r in rows(pair)]
+
+    many = [on(f"data-{i:02}", [*changed(f"a{i:02}", 0.5), *rows(f"b{i:02}"), *rows(f"c{i:02}")]) for i in range(40)]
+    found = joined(*many)
+    assert found.ranked[0].label == "cwd" and min(found.tested, key=lambda x: found.tested[x]) == "kd"
+    assert "not significantly ahead of kd" in found.pick
+
+
 def test_the_matrix_shows_differences_and_what_is_missing() -> None:
     found = joined(rows("a"), rows("b", methods=("none", "kd")))
     a, b = found.tasks
