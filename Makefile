@@ -13,7 +13,7 @@ RAY := --numprocesses 2 --dist loadfile
 # Every process that a test starts would compile the package and the tests anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart quick test rest soak lint docs clean help
+.PHONY: quickstart quick test rest slow ray soak lint docs clean help
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -29,8 +29,12 @@ test: $(VENV)/.installed-dev  ## install what the tests need, run them
 	$(PYTEST) --passed=$(VENV)/passed -m 'not (ray or chaos or slow)' $(TWO)
 	$(PYTEST) -m smoke $(RAY)
 
-rest: $(VENV)/.installed-dev  ## what .ci/run adds to `make test`: large networks, all of Ray, two kills of each kind
+rest: slow ray  ## what .ci/run adds to `make test`; with -j2 both at once
+
+slow: $(VENV)/.installed-dev  ## large networks, malformed inputs, commands of the docs
 	$(PYTEST) -m 'slow and not (ray or chaos)' $(TWO)
+
+ray: $(VENV)/.installed-dev  ## all of Ray, two kills of each kind
 	$(PYTEST) -m '(ray or chaos) and not smoke' $(RAY)
 
 soak: $(VENV)/.installed-dev  ## ten kills of each kind, and the benchmarks (an hour)

@@ -101,6 +101,7 @@ def test_the_texmosaic_page_shows_what_the_example_rows_give() -> None:
     assert [line for line in shown if line not in written] == []
 
 
+@pytest.mark.slow
 @with_opencv_5
 def test_the_page_of_backbones_shows_what_its_rows_give(tmp_path: Path) -> None:
     words = ["compare", "experiments/backbones_small.yaml", "--results", str(EXAMPLE.parent), "--to", str(tmp_path)]

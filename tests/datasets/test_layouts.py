@@ -131,6 +131,7 @@ def write_colours(root: Path, text: str = COLOURS, **changed: tuple[int, int, in
     return root
 
 
+@pytest.mark.slow
 def test_masks_in_colours(tmp_path: Path) -> None:
     root = write_colours(tmp_path)
     data = DATASETS["folder"](root)

@@ -135,14 +135,17 @@ def test_without_equalisation_a_region_has_the_photographs_grey_levels():
     found = exact.train.grey[0].astype(float)
     # The piece lies between pixels: bilinear weights make it the mean of four shifted windows, within 1 of rounding.
     windows = np.lib.stride_tricks.sliding_window_view(area, (97, 97))
-    near = np.abs(windows[:, :, 1:-1, 1:-1].mean((2, 3)) - found[1:, 1:].mean()) < 3
-    fits = [_bilinear_misfit(windows[y, x], found) for y, x in zip(*np.nonzero(near), strict=True)]
-    assert min(fits) <= 1.1
+    sums = np.pad(area, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    inner = (sums[96:-1, 96:-1] - sums[1:-96, 96:-1] - sums[96:-1, 1:-96] + sums[1:-96, 1:-96]) / 95**2
+    near = np.abs(inner - found[1:, 1:].mean()) < 3
+    places = sorted(zip(*np.nonzero(near), strict=True), key=lambda at: _bilinear_misfit(windows[at], found, step=16))
+    assert min(_bilinear_misfit(windows[at], found) for at in places[:5]) <= 1.1
 
 
-def _bilinear_misfit(window, found):
-    """Largest difference of `found` (96, 96) to the best bilinear shift of `window` (97, 97)."""
-    corners = [window[y : y + 96, x : x + 96].ravel() for y in (0, 1) for x in (0, 1)]
+def _bilinear_misfit(window, found, step=1):
+    """Largest difference of `found` (96, 96), every `step` pixels, to the best bilinear shift of `window` (97, 97)."""
+    corners = [window[y : y + 96 : step, x : x + 96 : step].ravel() for y in (0, 1) for x in (0, 1)]
+    found = found[::step, ::step]
     weights = np.linalg.lstsq(np.stack(corners, 1), found.ravel(), rcond=None)[0]
     return np.abs(np.stack(corners, 1) @ weights - found.ravel()).max()
 

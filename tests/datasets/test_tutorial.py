@@ -32,6 +32,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     sys.modules.pop("mydata", None)
 
 
+@pytest.mark.slow
 def test_the_tutorial_works_as_it_is_written(written: str, tmp_path: Path) -> None:
     given = {"val_fraction": 0.2, "val_seed": 0, "dev_fraction": 0.1, "dev_seed": 0, "short_side": None}
     found = check("folder", Path("fields"), given)

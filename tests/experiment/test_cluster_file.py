@@ -102,6 +102,7 @@ def test_what_ray_leaves_on_the_head_node_is_read(tmp_path):
     assert "1e-05" in path.read_text() and load(path).train.optimizer.lr == 1e-5
 
 
+@pytest.mark.slow
 def test_every_command_reads_it(tmp_path):
     path = write(tmp_path)
     assert "5 runs, 5 pending" in call("check", path, "--no-measure", "--results", tmp_path).stdout

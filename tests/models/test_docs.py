@@ -43,6 +43,7 @@ def experiment(folder: Path, **student: object) -> list[str]:
     return [sys.executable, "-m", "harness.cli", "check", "tried.yaml", "--no-measure"]
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_is_checked_by_the_command(tmp_path: Path) -> None:
     (tmp_path / "mynet.py").write_text(blocks("networks.md", "python")[0])
     (command,) = (line for line in blocks("networks.md", "sh")[0].splitlines() if line)
@@ -53,6 +54,7 @@ def test_a_network_of_ones_own_is_checked_by_the_command(tmp_path: Path) -> None
     assert "kd" in answered(tmp_path, experiment(tmp_path, **student))
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_here_are_asked_for_in_these_words(tmp_path: Path) -> None:
     student = yaml.safe_load(blocks("weights.md", "yaml")[0])["student"]
     said = answered(tmp_path, experiment(tmp_path, **student), code=2)
@@ -60,6 +62,7 @@ def test_weights_that_are_not_here_are_asked_for_in_these_words(tmp_path: Path) 
     assert " ".join(shown.split()) in " ".join(said.split())
 
 
+@pytest.mark.slow
 def test_weights_of_packages_are_checked(tmp_path: Path) -> None:
     text = next(text for text in blocks("weights.md", "yaml") if text.startswith("name: lite"))
     (tmp_path / "lite.yaml").write_text(text)

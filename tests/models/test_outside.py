@@ -202,6 +202,7 @@ def pairs(student: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**tiny.TINY["pairs"][0], "student": student}]
 
 
+@pytest.mark.slow
 def test_it_is_trained_and_its_source_is_part_of_the_row(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student = {"architecture": "mynet:Net", "taps": PATHS, "input": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
     file = tiny.write(own, pairs=pairs(student), methods=["none", "kd", "cwd", "sstkd"])

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 LINUX_ONLY = {
     *("sched_getaffinity", "sched_setaffinity", "sched_setscheduler", "sched_getscheduler", "posix_fadvise"),
@@ -29,6 +31,8 @@ if hasattr(pathlib, "_NormalAccessor"):  # Python 3.10
     pathlib._NormalAccessor.open = staticmethod(opened)
 import sys
 from pathlib import Path
+
+import pytest
 from harness.execution import status_file
 from harness.results import store
 from tests.support import tiny
@@ -53,6 +57,7 @@ def test_what_only_linux_has_is_asked_for() -> None:
     assert unasked == []
 
 
+@pytest.mark.slow
 def test_a_run_without_it(tmp_path: Path) -> None:
     words = [sys.executable, "-c", WITHOUT, str(tmp_path)]
     done = subprocess.run(words, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)

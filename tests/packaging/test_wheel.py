@@ -34,6 +34,7 @@ def wheel(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_wheel_carries_experiments_figures_and_rows(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for kind, folder in SHIPPED.items():
@@ -47,6 +48,7 @@ def test_the_wheel_carries_experiments_figures_and_rows(wheel):
     assert wheel.stat().st_size < 8_000_000
 
 
+@pytest.mark.slow
 @with_opencv_5
 def test_it_works_where_there_is_no_checkout(wheel, tmp_path):
     site, empty = tmp_path / "site", tmp_path / "empty"

@@ -47,6 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder, row(student(folder), folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [3, 5])
 def test_resumed_from_a_checkpoint_it_has_the_same_bits(
     tmp_path: Path, whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, last: int
@@ -93,6 +94,7 @@ def test_what_is_saved_and_evaluated_is_the_average(
     assert plain["weights_sha256"] != whole[1]["weights_sha256"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["nan", "missing", "dtype"])
 def test_a_damaged_average_starts_the_run_again(
     tmp_path: Path, whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, damage: str
