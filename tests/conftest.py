@@ -3,6 +3,7 @@
 `--no-skips`, which CI gives, makes a failure of every other skip: a test that never runs proves nothing.
 """
 
+import gc
 import signal
 import sys
 from collections import Counter
@@ -101,6 +102,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not torch.cuda.is_available():
         for item in needs_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    # What is imported by now stays: every collection of garbage, of which each run makes one, would look through it.
+    gc.collect()
+    gc.freeze()
 
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item], which: list[pytest.Item]) -> None:
