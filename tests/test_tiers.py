@@ -28,7 +28,9 @@ COMBINED = [c for n in range(5) for c in itertools.combinations(MARKS, n) if "ra
 
 @pytest.mark.parametrize("marks", COMBINED, ids="+".join)
 def test_every_test_is_run_once(marks: tuple[str, ...]) -> None:
-    before, *commands = (command.evaluate(lambda name, **_: name in marks) for command in selections("test", "slow", "ray"))
+    before, *commands = (
+        command.evaluate(lambda name, **_: name in marks) for command in selections("test", "slow", "ray")
+    )
     assert len(commands) == 4
     assert before == commands[0]  # which leaves out what has passed before
     assert sum(commands) == 1

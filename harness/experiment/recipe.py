@@ -300,6 +300,8 @@ class Train(Spec):
     """Evaluate on dev every so many steps; at the last step only when not given."""
     eval_batch_size: Count = 16
     evaluation: Evaluation = Evaluation()
+    gradients_every: Steps | None = None
+    """Log the norm of each loss term's gradient every so many steps; each term then has its own backward pass."""
     checkpoint_every: Steps | None = None
     """Write a resumable checkpoint every so many steps; with each evaluation when not given."""
 
@@ -312,6 +314,8 @@ class Train(Spec):
     def _divisible(self) -> "Train":
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        if self.compile and self.gradients_every is not None:
+            raise ValueError("gradients_every: a compiled step has one backward pass only; set compile: false")
         height, width = self.augment.crop_hw or (1, 1)
         if self.batch_size * height * width > MOST_BATCH_PIXELS:
             raise ValueError(
@@ -358,7 +362,7 @@ ADDED: tuple[tuple[tuple[str, ...], type[Spec], tuple[str, ...]], ...] = (
     (("augment",), Augment, ("saturation", "hue", "scale_step", "class_cap")),
     (("optimizer",), Optimizer, ("encoder_lr_factor", "parameters")),
     (("schedule",), Schedule, ("parameters",)),
-    ((), Train, ("normalize", "evaluation", "loss", "ema")),
+    ((), Train, ("normalize", "evaluation", "loss", "ema", "gradients_every")),
 )
 """Keys added after the first release, by section; at their defaults they are not part of a run's identity."""
 

@@ -37,7 +37,8 @@ def write_report(
     experiment: "Experiment | None" = None,
 ) -> dict[str, Path]:
     """Write table.md, table.csv, fairness.json, curves.png, curves.svg and report.html next to `runs/`, each complete
-    or not at all; of an experiment with a search best_so_far.csv, .png and .svg too.
+    or not at all; of an experiment with a search best_so_far.csv, .png and .svg too, and gradients.png where gradients
+    were logged.
 
     Args:
         directory: the experiment's directory, `<results>/<experiment>`.
@@ -49,7 +50,8 @@ def write_report(
         experiment: whose rows these are, for its search, if it has one; None if unknown.
 
     Returns:
-        The files by what they are: "markdown", "csv", "fairness", "png", "svg", "html"; those of `search_files`.
+        The files by what they are: "markdown", "csv", "fairness", "png", "svg", "html", "gradients"; those of
+        `search_files`.
 
     Raises:
         ValueError: no student rows, rows that must not be compared, or a corrupt file.
@@ -58,6 +60,7 @@ def write_report(
     from harness.analysis.compact import compact_rows
     from harness.report.page.page import render
     from harness.report.plots.curves import curve_figure, panel
+    from harness.report.plots.gradients import gradient_figure, ratios
     from harness.report.plots.style import figure_png, figure_svg
 
     base = Path(directory)
@@ -75,6 +78,7 @@ def write_report(
     curves = {record["run_id"]: record["curve"] for record in records}
     panels = [panel(block, curves) for block in on_page.blocks]
     figure = curve_figure(panels)
+    pulls = [ratios(block, {record["run_id"]: record["gradients"] for record in records}) for block in on_page.blocks]
     file = experiment_file or f"experiments/{table.experiment}.yaml"
     contents: dict[str, tuple[str, str | bytes]] = {
         "markdown": ("table.md", to_markdown(table) + _FILES),
@@ -88,6 +92,8 @@ def write_report(
         ),
         **search_files(outcomes),
     }
+    if any(pulls):
+        contents["gradients"] = "gradients.png", figure_png(gradient_figure(pulls))
     if not os.access(base, os.W_OK):
         raise PermissionError(f"{base} cannot be written; --format prints the table and writes nothing")
     for name, content in contents.values():

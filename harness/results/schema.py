@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from harness.results.validity import faults
 
-HEAVY = ("samples", "curve", "losses", "code_files")
+HEAVY = ("samples", "curve", "losses", "gradients", "code_files")
 """Columns that `read_rows` reads only when they are asked for by name."""
 
 
@@ -25,6 +25,7 @@ def _schema() -> Any:
     loss = pa.struct(
         [pa.field("step", whole, False), pa.field("lr", real, False), pa.field("terms", pa.map_(text, real), False)]
     )
+    pull = pa.struct([pa.field("step", whole, False), pa.field("terms", pa.map_(text, real), False)])
     share = pa.struct([pa.field("step", whole, False), pa.field("workers", whole, False)])
     sample = pa.struct(
         [
@@ -107,6 +108,7 @@ def _schema() -> Any:
         "best_dev_step": whole,
         "curve": pa.list_(point),
         "losses": pa.list_(loss),
+        "gradients": pa.list_(pull),  # norm of the gradient of each term with respect to the student
         # What it cost.
         "step_ms": real,  # median after warm-up
         "step_ms_p90": real,

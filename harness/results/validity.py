@@ -378,6 +378,7 @@ _CHECKS: tuple[tuple[str, Check], ...] = (
     *((name, _confusion) for name in CONFUSIONS),
     ("curve", _curve),
     ("losses", _losses),
+    ("gradients", _losses),
     ("overrides", _words),
     ("taps", _words),
     ("class_names", _classes),

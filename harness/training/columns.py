@@ -62,6 +62,7 @@ def measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counted
         "best_dev_step": int(best["step"]),
         "curve": log.curve,
         "losses": log.losses,
+        "gradients": log.gradients or None,
         "step_ms": clock.percentile(50),
         "step_ms_p90": clock.percentile(90),
         "data_ms": float(np.median(log.data_ms)) if log.data_ms else None,

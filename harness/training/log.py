@@ -19,6 +19,7 @@ class Log:
     Attributes:
         curve: dev mIoU by step.
         losses: learning rate and mean of each term by step.
+        gradients: mean norm over the ranks of each term's gradient, by step.
         total: sum of |term| since step 0 on this rank, on the device.
         since: sum of each term since the last entry of `losses` on this rank, on the device.
         count: steps in `since`.
@@ -27,6 +28,7 @@ class Log:
 
     curve: list[dict[str, float]] = field(default_factory=list)
     losses: list[dict[str, Any]] = field(default_factory=list)
+    gradients: list[dict[str, Any]] = field(default_factory=list)
     total: Terms = field(default_factory=dict)
     since: Terms = field(default_factory=dict)
     count: int = 0
@@ -49,6 +51,12 @@ class Log:
         means = ranks.sum(torch.stack([self.since[name] for name in names])) / (self.count * ranks.workers)
         self.losses.append({"step": step, "lr": lr, "terms": dict(zip(names, means.tolist(), strict=True))})
         self.since, self.count = {}, 0
+
+    def write_gradients(self, ranks: Ranks, step: int, norms: Terms) -> None:
+        """An entry of `gradients`: means over the ranks."""
+        names = sorted(norms)
+        means = ranks.sum(torch.stack([norms[name].double() for name in names])) / ranks.workers
+        self.gradients.append({"step": step, "terms": dict(zip(names, means.tolist(), strict=True))})
 
     def progress(self, step: int, steps: int, step_ms: float | None) -> Progress:
         """The report after `step` of `steps` steps, with the latest losses and dev mIoU."""

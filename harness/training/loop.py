@@ -17,7 +17,7 @@ from harness.metrics import miou
 from harness.models import TapNet, save_state
 from harness.results.paths import weights_path
 from harness.taps import Pair
-from harness.training import guards, resume
+from harness.training import gradients, guards, resume
 from harness.training.average import Average
 from harness.training.batches import accumulation_steps, training_batches
 from harness.training.build import (
@@ -133,6 +133,8 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
                         terms: Terms = step(image, label, taught, valid, i / steps, stream)
                     if i == first:
                         guards.connected(terms, run.method.label, teacher is not None)
+                    if piece == 0 and recipe.gradients_every is not None and i % recipe.gradients_every == 0:
+                        log.write_gradients(runtime, i + 1, gradients.norms(terms, student, scaler.get_scale()))
                     loss = torch.stack(list(terms.values())).sum() / accumulate
                     scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 for name, value in terms.items():

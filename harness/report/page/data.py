@@ -18,7 +18,7 @@ from harness.metrics import hits_and_unions
 
 Row = Mapping[str, Any]
 
-_LONG = ("spec", "curve", "losses", "samples", "palette", "class_names", *(
+_LONG = ("spec", "curve", "losses", "gradients", "samples", "palette", "class_names", *(
     f"{split}_{kind}" for split in ("dev", "val") for kind in ("confusion", "boundary_confusion")
 ))  # fmt: skip
 _COUNTS_AT_ONCE = 2**20  # of confusion matrices that `ious` has in memory together

@@ -151,6 +151,7 @@ p: adjusted for all of them.</p>
 {_said(block)}<h3>Learning curves</h3>
 {_curves(i, curves)}
 {_search(i, [each for each in outcomes if each.study.template.pair == block.pair])}
+{_gradients(i, block, by_id)}
 <h3>IoU by class</h3>
 {_by_class(i, block, by_id, iou_of)}
 <h3>Sample predictions</h3>
@@ -233,6 +234,22 @@ def _search(i: int, outcomes: Sequence["Outcome"]) -> str:
         "<figcaption>Best dev mIoU of the first 1, 2, 4, … points of each method's search: where a line still rises, "
         "more trials may help. It is the score that selects, so it may rise by luck. Numbers: "
         "<code>best_so_far.csv</code>.</figcaption></figure>"
+    )
+
+
+def _gradients(i: int, block: Block, by_id: Mapping[str, Row]) -> str:
+    """How strongly each loss term pulls on the student; nothing where that was not logged."""
+    from harness.report.plots.gradients import gradient_figure, ratios
+
+    found = ratios(block, {run_id: row["gradients"] for run_id, row in by_id.items()})
+    if not found:
+        return ""
+    label = "gradient of each loss term relative to the task loss's, over training steps"
+    svg = _inline(figure_svg(gradient_figure([found], 8.6), text=True), f"g{i}-", label)
+    return (
+        f'<h3>Gradients</h3><figure class="curves"><div class="scroll">{svg}</div>'
+        "<figcaption>Norm of the gradient of each weighted loss term with respect to the student, relative to the task "
+        "loss's (dotted): geometric mean over runs.</figcaption></figure>"
     )
 
 

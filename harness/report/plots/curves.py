@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.tables import Block
-from harness.report.plots.style import FAINT, INK, MUTED, style
+from harness.report.plots.style import INK, MUTED, plain, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,13 +135,5 @@ def _draw(axes: "Axes", panel: Panel) -> None:
             linestyle=(0, (3, 3)),
             label=f"single-pixel baseline {panel.floor:.1f}",
         )
-    axes.set_xlabel("training step", color=INK, fontsize=10)
-    axes.set_ylabel("mIoU on dev (%)", color=INK, fontsize=10)
-    axes.tick_params(colors=MUTED, labelsize=9, length=3)
-    axes.grid(color=FAINT, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.set_facecolor("none")
+    plain(axes, "training step", "mIoU on dev (%)")
     axes.margins(x=0.02, y=0.07)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(MUTED)

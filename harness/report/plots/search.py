@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from harness.experiment.space import LR, Dimension
-from harness.report.plots.style import FAINT, INK, MUTED, style
+from harness.report.plots.style import FAINT, INK, MUTED, plain, style
 from harness.search.outcome import Outcome, TrialResult
 from harness.search.tuning_curve import best_so_far
 
@@ -99,15 +99,7 @@ def _so_far(axes: "Axes", outcomes: Sequence[Outcome]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(numbers), [str(number) for number in sorted(numbers)])
     axes.minorticks_off()
-    axes.set_xlabel("points tried", color=INK, fontsize=10)
-    axes.set_ylabel("best mIoU on dev (%)", color=INK, fontsize=10)
-    axes.tick_params(colors=MUTED, labelsize=9, length=3)
-    axes.grid(color=FAINT, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.set_facecolor("none")
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(MUTED)
+    plain(axes, "points tried", "best mIoU on dev (%)")
     if numbers:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK, handlelength=3.4)
 

@@ -4,6 +4,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK, MUTED, FAINT = "#1b1f24", "#5c6670", "#d8dde2"
@@ -20,6 +21,19 @@ def style(place: int) -> tuple[str, Any, str]:
         return INK, "-", "o"
     i = place - 1
     return _COLOURS[i % len(_COLOURS)], _DASHES[(i + i // 30) % len(_DASHES)], _MARKERS[i % len(_MARKERS)]
+
+
+def plain(axes: "Axes", x: str, y: str) -> None:
+    """Axes with these titles, a faint grid, and lines on the left and below only."""
+    axes.set_xlabel(x, color=INK, fontsize=10)
+    axes.set_ylabel(y, color=INK, fontsize=10)
+    axes.tick_params(colors=MUTED, labelsize=9, length=3)
+    axes.grid(color=FAINT, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.set_facecolor("none")
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(MUTED)
 
 
 def figure_png(figure: "Figure", dpi: int = 160) -> bytes:
