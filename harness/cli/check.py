@@ -34,6 +34,8 @@ def check(
         for note in left_out(wanted.experiment.data):
             typer.echo(f"note: {note}")
         _print_fairness(wanted.experiment, (_runs if wanted.experiment.search is None else _search)(wanted, measure))
+        for note in _proportions(wanted) if measure else []:
+            typer.echo(f"note: {note}")
 
 
 def power(
@@ -72,6 +74,14 @@ def _measured(experiment: "Experiment") -> Seconds:
     from harness.training.estimate import step_seconds
 
     return step_seconds(outline(experiment), experiment.resources)
+
+
+def _proportions(wanted: "Bench") -> list[str]:
+    """Which loss terms are out of proportion at the first step, where the teacher is known."""
+    from harness.experiment.plan import outline
+    from harness.training.proportions import notes
+
+    return notes(outline(wanted.experiment), wanted.experiment.resources, wanted.directory)
 
 
 def _require_ready(wanted: "Bench", rows: Mapping[str, str]) -> None:

@@ -17,6 +17,7 @@ from harness.metrics import miou
 from harness.models import TapNet, state_sha256
 from harness.results.paths import per_image_path
 from harness.results.per_image import write_per_image
+from harness.training import proportions
 from harness.training.batches import evaluation_batches
 from harness.training.build import network_cost
 from harness.training.cost import StepClock, device_name, latency_ms, parameters
@@ -57,7 +58,11 @@ def measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counted
         columns[f"{name}_miou"] = miou(counts.confusion, run.protocol.absent_policy)
         if counts.boundary is not None:
             columns[f"{name}_boundary_confusion"] = counts.boundary.ravel().tolist()
+    # A method's caveats are told once for all of its settings, so this one names its own.
+    setting = f" ({run.method.label})" if run.method.label != run.method.name else ""
+    caveats = [run.method.caveat, (text := proportions.of_log(log.losses)) and text + setting]
     return columns | {
+        "caveat": "; ".join(filter(None, caveats)) or None,
         "best_dev_miou": best["dev_miou"],
         "best_dev_step": int(best["step"]),
         "curve": log.curve,

@@ -17,7 +17,7 @@ from harness.metrics import miou
 from harness.models import TapNet, save_state
 from harness.results.paths import weights_path
 from harness.taps import Pair
-from harness.training import gradients, guards, resume
+from harness.training import gradients, guards, proportions, resume
 from harness.training.average import Average
 from harness.training.batches import accumulation_steps, training_batches
 from harness.training.build import (
@@ -32,7 +32,7 @@ from harness.training.build import (
 from harness.training.columns import kept, measured, run_facts
 from harness.training.cost import PeakMemory
 from harness.training.evaluate import evaluate
-from harness.training.log import Terms
+from harness.training.log import Log, Terms
 from harness.training.optimizers import Optimizers, optimizer_of
 from harness.training.progress import Progress
 from harness.training.runtime import Runtime
@@ -99,8 +99,7 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
     optimizers = Optimizers(optimizer_of(run), step, distiller, student)
     average = Average(student, recipe.ema)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-    steps = 0 if run.checkpoint is not None else recipe.steps
-    accumulate = accumulation_steps(recipe, runtime.workers)
+    steps, accumulate = 0 if run.checkpoint else recipe.steps, accumulation_steps(recipe, runtime.workers)
     rates = Rates(recipe, steps, optimizers)
     trained = resume.Trained(student, distiller, optimizers, scaler, average)
     first, log, clock = resume.resume(runtime, run, data.info.content_hash, trained)
@@ -135,8 +134,7 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
                         guards.connected(terms, run.method.label, teacher is not None)
                     if piece == 0 and recipe.gradients_every is not None and i % recipe.gradients_every == 0:
                         log.write_gradients(runtime, i + 1, gradients.norms(terms, student, scaler.get_scale()))
-                    loss = torch.stack(list(terms.values())).sum() / accumulate
-                    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                    scaler.scale(torch.stack(list(terms.values())).sum() / accumulate).backward()  # type: ignore[no-untyped-call]
                 for name, value in terms.items():
                     sums[name] = sums.get(name, 0) + value.detach().float() / accumulate
             if i == first:
@@ -157,7 +155,7 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
             finite.check()
             guards.finite_weights(student, done, runtime)
         if logs:
-            log.write_losses(runtime, done, optimizers.lr)
+            _write_losses(log, runtime, run, done, optimizers.lr)
         log.train_seconds += time.perf_counter() - tick
         tick = time.perf_counter()
         if evaluates:
@@ -190,6 +188,13 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
     runtime.checkpoints.wait()
     digest = save_state(student.saved_state(), weights_path(directory, run.run_id)) if run.trial is None else None
     return RunResult(facts, digest)
+
+
+def _write_losses(log: Log, runtime: Runtime, run: Run, step: int, lr: float) -> None:
+    """An entry of the log; a note with the first, if a term is out of proportion."""
+    log.write_losses(runtime, step, lr)
+    if len(log.losses) == 1 and (text := proportions.of_log(log.losses)):
+        runtime.on_progress(Progress(note=f"pair {run.pair}, {run.method.label}: {text}"))
 
 
 def _compiled(network: TapNet, wanted: bool) -> nn.Module:
