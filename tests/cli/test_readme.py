@@ -67,7 +67,7 @@ def test_the_camvid_page_shows_what_its_rows_give(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "page", [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "experiments" / "README.md"]
+    "page", [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "experiments" / "README.md"]
 )
 def test_links_between_pages_resolve(page: Path) -> None:
     import re
