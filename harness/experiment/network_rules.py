@@ -26,7 +26,9 @@ LARGEST = 4096
 USE_WEIGHTS = "Give the file as encoder_weights: {path: FILE}: its digest is part of what a run is"
 
 
-TAP = re.compile(r"stem|stage[1-9]|decoder|logits")
+STAGE = r"stem|stage[1-9]"
+"""Names of an encoder's maps."""
+TAP = re.compile(rf"{STAGE}|decoder|logits")
 """Names of taps."""
 
 
