@@ -15,6 +15,9 @@ from harness.models.scores import require_maps, scores_of, trained
 from harness.models.tapnet import TapNet
 from harness.taps import Taps
 
+ENCODERS = ("encoder", "backbone")
+"""What the encoder of a network from outside is called."""
+
 
 class Keep:
     """A forward hook that keeps what a module gives, for the network around it.
@@ -136,7 +139,7 @@ class HookedNet(TapNet):
 
     def loaded_encoder(self) -> nn.Module:
         """See `TapNet.loaded_encoder`."""
-        return super().loaded_encoder() if self._encoder is None else self.network.get_submodule(self._encoder)
+        return _encoder(self.network) if self._encoder is None else self.network.get_submodule(self._encoder)
 
     def _one(self, name: str) -> Tensor:
         """The one map that a module gave."""
@@ -218,6 +221,27 @@ class TappedNet(TapNet):
     def saved_state(self) -> dict[str, Tensor]:
         """See `TapNet.saved_state`."""
         return self.network.state_dict()
+
+    def loaded_encoder(self) -> nn.Module:
+        """See `TapNet.loaded_encoder`."""
+        return _encoder(self.network)
+
+
+def _encoder(network: nn.Module) -> nn.Module:
+    """The part of a network from outside that `encoder_weights` are for.
+
+    Raises:
+        ValueError: there is none.
+    """
+    parts = (part for name, part in network.named_children() if name in ENCODERS)
+    found = next(parts, None)
+    if found is None:
+        has = ", ".join(name for name, _ in network.named_children())
+        raise ValueError(
+            f"the network has no part `encoder` or `backbone`, which these weights are for; it has {has}. Call it so, "
+            "or give a teacher's weights as a checkpoint"
+        )
+    return found
 
 
 def _said(stages: Any) -> str:

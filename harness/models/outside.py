@@ -18,6 +18,7 @@ from harness.experiment.method import nearest
 from harness.experiment.spec import Network, NetworkInput
 from harness.models.hooked import HookedNet, TappedNet
 from harness.models.tapnet import TapNet
+from harness.models.unloaded import reading_nothing, without_weights
 
 _CLASSES = ("num_classes", "classes", "n_classes", "nclass")
 """What libraries call the number of classes."""
@@ -52,9 +53,10 @@ def plain(network: Network, num_classes: int) -> nn.Module:
                 f"parameters.{parameter}: {network.architecture} takes no such parameter.{nearest(parameter, allowed)} "
                 f"Allowed: {', '.join(allowed)}"
             )
+    given = {**without_weights(maker, network.parameters), **network.parameters}
     try:
-        with _seeded():
-            built = maker(**{name: num_classes}, **network.parameters)
+        with _seeded(), reading_nothing():
+            built = maker(**{name: num_classes}, **given)
     except Exception as error:  # whatever the user's code raises
         raise ValueError(
             f"{network.architecture}({name}={num_classes}, ...) with parameters {network.parameters} fails: "

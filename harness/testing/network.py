@@ -175,6 +175,19 @@ _CHECKS: tuple[Callable[[Network, TapNet, int], None], ...] = (
 )
 
 
+def _fixed(spec: Network, classes: int) -> list[str]:
+    """Parameters that are neither drawn nor constant."""
+    first, second = (_parameters(spec, classes, seed) for seed in (0, 1))
+    return [name for name, x in first.items() if torch.equal(x, second[name]) and x.numel() and x.min() < x.max()]
+
+
+def _parameters(spec: Network, classes: int, seed: int) -> dict[str, Tensor]:
+    """Parameters of a network from outside as built with a seed; none of one by name."""
+    if ":" not in spec.architecture:
+        return {}
+    return {name.removeprefix("network."): p for name, p in build(spec, classes, seed).named_parameters()}
+
+
 def _taps(found: Taps, info: NetworkInfo) -> Iterator[tuple[str, Tensor, TapInfo]]:
     for name, tap in info.stages.items():
         yield name, found.stages[name], tap
@@ -189,6 +202,8 @@ def _described(spec: Network, built: TapNet, classes: int) -> Iterator[str]:
     yield f"{spec.architecture}: {trained:,} trained parameters" + (
         f"; {len(frozen)} tensors that do not affect the scores are frozen" if frozen else ""
     )
+    if fixed := _fixed(spec, classes):
+        yield f"{len(fixed)} tensors begin with the same values for every seed ({', '.join(fixed[:3])})"
     yield f"sides: multiples of {built.multiple}; others are padded and cropped"
     for name, tap in (*info.stages.items(), ("decoder", info.decoder), ("logits", info.logits)):
         yield f"{name:10} {tap.channels:5} channels  stride {tap.stride}"
