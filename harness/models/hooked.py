@@ -233,13 +233,12 @@ def _encoder(network: nn.Module) -> nn.Module:
     Raises:
         ValueError: there is none.
     """
-    parts = (part for name, part in network.named_children() if name in ENCODERS)
-    found = next(parts, None)
+    parts = dict(network.named_children())
+    found = next((parts[name] for name in ENCODERS if name in parts), None)
     if found is None:
-        has = ", ".join(name for name, _ in network.named_children())
         raise ValueError(
-            f"the network has no part `encoder` or `backbone`, which these weights are for; it has {has}. Call it so, "
-            "or give a teacher's weights as a checkpoint"
+            "the network has no part `encoder` or `backbone`, which these weights are for; it has "
+            f"{', '.join(parts)}. Call it so, or give a teacher's weights as a checkpoint"
         )
     return found
 
