@@ -32,6 +32,7 @@ class Setting(Shared):
     teacher_run_id: str | None
     teacher_sha256: str | None
     source_sha256: str | None
+    teacher_source_sha256: str | None
     code_sha256: str | None
     ruleset: str
     dataset: str
@@ -67,6 +68,7 @@ EQUAL = (
     "budget_unit",
     "student_network",
     "teacher_sha256",
+    "teacher_source_sha256",
 )
 
 

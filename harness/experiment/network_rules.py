@@ -19,14 +19,24 @@ ARCHITECTURES = (
 """Names of the networks; `harness.models.ARCHITECTURES` builds them."""
 WITHOUT_ENCODER: tuple[str, ...] = ()
 """Networks that are described by their parameters alone."""
-LOADING = ("checkpoint_path", "cache_dir", "pretrained", "weights", "state_dict", "url", "file")
-"""Parameters of timm's models that name a file or an address; so do all that begin with `pretrained`."""
+LOADING = (
+    *("cache_dir", "weights", "weights_backbone", "backbone_weights", "encoder_weights", "state_dict", "url", "file"),
+    *("init_cfg", "load_from", "model_path", "weight_path", "weights_path", "weights_file", "from_pretrained"),
+)
+"""Parameters of libraries' networks that name weights, a file or an address, at any depth; so do all that begin with
+`pretrained` or `use_pretrained`, and those with `checkpoint` or `ckpt` that are a text or more."""
+ADDRESS = re.compile(
+    r"(?i)(?:hf|hf[-_]hub|local[-_]dir|timm)[:/].*|.*://.*|.*\.(?:pth|pt|pth\.tar|bin|safetensors|ckpt|npz|onnx)"
+)
+"""Values that name a file, a repository or an address: `hf_hub:timm/resnet18`, `x.pth`, `https://...`."""
 LARGEST = 4096
 """Of a number of channels, a side, a dilation, ... in a network's parameters: ten times what papers use."""
 USE_WEIGHTS = "Give the file as encoder_weights: {path: FILE}: its digest is part of what a run is"
 
 
-TAP = re.compile(r"stem|stage[1-9]|decoder|logits")
+STAGE = r"stem|stage[1-9]"
+"""Names of an encoder's maps."""
+TAP = re.compile(rf"{STAGE}|decoder|logits")
 """Names of taps."""
 
 
@@ -64,13 +74,34 @@ def problems(
         )
     yield from _tap_problems(architecture, taps)
     for name, value in parameters.items():
-        if (name in LOADING or name.startswith("pretrained")) and value not in (None, False):
-            message = f"a network's parameters load no files and reach no network. {USE_WEIGHTS}"
+        if at := next(_loads({name: value}), None):
+            inner = f" ({'.'.join(at)})" if len(at) > 1 else ""
+            message = f"a network's parameters load no files and reach no network{inner}. {USE_WEIGHTS}"
         elif any(abs(number) > LARGEST for number in _numbers(value)):
             message = f"numbers here are at most {LARGEST}; given {quoted(repr(value))}"
         else:
             continue
         yield ("parameters", name), message
+
+
+def loads(name: str, value: Any) -> bool:
+    """Whether a parameter of this name and value would make a library load weights."""
+    plain, given = name.lower(), value not in (None, False)
+    if plain in LOADING or re.match(r"(use_)?pretrain", plain):
+        return given
+    if re.search(r"checkpoint|ckpt", plain):  # true or false may be of gradients' checkpoints
+        return given and value is not True
+    return isinstance(value, str) and ADDRESS.fullmatch(value) is not None
+
+
+def _loads(parameters: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Places of parameters that would load weights, in nested lists and mappings."""
+    for name, value in parameters.items():
+        if loads(str(name), value):
+            yield (str(name),)
+        elif isinstance(value, Mapping | list | tuple):
+            inner = value if isinstance(value, Mapping) else {str(i): item for i, item in enumerate(value)}
+            yield from ((str(name), *at) for at in _loads(inner))
 
 
 def _outside_problems(architecture: str, encoder: str | None) -> Iterator[tuple[KeyPath, str]]:

@@ -2,6 +2,8 @@
 
 import ast
 import functools
+import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,27 +54,59 @@ def _origins(package: str) -> dict[str, str]:
 
 
 def outside_files(module: str) -> dict[str, Path]:
-    """All Python files of a module's top-level package, or the single file; and those beside it that they import."""
+    """All Python files of a module's top-level package, or the single file; and those that they import.
+
+    Of what they import the modules and packages count that lie beside it, or elsewhere on the Python path but are not
+    installed. Installed packages, modules that are imported by a name made at run time, and files that are read as data
+    do not count.
+
+    Returns:
+        Files by path below the folder that is on the Python path.
+    """
     top = module.partition(".")[0]
     path = source_file(top) if "." not in module else _top_file(module, top)
     beside = path.parent.parent if path.name == "__init__.py" else path.parent
     found = _below(beside, top) if path.name == "__init__.py" else {path.name: path}
-    if beside.resolve().name in ("site-packages", "dist-packages"):
+    if _installed(beside):
         return found
-    waiting = list(found.values())
+    waiting, seen = list(found.values()), set(sys.stdlib_module_names)
     while waiting:
-        for name, _ in imported(waiting.pop()):
-            new = {} if is_ours(name) else _below(beside, name.partition(".")[0])
+        for top in {name.partition(".")[0] for name, _ in imported(waiting.pop())} - seen:
+            seen.add(top)
+            new = {} if is_ours(top) else _below(beside, top) or _elsewhere(top)
             waiting += [file for key, file in new.items() if key not in found]
-            found |= new
+            found = new | found
     return found
 
 
+def _installed(folder: Path) -> bool:
+    return not {"site-packages", "dist-packages"}.isdisjoint(folder.resolve().parts)
+
+
+def _elsewhere(top: str) -> dict[str, Path]:
+    """The Python files of a module or package that is on the Python path and not installed; none without one."""
+    try:
+        found = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return {}
+    places = [] if found is None else [*(found.submodule_search_locations or []), found.origin or ""]
+    if found is None or found.origin in ("built-in", "frozen") or not places[0] or _installed(Path(places[0])):
+        return {}
+    return _below(Path(places[0]).parent, top)
+
+
 def _below(folder: Path, name: str) -> dict[str, Path]:
-    """The Python files of a module or package in `folder`, by path below it; none if it is not there."""
-    single = folder / f"{name}.py"
-    files = (folder / name).rglob("*.py") if (folder / name).is_dir() else [single] if single.is_file() else []
-    return {file.relative_to(folder).as_posix(): file for file in files}
+    """The Python files of a module or package in `folder`, by path below it; none if it is not there.
+
+    As Python has it, a package goes before a module, and that before a folder without `__init__.py`, such as one of
+    data. Hidden files and folders (`.ipynb_checkpoints`) do not count.
+    """
+    package, single = folder / name, folder / f"{name}.py"
+    if single.is_file() and not (package / "__init__.py").is_file():
+        return {single.name: single}
+    files = package.rglob("*.py") if package.is_dir() else ()
+    relative = {file.relative_to(folder): file for file in files}
+    return {key.as_posix(): file for key, file in relative.items() if not any(p.startswith(".") for p in key.parts)}
 
 
 def _top_file(module: str, top: str) -> Path:

@@ -33,7 +33,9 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _TAG = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,95}"
 Tag = Annotated[str, Field(pattern=rf"^{_TAG}$")]
-Repository = Annotated[str, Field(pattern=rf"^{_NAME}(/{_NAME})?(@{_NAME})?$")]
+_REVISION = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._+-]{0,95}){0,4}"
+_REPOSITORY = rf"^{_NAME}(/{_NAME})?(@{_REVISION})?$"
+Repository = Annotated[str, Field(pattern=_REPOSITORY)]
 Package = Annotated[str, Field(pattern=rf"^{_NAME}$")]
 
 
@@ -128,6 +130,11 @@ def as_weights(value: Any, tags: bool = True) -> Any:
     if not isinstance(value, str):
         return value
     if value.startswith(HUB):
+        if not re.match(_REPOSITORY, value.removeprefix(HUB)):
+            raise ValueError(
+                f"{quoted(value)} names no repository. Write hf:ORGANISATION/NAME, or hf:ORGANISATION/NAME@REVISION "
+                "with a commit, a tag or a branch"
+            )
         return {"hub": value.removeprefix(HUB)}
     if not tags or not re.fullmatch(_TAG, value):
         first = "a name of published weights (imagenet, in22k, ...), " if tags else ""

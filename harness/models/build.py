@@ -15,7 +15,7 @@ from harness.experiment.spec import Network
 from harness.experiment.yaml_reader import dotted
 from harness.models.deeplabv3 import deeplabv3
 from harness.models.encoder_weights import load_encoder
-from harness.models.outside import outside
+from harness.models.outside import outside, said
 from harness.models.pspnet import pspnet
 from harness.models.segnet import SegNet
 from harness.models.tapnet import TapNet, dry_run
@@ -51,7 +51,9 @@ ARCHITECTURES: dict[str, Callable[..., Any]] = {
 
 # These are set by other keys of the experiment file, or would change the meaning of `full`: class scores of an image.
 _RESERVED = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
-_LEARNT: dict[tuple[str, int], tuple[NetworkInfo, frozenset[str]]] = {}  # by network and classes
+_Learnt = tuple[NetworkInfo, frozenset[str], dict[tuple[str, ...], str]]
+_LEARNT: dict[tuple[str, int], _Learnt] = {}
+"""By network and classes: its taps, its unused parameters, and which of its outputs are the scores."""
 
 
 def build(network: Network, num_classes: int, seed: int) -> TapNet:
@@ -79,19 +81,34 @@ def build(network: Network, num_classes: int, seed: int) -> TapNet:
             raise ValueError(f"encoder_weights: {error}") from None
     key = (network.model_dump_json(), num_classes)
     if key not in _LEARNT:
-        try:
-            _LEARNT[key] = dry_run(wrapped)
-        except (AssertionError, RuntimeError) as error:
-            side = wrapped.dry_image().shape[-1]
-            raise ValueError(
-                f"{described(network)} fails on an image of {side}x{side}: {error} A timm backbone of fixed input "
-                f"size may take parameters {{img_size: {side}, strict_img_size: false}}."
-            ) from None
-    wrapped._info, unused = _LEARNT[key]
+        _LEARNT[key] = _learnt(network, wrapped)
+    wrapped._info, unused, chosen = _LEARNT[key]
+    wrapped.chosen.update(chosen)
     for name, parameter in wrapped.named_parameters():
         if name in unused:
             parameter.requires_grad_(False)
     return wrapped
+
+
+def _learnt(network: Network, wrapped: TapNet) -> _Learnt:
+    """What a dry run tells of a network."""
+    own = ":" in network.architecture
+    try:
+        return *dry_run(wrapped), dict(wrapped.chosen)
+    except ValueError as error:
+        raise ValueError(f"{network.architecture}: {error}") from error if own else None
+    except Exception as error:
+        if not own and not isinstance(error, AssertionError | RuntimeError):
+            raise
+        side = wrapped.dry_image().shape[-1]
+        fails = f"{described(network)} fails on an image of {side}x{side}: "
+        if own:
+            size = ". If it takes images of other sizes only, `input: {multiple: SIDE}` says so"
+            raise ValueError(f"{fails}{said(error)}{size if isinstance(error, RuntimeError) else ''}") from error
+        raise ValueError(
+            f"{fails}{error} A timm backbone of fixed input size may take parameters {{img_size: {side}, "
+            "strict_img_size: false}."
+        ) from None
 
 
 def described(network: Network) -> str:

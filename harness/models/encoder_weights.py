@@ -39,10 +39,10 @@ def load_encoder(encoder: nn.Module, network: Network) -> None:
         if not still and _patches(state) in (None, _patches(own)):
             found, differing = other, ""
     if differing:
+        name = network.encoder or f"of {network.architecture}"
         raise ValueError(
             _stem_differs(weights.path, network, state, own)
-            or f"{weights.path}: does not fit the encoder {network.encoder}: {differing}. "
-            "Give weights of this very encoder."
+            or f"{weights.path}: does not fit the encoder {name}: {differing}. Give weights of this very encoder."
         )
     encoder.load_state_dict(found, strict=False)
 

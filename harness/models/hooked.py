@@ -1,6 +1,8 @@
 """A network that is not built of an encoder, a decoder and a head: its maps are read where they arise, by hooks."""
 
-from collections.abc import Mapping
+import contextlib
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,9 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.experiment.method import nearest
-from harness.experiment.network_rules import stage_order
+from harness.experiment.network_rules import STAGE, stage_order
+from harness.models.scores import require_maps, scores_of, trained
 from harness.models.tapnet import TapNet
 from harness.taps import Taps
+
+ENCODERS = ("encoder", "backbone")
+"""What the encoder of a network from outside is called."""
 
 
 class Keep:
@@ -38,30 +44,37 @@ class HookedNet(TapNet):
 
     Args:
         network: any module from images to class scores: a tensor (N, K, h, w), a mapping with "out" or "logits", or an
-            object with `.logits`. Scores of an auxiliary head are not used.
+            object with `.logits`. Of several maps in a list, tuple or mapping, the scores are the one that is what the
+            tap `logits` gives, resized or not (`harness.models.scores`); those of an auxiliary head are not used.
         taps: paths of modules by name of tap (`stage1`, ..., `logits`, `decoder`), as in `named_modules()`. `logits` is
             the classifier; `decoder`, by default, the map that goes into it. Without `logits` it is the network's
             output, and `decoder` is needed.
         multiple: height and width that the network takes are multiples of it.
         encoder: path of the module that `encoder_weights` are for.
+        classes: number of classes, K; None where it is not to be checked.
 
     Raises:
         ValueError: there is no such module.
     """
 
     def __init__(
-        self, network: nn.Module, taps: Mapping[str, str], multiple: int = 1, encoder: str | None = None
+        self,
+        network: nn.Module,
+        taps: Mapping[str, str],
+        multiple: int = 1,
+        encoder: str | None = None,
+        classes: int | None = None,
     ) -> None:
         super().__init__(multiple)
-        self.network, self._encoder = network, encoder
+        self.network, self._encoder, self._classes = network, encoder, classes
         self._maps: dict[str, list[Any]] = {}
         self._named = dict(sorted(taps.items(), key=lambda item: stage_order(item[0])))
         modules = dict(network.named_modules())
         for name, path in self._named.items():
             if path not in modules or not path:
                 raise ValueError(
-                    f"taps.{name}: the network has no module {path!r}.{nearest(path, list(modules))} Its outermost "
-                    f"modules: {', '.join(name for name, _ in network.named_children())}"
+                    f"taps.{name}: the network has no module {path!r}.{nearest(path, list(filter(None, modules)))} Its "
+                    f"outermost modules: {', '.join(name for name, _ in network.named_children())}"
                 )
             modules[path].register_forward_hook(Keep(self._maps, name))
         if "logits" in self._named and "decoder" not in self._named:
@@ -79,8 +92,9 @@ class HookedNet(TapNet):
             maps = {name: self._one(name) for name in {**self._named, **dict.fromkeys(self._maps)}}
         finally:
             self._maps.clear()
-        full = _scores(output)
-        logits = maps.pop("logits", full)
+        logits = maps.pop("logits", None)
+        full = scores_of(output, logits, self._classes, self.chosen)
+        logits = full if logits is None else logits
         decoder = maps.pop("decoder", None)
         if decoder is None:
             raise ValueError("taps: `logits` or `decoder` is needed: the classifier, or the module before it")
@@ -88,13 +102,44 @@ class HookedNet(TapNet):
             full = F.interpolate(full, size=image.shape[-2:], mode="bilinear", align_corners=False)
         return Taps(maps, decoder, logits, full)
 
+    def tried(self, image: Tensor) -> Taps:
+        """See `TapNet.tried`. A network from outside is looked at in both modes, since its outputs may differ.
+
+        Raises:
+            ValueError: a map is changed in place after the tap, is no map of the image, or does not affect the scores.
+        """
+        if self._classes is not None:
+            # A teacher need not run in train mode; a student that does not says why in its first step.
+            with contextlib.suppress(Exception), trained(self.network):
+                self.taps(image, auxiliary=True)
+        versions: dict[str, int] = {}
+        handles = [
+            self.network.get_submodule(path).register_forward_hook(_noting(versions, name))
+            for name, path in self._named.items()
+        ]
+        try:
+            found = super().tried(image)
+        finally:
+            for handle in handles:
+                handle.remove()
+        maps = {**found.stages, "decoder": found.decoder, "logits": found.logits}
+        for name, version in versions.items():
+            if maps[name]._version != version:
+                raise ValueError(
+                    f"taps.{name}: what the module {self._named[name]!r} gives is changed in place after it, as "
+                    "by an activation with inplace=True, so that it is not the tap. Name the module that changes it"
+                )
+        if self._classes is not None:
+            require_maps(found, self._classes, "taps.")
+        return found
+
     def saved_state(self) -> dict[str, Tensor]:
         """See `TapNet.saved_state`."""
         return self.network.state_dict()
 
     def loaded_encoder(self) -> nn.Module:
         """See `TapNet.loaded_encoder`."""
-        return super().loaded_encoder() if self._encoder is None else self.network.get_submodule(self._encoder)
+        return _encoder(self.network) if self._encoder is None else self.network.get_submodule(self._encoder)
 
     def _one(self, name: str) -> Tensor:
         """The one map that a module gave."""
@@ -111,23 +156,35 @@ class HookedNet(TapNet):
         return found[0]
 
 
+def _noting(versions: dict[str, int], name: str) -> Callable[..., None]:
+    """A hook that notes how often a module's output has been changed in place."""
+
+    def note(module: nn.Module, given: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            versions[name] = output._version
+
+    return note
+
+
 class TappedNet(TapNet):
     """A network whose forward returns `Taps` itself; scores of an auxiliary head are not used.
 
     Args:
         network: images (N, 3, H, W) to `harness.Taps`.
         multiple: height and width that the network takes are multiples of it.
+        classes: number of classes.
     """
 
-    def __init__(self, network: nn.Module, multiple: int = 1) -> None:
+    def __init__(self, network: nn.Module, multiple: int, classes: int) -> None:
         super().__init__(multiple)
-        self.network = network
+        self.network, self._classes = network, classes
 
     def taps(self, image: Tensor, auxiliary: bool) -> Taps:
         """See `TapNet.taps`.
 
         Raises:
-            ValueError: the forward returns something else.
+            ValueError: the forward returns something else, `full` has not the image's size, or `stages` is no mapping
+                of maps by name.
         """
         found = self.network(image)
         if not isinstance(found, Taps):
@@ -135,29 +192,56 @@ class TappedNet(TapNet):
                 f"the network's forward returns {type(found).__name__}. Return harness.Taps, or name its modules in "
                 "the file: taps: {stage1: PATH, ..., logits: PATH}"
             )
-        return replace(found, aux=None)
+        if found.full.shape[-2:] != image.shape[-2:]:
+            raise ValueError(
+                f"Taps.full is {tuple(found.full.shape)} for an image of {tuple(image.shape[-2:])}; give the class "
+                "scores at the image's size (F.interpolate)"
+            )
+        named = isinstance(found.stages, Mapping) and all(
+            re.fullmatch(STAGE, str(name)) and isinstance(x, Tensor) for name, x in found.stages.items()
+        )
+        if not named or not found.stages:
+            raise ValueError(
+                "Taps.stages is a mapping of maps by name: stem, stage1 (shallow) to stage9 (deep), of which there is "
+                f"at least one; it is {_said(found.stages)}"
+            )
+        stages = dict(sorted(found.stages.items(), key=lambda item: stage_order(item[0])))
+        return replace(found, stages=stages, aux=None)
+
+    def tried(self, image: Tensor) -> Taps:
+        """See `TapNet.tried`.
+
+        Raises:
+            ValueError: a map is no map of the image, or does not affect the scores.
+        """
+        found = super().tried(image)
+        require_maps(found, self._classes, "Taps.")
+        return found
 
     def saved_state(self) -> dict[str, Tensor]:
         """See `TapNet.saved_state`."""
         return self.network.state_dict()
 
+    def loaded_encoder(self) -> nn.Module:
+        """See `TapNet.loaded_encoder`."""
+        return _encoder(self.network)
 
-def _scores(output: Any) -> Tensor:
-    """The class scores in what a network returns.
+
+def _encoder(network: nn.Module) -> nn.Module:
+    """The part of a network from outside that `encoder_weights` are for.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there is none.
     """
-    if isinstance(output, Mapping):
-        output = output.get("out", output.get("logits"))
-    elif hasattr(output, "logits"):
-        output = output.logits
-    elif isinstance(output, tuple | list) and output:
-        output = output[0]
-    if not isinstance(output, Tensor) or output.ndim != 4:
-        given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    parts = dict(network.named_children())
+    found = next((parts[name] for name in ENCODERS if name in parts), None)
+    if found is None:
         raise ValueError(
-            f"the network returns {given}; it returns class scores (N, K, h, w), a mapping with `out` or `logits`, or "
-            "harness.Taps"
+            "the network has no part `encoder` or `backbone`, which these weights are for; it has "
+            f"{', '.join(parts)}. Call it so, or give a teacher's weights as a checkpoint"
         )
-    return output
+    return found
+
+
+def _said(stages: Any) -> str:
+    return ", ".join(map(str, stages)) if isinstance(stages, Mapping) and stages else type(stages).__name__

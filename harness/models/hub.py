@@ -24,10 +24,12 @@ import torch
 from huggingface_hub import constants, errors
 
 from harness.borders import one_line, shell
-from harness.experiment.weights import Origin
+from harness.experiment.weights import IN_FOLDERS, Origin
 from harness.files import sha256
 
 CARD = "README.md"
+CONFIG, PREPROCESSOR = DESCRIPTIONS = ("config.json", "preprocessor_config.json")
+"""Of a network and of its images, beside its weights."""
 _MOST_OF_A_CARD = 100_000
 _FAILURES = (
     *(OSError, RuntimeError, EOFError, http.client.HTTPException),
@@ -134,7 +136,9 @@ def _from_hub(place: Place) -> tuple[Path, Origin]:
         except errors.EntryNotFoundError:
             continue
         path, origin = _in_cache(place, file, found)
-        if origin.licence is None and _card(place.name, origin.revision):
+        for name in DESCRIPTIONS if place.files == IN_FOLDERS else ():  # what a whole network is described by
+            _beside(place.name, name, origin.revision)
+        if origin.licence is None and _beside(place.name, CARD, origin.revision):
             origin = _in_cache(place, file, found)[1]
         return path, origin
     raise ValueError(
@@ -190,10 +194,10 @@ def _in_cache(place: Place, file: str, found: str) -> tuple[Path, Origin]:
     return Path(found), Origin(kind="hub", name=place.name, revision=commit, file=file, licence=licence)
 
 
-def _card(repository: str, commit: str | None) -> bool:
-    """Fetch a repository's description, which names the licence; it may have none."""
+def _beside(repository: str, file: str, commit: str | None) -> bool:
+    """Fetch a file that describes a repository, or names its licence; it may have none."""
     try:
-        return bool(huggingface_hub.hf_hub_download(repository, CARD, revision=commit))
+        return bool(huggingface_hub.hf_hub_download(repository, file, revision=commit))
     except (*_FAILURES, ValueError):
         return False
 

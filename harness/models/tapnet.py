@@ -28,6 +28,8 @@ class TapNet(nn.Module):
         super().__init__()
         self.multiple = multiple
         self._info: NetworkInfo | None = None
+        self.chosen: dict[tuple[str, ...], str] = {}
+        """Which of several outputs the class scores are, by the outputs' names; found by `tried`."""
 
     def taps(self, image: Tensor, auxiliary: bool) -> Taps:
         """Taps of images (N, 3, H, W) whose sides are multiples of `multiple`.
@@ -95,6 +97,14 @@ class TapNet(nn.Module):
             )
         return found
 
+    def tried(self, image: Tensor) -> Taps:
+        """As `checked_taps`, in eval mode and with a gradient, once after the network is built.
+
+        Raises:
+            ValueError: what it gives are not the taps that it should give.
+        """
+        return self.checked_taps(image, auxiliary=True)
+
     def _trains_auxiliary(self) -> bool:
         head = self.auxiliary_head()
         return head is not None and self.training and any(p.requires_grad for p in head.parameters())
@@ -110,9 +120,9 @@ class TapNet(nn.Module):
 
     def dry_image(self) -> Tensor:
         """An image of zeros that the network takes as it is, of the type and on the device of its parameters."""
-        parameter = next(self.parameters())
         side = -(-DRY_SIDE // self.multiple) * self.multiple
-        return torch.zeros(1, 3, side, side, device=parameter.device, dtype=parameter.dtype)
+        like = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
+        return torch.zeros(1, 3, side, side, device=like.device, dtype=like.dtype)
 
 
 def described(taps: Taps) -> NetworkInfo:
@@ -129,10 +139,18 @@ def dry_run(network: TapNet) -> tuple[NetworkInfo, frozenset[str]]:
     """The network's `info`, and the names of parameters without a gradient.
 
     From one forward and backward pass in eval mode, which changes no statistics.
+
+    Raises:
+        ValueError: the class scores have no gradient.
     """
     network.eval()
-    taps = network.checked_taps(network.dry_image(), auxiliary=True)
+    taps = network.tried(network.dry_image())
     scores = taps.full.sum() + (0.0 if taps.aux is None else taps.aux.sum())
+    if not scores.requires_grad:
+        raise ValueError(
+            "its class scores have no gradient. Let its forward do without torch.no_grad, detach and argmax; "
+            "parameters that are not to be trained have requires_grad=False"
+        )
     scores.backward()  # type: ignore[no-untyped-call]
     unused = frozenset(name for name, parameter in network.named_parameters() if parameter.grad is None)
     network.zero_grad()

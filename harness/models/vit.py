@@ -119,7 +119,12 @@ def _encoder(name: str, options: dict[str, Any]) -> tuple[Any, list[int]]:
     """
     if not name.startswith("tu-"):
         raise ValueError(f"the encoder is a plain vision transformer of timm, tu-NAME; given {name!r}")
-    encoder: Any = TimmViTEncoder(name.removeprefix("tu-"), pretrained=False, depth=STAGES, **_any_size(options))
+    try:
+        encoder: Any = TimmViTEncoder(name.removeprefix("tu-"), pretrained=False, depth=STAGES, **_any_size(options))
+    except TypeError as error:
+        if "dynamic_img_size" not in str(error) or "dynamic_img_size" in options:
+            raise
+        raise ValueError(f"{name} is no plain transformer: it takes no images of any size ({error})") from None
     strides = set(encoder.output_strides)
     if len(strides) > 1:
         raise ValueError(f"{name} is no plain transformer: its maps have the strides {sorted(strides)}")

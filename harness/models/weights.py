@@ -24,6 +24,10 @@ WRAPPERS = (
     *("ema", "model_ema", "ema_state_dict", "state_dict_ema", "params_ema", "student", "teacher"),
 )
 """Keys under which training programs keep a state dict inside a checkpoint."""
+DEEPEST = 8
+"""Wrappings of a state dict that are removed; a mapping may hold itself."""
+COUNTER = "num_batches_tracked"
+"""Of a batch normalisation: how often its statistics were updated. Files of old or converted networks lack it."""
 CLOSEST = 10
 """Names of a network's missing tensors that are shown with the closest ones of the file."""
 LONGEST, MOST = 160, 4096
@@ -78,13 +82,17 @@ def unwrapped(content: Any) -> dict[str, Tensor]:
     Raises:
         ValueError: there is none, or more than one.
     """
-    while isinstance(content, dict) and not _is_state(content):
+    for _ in range(DEEPEST):
+        if not isinstance(content, dict) or _is_state(content):
+            break
         inside = [key for key in WRAPPERS if isinstance(content.get(key), dict) and content[key]]
         if len(inside) > 1:
             raise ValueError(f"holds several state dicts ({', '.join(inside)}). Save the one that is meant by itself.")
         if not inside:
             raise ValueError(f"is not a state dict: a mapping with the keys {_some(content)}, none of them one. {SAVE}")
         content = content[inside[0]]
+    if isinstance(content, dict) and not _is_state(content):
+        raise ValueError(f"is not a state dict: mappings within mappings, more than {DEEPEST}. {SAVE}")
     if not isinstance(content, dict):
         raise ValueError(f"is not a state dict (a mapping of names to tensors) but a {type(content).__name__}. {SAVE}")
     return content
@@ -113,7 +121,7 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, assi
         ValueError: names are missing or unexpected, or shapes or kinds of number differ; counts them.
     """
     own = network.state_dict()
-    found = fitted(own, by_own_names(own, state))
+    found = _counted(own, fitted(own, by_own_names(own, state)))
     differing = _differing(own, found)
     if differing and isinstance(network, TapNet):
         for plain in unprefixed(state):
@@ -126,6 +134,12 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, assi
             "Give weights saved from the same architecture, encoder, parameters and number of classes."
         )
     network.load_state_dict(found, assign=assign and all(own[n].dtype == found[n].dtype for n in own))
+
+
+def _counted(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with the network's counters of batches where the file has none, and without those it has beside."""
+    kept = {n: value for n, value in found.items() if n in own or not n.endswith(COUNTER)}
+    return kept | {n: value for n, value in own.items() if n.endswith(COUNTER) and n not in found}
 
 
 def _differing(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:

@@ -73,11 +73,22 @@ def code_sha256(files: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def code_columns(method: str, architecture: str, dataset: str, *losses: str) -> dict[str, Any]:
-    """The columns of a row that say which source files its numbers come from, as they are now."""
+def code_columns(
+    method: str, architecture: str, dataset: str, *losses: str, teacher: str | None = None
+) -> dict[str, Any]:
+    """The columns of a row that say which source files its numbers come from, as they are now.
+
+    Args:
+        method: its name, e.g. "kd+mine.methods:Mine".
+        architecture: of the network that it trains.
+        dataset: its name.
+        losses: names of task losses.
+        teacher: the architecture of the teacher; None for a run without one.
+    """
     files = code_files(method, dataset)
     return {
         "source_sha256": outside_sha256(method, architecture, dataset, *losses),
+        "teacher_source_sha256": None if teacher is None else outside_sha256("", teacher),
         "code_sha256": code_sha256(files),
         "code_files": files,
     }

@@ -2,6 +2,7 @@
 
 A run_id says what was asked for; data, methods from outside and teachers are files, which change under the same name. A
 row records their digests, and a row whose digests are not today's is stale: it is neither reused nor shown as today's.
+So is a student's row whose teacher is of other source files than today's, though the teacher's weights are the same.
 The package's own files change with every release: rows made by others are reused, and it is said which.
 """
 
@@ -21,9 +22,11 @@ from harness.results import content, paths, store
 _COLUMNS = (
     *("run_id", "status", "role", "method", "seed", "pair", "dataset", "data_hash", "student_network", "recipe"),
     *("source_sha256", "code_sha256", "teacher_run_id", "teacher_sha256", "weights_sha256"),
+    *("teacher_network", "teacher_source_sha256"),
 )
 _OUTSIDE = ("method", "student_network", "dataset", "recipe")
 """What may come from outside."""
+_AGAIN = "Fetch the rows again, or delete them"
 _SHOWN = 5
 """Stale rows that a message names."""
 
@@ -65,16 +68,24 @@ def standings(
     Raises:
         ValueError: a corrupt row, or a method's module cannot be found.
     """
-    rows = {row["run_id"]: row for row in store.read_rows(directory, _COLUMNS, run_ids=run_ids).to_pylist()}
+    rows = _read(directory, run_ids)
     teachers = {run_id: row for run_id, row in rows.items() if row["role"] == "teacher"}
-    sources = {key: _source(*key) for key in {tuple(row[key] for key in _OUTSIDE) for row in rows.values()}}
+    named = {row["teacher_run_id"] for row in rows.values()} - teachers.keys() - {None}
+    teachers |= _read(directory, named) if named else {}
+    sources = {key: _source(*key) for key in {_key(row) for row in (*rows.values(), *teachers.values())}}
+    taught = {row["teacher_network"] for row in rows.values() if row["teacher_sha256"] is not None}
+    of_teachers = {network: content.outside_sha256("", _architecture(network)) for network in taught}
     today = data_hash() if any(row["data_hash"] is not None for row in rows.values()) else None
     codes: dict[tuple[str, str], str] = {}
     found = {}
     for run_id, row in rows.items():
-        differing = _differing(
-            row, today, sources[tuple(row[key] for key in _OUTSIDE)], teachers.get(row["teacher_run_id"])
-        )
+        teacher = teachers.get(row["teacher_run_id"])
+        differing = _differing(row, today, sources[_key(row)], teacher)
+        if row["teacher_sha256"] is not None:
+            then, now = row["teacher_source_sha256"], of_teachers[row["teacher_network"]]
+            if then is None and teacher is not None:  # the row is older than the column: by what the teacher's row has
+                then, now = teacher["source_sha256"], sources[_key(teacher)]
+            differing += _unequal(("source files of the teacher", then, now))
         if row["role"] in weights and row["status"] == "ok":
             differing += _weights(directory, row)
         state = row["status"]
@@ -166,11 +177,15 @@ def _differing(
 ) -> list[str]:
     """What of a row is not today's; a digest that an earlier row lacks contradicts nothing."""
     trained = None if teacher is None or teacher["status"] != "ok" else teacher["weights_sha256"]
-    compared = (
+    return _unequal(
         ("data", row["data_hash"], data_hash),
         ("source files from outside", row["source_sha256"], source),
         ("teacher", row["teacher_sha256"], trained),
     )
+
+
+def _unequal(*compared: tuple[str, str | None, str | None]) -> list[str]:
+    """What of a row differs: its name, with the digest then and now; an unknown one contradicts nothing."""
     return [
         f"{what} {then[:12]}... in the row, {now[:12]}... today"
         for what, then, now in compared
@@ -178,17 +193,33 @@ def _differing(
     ]
 
 
+def _read(directory: Path, run_ids: Collection[str] | None) -> dict[str, dict[str, Any]]:
+    return {row["run_id"]: row for row in store.read_rows(directory, _COLUMNS, run_ids=run_ids).to_pylist()}
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(row[key] for key in _OUTSIDE)
+
+
 def _source(method: str, network: str, dataset: str, recipe: str) -> str | None:
     """Today's digest of the files from outside behind such rows."""
     try:
         losses = [str(term["name"]) for term in json.loads(recipe).get("loss") or ()]
-        architecture = str(json.loads(network)["architecture"])
     except (KeyError, TypeError):
         raise ValueError(
-            f"rows of {quoted(method)} on {quoted(dataset)}: `recipe` or `student_network` is not what a run writes. "
-            "Fetch the rows again, or delete them"
+            f"rows of {quoted(method)} on {quoted(dataset)}: `recipe` is not what a run writes. {_AGAIN}"
         ) from None
-    return content.outside_sha256(method, architecture, dataset, *losses)
+    return content.outside_sha256(method, _architecture(network), dataset, *losses)
+
+
+def _architecture(network: str) -> str:
+    try:
+        return str(json.loads(network)["architecture"])
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"rows with the network {quoted(network)}: `student_network` or `teacher_network` is not what a run "
+            f"writes. {_AGAIN}"
+        ) from None
 
 
 def _weights(directory: Path, row: Mapping[str, Any]) -> list[str]:

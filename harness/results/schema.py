@@ -80,6 +80,7 @@ def _schema() -> Any:
         "weights_sha256": text,  # of the file with the trained weights
         "data_hash": text,
         "source_sha256": text,  # of the source files of methods and a network from outside
+        "teacher_source_sha256": text,  # of those of a teacher from outside, in the row of a student that it taught
         "code_sha256": text,  # of the package's files that the numbers come from ...
         "code_files": pa.map_(text, text),  # ... and of each, the first 16 digits by path
         "num_classes": whole,

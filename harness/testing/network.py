@@ -1,5 +1,6 @@
 """What a network of one's own owes, checked and said in one screen: `check_network({"architecture": "a:Net", ...})`."""
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ from torch import Tensor
 from harness.distillers import METHODS
 from harness.experiment.spec import Network
 from harness.models import TapNet, build, load_into, load_state, save_state
-from harness.models.outside import plain
+from harness.models.outside import plain, said
+from harness.models.scores import scores_of
 from harness.taps import NetworkInfo, Pair, TapInfo, Taps
 from harness.testing.case import require
 
@@ -41,7 +43,15 @@ def check_network(network: Network | Mapping[str, Any], /, *, num_classes: int =
     spec = network if isinstance(network, Network) else Network.model_validate_json(json.dumps(dict(network)))
     built = build(spec, num_classes, seed=0)
     for check in _CHECKS:
-        check(spec, built, num_classes)
+        try:
+            check(spec, built, num_classes)
+        except Exception as error:  # whatever the network's own code raises
+            if isinstance(error, AssertionError | ValueError):
+                raise
+            raise AssertionError(
+                f"it fails on images of {SIZE[0]}x{SIZE[1]}, padded to multiples of {built.multiple}: {said(error)}. "
+                "Let it take images of any size that is a multiple of input.multiple"
+            ) from error
     return "\n".join(_described(spec, built, num_classes))
 
 
@@ -61,14 +71,21 @@ def _shapes(spec: Network, built: TapNet, classes: int) -> None:
         require(
             found.full.shape == (2, classes, *SIZE), f"`full` is {tuple(found.full.shape)}, not {(2, classes, *SIZE)}"
         )
+        require(bool(found.full.isfinite().all()), "`full` has values that are not finite")
+        total = found.full.sum(1)
+        shares = bool((found.full >= 0).all()) and torch.allclose(total, torch.ones_like(total), atol=1e-4)
+        require(not shares, "`full` has probabilities; give the scores before the softmax, which the losses apply")
         for name, x, tap in _taps(found, info):
             require(x.ndim == 4 and x.shape[:2] == (2, tap.channels), f"`{name}` is {tuple(x.shape)}; {_MAP}")
+            require(x.shape[2] <= x.shape[3], f"`{name}` is {tuple(x.shape)} for an image of {SIZE}; {_MAP}")
             require(bool(x.isfinite().all()), f"`{name}` has values that are not finite")
 
 
 def _same_twice(spec: Network, built: TapNet, classes: int) -> None:
     """In eval mode the same image gives the same scores, whatever is beside it in the batch."""
     image = _image()
+    still = [name for name, module in built.eval().named_modules() if module.training]
+    require(not still, f"in eval mode the module {still and still[0]!r} is in train mode: its train() ignores `mode`")
     with torch.no_grad():
         both, again = built.eval()(image).full, built(image).full
         alone = built(image[:1]).full
@@ -85,10 +102,7 @@ def _as_without_taps(spec: Network, built: TapNet, classes: int) -> None:
     load_into(network, _through_a_file(built), spec.architecture)
     image = built.dry_image() + 0.5
     with torch.no_grad():
-        expected, found = network.eval()(image), built.eval()(image).full
-    expected = expected if isinstance(expected, Tensor) else getattr(expected, "logits", None)
-    if expected is None:
-        return
+        expected, found = scores_of(network.eval()(image), None, classes, built.chosen), built.eval()(image).full
     if expected.shape[-2:] != found.shape[-2:]:
         expected = F.interpolate(expected, size=found.shape[-2:], mode="bilinear", align_corners=False)
     require(torch.equal(found, expected), "its scores are not those of the network without taps")
@@ -109,6 +123,29 @@ def _gradients(spec: Network, built: TapNet, classes: int) -> None:
     )
 
 
+def _seeded(spec: Network, built: TapNet, classes: int) -> None:
+    """Its initial weights follow from the seed, or the methods of a comparison would not start from the same."""
+    first, second = (build(spec, classes, seed=1).state_dict() for _ in range(2))
+    other = [name for name, value in first.items() if not torch.equal(value, second[name])]
+    require(
+        not other,
+        f"with the same seed it starts from other weights each time (first: {', '.join(other[:3])}): draw them from "
+        "torch's own generator",
+    )
+
+
+def _moves(spec: Network, built: TapNet, classes: int) -> None:
+    """All of it moves to another device with it."""
+    moved = copy.deepcopy(built).eval().to("meta")
+    try:
+        with torch.no_grad():
+            moved(_image().to("meta"))
+    except RuntimeError as error:
+        require("device" not in str(error), f"it does not move to another device: {said(error)}. {_BUFFER}")
+    except NotImplementedError:
+        return  # an operation that needs the numbers
+
+
 def _reloaded(spec: Network, built: TapNet, classes: int) -> None:
     """Weights that a run saves go into the network again, as those of a teacher or for `predict`."""
     other = build(spec, classes, seed=1)
@@ -125,14 +162,30 @@ def _through_a_file(built: TapNet) -> dict[str, Tensor]:
         return load_state(path, save_state(built.saved_state(), path))
 
 
+_BUFFER = "Keep its tensors as parameters or buffers (register_buffer)"
 _MAP = "a map (N, C, H, W)"
 _CHECKS: tuple[Callable[[Network, TapNet, int], None], ...] = (
     _shapes,
     _same_twice,
-    _as_without_taps,
+    _seeded,
     _reloaded,
+    _as_without_taps,
     _gradients,
+    _moves,
 )
+
+
+def _fixed(spec: Network, classes: int) -> list[str]:
+    """Parameters that are neither drawn nor constant."""
+    first, second = (_parameters(spec, classes, seed) for seed in (0, 1))
+    return [name for name, x in first.items() if torch.equal(x, second[name]) and x.numel() and x.min() < x.max()]
+
+
+def _parameters(spec: Network, classes: int, seed: int) -> dict[str, Tensor]:
+    """Parameters of a network from outside as built with a seed; none of one by name."""
+    if ":" not in spec.architecture:
+        return {}
+    return {name.removeprefix("network."): p for name, p in build(spec, classes, seed).named_parameters()}
 
 
 def _taps(found: Taps, info: NetworkInfo) -> Iterator[tuple[str, Tensor, TapInfo]]:
@@ -149,6 +202,8 @@ def _described(spec: Network, built: TapNet, classes: int) -> Iterator[str]:
     yield f"{spec.architecture}: {trained:,} trained parameters" + (
         f"; {len(frozen)} tensors that do not affect the scores are frozen" if frozen else ""
     )
+    if fixed := _fixed(spec, classes):
+        yield f"{len(fixed)} tensors begin with the same values for every seed ({', '.join(fixed[:3])})"
     yield f"sides: multiples of {built.multiple}; others are padded and cropped"
     for name, tap in (*info.stages.items(), ("decoder", info.decoder), ("logits", info.logits)):
         yield f"{name:10} {tap.channels:5} channels  stride {tap.stride}"

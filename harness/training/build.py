@@ -20,7 +20,9 @@ from harness.distillers._sum import Sum
 from harness.experiment.method import Method, dataset_entry, method_entry
 from harness.experiment.signatures import Entry, keywords
 from harness.experiment.spec import Dataset, Network, Run, Teacher
+from harness.experiment.weights import Weights
 from harness.models import TapNet, build, inputs, load_into, load_state, load_weights
+from harness.models.described import require_as_described
 from harness.results import paths, reuse, store
 from harness.results.paths import weights_path
 from harness.taps import Pair
@@ -89,8 +91,25 @@ def build_network(run: Run, info: DataInfo) -> TapNet:
     """The network that the run trains: the same initial weights for every method of the same seed."""
     network = build(run.network, info.num_classes, seeds.derive(run.seed, "initial weights"))
     if run.checkpoint is not None:
-        load_into(network, load_weights(run.checkpoint), run.checkpoint.path)
+        load_given(network, run.network, run.checkpoint, info)
     return network
+
+
+def load_given(built: TapNet, network: Network, checkpoint: Weights, info: DataInfo) -> None:
+    """Load a given checkpoint of the whole network.
+
+    Args:
+        built: the network.
+        network: as in the experiment file.
+        checkpoint: its weights.
+        info: the data, with the mean and standard deviation that the network's images get (`for_inputs`).
+
+    Raises:
+        ValueError: it is missing or does not fit, or a description beside it contradicts the experiment file.
+    """
+    state = load_weights(checkpoint)
+    require_as_described(built, network, checkpoint.path, info.class_names, info.mean, info.std)
+    load_into(built, state, checkpoint.path)
 
 
 def network_cost(network: Network, num_classes: int, height: int, width: int) -> tuple[int, int]:

@@ -48,7 +48,9 @@ def execute(
     began = time.perf_counter()
     measured: dict[str, Any] = {}
     try:
-        place |= _code(run.method.name, run.network.architecture, run.data.name, *run.train.loss_names)
+        teacher = run.teacher.architecture if run.teacher and run.method.needs_teacher else None
+        names = (run.method.name, run.network.architecture, run.data.name, *run.train.loss_names)
+        place |= _code(*names, teacher=teacher)
         result = train(run, runtime, directory)
         if result is None:
             return "ok"
@@ -81,9 +83,9 @@ def execute(
 
 
 @functools.cache
-def _code(method: str, architecture: str, dataset: str, *losses: str) -> dict[str, Any]:
+def _code(method: str, architecture: str, dataset: str, *losses: str, teacher: str | None) -> dict[str, Any]:
     """Kept from a method's first run in this process: what is imported does not change with the files."""
-    return content.code_columns(method, architecture, dataset, *losses)
+    return content.code_columns(method, architecture, dataset, *losses, teacher=teacher)
 
 
 def require_sound(device: torch.device) -> None:

@@ -13,17 +13,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from harness.datasets import DataInfo
+from harness.datasets import Data, DataInfo
 from harness.datasets.base import faults
 from harness.distillers import Distiller
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Network, Run
-from harness.models import TapNet, build, load_into, load_state, load_weights
+from harness.models import TapNet, build, load_into, load_state
 from harness.results import failures, paths, store
 from harness.taps import Pair, Taps
 from harness.training import guards
 from harness.training.batches import accumulation_steps, require_one_size
-from harness.training.build import build_method, load_data
+from harness.training.build import build_method, for_inputs, load_data, load_given
 from harness.training.optimizers import encoder_of
 from harness.training.schedule import require_torch_takes
 from harness.training.step import KDStep
@@ -170,11 +170,13 @@ def given_weights(run: Run, facts: Facts) -> None:
         ValueError: it is missing, another file, damaged, or does not fit the network.
     """
     checkpoint = run.checkpoint if run.teacher is None else run.teacher.checkpoint
-    if checkpoint is None or facts.info(run) is None:
+    info = facts.info(run)
+    if checkpoint is None or info is None:
         return
-    network = facts.network(run.network if run.teacher is None else _plain(run.teacher), facts.classes(run))
+    spec = run.network if run.teacher is None else _plain(run.teacher)
+    seen = for_inputs(Data(info, (), (), ()), run.train.normalize, spec).info
     try:
-        load_into(network, load_weights(checkpoint), checkpoint.path)
+        load_given(facts.network(spec, facts.classes(run)), spec, checkpoint, seen)
     except ValueError as error:
         raise ValueError(f"teacher.checkpoint: {error}") from None
 

@@ -15,7 +15,7 @@ from torchvision import models as torchvision_models
 
 from harness.experiment.load import load
 from harness.experiment.spec import Network
-from harness.experiment.weights import Weights
+from harness.experiment.weights import Weights, as_weights
 from harness.files import sha256
 from harness.models import build, load_into, load_weights
 from harness.models.keys import NETWORKS, by_own_names, renamed
@@ -288,3 +288,75 @@ def test_an_efficientnet_lite_of_another_size_is_refused(tmp_path: Path) -> None
         ValueError, match=r"does not fit the encoder tu-tf_efficientnet_lite2: \d+ matched, \d+ missing"
     ):
         build(network("fpn", "tu-tf_efficientnet_lite2", **encoder_file(tmp_path, lite(plain))), CLASSES, 0)
+
+
+def smp_state() -> State:
+    torch.manual_seed(1)
+    return dict(smp.FPN("tu-mobilenetv3_small_050", encoder_weights=None, classes=CLASSES).state_dict())
+
+
+def averaged(state: State) -> State:
+    return {"n_averaged": torch.tensor(3), **{f"module.{name}": value for name, value in state.items()}}
+
+
+TAKEN: dict[str, Callable[[State], State]] = {
+    "AveragedModel": averaged,
+    "a compiled part": lambda s: {n.replace("encoder.", "encoder._orig_mod."): v for n, v in s.items()},
+    "no counters": lambda s: {n: v for n, v in s.items() if not n.endswith("num_batches_tracked")},
+    "more counters": lambda s: s | {"encoder.other.num_batches_tracked": torch.tensor(1)},
+    "doubles": lambda s: {n: v.double() if v.is_floating_point() else v for n, v in s.items()},
+}
+
+
+@pytest.mark.parametrize("how", TAKEN)
+def test_what_training_programs_write(how: str) -> None:
+    state, built = smp_state(), build(network("fpn", "tu-mobilenetv3_small_050"), CLASSES, 0)
+    load_into(built, TAKEN[how](state), "w.pth")
+    own = {n.replace("head.", "segmentation_head.", 1) if n.startswith("head.") else n: v for n, v in built.state_dict().items()}  # fmt: skip
+    assert (
+        all(torch.equal(own[n], v) for n, v in state.items() if "num_batches" not in n) and own.keys() == state.keys()
+    )
+
+
+REFUSED: dict[str, tuple[Callable[[State], State], str]] = {
+    "Lightning's buffers": (
+        lambda s: {"mean": torch.zeros(3), "std": torch.ones(3), **{f"model.{n}": v for n, v in s.items()}},
+        "0 missing, 2 unexpected, 0 reshaped (unexpected: mean, std)",
+    ),
+    "the loss": (lambda s: s | {"criterion.weight": torch.ones(5)}, "1 unexpected, 0 reshaped (unexpected: criterion"),
+    "two names of one tensor": (
+        lambda s: s | {"head.0.bias": torch.ones(CLASSES)},
+        "0 missing, 1 unexpected, 0 reshaped (unexpected: segmentation_head.0.bias)",
+    ),
+    "no statistics": (lambda s: {n: v for n, v in s.items() if "running_var" not in n}, "missing: encoder.model."),
+}
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_what_is_over_or_missing_is_named(how: str) -> None:
+    make, words = REFUSED[how]
+    state = make({"head.0.bias": torch.zeros(CLASSES)} | smp_state() if how.startswith("two") else smp_state())
+    with pytest.raises(ValueError) as caught:
+        load_into(build(network("fpn", "tu-mobilenetv3_small_050"), CLASSES, 0), state, "w.pth")
+    assert words in str(caught.value), caught.value
+
+
+def test_a_checkpoint_that_holds_itself_ends(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"epoch": 1}
+    content["model"] = content
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="mappings within mappings"):
+        load_weights(Weights(path=str(tmp_path / "w.pth"), sha256=sha256(tmp_path / "w.pth")))
+
+
+@pytest.mark.parametrize("given", ["hf:org/name@main", "hf:org/name@refs/pr/3", "hf:name", "hf:org/name@v1.0+x"])
+def test_repositories(given: str) -> None:
+    assert as_weights(given) == {"hub": given[3:]} and Weights(hub=given[3:]).named == given
+
+
+@pytest.mark.parametrize(
+    "given", ["hf:", "hf:a b/c", "hf:org/name/sub", "hf:org/name@", "hf:o/n@../../etc", "hf:o/n@a//b"]
+)
+def test_no_repositories(given: str) -> None:
+    with pytest.raises(ValueError, match=r"names no repository\. Write hf:ORGANISATION/NAME"):
+        as_weights(given)

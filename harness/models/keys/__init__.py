@@ -35,28 +35,42 @@ ENCODERS: dict[str, Table] = {
 """Tables for encoders, to timm's and torchvision's names."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """What DataParallel, torch.compile and training programs put before every name; also names of networks' own parts."""
+COMPILED = "._orig_mod."
+"""Within a name: torch.compile of a part."""
+AVERAGED = "n_averaged"
+"""Beside the names `module....` in a state of torch.optim.swa_utils.AveragedModel."""
 NESTED = 8
 """Prefixes before a name that are tried."""
 
 
 def unprefixed(state: Mapping[str, T]) -> Iterator[Mapping[str, T]]:
-    """The state as it is, then without the first of `PREFIXES` that all its names have, then without the next."""
+    """The state as it is, then without the first of `PREFIXES` that most of its names have, then without the next.
+
+    Names without the prefix stay: what a training program keeps beside the network (`mean`, `criterion.weight`) is then
+    named as what does not fit. The counter of torch's AveragedModel is left out.
+    """
     yield state
+    if any(COMPILED in name for name in state):
+        state = {name.replace(COMPILED, "."): value for name, value in state.items()}
+        yield state
     for _ in range(NESTED):
-        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
-        if prefix is None or not state:
+        counts = {p: sum(name.startswith(p) for name in state) for p in PREFIXES}
+        prefix = next((p for p in PREFIXES if 2 * counts[p] > len(state)), None)
+        if prefix is None:
             return
+        if AVERAGED in state and counts["module."] == len(state) - 1:
+            state = {name: value for name, value in state.items() if name != AVERAGED}
         state = {name.removeprefix(prefix): value for name, value in state.items()}
         yield state
 
 
 def renamed(state: Mapping[str, T], table: Table) -> dict[str, T]:
-    """The state by the names of a table; of two names that become one the first stays."""
+    """The state by the names of a table; of two names that would become one the second stays as it is."""
     found: dict[str, T] = {}
     for name, value in state.items():
         new = _new_name(name, table)
         if new is not None:
-            found.setdefault(new, value)
+            found[name if new in found else new] = value
     return found
 
 
@@ -65,7 +79,7 @@ def by_own_names(
 ) -> Mapping[str, T]:
     """The state by a network's names: the table with the most names of the network, then with the fewest others.
 
-    A prefix that all names have may be a wrapper's or the name of the network's only part, so both are tried; what
+    A prefix that most names have may be a wrapper's or the name of the network's only part, so both are tried; what
     is there as it is goes first. If nothing fits, all prefixes are removed.
 
     Args:
