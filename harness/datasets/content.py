@@ -51,10 +51,13 @@ def _outside(data: Dataset, root: Path | None, keywords: dict[str, Any], full: b
     """A dataset of the user's own; what all its pairs hash to is remembered while nothing below its root changes."""
     data = data.model_copy(update={"parameters": _parameters(data).model_dump(mode="json")})
     state, file = _state(data), _memory(data)
-    known = None if full else _remembered(file, state)
+    digest = None if full else _remembered(file, state)
+    one_size = None if digest is None else _kept(file).get("one_size")
+    known = None if digest is None or not isinstance(one_size, bool) else outside.Known(digest, one_size)
     found = outside.load(data.name, root, keywords, known)
     if known is None and _state(data) == state:
-        index.keep(file, json.dumps({"state": state, "content_hash": found.info.content_hash}).encode())
+        told = {"content_hash": found.info.content_hash, "one_size": getattr(found.train, "one_size", True)}
+        index.keep(file, json.dumps({"state": state, **told}).encode())
     return found
 
 
@@ -81,7 +84,7 @@ def content_hash(data: Dataset, full: bool = False) -> str:
     # A cache names its content without having looked at it.
     full = full or (data.root is not None and cache.is_cache(Path(data.root)))
     found = load(data, full).info.content_hash
-    if _state(data) == state:  # nothing was changed meanwhile
+    if ":" not in data.name and _state(data) == state:  # nothing was changed meanwhile
         index.keep(file, json.dumps({"state": state, "content_hash": found}).encode())
     return found
 
@@ -144,10 +147,15 @@ def _memory(data: Dataset) -> Path:
     return cache_home() / "content" / f"{data.name.replace(':', '-')}-{digest.hexdigest()[:16]}.json"
 
 
-def _remembered(file: Path, state: str) -> str | None:
+def _kept(file: Path) -> dict[str, Any]:
     try:
         kept = json.loads(file.read_text())
-        known = kept["content_hash"] if kept["state"] == state else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent or damaged: made anew
+    except (OSError, ValueError):
+        return {}  # absent or damaged: made anew
+    return kept if isinstance(kept, dict) else {}
+
+
+def _remembered(file: Path, state: str) -> str | None:
+    kept = _kept(file)
+    known = kept.get("content_hash") if kept.get("state") == state else None
     return known if isinstance(known, str) and len(known) == 64 else None

@@ -17,6 +17,8 @@ from harness.experiment.recipe import MOST_PIXELS
 
 NOT_ALLOWED = -1
 """Entry of a label table for a value that may not occur."""
+BLENDED = 16
+"""Colours of a mask that no class has: more are no classes that were forgotten."""
 _COLOUR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -122,6 +124,9 @@ def colour_classes(
     for rule in ("lossless", "upright"):
         if _NOT[rule](head):
             raise ValueError(f"{file}: a label map in colours is lossless and upright; save it as PNG, without a tag")
+    if head.channels != 3 and not head.palette:
+        what = "is grey; masks of values are for masks: values" if head.channels == 1 else f"has {head.channels}"
+        raise ValueError(f"{file}: a label map in colours has three channels, this one {what}. {_SAVE_RGB}")
     pixels = image_pixels(data, file).astype(np.int32)
     packed = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
     pairs = sorted((r << 16 | g << 8 | b, index) for (r, g, b), index in colours.items())
@@ -129,10 +134,16 @@ def colour_classes(
     place = np.minimum(np.searchsorted(known, packed), len(known) - 1)
     wrong = known[place] != packed
     if wrong.any():
-        first = int(packed[wrong][0])
+        others = packed[wrong]
+        first, count = int(others[0]), len(np.unique(others))
+        remedy = (
+            "Its edges are blended, by smooth drawing or resizing: resize masks to the nearest pixel"
+            if count > BLENDED
+            else "Add it to a class or to ignore_colours"
+        )
         raise ValueError(
-            f"{file}: {int(wrong.sum())} pixels have colours that no class has, the first "
-            f"[{first >> 16}, {first >> 8 & 255}, {first & 255}]. Add it to a class or to ignore_colours"
+            f"{file}: {others.size} pixels have {count} colours that no class has, the first "
+            f"[{first >> 16}, {first >> 8 & 255}, {first & 255}]. {remedy}"
         )
     classes: NDArray[np.uint8] = np.array([index for _, index in pairs], np.uint8)[place]
     return classes
@@ -167,7 +178,8 @@ _REFUSED_IMAGES = {
     "no CIELab": f"its colours are CIELab, on which readers disagree. {_SAVE_RGB}",
 }
 _REFUSED_LABELS = {
-    "one channel": "this one has {head.channels} channels ({head.kind}). Save the class values in one channel",
+    "one channel": "this one has {head.channels} channels ({head.kind}). Save the class values in one channel; "
+    "a folder of your own may have colours, with masks: colours in its classes.yaml",
     "lossless": "this one is a {head.kind} with lossy compression, which changes the values. Save it as PNG",
     "one page": "this one has several pages. Save the one with the classes",
     "unsigned": "this one has {head.bits} bits ({head.number}). Save the values as 8 bits",
@@ -182,7 +194,8 @@ def _header(data: bytes | memoryview, file: object, what: str) -> Header:
     try:
         found = header(data)
     except ValueError as error:
-        raise ValueError(f"{file}: not a readable {what} ({error}). Fetch the file again.") from None
+        remedy = "Save it as one of these" if "its bytes are no" in str(error) else "Fetch the file again"
+        raise ValueError(f"{file}: not a readable {what} ({error}). {remedy}.") from None
     if found.height * found.width > MOST_PIXELS:
         raise ValueError(
             f"{file}: declares {found.width} x {found.height} pixels; at most {MOST_PIXELS:,} are read. Cut the {what} "

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.borders import quoted
 from harness.datasets import cache, decode, index, splits
 from harness.datasets.base import Data, DataInfo, Image, Label, faults
 from harness.datasets.header import UPRIGHT
@@ -20,6 +21,7 @@ from harness.datasets.tree import Tree
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 LOUD = 2**30
 """Bytes of a cache up to which reading them shows no message."""
+SEVERAL_SIZES = "train has images of several sizes; batches of them need train.augment.crop_hw"
 Read = Callable[[], tuple[Image, Label]]
 
 
@@ -216,7 +218,12 @@ def look(
     if wrong := faults(data, str(root)):
         return replace(found, problems=wrong)
     if not parts["train"].one_size:
-        found.notes.append("train has images of several sizes; batches of them need train.augment.crop_hw")
+        found.notes.append(SEVERAL_SIZES)
+    if both := _in_both(train, val):
+        found.notes.append(
+            f"{len(both)} images of val are in train too, byte for byte (e.g. {quoted(both[0])}); a figure on images "
+            "that were trained on says nothing. Keep each in one split"
+        )
     return replace(found, data=data)
 
 
@@ -279,6 +286,13 @@ def _cached(
     pairs = {split: [pair(*line) for line in found.get(split, ())] for split in OFFICIAL}
     note = f"a prepared cache, {manifest.format}, short_side {manifest.short_side}"
     return Found(pairs, list(cache.corrupt(root, manifest)) if full else [], [note]), manifest.tables_sha256
+
+
+def _in_both(train: Sequence[Pair], val: Sequence[Pair]) -> list[str]:
+    """The images of val whose files are, byte for byte, files of train, each with that one."""
+    names = {pair.entry.image_sha256: pair.sample.image for pair in train}
+    same = ((pair.sample.image, names.get(pair.entry.image_sha256)) for pair in val)
+    return [f"{name} = {other}" for name, other in same if other is not None]
 
 
 def _cut(source: Source, pairs: Sequence[Pair], fraction: float, rng: np.random.Generator) -> Any:

@@ -1,6 +1,7 @@
 """folder: your own images and masks, with the classes in a file classes.yaml beside them."""
 
 import colorsys
+import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ from harness.borders import quoted
 from harness.datasets import cache, splits
 from harness.datasets.base import Data
 from harness.datasets.filedata import load
-from harness.datasets.layouts import IMAGES, LAYOUTS, for_prediction, like_cityscapes, like_voc, without_masks
+from harness.datasets.layouts import IMAGES, LAYOUTS, MASKS, for_prediction, like_cityscapes, like_voc, without_masks
 from harness.datasets.pairing import Pairing, one_of
 from harness.datasets.source import IGNORE, OFFICIAL, Listing, Sample, Source, table
 from harness.datasets.tree import Tree
@@ -60,21 +61,43 @@ def listing(
     layout: str | None = None,
     unlabelled: str | None = None,
 ) -> Listing:
-    """The pairs below a root: by folders train and val, by lists train.txt and val.txt, or cut at random.
+    """The pairs below a root, and the images without masks; each problem once.
 
-    Args:
-        tree: the folder that holds images, masks and classes.yaml.
-        val_fraction: share of the pairs that becomes val where neither folders nor lists say.
-        val_seed: of that cut.
-        layout: "cityscapes" or "voc" for folders and names of files like theirs.
-        unlabelled: a folder below the root with images that have no masks.
+    Arguments as for `_pairs`, and `unlabelled`: a folder below the root with images that have no masks.
     """
     pairing = Pairing(tree)
     extra = [] if unlabelled is None else without_masks(pairing, unlabelled)
+    samples = _pairs(pairing, val_fraction, val_seed, layout)
+    labelled = {sample.image for split in samples.values() for sample in split}
+    if both := [sample.image for sample in extra if sample.image in labelled]:
+        pairing.problems.append(
+            f"{tree.root / str(unlabelled)}: {len(both)} of its images are of train or val, e.g. {quoted(both[0])}; "
+            "unlabelled images are others, or a method would learn from those it is evaluated on"
+        )
+    return Listing(samples, list(dict.fromkeys(pairing.problems)), pairing.notes, extra)
+
+
+def _pairs(
+    pairing: Pairing,
+    val_fraction: float,
+    val_seed: int,
+    layout: str | None,
+) -> dict[str, list[Sample]]:
+    """The pairs of each split: by folders train and val, by lists train.txt and val.txt, or cut at random.
+
+    Args:
+        pairing: of the folder that holds images, masks and classes.yaml.
+        val_fraction: share of the pairs that becomes val where neither folders nor lists say.
+        val_seed: of that cut.
+        layout: "cityscapes" or "voc" for folders and names of files like theirs.
+    """
     if layout is not None:
-        kind = read_classes(tree.file(CLASSES)).masks
+        kind = read_classes(pairing.tree.file(CLASSES)).masks
         like = functools.partial(like_cityscapes, masks_are=kind) if layout == "cityscapes" else like_voc
-        return Listing({split: like(pairing, split) for split in OFFICIAL}, pairing.problems, pairing.notes, extra)
+        samples = {split: like(pairing, split) for split in OFFICIAL}
+        if layout == "voc" and not pairing.exists("ImageSets/Segmentation/test.txt"):
+            _note_unlisted(pairing, samples, "JPEGImages")
+        return samples
     if any(pairing.exists(f"{kind}/{split}") for kind in ("images", "masks") for split in OFFICIAL):
         samples = {split: _by_folder(pairing, f"/{split}") for split in OFFICIAL}
         _note_unused(pairing, OFFICIAL)
@@ -92,20 +115,21 @@ def listing(
             split: [pair for pair, is_val in zip(pairs, held, strict=True) if is_val == (split == "val")]
             for split in OFFICIAL
         }
-    return Listing(samples, pairing.problems, pairing.notes, extra)
+    return samples
 
 
 def _note_unused(pairing: Pairing, used: Sequence[str]) -> None:
     """Note files that lie where this layout does not look: beside the folders of the splits, or in other folders."""
-    for kind, suffix in (("images", IMAGES), ("masks", ".png")):
+    for kind, suffix in (("images", IMAGES), ("masks", MASKS)):
         if used:
             pairing.leave(kind, suffix, "because there are folders train and val")
         folder = pairing.tree.root / kind
         inner = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
         for name in inner:
-            if kind == "images" and name == "test":  # without masks, for prediction
-                count = len(pairing.files("images/test", IMAGES))
-                pairing.notes.append(f"images/test: {count} images for prediction; no run sees them")
+            if kind == "images" and name == "test":  # without masks, for prediction: no reason to refuse the others
+                with contextlib.suppress(ValueError):
+                    count = len(pairing.tree.names("images/test", IMAGES, deep=True))
+                    pairing.notes.append(f"images/test: {count} images for prediction; no run sees them")
             elif name not in used and not name.startswith("."):
                 pairing.leave(f"{kind}/{name}", suffix, "because this layout does not look into this folder", deep=True)
             elif name in used:
@@ -114,11 +138,11 @@ def _note_unused(pairing: Pairing, used: Sequence[str]) -> None:
                     pairing.leave(f"{kind}/{name}/{deeper}", suffix, "because it is deeper than this layout looks")
 
 
-def _note_unlisted(pairing: Pairing, samples: dict[str, list[Sample]]) -> None:
+def _note_unlisted(pairing: Pairing, samples: dict[str, list[Sample]], folder: str = "images") -> None:
     listed_images = {sample.image for split in samples.values() for sample in split}
-    left = [name for name in pairing.tree.names("images", IMAGES) if name not in listed_images]
+    left = [name for name in pairing.tree.names(folder, IMAGES) if name not in listed_images]
     if left:
-        pairing.notes.append(f"images: {len(left)} files are in neither list, e.g. {quoted(left[0])}")
+        pairing.notes.append(f"{folder}: {len(left)} files are in neither list, e.g. {quoted(left[0])}")
 
 
 def _cut(count: int, fraction: float, seed: int) -> Sequence[Any]:
@@ -129,13 +153,13 @@ def _cut(count: int, fraction: float, seed: int) -> Sequence[Any]:
 
 
 def _by_folder(pairing: Pairing, below: str) -> list[Sample]:
-    images, masks = pairing.files(f"images{below}", IMAGES), pairing.files(f"masks{below}", ".png")
+    images, masks = pairing.files(f"images{below}", IMAGES), pairing.files(f"masks{below}", MASKS)
     names = pairing.matched(images, masks, lambda name: f"masks{below}/{name}.png")
     return [Sample(name, images[name], masks[name]) for name in sorted(names)]
 
 
 def _by_lists(pairing: Pairing) -> dict[str, list[Sample]]:
-    images, masks = pairing.files("images", IMAGES), pairing.files("masks", ".png")
+    images, masks = pairing.files("images", IMAGES), pairing.files("masks", MASKS)
     pairing.orphans(masks, images)
     files = {image.removeprefix("images/"): name for name, image in images.items()}
     samples, lists = {}, {}
@@ -290,6 +314,8 @@ def source(
         raise ValueError(f"folder: val_fraction is {val_fraction}; allowed: above 0 and below 1")
     if val_seed < 0:
         raise ValueError(f"folder: val_seed is {val_seed}; allowed: 0 and more")
+    if unlabelled is not None and not unlabelled.strip("./ "):
+        raise ValueError(f"folder: unlabelled is {unlabelled!r}; name a folder below the root, or leave it out")
     how = FOLDER
     if layout is not None:
         one_of("folder", "layout", layout, LAYOUTS)

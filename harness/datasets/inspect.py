@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.datasets import DATASETS, SOURCES, cache, decode, filedata, outside
+from harness.datasets import DATASETS, SOURCES, cache, decode, filedata, outside, owed
 from harness.datasets.base import faults
-from harness.datasets.filedata import Found, Pair
+from harness.datasets.filedata import SEVERAL_SIZES, Found, Pair
 from harness.datasets.source import OFFICIAL, Source
 from harness.datasets.tree import Tree
 from harness.experiment.method import dataset_entry
@@ -162,12 +162,16 @@ def _check_made(name: str, root: Path | None, parameters: dict[str, Any]) -> Fin
     found = Findings(parts=["train", "dev", "val"], problems=faults(data, name))
     if found.problems:
         return found
+    if ":" in name:
+        found.problems += [f"{name}: {problem}" for problem in owed.problems(data)]
+        if not getattr(data.train, "one_size", True):
+            found.notes.append(SEVERAL_SIZES)
     counts = {}
     for part in found.parts:
         split = getattr(data, part)
         counts[part] = np.stack([decode.value_counts(split[i][1]) for i in range(len(split))])
-        height, width = split[0][1].shape
-        found.splits.append([part, str(len(split)), "-", str(height), str(width)])
+        sizes = np.array([split[i][1].shape for i in range(len(split))])
+        found.splits.append([part, str(len(split)), "-", *(_span(sizes[:, axis]) for axis in (0, 1))])
     values = [*range(data.info.num_classes), data.info.ignore_index]
     for value, label in zip(values, (*data.info.class_names, "(ignored)"), strict=True):
         line = [label]

@@ -10,6 +10,7 @@ from harness.datasets.tree import Tree
 IMAGES = tuple(
     suffix for low in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp") for suffix in (low, low.upper())
 )
+MASKS = (".png", ".PNG")
 LAYOUTS = ("cityscapes", "voc")
 
 
@@ -49,7 +50,7 @@ def _key(ending: str) -> Callable[[str], str]:
 
 def like_voc(pairing: Pairing, split: str) -> list[Sample]:
     """JPEGImages/NAME.jpg with SegmentationClass/NAME.png, by the names in ImageSets/Segmentation/SPLIT.txt."""
-    images, masks = pairing.files("JPEGImages", IMAGES), pairing.files("SegmentationClass", ".png")
+    images, masks = pairing.files("JPEGImages", IMAGES), pairing.files("SegmentationClass", MASKS)
     file = f"ImageSets/Segmentation/{split}.txt"
     if split == "train":
         pairing.orphans(masks, images)
@@ -67,8 +68,13 @@ def like_voc(pairing: Pairing, split: str) -> list[Sample]:
     return [Sample(name, images[name], masks[name]) for name in names]
 
 
+def _below_test(name: str) -> str:
+    """FOLDER/NAME of an image in a folder of images/test."""
+    return str(PurePosixPath(name.removeprefix("images/test/")).with_suffix(""))
+
+
 def for_prediction(tree: Tree, layout: str | None = None) -> list[Sample]:
-    """The images for prediction, which have no masks: images/test, or what a layout has in its place.
+    """The images for prediction, which have no masks: images/test with its folders, or what a layout has in its place.
 
     Raises:
         ValueError: a list names an image that is not there, or names leave the folder.
@@ -83,7 +89,7 @@ def for_prediction(tree: Tree, layout: str | None = None) -> list[Sample]:
     elif layout == "cityscapes":
         found = _city_images(pairing, "test")
     else:
-        found = pairing.files("images/test", IMAGES)
+        found = pairing.files("images/test", IMAGES, _below_test, deep=True)
     if pairing.problems:
         raise ValueError("\n".join(pairing.problems))
     return [Sample(name, image, None) for name, image in sorted(found.items())]

@@ -17,9 +17,9 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,12 +47,14 @@ class Checked:
         where: its name for messages.
         num_classes: K.
         ignore_index: the other label that is allowed.
+        one_size: whether all pairs are of one size.
     """
 
     pairs: Any
     where: str
     num_classes: int
     ignore_index: int
+    one_size: bool = True
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -77,8 +79,13 @@ class Checked:
         image, label = found
         for what, value, ndim in (("image", image, 3), ("label", label, 2)):
             fine = isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == ndim
-            if not fine or (ndim == 3 and value.shape[2] != 3) or not 0 < value.size <= 3 * MOST_PIXELS:
+            if not fine or (ndim == 3 and value.shape[2] != 3):
                 raise ValueError(f"{where}: its {what} is {_kind(value)}. {CONTRACT}")
+            if not 0 < value.shape[0] * value.shape[1] <= MOST_PIXELS:
+                raise ValueError(
+                    f"{where}: its {what} has {value.shape[1]} x {value.shape[0]} pixels; allowed are 1 to "
+                    f"{MOST_PIXELS:,}. Cut it into tiles"
+                )
         if image.shape[:2] != label.shape:
             raise ValueError(
                 f"{where}: the image has {image.shape[1]}x{image.shape[0]} pixels, its label "
@@ -103,14 +110,26 @@ def _kind(value: Any) -> str:
     return f"{name} {tuple(shape)} of {value.dtype}" if shape is not None and hasattr(value, "dtype") else name
 
 
-def load(target: str, root: Path | None, keywords: dict[str, Any], content_hash: str | None = None) -> Data:
+class Known(NamedTuple):
+    """What reading all pairs has told.
+
+    Attributes:
+        content_hash: of `hash_of`.
+        one_size: whether all images of train are of one size.
+    """
+
+    content_hash: str
+    one_size: bool
+
+
+def load(target: str, root: Path | None, keywords: dict[str, Any], known: Known | None = None) -> Data:
     """The splits of a dataset from outside.
 
     Args:
         target: `package.module:Name`.
         root: `data.root`.
         keywords: `data.parameters`, with the types of its signature.
-        content_hash: if it is known; otherwise every pair is read and checked.
+        known: from an earlier look at the same pairs; without it every pair is read and checked.
 
     Raises:
         ValueError: it cannot be imported or called, or what it gives is no dataset; names it, and the remedy.
@@ -118,20 +137,30 @@ def load(target: str, root: Path | None, keywords: dict[str, Any], content_hash:
     found = _called(target, root, keywords)
     described: Any = getattr(found, "info", found)
     names, ignore = _names(target, described), getattr(described, "ignore_index", IGNORE)
+    ignore = int(ignore) if isinstance(ignore, np.integer) else ignore
     if not isinstance(ignore, int) or not len(names) <= ignore <= IGNORE:
         raise ValueError(
             f"{target}: ignore_index is {quoted(repr(ignore))}; allowed: {len(names)} to {IGNORE}, which is no class"
         )
     splits = {}
     for part in PARTS:
-        pairs = getattr(found, part, None)
+        pairs: Any = getattr(found, part, None)
         if not (hasattr(pairs, "__len__") and hasattr(pairs, "__getitem__")):
             raise ValueError(
                 f"{target}: {part} is {_kind(pairs)}; it needs train, dev and val, each with len() and [index]. dev is "
                 "for choices during development: divide train"
             )
+        try:
+            len(pairs)
+        except Exception as error:  # of the user's code
+            raise ValueError(f"{target}: len({part}) fails: {type(error).__name__}: {quoted(str(error))}") from error
         splits[part] = Checked(pairs, f"{target}: {part}", len(names), ignore)
     mean, std = _three(target, described, "mean", MEAN), _three(target, described, "std", STD)
+    if known is None:
+        sizes: set[tuple[int, ...]] = set()
+        content_hash = hash_of(names, ignore, splits, mean + std, sizes)
+        known = Known(content_hash, len(sizes) < 2)
+    splits["train"] = replace(splits["train"], one_size=known.one_size)
     info = DataInfo(
         name=target,
         num_classes=len(names),
@@ -139,7 +168,7 @@ def load(target: str, root: Path | None, keywords: dict[str, Any], content_hash:
         palette=_palette(target, described, len(names)),
         mean=mean,
         std=std,
-        content_hash=content_hash or hash_of(names, ignore, splits, mean + std),
+        content_hash=known.content_hash,
         note=str(getattr(described, "note", "") or f"A dataset of the user's own, {target}."),
         ignore_index=ignore,
         shareable=False,
@@ -148,15 +177,24 @@ def load(target: str, root: Path | None, keywords: dict[str, Any], content_hash:
 
 
 def hash_of(
-    names: tuple[str, ...], ignore_index: int, splits: dict[str, Checked], normalization: tuple[float, ...]
+    names: tuple[str, ...],
+    ignore_index: int,
+    splits: dict[str, Checked],
+    normalization: tuple[float, ...],
+    sizes: set[tuple[int, ...]] | None = None,
 ) -> str:
-    """SHA-256 over the classes, what images are normalised by, and every pair's size and bytes, in order."""
+    """SHA-256 over the classes, what images are normalised by, and every pair's size and bytes, in order.
+
+    The sizes of the training images are added to `sizes`.
+    """
     digest = hashlib.sha256(f"outside\0{ignore_index}\0{normalization}\0".encode() + "\0".join(names).encode())
     for part, pairs in splits.items():
         digest.update(f"\0{part}\0{len(pairs)}".encode())
         for i in range(len(pairs)):
             image, label = pairs[i]
             digest.update(f"\0{label.shape}".encode())
+            if sizes is not None and part == "train":
+                sizes.add(label.shape)
             for pixels in (image, label):
                 digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
@@ -171,7 +209,7 @@ def imported(target: str) -> Callable[..., Any]:
     module, _, name = target.partition(":")
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except Exception as error:  # of the user's code
+    except (Exception, SystemExit) as error:  # of the user's code
         raise ValueError(f"{target} cannot be imported: {type(error).__name__}: {quoted(str(error))}") from error
     if not callable(found):
         raise ValueError(f"{target}: {module} has no class or function {name}")
@@ -190,14 +228,17 @@ def _called(target: str, root: Path | None, keywords: dict[str, Any]) -> Any:
         )
     if places and root is None:
         raise ValueError(f"{target}: data.root is missing; it is called with the folder")
+    if root is not None and not root.is_dir():
+        raise ValueError(f"{target}: there is no folder {root}; correct data.root")
     try:
         return maker(*([root] if places else []), **keywords)
-    except Exception as error:  # of the user's code
+    except (Exception, SystemExit) as error:  # of the user's code
         raise ValueError(f"{target} cannot be made: {type(error).__name__}: {quoted(str(error))}") from error
 
 
 def _names(target: str, described: Any) -> tuple[str, ...]:
     names: Any = getattr(described, "class_names", None)
+    names = names.tolist() if isinstance(names, np.ndarray) else names
     fine = isinstance(names, list | tuple) and 2 <= len(names) <= IGNORE
     if not fine or not all(
         isinstance(name, str) and name and name.isprintable() and len(name) <= 100 for name in names
@@ -237,4 +278,9 @@ def _three(target: str, described: Any, name: str, default: tuple[float, float, 
         red = green = blue = -1.0
     if not all((0 if name == "mean" else 1e-3) <= value <= 255 for value in (red, green, blue)):
         raise ValueError(f"{target}: {name} is {quoted(repr(given))}; give three numbers, RGB, in 0 to 255")
+    if 0 < max(red, green, blue) < (1 if name == "std" else 1 + 1e-9):  # std 1 with the mean taken off divides nothing
+        raise ValueError(
+            f"{target}: {name} is {quoted(repr(given))}, of values in 0 to 1; images are bytes, 0 to 255: multiply it "
+            "by 255"
+        )
     return red, green, blue

@@ -1,6 +1,8 @@
 """The pairs below a dataset's root: images matched with label maps by name, every problem collected as a line."""
 
+import contextlib
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import PurePosixPath
 
@@ -9,6 +11,9 @@ from harness.datasets.tree import Tree
 
 NAME = re.compile(r"[^./\\\0][^/\\\0]*")
 """Allowed image names in a list file: no folder, no hidden file, no `..`."""
+
+
+MISSING = "this folder of the dataset is missing"
 
 
 class Pairing:
@@ -66,7 +71,9 @@ class Pairing:
         if not names and needed:
             there = (self.tree.root / folder).is_dir()
             kinds = suffix if isinstance(suffix, str) else ", ".join(suffix)
-            what = f"no file here ends in {kinds}" if there else "this folder of the dataset is missing"
+            what = (
+                f"no file here ends in {kinds}{self._instead(folder) if kinds[0] == '.' else ''}" if there else MISSING
+            )
             self.problems.append(f"{self.tree.root / folder}: {what}")
         found: dict[str, str] = {}
         for name in names:
@@ -79,6 +86,14 @@ class Pairing:
             if (other := found.setdefault(key(name), name)) != name:
                 self.problems.append(f"{self.tree.root / name}: {other} has the same name; keep one of the two")
         return found
+
+    def _instead(self, folder: str) -> str:
+        """What the files of a folder end in, the most frequent first."""
+        with contextlib.suppress(ValueError):
+            found = Counter(PurePosixPath(name).suffix or "no suffix" for name in self.tree.names(folder, ""))
+            if found:
+                return f"; {', '.join(f'{count} in {quoted(end)}' for end, count in found.most_common(3))}"
+        return ""
 
     def leave(self, folder: str, suffix: str | tuple[str, ...], why: str, deep: bool = False) -> None:
         """Note the files of a folder that are not used, counted."""

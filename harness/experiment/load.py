@@ -256,7 +256,7 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
     data = experiment.data
     try:
         dataset = dataset_entry(data.name)
-        found = validate(dataset.parameters, data.parameters, ("data", "parameters"), report)
+        found = validate(dataset.parameters, data.parameters, ("data", "parameters"), _of_outside(data.name, report))
         data = data.model_copy(update={"parameters": plain(dataset, found) if found else {}})
     except ValueError as error:
         report(("data", "name"), str(error))
@@ -333,7 +333,8 @@ def _resolve_losses(train: Train, report: Report) -> Train:
         if ":" in term.name:
             at: KeyPath = ("train", "loss", index)
             try:
-                found = validate(loss_entry(term.name).parameters, term.parameters, (*at, "parameters"), report)
+                said = _of_outside(term.name, report)
+                found = validate(loss_entry(term.name).parameters, term.parameters, (*at, "parameters"), said)
             except ValueError as error:
                 report((*at, "name"), str(error))
                 continue
@@ -372,6 +373,12 @@ def _resolve_method(method: Method, at: KeyPath, written: Any, report: Report) -
 def _name(written: Any) -> str:
     """The method that one entry of a file's list names."""
     return written if isinstance(written, str) else str(written.get("name", next(iter(written))))
+
+
+def _of_outside(name: str, report: Report) -> Report:
+    """A report that says which parameters a function or class of the user's own has, where one is not known."""
+    how = ". Parameters are keyword-only arguments with an annotation: (..., *, alpha: float = 1.0)"
+    return lambda at, message: report(at, message + how * (":" in name and message.startswith("unknown key")))
 
 
 def _prefixed(name: str, report: Report) -> Report:

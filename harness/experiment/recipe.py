@@ -49,7 +49,10 @@ def _torchs(data: Any, module: str, own: tuple[str, ...], keys: tuple[str, ...],
         if data.get("parameters") is not None:
             raise ValueError(f"parameters are for the names of torch; {name} has {', '.join(unset)}")
         return _with_tuples(data)
-    given = dict(data.get("parameters") or {})
+    given = data.get("parameters") or {}
+    if not isinstance(given, dict):
+        raise ValueError(f"parameters are keyword arguments of {name}, a mapping; write them beside name")
+    given = dict(given)
     given |= {
         key: value
         for key, value in data.items()

@@ -83,10 +83,8 @@ def entry(target: str, name: str | None = None) -> Entry:
             return _entry(name, target, _model(node, target, path, limits), constants)
         if isinstance(node, ast.ClassDef) and node.name == symbol:
             constants = {}
-            init = None
+            init = _init(node, tree)
             for item in node.body:
-                if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-                    init = item
                 targets = item.targets if isinstance(item, ast.Assign) else [getattr(item, "target", None)]
                 value = getattr(item, "value", None)
                 for named in targets:
@@ -95,7 +93,25 @@ def entry(target: str, name: str | None = None) -> Entry:
                         with contextlib.suppress(ValueError):
                             constants[named.id] = ast.literal_eval(value)
             return _entry(name, target, _model(init, target, path, constants.get("limits", {})), constants)
-    raise ValueError(f"{target}: {path} defines no class or function named {symbol!r}")
+    raise ValueError(
+        f"{target}: {path} defines no class or function named {symbol!r}; name the module whose file has its "
+        "`class` or `def`"
+    )
+
+
+def _init(node: ast.ClassDef, tree: ast.Module) -> ast.FunctionDef | None:
+    """A class's own `__init__`, or that of the first of its bases in the same file."""
+    classes = {item.name: item for item in tree.body if isinstance(item, ast.ClassDef)}
+    seen: set[str] = set()
+    while node.name not in seen:
+        seen.add(node.name)
+        for item in node.body:
+            if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+                return item
+        node = next(
+            (classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes), node
+        )
+    return None
 
 
 def _entry(name: str | None, target: str, parameters: type[BaseModel], constants: dict[str, Any]) -> Entry:

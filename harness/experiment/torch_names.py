@@ -36,13 +36,16 @@ FROM_STEPS = {"CosineAnnealingLR": "T_max", "PolynomialLR": "total_iters", "OneC
 """Arguments of schedules that are the run's number of steps after the warm-up unless a file gives them."""
 FROM_LR = {"OneCycleLR": "max_lr", "CyclicLR": "base_lr"}
 """Arguments of schedules that are the learning rate of the optimizer, which a search and a teacher may change."""
+COUNTS = ("step_size", "T_max", "step_size_up", "step_size_down")
+"""Arguments of schedules that torch takes at 0 and below, where they mean nothing."""
 
 
 class Keywords(NamedTuple):
-    """Names of the keyword arguments that a file may give, and of those that it must."""
+    """Names of the keyword arguments that a file may give, of those that it must, and the annotations of all."""
 
     allowed: tuple[str, ...]
     needed: tuple[str, ...]
+    kinds: Mapping[str, ast.expr | None]
 
 
 @functools.cache
@@ -62,7 +65,8 @@ def known(module: str) -> dict[str, Keywords]:
         own = (*OURS[module], FROM_LR.get(name, ""))
         allowed = [a for a in (*plain, *(a.arg for a in init.args.kwonlyargs)) if a not in own]
         needed = [a for a in without_default if a in allowed and a != FROM_STEPS.get(name)]
-        found[name] = Keywords(tuple(allowed), tuple(needed))
+        kinds = {a.arg: a.annotation for a in (*init.args.args, *init.args.kwonlyargs)}
+        found[name] = Keywords(tuple(allowed), tuple(needed), kinds)
     return found
 
 
@@ -96,7 +100,7 @@ def problem(module: str, own: tuple[str, ...], name: str, keywords: Mapping[str,
     if name not in known(module):
         names = (*own, *known(module))
         return f"unknown name '{quoted(name)}'.{_near(name, names)} Allowed: {', '.join(names)}"
-    allowed, needed = known(module)[name]
+    allowed, needed, kinds = known(module)[name]
     for key, value in keywords.items():
         if key == FROM_LR.get(name):
             return f"{key} of {name} is train.optimizer.lr; delete it here"
@@ -104,6 +108,11 @@ def problem(module: str, own: tuple[str, ...], name: str, keywords: Mapping[str,
             return f"{name} has no '{quoted(str(key))}'.{_near(str(key), allowed)} Allowed: {', '.join(allowed)}"
         if not _plain(value):
             return f"{key} is {quoted(repr(value))}; allowed: a number up to {LARGEST:g}, true, false, text, or a list"
+        kind = kinds[key]
+        if kind is not None and not _is_a(kind, value):
+            return f"{key} of {name} is {quoted(repr(value))}; torch's is {ast.unparse(kind)}"
+        if key in COUNTS and isinstance(value, int) and value < 1:
+            return f"{key} of {name} is {value}; it counts steps, at least 1"
     missing = [key for key in needed if key not in keywords]
     return f"{name} needs {', '.join(missing)}" if missing else None
 
@@ -116,6 +125,36 @@ def _plain(value: Any) -> bool:
     if isinstance(value, int | float):
         return abs(value) <= LARGEST and math.isfinite(value)
     return isinstance(value, str) and len(value) <= 100
+
+
+def _is_a(kind: ast.expr, value: Any) -> bool:
+    """Whether a plain value is of the kind that an annotation of torch says; of a kind that is not known here, it is.
+
+    torch itself looks at few of them: a text among milestones is never met, and `fused: "no"` is true.
+    """
+    match kind:
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _is_a(left, value) or _is_a(right, value)
+        case ast.Constant(value=None):
+            return value is None
+        case ast.Name(id="Tensor"):
+            return False
+        case ast.Name(id=("int" | "float" | "bool" | "str") as name):
+            return type(value) in {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}[name]
+        case ast.Subscript(value=ast.Name(id=outer), slice=inner):
+            parts = list(inner.elts) if isinstance(inner, ast.Tuple) else [inner]
+            if outer == "Literal":
+                return value in [part.value for part in parts if isinstance(part, ast.Constant)]
+            if outer in ("Optional", "Union"):
+                return (outer == "Optional" and value is None) or any(_is_a(part, value) for part in parts)
+            if outer not in ("tuple", "Tuple", "list", "List", "Iterable", "Sequence"):
+                return True
+            if not isinstance(value, list | tuple):
+                return False
+            if outer in ("tuple", "Tuple") and not isinstance(parts[-1], ast.Constant):
+                return len(value) == len(parts) and all(map(_is_a, parts, value))
+            return all(_is_a(parts[0], item) for item in value)
+    return True
 
 
 def _near(name: str, allowed: tuple[str, ...]) -> str:

@@ -1,16 +1,21 @@
 """Finds the run that is meant: by run_id, its beginning, or method and seed; in one experiment's folder or in all."""
 
+import contextlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.borders import quoted
+from harness.experiment.method import Method
 from harness.results import store
 
 if TYPE_CHECKING:
     from harness.experiment.spec import Run
 
-_COLUMNS = ("run_id", "experiment", "status", "role", "pair", "method", "method_parameters", "seed", "control")
+_COLUMNS = (
+    *("run_id", "experiment", "status", "role", "pair", "method", "method_parameters", "seed", "control", "trial"),
+)
 SHOWN = 20
 """Runs that an error lists."""
 WANTED = "a run_id, its beginning, method/seed or pair/method/seed"
@@ -22,7 +27,7 @@ def find_finished(results: str | Path, run: str) -> tuple[Path, dict[str, Any]]:
     Args:
         results: folder of all results, or the results folder of one experiment.
         run: a run_id, or its first characters; or `method/seed`, e.g. "kd/0", and `pair/method/seed`. The method of a
-            teacher is "teacher".
+            teacher is "teacher"; one with parameters may be written as tables have it, "kd(temperature=2.0)".
 
     Raises:
         ValueError: no run is meant, or several, which are listed; the run failed; or a row is corrupt.
@@ -30,6 +35,7 @@ def find_finished(results: str | Path, run: str) -> tuple[Path, dict[str, Any]]:
     results = Path(results)
     if not isinstance(run, str) or not run.strip():
         raise ValueError(f"the run is {quoted(run)!r}; give {WANTED}")
+    run = run.strip()
     folders = experiment_folders(results)
     found = [(folder, row) for folder in folders for row in store.read_rows(folder, _COLUMNS).to_pylist()]
     named = [(folder, row) for folder, row in found if _is_named(row, run)]
@@ -41,12 +47,14 @@ def find_finished(results: str | Path, run: str) -> tuple[Path, dict[str, Any]]:
         row = store.read_run(named[0][0], named[0][1]["run_id"])
         raise ValueError(f"{row['run_id']} {row['status']}: {row['message']}; choose a finished run")
     if len(chosen) > 1:
+        several = ", or give the folder of its experiment" if len({folder for folder, _ in chosen}) > 1 else ""
         raise ValueError(
-            f"{results}: {quoted(run)!r} names {len(chosen)} rows; name one by the beginning of its run_id"
-            f"{', or give the folder of its experiment' if len({f for f, _ in chosen}) > 1 else ''}."
-            + _listed(chosen[:SHOWN], len(chosen))
+            f"{results}: {quoted(run)!r} names {len(chosen)} rows; name one by the beginning of its run_id, or as "
+            f"pair/method/seed if that names one{several}." + _listed(chosen[:SHOWN], len(chosen))
         )
     folder, row = chosen[0]
+    if row["trial"] is not None:
+        raise ValueError(f"{row['run_id']} is a trial of a search, whose network is not kept; choose a final run")
     return folder, store.read_run(folder, row["run_id"])
 
 
@@ -93,10 +101,14 @@ def _has_rows(folder: Path) -> bool:
 
 def _is_named(row: dict[str, Any], run: str) -> bool:
     if "/" not in run:
-        return str(row["run_id"]).startswith(run)
-    if row["control"] is not None:
+        return str(row["run_id"]).startswith(run.lower())
+    if row["control"] is not None or row["trial"] is not None:
         return False
-    return run in _names(row["role"], row["pair"], row["method"], row["seed"])
+    methods = [row["method"]]
+    if "(" in run:  # with parameters, as tables have it
+        with contextlib.suppress(ValueError):
+            methods.append(Method(name=row["method"], parameters=json.loads(row["method_parameters"])).label)
+    return any(run in _names(row["role"], row["pair"], method, row["seed"]) for method in methods)
 
 
 def _listed(chosen: list[tuple[Path, dict[str, Any]]], count: int) -> str:

@@ -1,22 +1,18 @@
 """What a dataset of one's own owes, checked and said in one screen: `check_dataset("mydata:Data", FOLDER)`."""
 
-import hashlib
 import json
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.datasets import Data, outside
+from harness.datasets import Data, outside, owed
 from harness.datasets.base import faults
+from harness.experiment.load import listed, validate
 from harness.experiment.method import dataset_entry
-from harness.experiment.signatures import keywords
+from harness.experiment.yaml_reader import dotted
 from harness.testing.case import require
-
-AGAIN = 5
-"""Pairs of each split that are read a second time."""
 
 
 def check_dataset(name: str, root: str | Path | None = None, /, **parameters: Any) -> str:
@@ -39,71 +35,37 @@ def check_dataset(name: str, root: str | Path | None = None, /, **parameters: An
     """
     if ":" not in name:
         raise ValueError(f"{name!r} is no dataset of your own; write it as package.module:Name")
-    given = keywords(dataset_entry(name), json.loads(json.dumps(parameters)))
+    given = _parameters(name, parameters)
     where = None if root is None else Path(root).absolute()
     data = outside.load(name, where, given)
     require(not (wrong := faults(data, name)), "; ".join(wrong))
-    splits = {part: getattr(data, part) for part in outside.PARTS}
-    for part, pairs in splits.items():
-        _same_again(part, pairs)
-        _ends(part, pairs)
-    _apart(splits)
+    for problem in owed.problems(data):
+        require(False, problem)
     another = outside.load(name, where, given)
     require(
         another.info.content_hash == data.info.content_hash,
         "made a second time it has other pairs or another order; sort what os.listdir gives, and seed what is random",
     )
-    _sent(data)
-    return "\n".join(_described(data, splits))
+    return "\n".join(_described(data, {part: getattr(data, part) for part in outside.PARTS}))
 
 
-def _same_again(part: str, pairs: Any) -> None:
-    """A pair does not depend on when it is read."""
-    for i in range(min(AGAIN, len(pairs))):
-        require(
-            _digest(*pairs[i]) == _digest(*pairs[i]),
-            f"{part}[{i}] read again is another pair; draw nothing at random, augmentation is train.augment",
-        )
+def _parameters(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The parameters with the types of the signature, as of an experiment file.
 
-
-def _ends(part: str, pairs: Any) -> None:
-    """The user's own sequence ends: a loop over it stops."""
+    Raises:
+        ValueError: an unknown or missing one, or a value that is not allowed; a line each.
+    """
     try:
-        pairs.pairs[len(pairs)]
-    except IndexError:
-        return
-    except Exception as error:
-        what = f"raises {type(error).__name__}"
-    else:
-        what = "gives a pair"
-    raise AssertionError(f"{part}[{len(pairs)}] is past its end and {what}; it raises IndexError")
-
-
-def _apart(splits: dict[str, Any]) -> None:
-    """No image is in two splits: a figure on images that were trained on says nothing."""
-    seen: dict[bytes, str] = {}
-    for part, pairs in splits.items():
-        for i in range(len(pairs)):
-            image = pairs[i][0]
-            digest = hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).digest()
-            first = seen.setdefault(digest, f"{part}[{i}]")
-            require(first.startswith(f"{part}["), f"{part}[{i}] is the image {first} again; keep it in one split")
-
-
-def _sent(data: Data) -> None:
-    """It goes to the processes that load batches."""
-    try:
-        again = pickle.loads(pickle.dumps(data))
-    except Exception as error:
-        raise AssertionError(
-            f"it cannot be pickled for the processes that load batches ({type(error).__name__}: {error}). Keep paths, "
-            "and open files when a pair is read"
-        ) from error
-    require(_digest(*again.train[0]) == _digest(*data.train[0]), "a pickled copy gives other pairs")
-
-
-def _digest(image: Any, label: Any) -> str:
-    return hashlib.sha256(image.tobytes() + label.tobytes()).hexdigest()
+        plain = json.loads(json.dumps(given))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"parameters are plain data, as in an experiment file: {error}") from None
+    problems: list[str] = []
+    found = validate(
+        dataset_entry(name).parameters, plain, (), lambda at, message: problems.append(f"{dotted(at)}: {message}")
+    )
+    if found is None:
+        raise ValueError(listed(problems))
+    return dict(found)
 
 
 def _described(data: Data, splits: dict[str, Any]) -> Iterator[str]:

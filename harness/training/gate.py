@@ -16,6 +16,7 @@ from torch import nn
 from harness.datasets import Data, DataInfo
 from harness.datasets.base import faults
 from harness.distillers import Distiller
+from harness.experiment.recipe import SCHEDULES
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Network, Run
 from harness.models import TapNet, build, load_into, load_state
@@ -24,6 +25,7 @@ from harness.taps import Pair, Taps
 from harness.training import guards
 from harness.training.batches import accumulation_steps, require_one_size
 from harness.training.build import build_method, for_inputs, load_data, load_given
+from harness.training.loss_rule import require_losses_work
 from harness.training.optimizers import encoder_of
 from harness.training.schedule import require_torch_takes
 from harness.training.step import KDStep
@@ -101,7 +103,7 @@ def problems(runs: Sequence[Run], facts: Facts) -> Iterator[str]:
             except ValueError as error:
                 who = "the teacher" if run.role == "teacher" else f"method {run.method.label}"
                 before = f"pair {run.pair}, {who}: " if rule is method else f"pair {run.pair}: "
-                shared = rule in (recipe, machine, data)
+                shared = rule in (recipe, machine, data, loss)
                 key = "" if shared else run.pair, str(error)
                 if key not in said:
                     said.add(key)
@@ -206,6 +208,22 @@ def trained_teacher(run: Run, facts: Facts) -> None:
         raise ValueError(f"{error} Restore the teacher's file, or delete {row} to train the teacher again.") from None
 
 
+def loss(run: Run, facts: Facts) -> None:
+    """A task loss of the user's own.
+
+    Raises:
+        ValueError: as `require_losses_work`.
+    """
+    if run.checkpoint is not None or not any(":" in name for name in run.train.loss_names):
+        return
+    info = facts.info(run)
+    ignored = 255 if info is None else info.ignore_index
+    unlabelled = run.train.augment.scale[0] < 1  # what a crop of a smaller image holds beside it
+    if info is not None and not unlabelled:
+        unlabelled = bool((load_data(run.data).train[0][1] == ignored).any())
+    require_losses_work(run, facts.classes(run), ignored, unlabelled)
+
+
 def method(run: Run, facts: Facts) -> None:
     """One training step.
 
@@ -237,7 +255,7 @@ def method(run: Run, facts: Facts) -> None:
 
 
 Rule = Callable[[Run, Facts], None]
-RULES: tuple[Rule, ...] = (recipe, machine, data, networks, given_weights, trained_teacher, method)
+RULES: tuple[Rule, ...] = (recipe, machine, data, networks, given_weights, trained_teacher, loss, method)
 """In this order: what is cheap, and what others rest on, comes first."""
 
 
@@ -344,8 +362,10 @@ def _distinct(runs: Sequence[Run]) -> list[Run]:
         known.setdefault((*map(id, shared), hash(run.teacher_run)), run)
     found: dict[str, Run] = {}
     for run in known.values():
-        # Neither the number of steps nor the learning rate changes whether a step can be made.
-        train = run.train.model_copy(update={"steps": 1, "optimizer": None, "schedule": None})
+        # Neither the number of steps nor the learning rate changes whether a step can be made; a schedule of torch may
+        # end before a control's.
+        steps = 1 if run.train.schedule.name in SCHEDULES else run.train.steps
+        train = run.train.model_copy(update={"steps": steps, "optimizer": None, "schedule": None})
         parts = (run.network, run.teacher, run.checkpoint, run.method, train, run.data, run.pair)
         found.setdefault(" ".join(repr(part) for part in parts), run)
     pairs = list(dict.fromkeys(run.pair for run in found.values()))

@@ -13,6 +13,8 @@ from harness.models import TapNet
 
 ENCODERS = ("encoder", "backbone")
 """What a network of one's own calls its encoder."""
+REFUSALS = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError, AssertionError)
+"""How torch refuses an argument: by a check of its own, or by falling over it."""
 
 
 def lr_factor(schedule: Schedule, step: int, steps: int) -> float:
@@ -64,6 +66,11 @@ class Optimizers:
     def lr(self) -> float:
         """The learning rate now, of what is not the encoder."""
         return float(self.main.param_groups[-1]["lr"])
+
+    @property
+    def initial(self) -> float:
+        """The recipe's learning rate."""
+        return self._spec.lr
 
     def schedule(self, factor: float) -> None:
         """Set every learning rate to `factor` times its initial value."""
@@ -124,7 +131,7 @@ def made(spec: Optimizer, groups: list[Any]) -> torch.optim.Optimizer:
     try:
         kind = getattr(torch.optim, spec.name)
         found: torch.optim.Optimizer = kind(groups, lr=spec.lr, **tuples(spec.parameters))
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except REFUSALS as error:
         raise ValueError(f"train.optimizer: {spec.name}: {type(error).__name__}: {error}") from None
     return found
 

@@ -78,7 +78,8 @@ def write_image_predictions(
 
 def _require_own(to: Path, table: str) -> None:
     """Raise if a folder holds masks or classes of something else than such a network's predictions."""
-    theirs = (to / MASKS).exists() if not (to / CLASSES).exists() else (to / CLASSES).read_text("utf-8") != table
+    there = (to / CLASSES).is_file() and (to / CLASSES).read_bytes()
+    theirs = there != table.encode() if (to / CLASSES).exists() else (to / MASKS).exists()
     if theirs:
         raise ValueError(f"--to {to}: holds masks or a {CLASSES} that are not this network's; give another folder")
 
@@ -96,6 +97,8 @@ def image_files(images: Path) -> dict[str, Path]:
         if problems:
             raise ValueError("\n".join(problems))
         return {images.stem: images}
+    if not images.is_dir():
+        raise ValueError(f"{images}: there is no such folder or image; correct --images")
     tree, problems = Tree(images), []
     found: dict[str, Path] = {}
     for name in _names(images, problems):
@@ -149,7 +152,7 @@ def _problems(path: Path) -> list[str]:
     except OSError as error:
         return [f"{path}: cannot be read ({error.strerror})"]
     except ValueError as error:
-        return [f"{error} Or move what is no image elsewhere."]
+        return [f"{str(error).rstrip('.')}. Or move what is no image elsewhere."]
     return []
 
 

@@ -3,6 +3,7 @@
 They are a function of the step alone, so that a resumed run has the same ones and no checkpoint holds any.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,12 @@ from torch.optim import lr_scheduler
 
 from harness.experiment.recipe import SCHEDULES, Train
 from harness.experiment.torch_names import FROM_LR, FROM_STEPS
-from harness.training.optimizers import Optimizers, lr_factor, tuples
+from harness.training.optimizers import REFUSALS, Optimizers, lr_factor, tuples
+
+LOOKED_AT = 2000
+"""Steps whose rates are looked at before a run; the others, when they are reached."""
+ROUNDING = 1e-9
+"""Share of the first rate by which a rate that means 0 may lie below it."""
 
 
 class Rates:
@@ -50,10 +56,10 @@ class Rates:
         self._made = (name, options)
         try:
             self._torchs = getattr(lr_scheduler, name)(self._alike, **options)
-            self._at = 0
-            self._to(min(2, after - 1))  # some settings are looked at in a step only
-        except (TypeError, ValueError, ZeroDivisionError, AttributeError, KeyError, OverflowError) as error:
+        except REFUSALS as error:
             raise ValueError(f"train.schedule: {name}: {type(error).__name__}: {error}") from None
+        self._at = 0
+        self._to(min(2, after - 1))  # some settings are looked at in a step only
         if name == "OneCycleLR" and self._torchs.total_steps < after:
             raise ValueError(
                 f"train.schedule: {name} ends after {self._torchs.total_steps} steps, and the run has {after} after "
@@ -67,7 +73,11 @@ class Rates:
         } | ({"momentum", "betas"} if name in FROM_LR else set())
 
     def set(self, step: int) -> None:
-        """Set the rates of step `step`, from 0; steps may be left out, but not repeated."""
+        """Set the rates of step `step`, from 0; steps may be left out, but not repeated.
+
+        Raises:
+            ValueError: a rate of a schedule of torch is below 0 or not finite, or torch fails to compute it.
+        """
         if self._torchs is None or step < self._schedule.warmup_steps:
             self._optimizers.schedule(lr_factor(self._schedule, step, self._steps))
             return
@@ -80,17 +90,34 @@ class Rates:
                 group.clear()
                 group.update(start)
             self._torchs, self._at = getattr(lr_scheduler, self._made[0])(self._alike, **self._made[1]), 0
+        name = self._made[0]
         while self._at < step:
             self._alike.step()  # without gradients nothing moves; torch asks for this order
-            self._torchs.step()
+            try:
+                self._torchs.step()
+            except REFUSALS as error:
+                raise ValueError(
+                    f"train.schedule: {name}: {type(error).__name__}: {error} (at step {self._at + 1})"
+                ) from None
             self._at += 1
+        for group in self._alike.param_groups:
+            if not -ROUNDING * self._optimizers.initial <= group["lr"] < math.inf:  # it would climb, or overflow
+                raise ValueError(
+                    f"train.schedule: {name}: the learning rate at step {step + self._schedule.warmup_steps} is "
+                    f"{group['lr']:g}; it has to be 0 or more, and finite. Change the schedule's arguments"
+                )
 
 
 def require_torch_takes(recipe: Train) -> None:
     """Build the optimizer and the schedule of a recipe over a matrix and a vector; nothing random is drawn.
 
     Raises:
-        ValueError: torch refuses a keyword argument, or the schedule ends before the run.
+        ValueError: torch refuses a keyword argument, the schedule ends before the run, or one of its first rates is
+            below 0 or not finite.
     """
     layer = torch.nn.ParameterList([torch.zeros(2, 2), torch.zeros(2)])
-    Rates(recipe, recipe.steps, Optimizers(recipe.optimizer.model_copy(update={"encoder_lr_factor": 1.0}), layer))
+    optimizers = Optimizers(recipe.optimizer.model_copy(update={"encoder_lr_factor": 1.0}), layer)
+    rates = Rates(recipe, recipe.steps, optimizers)
+    if recipe.schedule.name not in SCHEDULES:
+        for step in range(min(recipe.steps, LOOKED_AT)):
+            rates.set(step)

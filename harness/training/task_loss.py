@@ -78,7 +78,7 @@ class TaskLoss:
             weight: multiplies the loss.
 
         Raises:
-            ValueError: a function of one's own gives no scalar that depends on the scores.
+            ValueError: a function of one's own gives no scalar that depends on the scores, or changes what it is given.
         """
         scores = scores.float()
         counts = counts.reshape(-1).expand(len(self._terms))
@@ -168,7 +168,13 @@ def _own(term: recipe.LossTerm, ignore_index: int) -> Summed:
     def loss(scores: Tensor, label: Tensor) -> Tensor:
         if not (label != ignore_index).any():  # a mean over no pixel is no number
             return (scores * 0).sum()
+        before = scores._version, label._version
         value = function(scores, label, ignore_index, **options)
+        if (scores._version, label._version) != before:  # the method sees them next
+            raise ValueError(
+                f"train.loss: {term.name} changes the scores or the labels that it is given; change a copy: "
+                "labels = labels.clone()"
+            )
         if not isinstance(value, Tensor) or value.shape != () or not value.is_floating_point():
             given = (
                 f"a tensor {tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else repr(value)[:100]

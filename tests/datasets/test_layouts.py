@@ -1,6 +1,7 @@
 """The user's own folder in other layouts, with masks in colours, with images for prediction and without labels."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def test_the_colour_table_is_part_of_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        (", [255, 255, 255]]", "]", r"pixels have colours that no class has, the first \[255, 255, 255\]"),
+        (", [255, 255, 255]]", "]", r"pixels have 1 colours that no class has, the first \[255, 255, 255\]\. Add it"),
         (", colour: [10, 0, 0]", "", "classes.yaml:4: classes.0.colour: this key is missing; with masks: colours"),
         ("soil, ", "soil, value: 1, ", "classes.0.value: not with masks: colours; delete it"),
         ("[0, 0, 0],", "[10, 0, 0],", r"the colour \(10, 0, 0\) occurs 2 times"),
@@ -188,6 +189,111 @@ def test_images_for_prediction_need_no_masks(tmp_path: Path) -> None:
     assert source.listing(Tree(root)).notes == ["images/test: 1 images for prediction; no run sees them"]
     assert [(s.name, s.image, s.label) for s in source.unlabelled(Tree(root))] == [("new", "images/test/new.png", None)]
     assert DATASETS["folder"](root).info.content_hash == before
+
+
+@pytest.mark.parametrize("name", ["", "a.jpg", "a/b.jpg", "a/b/c.png", ".hidden", "notes.txt", "a\x1b.png"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_nothing_among_the_images_for_prediction_refuses_the_others(tmp_path: Path, name: str, flat: bool) -> None:
+    root = trees.write_folder(tmp_path)
+    if flat:
+        for kind in ("images", "masks"):
+            for path in list(root.glob(f"{kind}/*/*")):
+                path.rename(root / kind / path.name)
+            for split in ("train", "val"):
+                (root / kind / split).rmdir()
+    before = DATASETS["folder"](root).info.content_hash
+    (root / "images/test").mkdir()
+    (root / "images/test/a.png").write_bytes(b"no image")
+    if name:
+        (root / "images/test" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "images/test" / name).write_bytes(b"")
+    else:
+        (root / "images/test/a.png").unlink()
+    found = check("folder", root, parameters())
+    assert found.problems == [] and any("images for prediction; no run sees them" in note for note in found.notes)
+    assert DATASETS["folder"](root).info.content_hash == before
+
+
+def test_images_for_prediction_may_lie_in_folders(tmp_path: Path) -> None:
+    root = trees.write_folder(tmp_path)
+    for name in ("a b.png", "camera 1/a b.png", "camera 2/A.JPG"):
+        trees.save(root / "images/test" / name, np.zeros((8, 9, 3), np.uint8))
+    found = SOURCES["folder"](root).unlabelled(Tree(root))
+    assert [sample.name for sample in found] == ["a b", "camera 1/a b", "camera 2/A"]
+
+
+def test_images_that_are_evaluated_are_not_unlabelled(tmp_path: Path) -> None:
+    root = trees.write_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"images/val: 3 of its images are of train or val, e.g. images/val/val-0"):
+        DATASETS["folder"](root, unlabelled="images/val")
+    for name in ("", ".", "./"):
+        with pytest.raises(ValueError, match="name a folder below the root, or leave it out"):
+            DATASETS["folder"](root, unlabelled=name)
+
+
+def test_masks_may_end_in_capitals_as_images_may(tmp_path: Path) -> None:
+    root = trees.write_folder(tmp_path)
+    before = pixels(DATASETS["folder"](root))
+    for path in list((root / "masks").rglob("*.png")):
+        path.rename(path.with_suffix(".PNG"))
+    assert pixels(DATASETS["folder"](root)) == before
+
+
+def test_what_masks_end_in_instead_is_said(tmp_path: Path) -> None:
+    root = trees.write_folder(tmp_path)
+    for path in list((root / "masks").rglob("*.png")):
+        path.rename(path.with_suffix(".jpg"))
+    with pytest.raises(ValueError, match=r"masks/val: no file here ends in .png, .PNG; 3 in .jpg"):
+        DATASETS["folder"](root)
+
+
+def test_an_image_of_val_that_is_in_train_too_is_noted(tmp_path: Path) -> None:
+    root = trees.write_folder(tmp_path)
+    assert not any("in train too" in note for note in check("folder", root, parameters()).notes)
+    (root / "images/val/val-1.png").write_bytes((root / "images/train/train-3.png").read_bytes())
+    (note,) = (note for note in check("folder", root, parameters()).notes if "in train too" in note)
+    assert note.startswith("1 images of val") and "(e.g. images/val/val-1.png = images/train/train-3.png)" in note
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("RGBA", "a label map in colours has three channels, this one has 4. Save three channels"),
+        ("LA", "a label map in colours has three channels, this one has 2"),
+        ("L", "a label map in colours has three channels, this one is grey; masks of values are for masks: values"),
+        ("blended", "its edges are blended, by smooth drawing or resizing: resize masks to the nearest pixel"),
+    ],
+)
+def test_masks_in_other_colours_say_what_to_do(tmp_path: Path, mode: str, words: str) -> None:
+    root = write_colours(tmp_path)
+    path = root / "masks/val/val0.png"
+    with Image.open(path) as mask:
+        blended = mask.resize((37, 29), Image.Resampling.BILINEAR).resize(mask.size, Image.Resampling.BILINEAR)
+        (blended if mode == "blended" else mask.convert(mode)).save(path)
+    with pytest.raises(ValueError, match=f"(?i)val0.png: .*{re.escape(words)}"):
+        DATASETS["folder"](root)
+
+
+def test_masks_in_a_palette_have_its_colours(tmp_path: Path) -> None:
+    root = write_colours(tmp_path)
+    before = pixels(DATASETS["folder"](root))
+    for path in root.glob("masks/*/*.png"):
+        with Image.open(path) as mask:
+            mask.convert("P", palette=Image.Palette.ADAPTIVE, colors=4).save(path)
+    assert pixels(DATASETS["folder"](root)) == before
+
+
+def test_each_problem_of_a_layout_is_said_once(tmp_path: Path) -> None:
+    root = trees.write_folder(tmp_path)
+    found = SOURCES["folder"](root, layout="voc").listing(Tree(root), layout="voc").problems
+    assert len(found) == len(set(found)) == 4
+
+
+def test_images_of_a_voc_layout_in_neither_list_are_noted(tmp_path: Path) -> None:
+    root = like_voc(tmp_path / "v")
+    trees.save(root / "JPEGImages/other.png", np.zeros((8, 9, 3), np.uint8))
+    notes = SOURCES["folder"](root, layout="voc").listing(Tree(root), layout="voc").notes
+    assert notes == ["JPEGImages: 1 files are in neither list, e.g. JPEGImages/other.png"]
 
 
 def test_unlabelled_images_are_counted_and_part_of_the_content(tmp_path: Path) -> None:

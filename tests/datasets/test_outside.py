@@ -1,5 +1,6 @@
 """A dataset of the user's own: its contract, what is said where it is broken, and its place in a run's identity."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from harness.experiment.spec import Dataset
 from harness.results import content as digests
 from harness.results import paths, reuse, store
 from harness.testing import check_dataset
+from harness.training.batches import require_one_size
 from tests.support import tiny
 
 SOURCE = '''
@@ -52,6 +54,10 @@ def without_root(*, size: int = 8):
     pairs = [(np.full((size, size, 3), i, np.uint8), np.full((size, size), i % 3, np.uint8)) for i in range(3)]
     found.train, found.dev, found.val = pairs[:1], pairs[1:2], pairs[2:]
     return found
+
+
+class Fewer(Stripes):
+    """Stripes with the parameters of their base."""
 
 
 def two(root, other, *, size: int = 8):
@@ -97,7 +103,27 @@ def broken(*, how: str):
         found.std = (0, 0, 0)
     if how == "ignore":
         found.ignore_index = 2
+    if how in ("mean of 0 to 1", "std of 0 to 1"):
+        setattr(found, how[:4].strip(), (0.485, 0.456, 0.406))
+    if how == "numpy":
+        found.ignore_index, found.class_names = np.uint8(255), np.array(["a", "b", "c"])
+    if how == "scaled":
+        found.mean, found.std = (0, 0, 0), (1, 1, 1)
+    if how == "length":
+        found.dev = Negative()
+    if how == "several sizes":
+        found.train = [found.train[0], (image[:4] + 1, label[:4])]
+    if how == "exit":
+        raise SystemExit("bye")
     return found
+
+
+class Negative:
+    def __len__(self):
+        return -1
+
+    def __getitem__(self, i):
+        return None
 
 
 class Failing(list):
@@ -186,6 +212,13 @@ BROKEN = {
     "palette": (ValueError, "palette is no list of 3 colours"),
     "std": (ValueError, "std is .* give three numbers"),
     "ignore": (ValueError, "ignore_index is 2; allowed: 3 to 255"),
+    "mean of 0 to 1": (
+        ValueError,
+        r"mean is \(0.485, .*of values in 0 to 1; images are bytes, 0 to 255: multiply it by",
+    ),
+    "std of 0 to 1": (ValueError, r"std is \(0.485, .*of values in 0 to 1; images are bytes"),
+    "length": (ValueError, r"owndata:broken: len\(dev\) fails: ValueError"),
+    "exit": (ValueError, "owndata:broken cannot be made: SystemExit: bye"),
 }
 
 
@@ -211,6 +244,75 @@ def test_what_breaks_the_contract_is_named(own: Path, how: str) -> None:
 def test_what_is_no_dataset_is_named(own: Path, name: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         check_dataset(name, own / "root")
+
+
+def test_numbers_and_names_of_numpy_are_taken(own: Path) -> None:
+    found = outside.load("owndata:broken", None, {"how": "numpy"})
+    assert found.info.ignore_index == 255 and found.info.class_names == ("a", "b", "c")
+    scaled = outside.load("owndata:broken", None, {"how": "scaled"}).info
+    assert (scaled.mean, scaled.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), "nothing taken off, nothing divided"
+
+
+def test_images_of_several_sizes_need_a_crop_before_and_after_the_content_is_remembered(own: Path) -> None:
+    data = Dataset(name="owndata:broken", parameters={"how": "several sizes"})
+    recipe = plan(load(tiny.write(own)))[0].train
+    for _ in range(2):
+        found = content.load(data)
+        with pytest.raises(ValueError, match=r"train.augment.crop_hw: images of owndata:broken differ in size"):
+            require_one_size(found.train, found.info, recipe)
+    found = content.load(Dataset(name="owndata:broken", parameters={"how": "fine"}))
+    require_one_size(found.train, found.info, recipe)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("twice", "dev[0] is the image train[0] again; keep it in one split"),
+        ("random", "dev[0] read again is another pair"),
+        ("endless", "dev[1] is past its end and gives a pair"),
+        ("no pickle", "it cannot be pickled"),
+    ],
+)
+def test_data_check_says_what_a_dataset_owes(own: Path, how: str, words: str) -> None:
+    found = check("owndata:broken", None, {"how": how})
+    assert any(f"owndata:broken: {words}" in problem for problem in found.problems), found.problems
+    assert found.splits, "the rest is counted"
+
+
+def test_data_check_tells_several_sizes(own: Path) -> None:
+    found = check("owndata:broken", None, {"how": "several sizes"})
+    assert found.problems == [] and found.splits[0][3:] == ["4..8", "8"]
+    assert any("several sizes; batches of them need train.augment.crop_hw" in note for note in found.notes)
+
+
+def test_parameters_of_a_base_in_the_same_file_are_known(own: Path) -> None:
+    assert "train       3 pairs" in check_dataset("owndata:Fewer", own / "root", count=3)
+
+
+def test_an_unknown_parameter_says_how_one_is_declared(own: Path) -> None:
+    data = {"name": "owndata:Stripes", "root": str(own / "root"), "parameters": {"sizes": 3}}
+    with pytest.raises(
+        ValueError, match=r"sizes: unknown key. Did you mean 'size'.*keyword-only arguments with an ann"
+    ):
+        load(tiny.write(own, data=data))
+
+
+def test_a_folder_that_is_not_there_is_named(own: Path) -> None:
+    with pytest.raises(ValueError, match=r"owndata:Stripes: there is no folder .*nowhere; correct data.root"):
+        check_dataset("owndata:Stripes", own / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"cuont": 3}, "cuont: unknown key. Did you mean 'count'?"),
+        ({"count": "3"}, 'count: Input should be a valid integer; given "3"'),
+        ({"count": Path("x")}, "parameters are plain data"),
+    ],
+)
+def test_wrong_parameters_are_named_in_the_words_of_a_file(own: Path, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        check_dataset("owndata:Stripes", own / "root", **given)
 
 
 def test_a_file_names_it_with_its_parameters(own: Path) -> None:

@@ -1,7 +1,10 @@
 """Which run is meant: by run_id, its beginning, method/seed, in one experiment's folder or in all of them."""
 
+import json
+
 import pytest
 
+from harness.experiment.method import Method
 from harness.results import store
 from harness.results.find import find_finished, name_of
 from tests.support import tiny
@@ -28,6 +31,8 @@ def results(tmp_path):
         ("two", "kd/0", "tkd0"),
         ("", "a-to-b/none/0", "onone0"),
         ("two", "teacher/0", "tt0"),
+        ("", " OKD0 ", "okd0"),
+        ("one", " kd/0\n", "okd0"),
     ],
 )
 def test_a_run_is_found(results, folder, run, found):
@@ -46,6 +51,29 @@ def test_a_control_is_not_meant_by_its_method(results):
     row = make_row("none", 0, control="equal seconds", pair="a-to-b")
     store.write_run(results / "one", {**row, "run_id": "ocontrol"})
     assert find_finished(results / "one", "none/0")[1]["run_id"] == "onone0"
+
+
+def test_of_two_variants_of_a_method_one_is_meant_by_its_line_in_the_table(results):
+    row = make_row("kd", 0, pair="a-to-b", experiment="one")
+    parameters = {**json.loads(row["method_parameters"]), "temperature": 2.5}
+    store.write_run(results / "one", {**row, "run_id": "ohot", "method_parameters": json.dumps(parameters)})
+    label = Method(name="kd", parameters=parameters).label
+    assert "temperature=2.5" in label
+    assert find_finished(results / "one", f"{label}/0")[1]["run_id"] == "ohot"
+    assert find_finished(results / "one", f"a-to-b/{label}/0")[1]["run_id"] == "ohot"
+    with pytest.raises(ValueError, match=r"names 2 rows; name one by the beginning of its run_id, or as pair/method"):
+        find_finished(results / "one", "kd/0")
+
+
+def test_a_trial_of_a_search_has_no_network(results):
+    row = make_row("kd", 7, pair="a-to-b", experiment="one")
+    store.write_run(results / "one", {**row, "run_id": "otrial", "trial": 3, "trial_method": "kd"})
+    with pytest.raises(
+        ValueError, match="otrial is a trial of a search, whose network is not kept; choose a final run"
+    ):
+        find_finished(results / "one", "otr")
+    with pytest.raises(ValueError, match="names 0 rows"):
+        find_finished(results / "one", "kd/7")
 
 
 @pytest.mark.parametrize("run", ["", " ", "zzz", "kd/9", "kd/", "/", "../one", "kd/0\x1b[2J", "kd/0/0/0"])

@@ -149,12 +149,23 @@ def test_check_says_what_run_says(rule: str, tmp_path: Path) -> None:
 
 def test_every_rule_has_a_case() -> None:
     assert {rule.__name__ for rule in gate.RULES} == {
-        *("recipe", "machine", "data", "networks", "given_weights", "trained_teacher", "method")
+        *("recipe", "machine", "data", "networks", "given_weights", "trained_teacher", "loss", "method")
     }
 
 
 def runs(folder: Path, *overrides: str, **changes: Any) -> list[Any]:
     return outline(load(tiny.write(folder, **({"data": DATA} | changes)), overrides))
+
+
+def test_a_schedule_that_ends_before_a_control_is_refused(tmp_path: Path) -> None:
+    override = "train.schedule={name: OneCycleLR, total_steps: 6}"
+    *others, student = runs(tmp_path, override, methods=["none"])
+    longer = student.train.model_copy(update={"steps": 9})
+    control = student.model_copy(update={"train": longer, "control": "equal seconds"})
+    resources = load(tmp_path / "tiny.yaml").resources
+    gate.require([*others, student], resources, tmp_path)
+    with pytest.raises(ValueError, match=r"OneCycleLR ends after 6 steps, and the run has 9"):
+        gate.require([*others, student, control], resources, tmp_path)
 
 
 def test_an_empty_split_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

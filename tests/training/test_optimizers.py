@@ -1,5 +1,6 @@
 """The recipe's optimizer beside one that a distiller brings."""
 
+import ast
 import copy
 import inspect
 import json
@@ -148,7 +149,7 @@ def test_the_names_that_are_allowed_are_those_of_torch() -> None:
             if isinstance(kind, type) and issubclass(kind, base) and not name.startswith("_")
         }
         assert set(torch_names.known(module)) == theirs - torch_names.NOT_HERE.keys()
-        for name, (allowed, needed) in torch_names.known(module).items():
+        for name, (allowed, needed, _) in torch_names.known(module).items():
             assert set(needed) <= set(allowed) <= set(inspect.signature(getattr(real, name)).parameters)
 
 
@@ -260,6 +261,19 @@ REFUSED = {
     "schedule={name: StepLR, step_size: 3, last_epoch: 4}": "StepLR has no 'last_epoch'",
     "schedule={name: OneCycleLR, max_lr: 1}": "max_lr of OneCycleLR is train.optimizer.lr; delete it here",
     "schedule={name: poly, gamma: 1}": "unknown key",
+    "schedule={name: StepLR, step_size: x}": "step_size of StepLR is 'x'; torch's is int",
+    "schedule={name: StepLR, step_size: 0}": "step_size of StepLR is 0; it counts steps, at least 1",
+    "schedule={name: CosineAnnealingLR, T_max: -4}": "T_max of CosineAnnealingLR is -4; it counts steps",
+    "schedule={name: MultiStepLR, milestones: [a]}": "milestones of MultiStepLR is ['a']; torch's is Iterable[int]",
+    "schedule={name: MultiStepLR, milestones: 5}": "milestones of MultiStepLR is 5",
+    "schedule={name: CyclicLR, max_lr: 1, scale_mode: x}": "torch's is Literal['cycle', 'iterations']",
+    "optimizer={name: AdamW, lr: 0.1, betas: [0.9]}": "betas of AdamW is [0.9]; torch's is tuple[",
+    "optimizer={name: AdamW, lr: 0.1, betas: [0.9, 0.99, 0.999]}": "betas of AdamW is [0.9, 0.99, 0.999]",
+    "optimizer={name: Rprop, lr: 0.1, etas: [0.5]}": "etas of Rprop is [0.5]",
+    "optimizer={name: AdamW, lr: 0.1, fused: 'no'}": "fused of AdamW is 'no'; torch's is bool | None",
+    "optimizer={name: SGD, lr: 0.1, dampening: null}": "dampening of SGD is None; torch's is float",
+    "optimizer={name: SGD, lr: 0.1, parameters: 3}": "parameters are keyword arguments of SGD, a mapping",
+    "optimizer={name: SGD, lr: 0.1, parameters: [1]}": "parameters are keyword arguments of SGD, a mapping",
     "ema=0": "greater than 0",
     "ema=1": "less than 1",
 }
@@ -277,8 +291,15 @@ def test_wrong_names_and_keywords_are_refused_with_what_is_allowed(tmp_path: Pat
     [
         ({"name": "AdamW", "lr": 0.1, "betas": [0.9, 2]}, {}, "train.optimizer: AdamW: ValueError"),
         ({"name": "SGD", "lr": 0.1, "nesterov": True}, {}, "train.optimizer: SGD: ValueError: Nesterov"),
-        ({"name": "sgd"}, {"name": "StepLR", "step_size": 0}, "train.schedule: StepLR: ZeroDivisionError"),
-        ({"name": "sgd"}, {"name": "StepLR", "step_size": "x"}, "train.schedule: StepLR: TypeError"),
+        ({"name": "sgd"}, {"name": "OneCycleLR", "div_factor": 0}, "train.schedule: OneCycleLR: ZeroDivisionError"),
+        ({"name": "sgd"}, {"name": "ConstantLR", "factor": 0.0}, "ConstantLR: ZeroDivisionError: float division by"),
+        ({"name": "sgd"}, {"name": "StepLR", "step_size": 3, "gamma": -1}, "the learning rate at step 3 is -0.01;"),
+        ({"name": "sgd"}, {"name": "CosineAnnealingLR", "eta_min": -3}, "the learning rate at step 2 is -"),
+        (
+            {"name": "sgd"},
+            {"name": "CyclicLR", "max_lr": 1, "step_size_up": 3, "gamma": -2, "mode": "exp_range"},
+            "the learning rate at step 1 is -",
+        ),
         ({"name": "sgd"}, {"name": "OneCycleLR", "total_steps": 3}, "ends after 3 steps, and the run has 20"),
         ({"name": "Adagrad", "lr": 0.1}, {"name": "OneCycleLR"}, "train.schedule: OneCycleLR: ValueError"),
     ],
@@ -287,6 +308,38 @@ def test_what_torch_refuses_is_found_before_a_run(optimizer: Any, schedule: Any,
     with pytest.raises(ValueError) as caught:
         require_torch_takes(recipe(optimizer, schedule))
     assert words in str(caught.value), caught.value
+
+
+def test_a_schedule_that_torch_rounds_below_0_is_none_that_climbs() -> None:
+    for schedule in ({"name": "LinearLR", "start_factor": 0.7, "end_factor": 0.0, "total_iters": 7}, {"name": "poly"}):
+        require_torch_takes(recipe({"name": "sgd", "lr": 0.3}, schedule))
+
+
+def test_a_rate_below_0_late_in_a_run_stops_it() -> None:
+    given = recipe({"name": "sgd", "lr": 0.1}, {"name": "StepLR", "step_size": 3000, "gamma": -1}, 5000)
+    require_torch_takes(given)
+    rates = Rates(given, 5000, Optimizers(given.optimizer, nn.Linear(2, 2)))
+    rates.set(2999)
+    with pytest.raises(ValueError, match=r"StepLR: the learning rate at step 3000 is -0.1; it has to be 0 or more"):
+        rates.set(3000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [
+        ("Optional[int]", [None, 3], [True, 1.5, "a"]),
+        ("Union[float, Tensor]", [1, 2.5], [True, "a", None]),
+        ("Tuple[Union[float, Tensor], float]", [[1, 2.5]], [[1], 1, [1, "a"]]),
+        ("List[float]", [[], [1]], [3, ["a"]]),
+        ("tuple[int, ...]", [[1, 2, 3]], [[1.5]]),
+        ("Literal['a', 'b']", ["a"], ["c", 3]),
+        ("ParamsT", [3, "a"], []),
+    ],
+)
+def test_annotations_of_all_versions_of_torch_are_read(kind: str, right: list[Any], wrong: list[Any]) -> None:
+    node = ast.parse(kind, mode="eval").body
+    assert all(torch_names._is_a(node, value) for value in right)
+    assert not any(torch_names._is_a(node, value) for value in wrong)
 
 
 def test_the_average_is_that_of_torch_and_the_trained_weights_stay() -> None:

@@ -209,6 +209,8 @@ STRANGE = {
     "pipe.png": (lambda p: os.mkfifo(p), "pipe.png: not a file"),
     "loop": (lambda p: p.symlink_to("."), "loop: a link to a folder"),
     "a.jpg": (lambda p: Image.new("RGB", (4, 4)).save(p), "would have the name of that of a.jpg"),
+    "moving.gif": (lambda p: Image.new("RGB", (4, 4)).save(p), "Save it as one of these. Or move what is no image"),
+    "alpha.png": (lambda p: Image.new("LA", (4, 4)).save(p), ".save(file). Or move what is no image elsewhere."),
     "bomb.png": (
         lambda p: p.write_bytes(
             b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + b"\x7f\xff\xff\xff" * 2 + b"\x08\x02\0\0\0" + b"\0" * 4
@@ -255,7 +257,11 @@ def test_labels_of_data_are_not_replaced(trained, photos, tmp_path):
     words = ("predict", "none/0", "--results", experiment.parent, "--images")
     assert "the images lie in it, as in a dataset" in refused(*words, fields / "images", "--to", fields)
     assert "masks or a classes.yaml that are not this network's" in refused(*words, photos, "--to", fields)
-    (fields / "classes.yaml").write_text("classes: [{name: soil, value: 0}]")
+    for text in (b"classes: [{name: soil, value: 0}]", b"\xff\xfe\0"):
+        (fields / "classes.yaml").write_bytes(text)
+        assert "masks or a classes.yaml that are not this network's" in refused(*words, photos, "--to", fields)
+    (fields / "classes.yaml").unlink()
+    (fields / "classes.yaml").mkdir()
     assert "masks or a classes.yaml that are not this network's" in refused(*words, photos, "--to", fields)
     assert not [*(fields / "masks").iterdir()]
 
@@ -269,7 +275,7 @@ def test_calls_that_contradict_themselves(trained, photos, tmp_path):
         (("--images", photos, "--root", root), "--images and --root"),
         (("--images", photos, "--results", tmp_path), "is given already"),
         (("--images", empty), "holds no images"),
-        (("--images", tmp_path / "no"), "there is no such folder"),
+        (("--images", tmp_path / "no"), "there is no such folder or image; correct --images"),
     ):
         assert said in refused("predict", experiment, run_id, *words, "--to", tmp_path / "out")
     text = refused("predict", experiment, run_id, "--images", photos, "--to", photos / "out")

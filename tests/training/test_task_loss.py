@@ -16,6 +16,7 @@ from harness.experiment.plan import plan
 from harness.experiment.recipe import LossTerm
 from harness.results import content, paths, reuse, store
 from harness.training.gate import Facts, problems
+from harness.training.loss_rule import require_losses_work
 from harness.training.task_loss import TaskLoss
 from tests.support import tiny
 
@@ -204,6 +205,31 @@ def many(logits, labels, ignore_index):
 
 def apart(logits, labels, ignore_index):
     return logits.detach().mean()
+
+
+def writes_labels(logits, labels, ignore_index):
+    labels[labels == ignore_index] = 0
+    return torch.nn.functional.cross_entropy(logits, labels)
+
+
+def writes_scores(logits, labels, ignore_index):
+    return torch.nn.functional.cross_entropy(logits.mul_(0.5), labels, ignore_index=ignore_index)
+
+
+def forgets(logits, labels, ignore_index):
+    return torch.nn.functional.cross_entropy(logits, labels)
+
+
+def no_number(logits, labels, ignore_index):
+    return logits.mean() * float("nan")
+
+
+def steep(logits, labels, ignore_index):
+    return (logits * 0).sum().sqrt()
+
+
+def leaves(logits, labels, ignore_index):
+    raise SystemExit(3)
 """
 
 
@@ -231,13 +257,46 @@ def test_a_function_of_ones_own_is_trained_with_and_its_source_is_part_of_the_ro
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("many", "one number, a scalar tensor"), ("apart", "does not depend on the scores")]
+    ("name", "words"),
+    [
+        ("many", "one number, a scalar tensor"),
+        ("apart", "does not depend on the scores"),
+        ("writes_labels", "changes the scores or the labels that it is given"),
+        ("writes_scores", "changes the scores or the labels that it is given"),
+    ],
 )
 def test_a_function_that_is_no_loss_is_refused_with_its_name(own: Path, name: str, words: str) -> None:
     loss = TaskLoss(terms({"name": f"ownloss:{name}"}), K, IGNORE)
     scores, label = batch()
     with pytest.raises(ValueError, match=f"ownloss:{name} .*{words}"):
-        whole(loss, scores, label)
+        whole(loss, scores * 1, label)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("forgets", "fails on random scores and labels: IndexError: Target 255 is out of bounds"),
+        ("no_number", "gives nan on random scores and labels"),
+        ("steep", "has a gradient that is not finite"),
+        ("leaves", "fails on random scores and labels: SystemExit: 3"),
+        ("writes_labels", "changes the scores or the labels that it is given"),
+        ("many", "one number, a scalar tensor"),
+    ],
+)
+def test_check_tries_a_function_of_ones_own_and_names_it(own: Path, name: str, words: str) -> None:
+    experiment = load(tiny.write(own), [f"train.loss='ownloss:{name}'", "train.augment.scale=[0.5, 2.0]"])
+    said = list(problems(plan(experiment), Facts(experiment.resources, own)))
+    assert len(said) == 1 and said[0].startswith(f"train.loss: ownloss:{name} ") and words in said[0], said
+
+
+def test_check_lets_a_loss_pass_that_does_its_part(own: Path) -> None:
+    experiment = load(tiny.write(own), ["train.loss='ownloss:margin'", "methods=[none]"])
+    assert not list(problems(plan(experiment), Facts(experiment.resources, own)))
+
+
+def test_a_loss_need_not_know_a_label_that_does_not_occur(own: Path) -> None:
+    run = plan(load(tiny.write(own), ["train.loss='ownloss:forgets'"]))[0]
+    require_losses_work(run, K, IGNORE, unlabelled=False)
 
 
 def test_a_pass_without_a_label_adds_nothing_of_a_mean(own: Path) -> None:
