@@ -1,7 +1,7 @@
 """Means over teachers and seeds: every teacher of a pair is crossed with every student seed.
 
-The model is value = mean + teacher + seed + error, all three random: the teachers and the seeds at hand stand for others
-like them. The variance of the grand mean over a teachers and b seeds is estimated by (MS_T + MS_S - MS_E) / (a b), with
+The model is value = mean + teacher + seed + error, all three random: the teachers and the seeds at hand stand for
+others of their kind. The variance of the grand mean over a teachers and b seeds is (MS_T + MS_S - MS_E) / (a b), with
 the degrees of freedom of F. E. Satterthwaite (An Approximate Distribution of Estimates of Variance Components, 1946). A
 difference between two methods is a table of differences of the same form: of two distilled methods teacher by teacher
 and seed by seed, of a method and the student without distillation, which no teacher has, seed by seed.
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 POOLED = 1.25
-"""By simulation of tables of 3 x 3 to 5 x 5: the 95 % interval holds in 93.5 to 97.8 % whatever the shares of variance."""
+"""With it 95 % intervals of 3 x 3 to 5 x 5 tables hold in 93.5 to 97.8 %, whatever the shares of variance."""
 FEWEST_TEACHERS = 3
 """With fewer of several teachers nothing is marked; one teacher gives a result for this teacher."""
 
@@ -128,7 +128,7 @@ def crossed(values: Floats) -> Crossed:
 
 
 def planned(of: Squares, seeds: int) -> tuple[float, float]:
-    """Standard error and degrees of freedom that another number of seeds is expected to give, with the same teachers."""
+    """Standard error and degrees of freedom that another number of seeds is to give, with the same teachers."""
     error = float(of.error)
     teacher, seed = (max(0.0, float(each) - error) for each in (of.teacher, of.seed))
     scaled = Squares(error + teacher * seeds / of.seeds, error + seed, error, of.teachers, seeds)

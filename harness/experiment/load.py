@@ -288,10 +288,11 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
             if entry is not None and entry in seen:
                 report((key, index), f"{names[index]} is listed twice; list each entry once")
             seen.add(entry)
-    runs = len(experiment.pairs) * len(experiment.methods) * len(experiment.seeds)
+    runs = sum(rules.teachers(experiment).values()) * len(experiment.methods) * len(experiment.seeds)
     if runs > MOST_RUNS:
         report(
-            ("seeds",), f"pairs x methods x seeds are {runs:,} runs; allowed are {MOST_RUNS:,}. Divide the experiment"
+            ("seeds",),
+            f"teachers x methods x seeds are {runs:,} runs; allowed are {MOST_RUNS:,}. Divide the experiment",
         )
     try:
         rules.require_control(experiment)
@@ -302,7 +303,11 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
         given = tuple(tuple(sorted(method.parameters)) for method in experiment.methods)
     resolved = {"methods": tuple(m for m in methods if m is not None), "data": data, "pairs": pairs, "given": given}
     experiment = experiment.model_copy(update=resolved)
-    for at, message in (*rules.budget_problems(experiment), *rules.search_problems(experiment)):
+    for at, message in (
+        *rules.teacher_problems(experiment),
+        *rules.budget_problems(experiment),
+        *rules.search_problems(experiment),
+    ):
         report(at, message)
     return experiment
 

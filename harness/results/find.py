@@ -1,5 +1,6 @@
 """Finds the run that is meant: by run_id, its beginning, or method and seed; in one experiment's folder or in all."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,13 @@ from harness.results import store
 if TYPE_CHECKING:
     from harness.experiment.spec import Run
 
-_COLUMNS = ("run_id", "experiment", "status", "role", "pair", "method", "method_parameters", "seed", "control")
+_COLUMNS = (
+    *("run_id", "experiment", "status", "role", "pair", "method", "method_parameters", "seed", "control"),
+    "teacher_network",
+)
 SHOWN = 20
 """Runs that an error lists."""
-WANTED = "a run_id, its beginning, method/seed or pair/method/seed"
+WANTED = "a run_id, its beginning, method/seed or pair/method/seed (of several teachers: kd/0/teacher1)"
 
 
 def find_finished(results: str | Path, run: str) -> tuple[Path, dict[str, Any]]:
@@ -22,7 +26,7 @@ def find_finished(results: str | Path, run: str) -> tuple[Path, dict[str, Any]]:
     Args:
         results: folder of all results, or the results folder of one experiment.
         run: a run_id, or its first characters; or `method/seed`, e.g. "kd/0", and `pair/method/seed`. The method of a
-            teacher is "teacher".
+            teacher is "teacher". Where a pair has several teachers, the seed of one follows: `kd/0/teacher1`.
 
     Raises:
         ValueError: no run is meant, or several, which are listed; the run failed; or a row is corrupt.
@@ -52,23 +56,27 @@ def find_finished(results: str | Path, run: str) -> tuple[Path, dict[str, Any]]:
 
 def name_of(run: "Run", runs: Sequence["Run"]) -> str:
     """The shortest name of a run that `find_finished` understands, among the runs of its experiment."""
-    own = _names(run.role, run.pair, run.method.name, run.seed)
-    others = [
-        _names(other.role, other.pair, other.method.name, other.seed)
+    own = _names(run.role, run.pair, run.method.name, run.seed, run.teacher_seed)
+    others = {
+        name
         for other in runs
         if other.control is None and other is not run
-    ]
-    if run.control is None:
-        for place, name in enumerate(own):
-            if all(name != other[place] for other in others):
-                return name
-    return run.run_id
+        for name in _names(other.role, other.pair, other.method.name, other.seed, other.teacher_seed)
+    }
+    free = [name for name in own if name not in others and run.control is None]
+    return free[0] if free else run.run_id
 
 
-def _names(role: str, pair: str, method: str, seed: int) -> tuple[str, str]:
-    """method/seed and pair/method/seed."""
+def _names(role: str, pair: str, method: str, seed: int, teacher: int | None) -> list[str]:
+    """method/seed and pair/method/seed, and both with the teacher's seed, if it is given."""
     name = f"{'teacher' if role == 'teacher' else method}/{seed}"
-    return name, f"{pair}/{name}"
+    taught = [] if teacher is None or role == "teacher" else [f"{name}/teacher{teacher}"]
+    return [each for short in (name, *taught) for each in (short, f"{pair}/{short}")]
+
+
+def _names_of(row: dict[str, Any]) -> list[str]:
+    teacher = json.loads(row["teacher_network"]).get("seed")
+    return _names(row["role"], row["pair"], row["method"], row["seed"], teacher)
 
 
 def experiment_folders(results: Path) -> list[Path]:
@@ -96,15 +104,16 @@ def _is_named(row: dict[str, Any], run: str) -> bool:
         return str(row["run_id"]).startswith(run)
     if row["control"] is not None:
         return False
-    return run in _names(row["role"], row["pair"], row["method"], row["seed"])
+    return run in _names_of(row)
 
 
 def _listed(chosen: list[tuple[Path, dict[str, Any]]], count: int) -> str:
     lines = []
+    several = len({json.loads(row["teacher_network"]).get("seed") for _, row in chosen}) > 1
     for folder, row in chosen:
         given = f" {row['method_parameters']}" if row["method_parameters"] != "{}" else ""
         control = f" at {row['control']}" if row["control"] else ""
-        name = _names(row["role"], row["pair"], row["method"], row["seed"])[1]
+        name = _names_of(row)[-1 if several else 1]
         lines.append(quoted(f"  {row['run_id']}  {folder.name}: {name}{control}{given}", 300))
     more = [f"  ... and {count - SHOWN} more"] if count > SHOWN else []
     return "\n".join([" These are there:", *lines, *more])
