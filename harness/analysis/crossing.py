@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 POOLED = 1.25
-"""With it 95 % intervals of 3 x 3 to 5 x 5 tables hold in 93.5 to 97.8 %, whatever the shares of variance."""
+"""With it 95 % intervals of 3 x 3 to 5 x 5 tables hold in 93 to 98 %, whatever the shares of variance."""
 FEWEST_TEACHERS = 3
 """With fewer of several teachers nothing is marked; one teacher gives a result for this teacher."""
 

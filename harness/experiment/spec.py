@@ -167,6 +167,9 @@ class Experiment(Spec):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=10_000)]
     """One final run per method and seed; methods are compared seed by seed."""
     methods: Annotated[tuple[Annotated[Method, BeforeValidator(as_method)], ...], Field(min_length=1, max_length=1000)]
+    controls: bool = False
+    """Also run the controls: `kd`; of a method with a plain distillation among its terms that one by itself, at the
+    method's own weight; with `budget.unit: steps` the baseline for as long as the slowest method (`budget.longer`)."""
     search: Search | None = None
     """Before the final runs; for the rulesets `tuned` and `searched`."""
     resources: Resources = Resources()

@@ -35,7 +35,7 @@ def test_the_interval_holds_in_95_percent(shape: tuple[int, int], tau: float) ->
 
 @pytest.mark.parametrize("shape", [(3, 3), (3, 5), (5, 5)])
 def test_the_interval_holds_whatever_the_shares(shape: tuple[int, int]) -> None:
-    """In 93.5 to 97.8 %; too wide most where neither teachers nor seeds have an effect of their own."""
+    """In 93 to 98 %; too wide most where neither teachers nor seeds have an effect of their own."""
     found = [coverage(drawn(shape, tau, share, 6000)) for tau in (0, 0.5, 1, 2) for share in (0, 0.2, 0.8, 0.99)]
     assert min(found) >= 0.928 and max(found) <= 0.982
 
