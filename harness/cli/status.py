@@ -156,7 +156,7 @@ def _line(each: Mapping[str, Any], now: float) -> str:
 
 def _name(each: Mapping[str, Any]) -> str:
     if each.get("role") == "teacher":
-        return "teacher"
+        return f"teacher {each['seed']}" if each.get("seed") else "teacher"  # as `Run.who`
     trial, teacher = each.get("trial"), each.get("teacher_seed")
     taught = f" teacher {teacher}" if isinstance(teacher, int) else ""
     return f"{each.get('method')}{taught} " + (
