@@ -81,6 +81,20 @@ def test_a_run_of_the_whole_and_its_table(make: Callable[..., harness.Bench], la
     assert (bench.directory / "table.md").read_text().startswith(bench.table().to_markdown())
 
 
+def test_several_teachers_are_trained_crossed_and_compared(
+    make: Callable[..., harness.Bench], launched: list[list[str]]
+) -> None:
+    bench = make("pairs.0.teacher.seeds=[0, 1, 2]", "seeds=[0, 1]")
+    states = bench.run(retry_failed=True)
+    assert set(states.values()) == {"ok"} and len(states) == 3 + 2 + 6
+    assert len(launched[0]) == 11 and bench.pending() == []
+    (block,) = bench.table().blocks
+    none, kd = block.methods
+    assert (none.expected, kd.expected, kd.missing) == (2, 6, 0) and len(block.teachers) == 3
+    one = make("seeds=[0, 1]")
+    assert one.pending() == [] and len(one.table().blocks[0].methods[1].run_ids) == 2
+
+
 def test_an_interruption_is_passed_on(make: Callable[..., harness.Bench], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

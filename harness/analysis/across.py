@@ -24,6 +24,7 @@ from harness.analysis.ranking import (
 )
 from harness.analysis.stats import Interval, mean_interval
 from harness.analysis.tables import Block, Table
+from harness.analysis.teachers import paired
 from harness.metrics import class_iou
 
 WITHIN = 5.0
@@ -325,10 +326,10 @@ def class_gains(task: Task, rows: Mapping[str, Mapping[str, Any]], column: str) 
         return None
     out = {}
     for x in task.block.methods:
-        seeds = sorted(x.run_ids.keys() & baseline.run_ids.keys())
-        if x is baseline or not seeds:
+        both = paired(x.run_ids, baseline.run_ids)
+        if x is baseline or not both:
             continue
-        pairs = [(rows[x.run_ids[s]][column], rows[baseline.run_ids[s]][column]) for s in seeds]
+        pairs = [(rows[one][column], rows[other][column]) for one, other in both]
         out[x.label] = (100 * np.mean([_iou(a) - _iou(b) for a, b in pairs], axis=0)).tolist()
     return out
 

@@ -22,6 +22,23 @@ def _score(line: MethodRow) -> Cell:
     return Cell("" if line.miou is None else line.miou.text, line.absences)
 
 
+_NUMBERS = ("mean", "low", "high", "n", "p", "significant", "p_paired", "p_holm", "bootstrap_low", "bootstrap_high")
+
+
+def _numbers(what: str, c: Comparison | None) -> dict[str, Any]:
+    """A comparison by the names of the CSV file's columns."""
+    values: tuple[Any, ...] = (None,) * len(_NUMBERS)
+    if c is not None:
+        d, b = c.difference, c.bootstrap
+        values = (d.mean, d.low, d.high, d.n, d.p_value, c.significant, c.p_paired, c.p_holm, b.low, b.high)
+    return {f"{what}_{name}": value for name, value in zip(_NUMBERS, values, strict=True)}
+
+
+def control_numbers(line: MethodRow) -> dict[str, Any]:
+    """The line's own control, and the comparison with it."""
+    return {"control": line.control or None} | _numbers("vs_control", line.vs_control)
+
+
 def _against(reference: str, of: Callable[[MethodRow], Comparison | None]) -> Measure:
     """The column of the differences to a reference."""
 
@@ -36,24 +53,7 @@ def _against(reference: str, of: Callable[[MethodRow], Comparison | None]) -> Me
         return Cell(text, tone=("better" if d.mean > 0 else "worse") if c.significant else "")
 
     def numbers(line: MethodRow) -> dict[str, Any]:
-        c = of(line)
-        names = (
-            "mean",
-            "low",
-            "high",
-            "n",
-            "p",
-            "significant",
-            "p_paired",
-            "p_holm",
-            "bootstrap_low",
-            "bootstrap_high",
-        )
-        values: tuple[Any, ...] = (None,) * len(names)
-        if c is not None:
-            d, b = c.difference, c.bootstrap
-            values = (d.mean, d.low, d.high, d.n, d.p_value, c.significant, c.p_paired, c.p_holm, b.low, b.high)
-        return {f"vs_{reference}_{name}": value for name, value in zip(names, values, strict=True)}
+        return _numbers(f"vs_{reference}", of(line))
 
     def hint(line: MethodRow) -> str:
         c = of(line)

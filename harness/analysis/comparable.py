@@ -67,7 +67,6 @@ EQUAL = (
     "absent_policy",
     "budget_unit",
     "student_network",
-    "teacher_sha256",
     "teacher_source_sha256",
 )
 
@@ -91,6 +90,25 @@ def refuse_pair(rows: Sequence[Setting], where: str) -> None:
     methods = [r for r in rows if r.control is None]
     refuse_mixture("budget_amount", {r.run_id: r.budget_amount for r in methods}, where)
     refuse_mixture("recipe", {r.run_id: _shared_recipe(r, r.budget_unit == "steps") for r in methods}, where)
+
+
+def refuse_taught(rows: Sequence[Setting], teachers: Mapping[str, Setting], where: str) -> None:
+    """Raise if students of one teacher learned from several, or if several teachers differ in more than their seed.
+
+    Args:
+        rows: the students of one pair.
+        teachers: the rows of their teachers, by run_id. Where one is missing, all students must have had the same.
+        where: begins the message.
+    """
+    ids = {r.teacher_run_id for r in rows}
+    if len(ids) == 1 or not all(run_id in teachers for run_id in ids):
+        refuse_mixture("teacher_sha256", {r.run_id: r.teacher_sha256 for r in rows}, where)
+        return
+    for run_id in sorted(map(str, ids)):
+        taught = {r.run_id: r.teacher_sha256 for r in rows if r.teacher_run_id == run_id}
+        refuse_mixture("teacher_sha256", taught, where)
+    for column in ("student_network", "dataset", "dataset_parameters", "recipe", "absent_policy"):
+        refuse_mixture(column, {key: getattr(each, column) for key, each in teachers.items()}, f"{where}its teachers: ")
 
 
 def refuse_teacher(teacher: Setting, weights: str | None, students: Sequence[Setting], where: str) -> None:

@@ -5,37 +5,24 @@ search, the learning rate is part of that point and may differ between methods.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.analysis import fairness
-from harness.analysis.arrays import BySeed, Runs, split, stacked
-from harness.analysis.comparable import (
-    Setting,
-    refuse_experiments,
-    refuse_mixture,
-    refuse_pair,
-    refuse_starts,
-    refuse_teacher,
-)
+from harness.analysis.arrays import Runs, split
+from harness.analysis.comparable import Setting, refuse_experiments, refuse_mixture, refuse_pair, refuse_starts
+from harness.analysis.families import compared
 from harness.analysis.labels import REFERENCES, Label, ordered, references
-from harness.analysis.lines import CONFIDENCE, Comparison, MethodRow
-from harness.analysis.simultaneous import errors, family
-from harness.analysis.stats import (
-    ROUNDING,
-    Difference,
-    holm,
-    paired_difference,
-    paired_differences,
-    score,
-    shared_seeds,
-)
+from harness.analysis.lines import MethodRow
+from harness.analysis.stats import score
 from harness.analysis.tables import Block, Table, Teacher
-from harness.experiment.method import compact
+from harness.analysis.teachers import Crossing, Key, key_text, mapping, teachers_of
+from harness.experiment.controls import response_of
+from harness.experiment.method import Method, compact
 
 _SCORES = ("val_miou", "dev_miou", "best_dev_miou")
 _OWN = ("seed", "message", *_SCORES, "step_ms", "peak_memory_mb", "weights_sha256")
@@ -76,26 +63,34 @@ def quick_table(rows: Any, methods: Sequence[str] = (), seeds: Sequence[int] | N
         mine = [s for s in students if s.pair == pair]
         refuse_pair(mine, f"pair {pair!r}: ")
         refuse_starts(rows, pair)
-        block = _block(pair, mine, runs, listed, seeds)
-        block = replace(block, teacher=_teacher_of(pair, mine, teachers, runs))
+        taught, crossing = teachers_of(pair, mine, teachers, runs)
+        block = replace(_block(pair, mine, runs, listed, seeds, crossing), teacher=taught[0], others=taught[1:])
         blocks.append(replace(block, **fairness.of_block(block)))
     return Table(students[0].experiment, students[0].protocol, tuple(blocks))
 
 
 def _block(
-    pair: str, rows: list[Setting], runs: Runs[Setting], listed: Sequence[Label], seeds: Sequence[int] | None
+    pair: str,
+    rows: list[Setting],
+    runs: Runs[Setting],
+    listed: Sequence[Label],
+    seeds: Sequence[int] | None,
+    crossing: Crossing,
 ) -> Block:
-    """The block but for its teacher and what is found of it."""
+    """The block but for its teachers and what is found of it."""
     groups = _grouped(rows, listed)
     for name, group in groups.items():
         for column in ("search_sha256", "source_sha256"):
             refuse_mixture(column, {s.run_id: getattr(s, column) for s in group}, f"pair {pair!r}, {name}: ")
-    expected = np.array(sorted(runs.seeds(rows) if seeds is None else set(seeds)), dtype=np.int64)
-    lines = {name: _line(name, group, runs, expected) for name, group in groups.items()}
+    expected = sorted(runs.seeds(rows) if seeds is None else set(seeds))
+    lines = {name: _line(name, group, runs, expected, crossing) for name, group in groups.items()}
     named = references(groups)
-    failed = {name: _ended(group, runs, "failed") - lines[name].values.keys() for name, group in groups.items()}
-    values = {name: BySeed.of(line.values) for name, line in lines.items()}
-    compared, count = _compare(values, failed, named)
+    failed = {
+        name: _ended(group, runs, "failed", crossing, name) - lines[name].values.keys()
+        for name, group in groups.items()
+    }
+    own, lacking = own_controls(groups)
+    found, count = compared({name: line.values for name, line in lines.items()}, failed, named, own, crossing)
     first = next((s for s in rows if s.control is None), rows[0])
     floors = {
         split: next((100 * x for s in rows if (x := getattr(s, f"floor_{split}_miou")) is not None), None)
@@ -117,13 +112,16 @@ def _block(
             replace(
                 line,
                 reference=name.method if named.get(name.method) == name else "",
-                vs_none=compared.get((name, "none")),
-                vs_kd=compared.get((name, "kd")),
+                vs_none=found.get((name, "none")),
+                vs_kd=found.get((name, "kd")),
+                control=str(own.get(name, "")),
+                lacks=lacking.get(name, ""),
+                vs_control=found.get((name, "own")),
             )
             for name, line in lines.items()
         ),
         comparisons=count,
-        notes=_notes(rows, runs),
+        notes=_notes(rows, runs, crossing),
         caveats=(
             *(text for name, group in groups.items() if (text := _searched(name, group))),
             *(text for name, group in groups.items() if (text := _timed(name, group))),
@@ -163,6 +161,29 @@ def _grouped(rows: Sequence[Setting], listed: Sequence[Label]) -> dict[Label, li
     return {label: groups[label] for label in ordered(groups, listed)}
 
 
+def own_controls(groups: Mapping[Label, Sequence[Setting]]) -> tuple[dict[Label, Label], dict[Label, str]]:
+    """By line the one that is its response term by itself, and for lines without one what it would be called.
+
+    Nothing for rows of a search: what it found for a method is not what it found for the control.
+    """
+    methods = {
+        name: Method(name=rows[0].method, parameters=json.loads(rows[0].method_parameters))
+        for name, rows in groups.items()
+        if rows and name.control is None and rows[0].ruleset == "published"
+    }
+    own: dict[Label, Label] = {}
+    lacking: dict[Label, str] = {}
+    for name, method in methods.items():
+        if (control := response_of(method)) is None:
+            continue
+        line = next((other for other, each in methods.items() if each == control), None)
+        if line is None:
+            lacking[name] = control.label
+        else:
+            own[name] = line
+    return own, lacking
+
+
 def _listed(variant: Label, listed: Sequence[Label]) -> Label | None:
     """The most specific listed label whose parameters (a label names only some) are among the variant's."""
     known = set(variant.parameters)
@@ -170,12 +191,19 @@ def _listed(variant: Label, listed: Sequence[Label]) -> Label | None:
     return max(fits, key=lambda label: (len(label.parameters), str(label)), default=None)
 
 
-def _notes(rows: Sequence[Setting], runs: Runs[Setting]) -> tuple[str, ...]:
-    """Why runs have no result, by method and seed."""
+def _notes(rows: Sequence[Setting], runs: Runs[Setting], crossing: Crossing) -> tuple[str, ...]:
+    """Why runs have no result, by method, seed and, of several, teacher."""
     seeds, messages = runs.own["seed"], runs.own["message"]
-    bad = [(s.method, seeds[place], s.status, messages[place])
+    bad = [(s.method, seeds[place], _taught_by(s, crossing), s.status, messages[place])
            for s in rows if s.status != "ok" for place in s.places]  # fmt: skip
-    return tuple(f"{method}, seed {seed}: {status}: {message}" for method, seed, status, message in sorted(bad))
+    return tuple(
+        f"{method}, {taught}seed {seed}: {status}: {message}" for method, seed, taught, status, message in sorted(bad)
+    )
+
+
+def _taught_by(row: Setting, crossing: Crossing) -> str:
+    several = bool(crossing.seeds_of) and not crossing.shared(row.method, [row])
+    return f"teacher {crossing.seeds_of[str(row.teacher_run_id)]}, " if several else ""
 
 
 def _trials(rows: Sequence[Setting]) -> str:
@@ -213,40 +241,49 @@ def _code(name: Label, rows: Sequence[Setting], runs: Runs[Setting]) -> str | No
     return f"{name}: its rows were made by different code: seeds {'; '.join(each)}"
 
 
-def _ended(rows: Sequence[Setting], runs: Runs[Setting], status: str) -> set[int]:
-    """The seeds of runs with this status."""
-    return runs.seeds([s for s in rows if s.status == status])
+def _ended(rows: Sequence[Setting], runs: Runs[Setting], status: str, crossing: Crossing, name: Label) -> set[Key]:
+    """The keys of runs with this status."""
+    return set(crossing.keys(runs, [s for s in rows if s.status == status], crossing.shared(name.method, rows)))
 
 
-def _line(name: Label, rows: Sequence[Setting], runs: Runs[Setting], expected: NDArray[np.int64]) -> MethodRow:
+def _line(
+    name: Label, rows: Sequence[Setting], runs: Runs[Setting], expected: Sequence[int], crossing: Crossing
+) -> MethodRow:
     ok = [s for s in rows if s.status == "ok"]
-    places = runs.places(ok)
+    shared = crossing.shared(name.method, rows)
+    places, keys = runs.places(ok), crossing.keys(runs, ok, shared)
     own = {column: runs.own[column][places] for column in ("run_id", *_OWN) if column != "message"}
-    if (twice := np.flatnonzero(own["seed"][1:] == own["seed"][:-1])).size:
-        i = twice[0]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key, count in Counter(keys).items() if count > 1)
+        ids = [run_id for key, run_id in zip(keys, own["run_id"], strict=True) if key == twice]
         raise ValueError(
-            f"{name}, seed {own['seed'][i]}: two results for one cell, {own['run_id'][i]} and {own['run_id'][i + 1]}; "
-            "keep the rows of one experiment in its directory"
+            f"{name}, {_cell(twice)}: two results for one cell, {ids[0]} and {ids[1]}; keep the rows of one experiment "
+            "in its directory"
         )
-    seeds, values = own["seed"], 100 * own["val_miou"]
+    values = 100 * own["val_miou"]
     if (unmeasured := np.flatnonzero(np.isnan(values))).size:
         i = unmeasured[0]
-        raise ValueError(f"{name}, seed {seeds[i]}: {own['run_id'][i]} was not evaluated on val, so it has no result")
-    runs_by_seed = BySeed(seeds, own["run_id"])
-    failed, skipped = (_ended(rows, runs, status) - runs_by_seed.keys() for status in ("failed", "skipped"))
+        raise ValueError(f"{name}, {_cell(keys[i])}: {own['run_id'][i]} was not evaluated on val, so it has no result")
+    runs_by_key = mapping(keys, own["run_id"])
+    failed, skipped = (_ended(rows, runs, status, crossing, name) - set(keys) for status in ("failed", "skipped"))
     others = failed | skipped
-    missing = np.setdiff1d(expected, [*seeds, *others]).size
+    planned = crossing.expected(expected, shared)
+    missing = len(set(planned).difference(keys, others))
     known = {column: x[~np.isnan(x)] for column, x in own.items() if column in (*_SCORES, "step_ms", "peak_memory_mb")}
     scores = {column: score(100 * known[column]) if known[column].size else None for column in _SCORES}
+    if len(planned) > len(expected) and scores["val_miou"] is not None:
+        full = f"{len(crossing.teachers)}x{len(expected)}"
+        of = f"{len(keys)} of {full}" if missing or others else full
+        scores["val_miou"] = replace(scores["val_miou"], of=of)
     steps, peaks = known["step_ms"], known["peak_memory_mb"]
     return MethodRow(
         name=name,
-        run_ids=runs_by_seed,
+        run_ids=runs_by_key,
         failed=len(failed),
         skipped=len(skipped - failed),
         missing=missing,
-        expected=missing + len(seeds) + len(others),
-        values=BySeed(seeds, values),
+        expected=missing + len(keys) + len(others),
+        values=mapping(keys, values),
         steps=ok[0].steps if ok else None,
         miou=scores["val_miou"],
         dev_miou=scores["dev_miou"],
@@ -258,72 +295,5 @@ def _line(name: Label, rows: Sequence[Setting], runs: Runs[Setting], expected: N
     )
 
 
-def _compare(
-    values: Mapping[Label, BySeed], failed: Mapping[Label, set[int]], named: Mapping[str, Label]
-) -> tuple[dict[tuple[Label, str], Comparison], int]:
-    """Every method against each reference; kd against none and none against kd are one comparison, seen twice."""
-    once: dict[tuple[Label, Label], Comparison] = {}
-    for reference in (named[name] for name in REFERENCES if name in named):
-        for name in values:
-            if name == reference or (reference, name) in once or not shared_seeds(values[name], values[reference]):
-                continue
-            paired = paired_difference(values[name], values[reference], CONFIDENCE)
-            once[name, reference] = Comparison(
-                Difference(paired.mean, None, None, paired.n),
-                p_paired=paired.p_value,
-                lost=sum(seed in values[reference] for seed in failed[name]),
-                won=sum(seed in values[name] for seed in failed[reference]),
-                deltas=paired_differences(values[name], values[reference]),
-            )
-    count = _together(once, values)
-    out: dict[tuple[Label, str], Comparison] = {}
-    for role, reference in named.items():
-        for name in values:
-            if (name, reference) in once:
-                out[name, role] = once[name, reference]
-            elif (reference, name) in once:
-                out[name, role] = once[reference, name].reversed
-    return out, count
-
-
-def _together(once: dict[tuple[Label, Label], Comparison], values: Mapping[Label, BySeed]) -> int:
-    """Give the comparisons their simultaneous intervals and corrected p-values; how many have them."""
-    tested = {key: c.p_paired for key, c in once.items() if c.p_paired is not None}
-    for key, p in zip(tested, holm(list(tested.values())), strict=True):
-        once[key] = replace(once[key], p_holm=p)
-    places = {name: i for i, name in enumerate(values)}
-    pairs = [(places[one], places[other]) for one, other in once]
-    spread, freedom = errors(stacked(list(values.values())), pairs)
-    means = np.array([c.difference.mean for c in once.values()])
-    # Without any spread between seeds there is no evidence; rounding is no spread.
-    known = np.flatnonzero(spread > ROUNDING * np.maximum(1, np.abs(means)))
-    found = family(means[known], spread[known], freedom[known], [pairs[i] for i in known], 1 - CONFIDENCE)
-    keys = list(once)
-    for i, low, high, p in zip(known, found.low, found.high, found.p_values, strict=True):
-        c = once[keys[i]]
-        difference = replace(c.difference, low=float(low), high=float(high), p_value=float(p))
-        once[keys[i]] = replace(c, difference=difference)
-    return len(known)
-
-
-def _teacher(setting: Setting, runs: Runs[Setting], place: int) -> Teacher:
-    """A teacher's row."""
-    own = {name: values[place] for name, values in runs.own.items()}
-    miou, dev_miou = (100 * own[f"{split}_miou"] if setting.status == "ok" else None for split in ("val", "dev"))
-    return Teacher(own["run_id"], setting.status, own["message"], miou, dev_miou, setting.steps)
-
-
-def _teacher_of(
-    pair: str, rows: Sequence[Setting], teachers: Sequence[tuple[Setting, int]], runs: Runs[Setting]
-) -> Teacher:
-    """The teacher of a pair's students, out of those of all pairs."""
-    wanted = {s.teacher_run_id for s in rows} - {None}
-    sha256 = next((s.teacher_sha256 for s in rows if s.teacher_sha256 is not None), None)
-    ids = runs.own["run_id"]
-    found = next(((s, place) for s, place in teachers if ids[place] in wanted), None)
-    if found is not None and found[0].status == "ok":
-        refuse_teacher(found[0], runs.own["weights_sha256"][found[1]], rows, f"pair {pair!r}, its teacher: ")
-    if found is None and not wanted and sha256 is None:  # No student got as far as its teacher.
-        found = next(((s, place) for s, place in teachers if s.pair == pair), None)
-    teacher = Teacher() if found is None else _teacher(found[0], runs, found[1])
-    return replace(teacher, sha256=sha256)
+def _cell(key: Key) -> str:
+    return key_text(key) if isinstance(key, tuple) else f"seed {key}"

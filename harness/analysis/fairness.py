@@ -8,18 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.analysis.crossing import FEWEST_TEACHERS
 from harness.analysis.labels import REFERENCES, Label, references
 from harness.analysis.lines import FEWEST_SEEDS
 from harness.analysis.power import phrase
 from harness.analysis.sheets import Remark
 from harness.analysis.tables import Block
-from harness.experiment import rules
+from harness.experiment import controls, rules
 
 if TYPE_CHECKING:
     from harness.experiment.spec import Experiment
 
 UNEQUAL_TIME = 1.1  # times the seconds of the baseline
 _SHARED = "Equal for all: recipe, budget, data and its order, teacher, and the student's initial weights of each seed."
+
+_CROSSED = _SHARED.replace("teacher,", "teachers,")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Side:
         label: of its line.
         runs: how many results it has, or will have.
         reference: "none" or "kd" where it is one of `REFERENCES`; else empty.
+        expected: how many it should have.
         failed, missing: how many of its runs failed, or are not there.
+        lacks: the control that is missing: this method without its own terms.
         trials, search_s: of its search, and the seconds they took; None without one, or where they were not measured.
         step_s: seconds of a training step; None where they were not measured.
         seconds: of all training steps; None where they were not measured.
@@ -39,9 +44,11 @@ class Side:
 
     label: Label
     runs: int
+    expected: int
     reference: str = ""
     failed: int = 0
     missing: int = 0
+    lacks: str = ""
     trials: int | None = None
     search_s: float | None = None
     step_s: float | None = None
@@ -55,9 +62,11 @@ def of_block(block: Block) -> dict[str, Any]:
         Side(
             label=x.name,
             runs=len(x.run_ids),
+            expected=x.expected,
             reference=x.reference,
             failed=x.failed,
             missing=x.missing,
+            lacks=x.lacks,
             trials=x.search_trials,
             search_s=x.search_seconds,
             step_s=x.step_s,
@@ -67,22 +76,24 @@ def of_block(block: Block) -> dict[str, Any]:
         for x in block.methods
         if x.missing < x.expected  # a reference that the experiment lacks has no missing runs
     ]
-    seeds = max((x.expected for x in block.methods), default=0)
+    teachers = len(block.teachers)
+    seeds = max((x.expected for x in block.methods), default=0) // teachers
     absent = [x.label for x in block.methods if x.missing == x.expected and not x.reference]
     findings = judged(
         sides,
         seeds,
         block.ruleset,
         block.budget_unit,
-        teacher_miou=block.teacher.miou,
+        teacher_miou=block.of_teachers(),
         floor=block.floor,
         devices=tuple(block.devices.split(", ")),
+        teachers=teachers,
     )
     if absent:
         findings.insert(0, Remark(f"not run: {', '.join(absent)}", "unfair"))
     if power := phrase(block):
         findings.append(Remark(power, "note"))
-    compared = sentence([x.label for x in block.methods], seeds, block.where, block.comparisons)
+    compared = sentence([x.label for x in block.methods], seeds, block.where, block.comparisons, teachers)
     return {"compared": compared, "findings": tuple(findings)}
 
 
@@ -97,34 +108,38 @@ def of_experiment(
     """
     search, out = experiment.search, {}
     labels = [Label.read(text) for text in rules.labels(experiment)]
-    named = references(labels)
+    named, lacking = references(labels), controls.lacking(experiment.methods)
     for pair in experiment.pairs:
+        teachers, seeds = len(pair.teacher.all_seeds), len(experiment.seeds)
         sides = [
             Side(
                 label=label,
-                runs=len(experiment.seeds),
+                runs=(runs := seeds if label.method == rules.PLAIN else seeds * teachers),
+                expected=runs,
+                lacks=lacking.get(str(label), ""),
                 reference=label.method if label == named.get(label.method) else "",
                 trials=None if search is None else search.trials,
                 step_s=(step_seconds or {}).get((pair.name, "student", str(label))),
             )
             for label in labels
         ]
-        findings = judged(sides, len(experiment.seeds), experiment.protocol.ruleset, experiment.budget.unit)
+        findings = judged(sides, seeds, experiment.protocol.ruleset, experiment.budget.unit, teachers=teachers)
         comparisons = sum(label != reference for reference in named.values() for label in labels)
         # kd against none and none against kd are one comparison.
         comparisons -= len(named) == len(REFERENCES)
+        comparisons += len(controls.own(experiment.methods, [str(label) for label in named.values()]))
         where = f"{pair.name} on {experiment.data.name}"
-        out[pair.name] = (sentence(list(map(str, labels)), len(experiment.seeds), where, comparisons), findings)
+        out[pair.name] = (sentence(list(map(str, labels)), seeds, where, comparisons, teachers), findings)
     return out
 
 
-def sentence(labels: list[str], seeds: int, where: str, comparisons: int) -> str:
+def sentence(labels: list[str], seeds: int, where: str, comparisons: int, teachers: int = 1) -> str:
     """What is compared with what, in one phrase."""
-    named = ", ".join(labels)
+    named, over = ", ".join(labels), "paired over" if teachers == 1 else f"crossed over {teachers} teachers and"
     return (
-        f"Compared on {where}: {named}, each against {' and '.join(REFERENCES)}, paired over {seeds} "
+        f"Compared on {where}: {named}, each against {' and '.join(REFERENCES)}, {over} {seeds} "
         f"{'seed' if seeds == 1 else 'seeds'}; {comparisons} {'comparison' if comparisons == 1 else 'comparisons'}, "
-        f"corrected together. {_SHARED}"
+        f"corrected together. {_SHARED if teachers == 1 else _CROSSED}"
     )
 
 
@@ -136,28 +151,48 @@ def judged(
     teacher_miou: float | None = None,
     floor: float | None = None,
     devices: tuple[str, ...] = (),
+    teachers: int = 1,
 ) -> list[Remark]:
     """What makes a comparison unfair, then what else must be known of it.
 
     Args:
         sides: its methods.
-        seeds: how many runs each should have.
+        seeds: number of student seeds.
         ruleset: of the protocol.
         unit: of the budget, "steps" or "seconds".
         teacher_miou: val mIoU in percent.
         floor: mIoU of the single-pixel baseline on val, in percent.
         devices: on which the runs ran.
+        teachers: number of teachers.
     """
     baseline = next((s for s in sides if s.reference == "none"), None)
     unfair = [*_seeds(sides, seeds), *_trials(sides, ruleset)]
+    if 1 < teachers < FEWEST_TEACHERS:
+        unfair.insert(0, f"{teachers} teachers: {FEWEST_TEACHERS} or more are needed for a claim about a method")
     present = {s.reference for s in sides}
     unfair += [f"the control {name} is missing: {_WHY[name]}" for name in REFERENCES if name not in present]
+    unfair += _controls(sides)
     notes = _notes(ruleset, devices)
     if baseline is not None:
         unfair += _levels(baseline, teacher_miou, floor)
         more_unfair, more_notes = _times(sides, baseline, unit)
         unfair, notes = unfair + more_unfair, notes + more_notes
     return [*(Remark(text, "unfair") for text in unfair), *(Remark(text, "note") for text in notes)]
+
+
+def _controls(sides: list[Side]) -> list[str]:
+    """Methods whose own terms cannot be told from their response term."""
+    missing: dict[str, list[str]] = {}
+    for side in sides:
+        if side.lacks:
+            missing.setdefault(side.lacks, []).append(str(side.label))
+    if not missing:
+        return []
+    each = "; ".join(f"{control} for {', '.join(names)}" for control, names in missing.items())
+    return [
+        f"response terms are not there by themselves ({each}): what the methods' own terms add is not told from them "
+        "(controls: true runs them)"
+    ]
 
 
 def _levels(baseline: Side, teacher_miou: float | None, floor: float | None) -> list[str]:
@@ -216,11 +251,13 @@ def _seeds(sides: list[Side], seeds: int) -> list[str]:
     for side in sides:
         if side.failed:
             found.append(
-                f"{side.label}: {side.failed} of {seeds} runs failed; they count as lost, so no gain of "
+                f"{side.label}: {side.failed} of {side.expected} runs failed; they count as lost, so no gain of "
                 f"{side.label} is significant"
             )
         if side.missing:
-            found.append(f"{side.label}: {side.missing} of {seeds} runs are missing; its mean is over fewer seeds")
+            found.append(
+                f"{side.label}: {side.missing} of {side.expected} runs are missing; its mean is over fewer seeds"
+            )
     return found
 
 

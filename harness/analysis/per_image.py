@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from harness.analysis.lines import BOOTSTRAP_SEED, CONFIDENCE, MethodRow
 from harness.analysis.stats import image_bootstrap
 from harness.analysis.tables import Block, Table
+from harness.analysis.teachers import paired
 from harness.metrics import hits_and_unions
 from harness.results.paths import per_image_path
 from harness.results.per_image import read_per_image
@@ -20,7 +21,7 @@ COLUMNS = ("run_id", "per_image_sha256", "absent_policy")
 
 
 def with_images(table: Table, directory: str | Path, rows: Any) -> Table:
-    """The table with `images` filled in: every method against the baseline, over their common seeds.
+    """The table with `images` filled in: every method against the baseline, over their common seeds (and teachers).
 
     Args:
         table: a comparison.
@@ -55,8 +56,7 @@ def _of_line(
     known: Mapping[str, Mapping[str, Any]],
     counted: dict[str, NDArray[np.float64]],
 ) -> str:
-    pairs = [(line.run_ids[s], baseline.run_ids[s]) for s in sorted(line.run_ids.keys() & baseline.run_ids.keys())]
-    pairs = [pair for pair in pairs if all(run in known for run in pair)]
+    pairs = [pair for pair in paired(line.run_ids, baseline.run_ids) if all(run in known for run in pair)]
     if not pairs:
         return ""
     runs = [run for pair in pairs for run in pair]

@@ -10,6 +10,7 @@ both cases are in `tests/analysis/test_simultaneous.py`.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,9 +125,7 @@ def errors(values: Floats, pairs: Pairs) -> tuple[Floats, NDArray[np.int64]]:
     return out, freedom
 
 
-def family(
-    means: Floats, errors: Floats, freedom: NDArray[np.int64], pairs: Pairs, level: float = 0.05
-) -> Simultaneous:
+def family(means: Floats, errors: Floats, freedom: NDArray[Any], pairs: Pairs, level: float = 0.05) -> Simultaneous:
     """Simultaneous intervals of comparisons that share methods, by the distribution of their smallest p-value.
 
     With equal degrees of freedom this is the multivariate t distribution, for comparisons with one reference
@@ -134,7 +133,7 @@ def family(
 
     Args:
         means, errors: (K,) differences and their standard errors, > 0.
-        freedom: (K,) degrees of freedom of the errors, >= 1.
+        freedom: (K,) degrees of freedom of the errors, >= 1, whole or not.
         pairs: K pairs of places of the methods that are compared.
         level: probability that any of the intervals misses, in (0, 1).
 
@@ -161,7 +160,7 @@ def family(
     return Simultaneous(means - half, means + half, p_values)
 
 
-def critical(pairs: Pairs, freedom: Sequence[int] | NDArray[np.int64], level: float = 0.05) -> float:
+def critical(pairs: Pairs, freedom: Sequence[float] | NDArray[Any], level: float = 0.05) -> float:
     """The p-value of a single comparison below which it is a finding of the family: at most `level`.
 
     Args:
@@ -169,12 +168,12 @@ def critical(pairs: Pairs, freedom: Sequence[int] | NDArray[np.int64], level: fl
         freedom: (K,) degrees of freedom, >= 1.
         level: of the whole family, in (0, 1).
     """
-    smallest = _smallest_p(tuple(pairs), tuple(int(each) for each in freedom))
+    smallest = _smallest_p(tuple(pairs), tuple(float(each) for each in freedom))
     return float(np.clip(np.quantile(smallest, level), level / len(pairs), level))
 
 
 @functools.lru_cache(maxsize=256)
-def _smallest_p(pairs: tuple[tuple[int, int], ...], freedom: tuple[int, ...]) -> Floats:
+def _smallest_p(pairs: tuple[tuple[int, int], ...], freedom: tuple[float, ...]) -> Floats:
     """Draws of the smallest p-value of a family without any difference, in ascending order."""
     from scipy import special
     from scipy.stats import qmc

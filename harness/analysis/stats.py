@@ -59,11 +59,13 @@ class Score:
         mean: mean of the values, in their unit.
         deviation: their standard deviation, or None for one value.
         n: the number of values.
+        of: what they are of where that is not n seeds, e.g. "3x5" for 3 teachers and 5 seeds.
     """
 
     mean: float
     deviation: float | None
     n: int
+    of: str = ""
 
     def interval(self, confidence: float = 0.95) -> Interval:
         """The mean with its t interval; none for one value.
@@ -80,7 +82,7 @@ class Score:
     @property
     def text(self) -> str:
         """E.g. "54.00 ± 2.10 (n=3)": mean, standard deviation, values."""
-        return f"{self.mean:.2f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}") + f" (n={self.n})"
+        return f"{self.mean:.2f}{'' if self.deviation is None else f' ± {self.deviation:.2f}'} (n={self.of or self.n})"
 
 
 def score(values: ArrayLike) -> Score:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from harness.analysis.columns import MEASURES
+from harness.analysis.columns import MEASURES, control_numbers
+from harness.analysis.crossing import FEWEST_TEACHERS
 from harness.analysis.labels import references
 from harness.analysis.lines import FEWEST_SEEDS, MethodRow
 from harness.analysis.sheets import Remark, Section, Sheet
+from harness.analysis.stats import score
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Teacher:
     dev_miou: float | None = None
     steps: int | None = None
     sha256: str | None = None
+    seed: int | None = None
 
     @property
     def text(self) -> str:
@@ -44,6 +47,12 @@ IMAGES = (
 )
 
 
+OWN_TERMS = (
+    "What a method's own terms add: difference of val mIoU to its response term by itself, plain distillation at the "
+    "method's weight, in percentage points:"
+)
+
+
 @dataclass(frozen=True)
 class Block:
     """All methods on one pair.
@@ -51,6 +60,8 @@ class Block:
     Attributes:
         protocol: version, "major.minor".
         floor, dev_floor: mIoU of the single-pixel baseline on val and on dev, in percent; None where not measured.
+        teacher: the pair's teacher, the first where there are several.
+        others: the other teachers.
         methods: a line each, references first.
         comparisons: how many are corrected together.
         notes: why runs have no result.
@@ -79,6 +90,18 @@ class Block:
     compared: str = ""
     findings: tuple[Remark, ...] = ()
     images: tuple[str, ...] = ()
+    others: tuple[Teacher, ...] = ()
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """All of them."""
+        return (self.teacher, *self.others)
+
+    def of_teachers(self, split: str = "val") -> float | None:
+        """The teachers' mIoU in percent, on val or dev, the mean of several; None without a result."""
+        known = [x.miou if split == "val" else x.dev_miou for x in self.teachers]
+        there = [value for value in known if value is not None]
+        return sum(there) / len(there) if there else None
 
     def line(self, label: str | None) -> MethodRow | None:
         """The line of a method; None where there is none."""
@@ -113,7 +136,34 @@ class Block:
     def headline(self) -> str:
         """What the numbers below it are to be read against."""
         floor = "not measured" if self.floor is None else f"{self.floor:.2f}"
-        return f"Single-pixel baseline: {floor}. Teacher: {self.teacher.text}."
+        taught = f"Teacher: {self.teacher.text}"
+        if self.others:
+            found = [x.miou for x in self.teachers if x.miou is not None]
+            taught = f"Teachers: {score(found).text if found else 'no result'}"
+        return f"Single-pixel baseline: {floor}. {taught}."
+
+    @property
+    def for_whom(self) -> str:
+        """For which teachers the differences hold."""
+        if not self.others:
+            return "Differences and marks are for this teacher: how far another seed of it moves them is not measured."
+        seeds = ", ".join(str(x.seed) for x in self.teachers)
+        few = f" Fewer than {FEWEST_TEACHERS} mark nothing." if len(self.teachers) < FEWEST_TEACHERS else ""
+        return (
+            f"{len(self.teachers)} teachers (seeds {seeds}), each crossed with every method and student seed; the "
+            "student without distillation is shared. n is teachers x seeds; intervals are over both, for teachers and "
+            f"seeds like these.{few}"
+        )
+
+    @property
+    def own_terms(self) -> list[str]:
+        """What the own terms of methods add to their response terms, where that is no column of the table."""
+        known = [x for x in self.methods if x.vs_control is not None and x.control not in self.references.values()]
+        return [
+            f"{x.label} vs its response term, {x.control}: {x.vs_control.text} (n={x.vs_control.difference.n})"
+            for x in known
+            if x.vs_control is not None
+        ]
 
     @property
     def sections(self) -> tuple[Section, ...]:
@@ -122,8 +172,10 @@ class Block:
         return (
             Section("headline", self.headline, above=True),
             Section("about", about, above=True),
+            Section("teachers", self.for_whom, above=True),
             Section("notes", remarks=tuple(Remark(text, "failed") for text in self.notes)),
             Section("caveats", remarks=tuple(map(Remark, self.caveats))),
+            Section("own_terms", OWN_TERMS, tuple(map(Remark, self.own_terms))),
             Section("compared", self.compared),
             Section("findings", remarks=self.findings),
             Section("images", f"{IMAGES}:", tuple(map(Remark, self.images))),
@@ -132,7 +184,11 @@ class Block:
     @property
     def numbers(self) -> dict[str, Any]:
         """What all lines have in common, by the names of the CSV file's columns."""
-        return {"floor_val_miou_percent": self.floor, "teacher_val_miou_percent": self.teacher.miou}
+        return {
+            "floor_val_miou_percent": self.floor,
+            "teacher_val_miou_percent": self.of_teachers(),
+            "teachers": len(self.teachers),
+        }
 
 
 LEGEND = (
@@ -185,7 +241,7 @@ class Table:
         return [
             first | {name: value for measure in MEASURES for name, value in measure.numbers(line).items()}
             | block.numbers | {"ruleset": block.ruleset, "search_trials": line.search_trials}
-            | {"search_seconds": line.search_seconds}
+            | {"search_seconds": line.search_seconds} | control_numbers(line)
             for line in block.methods
         ]  # fmt: skip
 

@@ -139,7 +139,12 @@ def _runs(wanted: "Bench", measure: bool) -> Seconds:
 def _print_fairness(experiment: "Experiment", step_seconds: Mapping[tuple[str, str, str], float] | None = None) -> None:
     """Print what will be compared with what, and what makes it unfair; times where they were measured."""
     from harness.analysis import fairness
+    from harness.experiment import controls, rules
 
+    named = controls.described(experiment.methods)
+    if rules.needs_times(experiment):
+        named[rules.labels(experiment)[-1]] = "no distillation"
+    typer.echo(f"\nControls: {'; '.join(f'{label} ({what})' for label, what in named.items())}")
     for text, findings in fairness.of_experiment(experiment, step_seconds).values():
         typer.echo(f"\n{text}")
         for finding in findings:
@@ -213,9 +218,10 @@ def _search(wanted: "Bench", measure: bool) -> Seconds:
         final = wanted.runs()
         there = (a for a, b in zip(runs, final, strict=True) if rows.get(b.run_id) == "ok")
         finals.update((run.pair, run.label) for run in there if run.role == "student")
-    for run in runs:
-        if run.role == "student" and run.seed == experiment.seeds[0]:
-            line(run, "final runs", len(experiment.seeds), run.train.steps, finals[run.pair, run.label])
+    counts = Counter((run.pair, run.label) for run in runs if run.role == "student")
+    first = {(run.pair, run.label): run for run in reversed(runs) if run.role == "student"}
+    for key, run in reversed(first.items()):
+        line(run, "final runs", counts[key], run.train.steps, finals[key])
     print_columns(
         ["pair", "method", "what", "count", "steps", "finished", *(["s/step", "time"] if measure else [])],
         lines,

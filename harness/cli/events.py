@@ -46,13 +46,13 @@ class Events:
             self.say(changes.doing)
         if changes.begun or changes.ended or status.running:
             eta = {"elapsed_seconds": round(now - self._began, 3), "eta_seconds": status.eta_seconds()}
-            for run_id, run in changes.begun:
-                self.write("start", **_named(run_id, run), **eta)
+            for _, run in changes.begun:
+                self.write("start", **run.named, **eta)
             for run_id, run in status.running.items():
                 self._report(run_id, run, status, now, eta)
             for run_id, run in changes.ended:
                 message = self._why(run_id) if status.state[run_id] == "failed" else None
-                self.write("end", **_named(run_id, run), **_reported(run_id, status), message=message, **eta)
+                self.write("end", **run.named, **_reported(run_id, status), message=message, **eta)
         self._said = {run_id: said for run_id, said in self._said.items() if run_id in status.running}
 
     def say(self, text: str) -> None:
@@ -65,7 +65,7 @@ class Events:
         when, before = self._said.get(run_id, (-math.inf, None))
         if step is not None and step != before and now - when >= EACH_SECONDS:
             self._said[run_id] = (now, step)
-            self.write("progress", **_named(run_id, run), **_reported(run_id, status), **eta)
+            self.write("progress", **run.named, **_reported(run_id, status), **eta)
 
     def table(self, table: Table) -> None:
         """The comparison: an event for each pair, with the cells that the terminal would show."""
@@ -91,10 +91,6 @@ class Events:
         """One line; numbers that JSON does not have are null."""
         self._stream.write(json.dumps(_finite({"event": event, **values}), allow_nan=False) + "\n")
         self._stream.flush()
-
-
-def _named(run_id: str, run: Run) -> dict[str, Any]:
-    return {"run_id": run_id, "pair": run.pair, "method": run.label, "seed": run.seed, "role": run.role}
 
 
 def _reported(run_id: str, status: Status) -> dict[str, Any]:

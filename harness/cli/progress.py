@@ -119,7 +119,7 @@ class Display:
 
 def run_name(run: Run) -> str:
     """`cwd seed 1`, or `teacher`; the pair is shown beside it."""
-    return "teacher" if run.role == "teacher" else f"{run.label} seed {run.seed}"
+    return run.who if run.role == "teacher" else f"{run.who} seed {run.seed}"
 
 
 def clock(seconds: float | None) -> str:
@@ -201,7 +201,7 @@ Cell = Callable[[Run, Progress], RenderableType]
 # Title, least width of the terminal that has room for it, cell. Long texts end in an ellipsis where there is less room.
 COLUMNS: tuple[tuple[str, int, Cell], ...] = (
     ("pair", 70, lambda run, p: _text(run.pair)),
-    ("run", 0, lambda run, p: _text("teacher" if run.role == "teacher" else run.label)),
+    ("run", 0, lambda run, p: _text(run.who)),
     ("seed", 0, lambda run, p: "" if run.role == "teacher" else str(run.seed)),
     ("step", 0, lambda run, p: "starting" if p.step is None else f"{p.step}/{p.steps}"),
     ("", 110, lambda run, p: ProgressBar(total=1.0, completed=_fraction(p), width=BAR)),

@@ -156,9 +156,12 @@ def _line(each: Mapping[str, Any], now: float) -> str:
 
 def _name(each: Mapping[str, Any]) -> str:
     if each.get("role") == "teacher":
-        return "teacher"
-    trial = each.get("trial")
-    return f"{each.get('method')} " + (f"trial {trial + 1}" if isinstance(trial, int) else f"seed {each.get('seed')}")
+        return f"teacher {each['seed']}" if each.get("seed") else "teacher"  # as `Run.who`
+    trial, teacher = each.get("trial"), each.get("teacher_seed")
+    taught = f" teacher {teacher}" if isinstance(teacher, int) else ""
+    return f"{each.get('method')}{taught} " + (
+        f"trial {trial + 1}" if isinstance(trial, int) else f"seed {each.get('seed')}"
+    )
 
 
 def _failures(folder: Path, states: Mapping[str, str]) -> list[str]:

@@ -109,6 +109,7 @@ class AfDCD(Distiller):
     paper: ClassVar[str] = "Fan et al., NeurIPS 2023, arXiv 2312.04168"
     space: ClassVar[Mapping[str, tuple[float, float]]] = {"feature": (1e-8, 1e-4), "contrast": (1e-4, 1.0)}
     weights: ClassVar[tuple[str, ...]] = ("feature", "contrast", "kd")
+    response: ClassVar[Mapping[str, str]] = {"weight": "kd"}
 
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {"groups": (1, 4096), "pool": (0, 1024)}
 

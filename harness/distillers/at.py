@@ -42,6 +42,7 @@ class AT(Distiller):
     paper: ClassVar[str] = "Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928"
     space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (100.0, 100000.0), "kd": (0.1, 10.0)}
     weights: ClassVar[tuple[str, ...]] = ("weight", "kd")
+    response: ClassVar[Mapping[str, str]] = {"weight": "kd"}
 
     def __init__(
         self, pair: Pair, *, weight: float = 10000.0, kd: float = 1.0, taps: tuple[str, ...] = ("decoder",)

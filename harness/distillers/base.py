@@ -37,6 +37,10 @@ class Distiller(nn.Module):
         optional: hyper-parameters of `space` that a search may also set to 0, which removes their term.
         needs: {hyper-parameter of `space`: another one}; the first has no effect if the other is 0.
         weights: hyper-parameters that scale terms; doubling all of them doubles every term.
+        response: where one of the terms is plain distillation on class scores: by hyper-parameter of `kd` the
+            one of this method that gives it; one of these is among `weights`. The other weights are those of the
+            method's own terms.
+        response_values: values of this method's hyper-parameters that are called otherwise there.
         added: hyper-parameters that came after the first rows: at their defaults they are not part of a run's identity,
             so that earlier run_ids stay.
         caveat: what a table must state about the default values, e.g. that they are unverified; empty if nothing.
@@ -58,6 +62,8 @@ class Distiller(nn.Module):
     optional: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[Mapping[str, str]] = {}
     weights: ClassVar[tuple[str, ...]] = ("weight",)
+    response: ClassVar[Mapping[str, str]] = {}
+    response_values: ClassVar[Mapping[str, str]] = {}
     added: ClassVar[tuple[str, ...]] = ()
     caveat: ClassVar[str] = ""
     needs_teacher: ClassVar[bool] = True

@@ -102,6 +102,7 @@ class CIRKD(Distiller):
         "region": (0.01, 1.0),
     }
     weights: ClassVar[tuple[str, ...]] = ("batch", "pixel", "region", "kd")
+    response: ClassVar[Mapping[str, str]] = {"weight": "kd"}
 
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {
         "pool": (1, 1024),

@@ -107,6 +107,7 @@ class DSD(Distiller):
         "kd": (0.1, 10.0),
     }
     weights: ClassVar[tuple[str, ...]] = ("pixel", "category", "kd")
+    response: ClassVar[Mapping[str, str]] = {"weight": "kd"}
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ class FitNet(Distiller):
     paper: ClassVar[str] = "Romero et al., ICLR 2015, arXiv 1412.6550"
     space: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0.1, 100.0), "kd": (0.1, 10.0)}
     weights: ClassVar[tuple[str, ...]] = ("weight", "kd")
+    response: ClassVar[Mapping[str, str]] = {"weight": "kd"}
 
     def __init__(self, pair: Pair, *, weight: float = 10.0, kd: float = 1.0, tap: str = "decoder") -> None:
         super().__init__()

@@ -93,6 +93,7 @@ class IFVD(Distiller):
     optional: ClassVar[tuple[str, ...]] = ("adversarial",)
     needs: ClassVar[Mapping[str, str]] = {"critic_lr": "adversarial"}
     weights: ClassVar[tuple[str, ...]] = ("weight", "kd", "adversarial")
+    response: ClassVar[Mapping[str, str]] = {"weight": "kd", "convention": "convention"}
 
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {"critic_width": (1, 1024)}
 

@@ -85,6 +85,7 @@ class KT(Distiller):
         "kd": (0.1, 10.0),
     }
     weights: ClassVar[tuple[str, ...]] = ("logits", "feature", "kd")
+    response: ClassVar[Mapping[str, str]] = {"weight": "kd", "temperature": "tau"}
 
     def __init__(
         self,

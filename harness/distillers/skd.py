@@ -93,6 +93,8 @@ class SKD(Distiller):
     optional: ClassVar[tuple[str, ...]] = ("holistic",)
     needs: ClassVar[Mapping[str, str]] = {"critic_lr": "holistic"}
     weights: ClassVar[tuple[str, ...]] = ("pixel", "pairwise", "holistic")
+    response: ClassVar[Mapping[str, str]] = {"weight": "pixel", "convention": "convention"}
+    response_values: ClassVar[Mapping[str, str]] = {"cirkd": "canonical"}
 
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {"critic_width": (1, 1024)}
 

@@ -111,6 +111,7 @@ class SSTKD(Distiller):
     needs: ClassVar[Mapping[str, str]] = {"critic_lr": "w_adv"}
 
     weights: ClassVar[tuple[str, ...]] = ("w_re", "w_str", "w_sta", "w_adv")
+    response: ClassVar[Mapping[str, str]] = {"weight": "w_re", "temperature": "temperature"}
 
     added: ClassVar[tuple[str, ...]] = (
         "reduction",

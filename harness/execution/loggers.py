@@ -72,8 +72,9 @@ def watch(names: Iterable[str], directory: Path, run: Run, warn: Callable[[str],
 
 
 def run_title(run: Run) -> str:
-    """The name of a run for people: pair, method and seed."""
-    name = "teacher" if run.role == "teacher" else f"{run.label}-seed{run.seed}"
+    """The name of a run for people: pair, method and seed, and which teacher where there are several."""
+    taught = "" if run.teacher_seed is None else f"-teacher{run.teacher_seed}"
+    name = "teacher" if run.role == "teacher" else f"{run.label}{taught}-seed{run.seed}"
     return f"{run.pair}-{name}"
 
 

@@ -64,8 +64,7 @@ class StatusFile:
         running = []
         for run_id, run in status.running.items():
             report = status.progress.get(run_id, Progress())
-            named = {"run_id": run_id, "pair": run.pair, "method": run.label, "seed": run.seed, "role": run.role}
-            named["trial"] = None if run.trial is None else run.trial.number
+            named = run.named | {"trial": None if run.trial is None else run.trial.number}
             running.append(
                 {**named, "since": status.since[run_id], **{k: _finite(getattr(report, k)) for k in REPORTED}}
             )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from harness.borders import quoted
-from harness.experiment import network_rules, rules, yaml_reader
+from harness.experiment import controls, network_rules, rules, yaml_reader
 from harness.experiment.method import Method, dataset_entry, loss_entry, method_entry, nearest
 from harness.experiment.recipe import Spec, Train
 from harness.experiment.signatures import plain
@@ -288,10 +288,11 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
             if entry is not None and entry in seen:
                 report((key, index), f"{names[index]} is listed twice; list each entry once")
             seen.add(entry)
-    runs = len(experiment.pairs) * len(experiment.methods) * len(experiment.seeds)
+    runs = sum(rules.teachers(experiment).values()) * len(experiment.methods) * len(experiment.seeds)
     if runs > MOST_RUNS:
         report(
-            ("seeds",), f"pairs x methods x seeds are {runs:,} runs; allowed are {MOST_RUNS:,}. Divide the experiment"
+            ("seeds",),
+            f"teachers x methods x seeds are {runs:,} runs; allowed are {MOST_RUNS:,}. Divide the experiment",
         )
     try:
         rules.require_control(experiment)
@@ -300,9 +301,21 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
     given: tuple[tuple[str, ...], ...] = ()
     if experiment.search is not None:
         given = tuple(tuple(sorted(method.parameters)) for method in experiment.methods)
-    resolved = {"methods": tuple(m for m in methods if m is not None), "data": data, "pairs": pairs, "given": given}
+    known = tuple(m for m in methods if m is not None)
+    budget = experiment.budget
+    if experiment.controls:
+        listed = known
+        known = controls.with_controls(listed)
+        if given:  # what a control takes over from its method is fixed; `kd` as such is tuned like all methods
+            given += tuple(tuple(sorted(controls.fixed(method, listed))) for method in known[len(listed) :])
+        budget = budget.model_copy(update={"longer": budget.unit == "steps"})
+    resolved = {"methods": known, "data": data, "pairs": pairs, "given": given, "budget": budget}
     experiment = experiment.model_copy(update=resolved)
-    for at, message in (*rules.budget_problems(experiment), *rules.search_problems(experiment)):
+    for at, message in (
+        *rules.teacher_problems(experiment),
+        *rules.budget_problems(experiment),
+        *rules.search_problems(experiment),
+    ):
         report(at, message)
     return experiment
 

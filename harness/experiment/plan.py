@@ -21,8 +21,8 @@ TIMING = "step time"
 """The `algorithm` of a timing run."""
 
 
-def teacher_run(experiment: Experiment, pair: PairSpec) -> Run:
-    """The run that trains the pair's teacher, or evaluates the given checkpoint."""
+def teacher_run(experiment: Experiment, pair: PairSpec, seed: int | None = None) -> Run:
+    """The run that trains the pair's teacher of this seed, its first if None, or evaluates the given checkpoint."""
     teacher = pair.teacher
     optimizer = experiment.train.optimizer
     train = experiment.train.model_copy(
@@ -45,7 +45,7 @@ def teacher_run(experiment: Experiment, pair: PairSpec) -> Run:
         checkpoint=teacher.checkpoint,
         method=Method(name=PLAIN),
         train=train,
-        seed=teacher.seed,
+        seed=teacher.all_seeds[0] if seed is None else seed,
         overrides=experiment.overrides,
     )
 
@@ -56,6 +56,8 @@ def plan(
     times: Mapping[Key, StepTime] | None = None,
 ) -> list[Run]:
     """Every run of the experiment, teachers first, then seed by seed so that partial results are comparable.
+
+    Within a seed all teachers of a pair teach all methods; a method that needs no teacher has one run, under the first.
 
     Args:
         experiment: any.
@@ -169,15 +171,21 @@ def outline(experiment: Experiment) -> list[Run]:
         ValueError: the control `none` is not among the methods.
     """
     require_control(experiment)
-    teachers = {pair.name: teacher_run(experiment, pair) for pair in experiment.pairs}
+    teachers = {
+        pair.name: [teacher_run(experiment, pair, seed) for seed in pair.teacher.all_seeds] for pair in experiment.pairs
+    }
+    # Without a teacher's part in it a run is the same under every teacher. It keeps the first one's run_id, so that an
+    # experiment with one teacher that gets more trains nothing again.
     first = [
-        student_run(experiment, pair, teachers[pair.name], method, experiment.seeds[0])
+        student_run(experiment, pair, teacher, method, experiment.seeds[0])
         for pair in experiment.pairs
+        for number, teacher in enumerate(teachers[pair.name])
         for method in experiment.methods
+        if number == 0 or method.needs_teacher
     ]
     students = [run.model_copy(update={"seed": seed}) for seed in experiment.seeds for run in first]
     runs: dict[str, Run] = {}
-    for run in [*teachers.values(), *students]:
+    for run in [*(run for each in teachers.values() for run in each), *students]:
         runs.setdefault(run.run_id, run)  # two pairs may share a teacher
     return list(runs.values())
 
@@ -192,7 +200,7 @@ def student_run(experiment: Experiment, pair: PairSpec, teacher: Run, method: Me
         budget=experiment.budget.model_copy(update={"longer": False}),
         data=experiment.data,
         network=pair.student,
-        teacher=pair.teacher,
+        teacher=pair.teacher.model_copy(update={"seed": teacher.seed}) if pair.teacher.seeds else pair.teacher,
         teacher_run=teacher.run_id,
         method=method,
         train=experiment.train,

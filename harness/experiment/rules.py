@@ -71,6 +71,25 @@ def labels(experiment: Experiment) -> list[str]:
     return found
 
 
+def teachers(experiment: Experiment) -> dict[str, int]:
+    """By pair, the number of its teachers."""
+    return {pair.name: len(pair.teacher.all_seeds) for pair in experiment.pairs}
+
+
+def teacher_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Errors in the `seeds` of teachers that types do not show: key path and message."""
+    for index, pair in enumerate(experiment.pairs):
+        teacher, at = pair.teacher, ("pairs", index, "teacher", "seeds")
+        if teacher.seeds is None:
+            continue
+        if "seed" in teacher.model_fields_set:
+            yield at, "there is seed too, which is for one teacher. Delete seed"
+        if teacher.checkpoint is not None:
+            yield at, "the checkpoint is one trained teacher, and seeds train several. Delete seeds, or the checkpoint"
+        for seed in sorted({seed for seed in teacher.seeds if teacher.seeds.count(seed) > 1}):
+            yield at, f"{seed} is listed twice; list each seed once"
+
+
 def budget_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Errors in `budget` that types do not show: key path and message."""
     budget = experiment.budget

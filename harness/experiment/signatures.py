@@ -119,6 +119,13 @@ def _entry(name: str | None, target: str, parameters: type[BaseModel], constants
     wrong = [key for key in constants.get("added", ()) if key not in optional]
     if wrong:
         raise ValueError(f"{target}: added names {', '.join(wrong)}; allowed are parameters with a default: {optional}")
+    response = list(constants.get("response", {}).values())
+    weights = constants.get("weights", ("weight",))
+    if response and not (set(response) <= parameters.model_fields.keys() and set(response) & set(weights)):
+        raise ValueError(
+            f"{target}: response names {', '.join(map(str, response))}; its values are parameters of the method, and "
+            f"one of them is among its weights, {', '.join(weights)}"
+        )
     return Entry(name or target, target, parameters, constants)
 
 

@@ -119,7 +119,7 @@ class Network(Spec):
 
 
 class Teacher(Network):
-    """The teacher: trained once per experiment, or given as a checkpoint of the whole network."""
+    """The teacher: trained once per experiment and seed, or given as a checkpoint of the whole network."""
 
     checkpoint: Weights | None = None
     """Trained weights of the whole network: {path: FILE or FOLDER}, or hf:ORGANISATION/NAME@REVISION. Without it the
@@ -129,6 +129,13 @@ class Teacher(Network):
     lr: Positive | None = None
     """Learning rate of the teacher; train.optimizer.lr when not given."""
     seed: Seed = 0
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100)] | None = None
+    """In place of `seed`: a teacher is trained with each, and each teaches every method with every student seed."""
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds of all teachers of the pair."""
+        return self.seeds or (self.seed,)
 
     @field_validator("checkpoint", mode="before")
     @classmethod
@@ -160,6 +167,9 @@ class Experiment(Spec):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=10_000)]
     """One final run per method and seed; methods are compared seed by seed."""
     methods: Annotated[tuple[Annotated[Method, BeforeValidator(as_method)], ...], Field(min_length=1, max_length=1000)]
+    controls: bool = False
+    """Also run the controls: `kd`; of a method with a plain distillation among its terms that one by itself, at the
+    method's own weight; with `budget.unit: steps` the baseline for as long as the slowest method (`budget.longer`)."""
     search: Search | None = None
     """Before the final runs; for the rulesets `tuned` and `searched`."""
     resources: Resources = Resources()
@@ -202,7 +212,7 @@ class Run(Spec):
     network: Network
     """The network this run trains."""
     teacher: Teacher | None
-    """The pair's teacher; None when this run trains the teacher itself."""
+    """The pair's teacher, of several the one with this `seed`; None when this run trains the teacher itself."""
     teacher_run: str | None
     """run_id of the teacher's own run."""
     checkpoint: Weights | None = None
@@ -222,6 +232,25 @@ class Run(Spec):
     def label(self) -> str:
         """Label of its line in tables."""
         return control_label(self.method.label, self.control) if self.control else self.method.label
+
+    @property
+    def teacher_seed(self) -> int | None:
+        """Which teacher this run learns from: its seed; None if the pair has one teacher, or the method needs none."""
+        several = self.teacher is not None and len(self.teacher.all_seeds) > 1 and self.method.needs_teacher
+        return self.teacher.seed if several and self.teacher is not None else None
+
+    @property
+    def who(self) -> str:
+        """For people, beside the seed: "kd", or "kd teacher 1" of several teachers; "teacher", "teacher 1"."""
+        if self.role == "teacher":
+            return f"teacher {self.seed}" if self.seed else "teacher"
+        return self.label if self.teacher_seed is None else f"{self.label} teacher {self.teacher_seed}"
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """For programs: run_id, pair, method, seed and role; where there are several teachers `teacher_seed` too."""
+        found = {"run_id": self.run_id, "pair": self.pair, "method": self.label, "seed": self.seed, "role": self.role}
+        return found if self.teacher_seed is None else found | {"teacher_seed": self.teacher_seed}
 
     def identity(self) -> dict[str, Any]:
         """Everything that identifies the run, as plain data."""

@@ -213,4 +213,4 @@ def _fewer(table: Table) -> Table:
 
 def _run_ids(table: Table) -> set[str]:
     runs = {run for block in table.blocks for x in block.methods for run in x.run_ids.values()}
-    return runs | {block.teacher.run_id for block in table.blocks if block.teacher.run_id is not None}
+    return runs | {x.run_id for block in table.blocks for x in block.teachers if x.run_id is not None}

@@ -34,9 +34,10 @@ _STANDARD = tuple(os.path.realpath(sysconfig.get_path(name)) + os.sep for name i
 
 
 def title(run: Run) -> str:
-    """A run for people: pair, method and seed."""
+    """A run for people: pair, method and seed, and which teacher where there are several."""
     name = "teacher" if run.role == "teacher" else f"method {run.label}"
-    return f"pair {run.pair}, {name}, seed {run.seed}"
+    taught = "" if run.teacher_seed is None else f", teacher {run.teacher_seed}"
+    return f"pair {run.pair}, {name}{taught}, seed {run.seed}"
 
 
 def message(error: BaseException, run: Run | None = None) -> str:

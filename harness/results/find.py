@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     *("run_id", "experiment", "status", "role", "pair", "method", "method_parameters", "seed", "control", "trial"),
+    "teacher_network",
 )
 SHOWN = 20
 """Runs that an error lists."""
-WANTED = "a run_id, its beginning, method/seed or pair/method/seed"
+WANTED = "a run_id, its beginning, method/seed or pair/method/seed (of several teachers: kd/0/teacher1)"
 
 
 def find_finished(results: str | Path, run: str) -> tuple[Path, dict[str, Any]]:
@@ -27,7 +28,8 @@ def find_finished(results: str | Path, run: str) -> tuple[Path, dict[str, Any]]:
     Args:
         results: folder of all results, or the results folder of one experiment.
         run: a run_id, or its first characters; or `method/seed`, e.g. "kd/0", and `pair/method/seed`. The method of a
-            teacher is "teacher"; one with parameters may be written as tables have it, "kd(temperature=2.0)".
+            teacher is "teacher"; one with parameters may be written as tables have it, "kd(temperature=2.0)". Where a
+            pair has several teachers, the seed of one follows: `kd/0/teacher1`.
 
     Raises:
         ValueError: no run is meant, or several, which are listed; the run failed; or a row is corrupt.
@@ -60,23 +62,27 @@ def find_finished(results: str | Path, run: str) -> tuple[Path, dict[str, Any]]:
 
 def name_of(run: "Run", runs: Sequence["Run"]) -> str:
     """The shortest name of a run that `find_finished` understands, among the runs of its experiment."""
-    own = _names(run.role, run.pair, run.method.name, run.seed)
-    others = [
-        _names(other.role, other.pair, other.method.name, other.seed)
+    own = _names(run.role, run.pair, run.method.name, run.seed, run.teacher_seed)
+    others = {
+        name
         for other in runs
         if other.control is None and other is not run
-    ]
-    if run.control is None:
-        for place, name in enumerate(own):
-            if all(name != other[place] for other in others):
-                return name
-    return run.run_id
+        for name in _names(other.role, other.pair, other.method.name, other.seed, other.teacher_seed)
+    }
+    free = [name for name in own if name not in others and run.control is None]
+    return free[0] if free else run.run_id
 
 
-def _names(role: str, pair: str, method: str, seed: int) -> tuple[str, str]:
-    """method/seed and pair/method/seed."""
+def _names(role: str, pair: str, method: str, seed: int, teacher: int | None) -> list[str]:
+    """method/seed and pair/method/seed, and both with the teacher's seed, if it is given."""
     name = f"{'teacher' if role == 'teacher' else method}/{seed}"
-    return name, f"{pair}/{name}"
+    taught = [] if teacher is None or role == "teacher" else [f"{name}/teacher{teacher}"]
+    return [each for short in (name, *taught) for each in (short, f"{pair}/{short}")]
+
+
+def _names_of(row: dict[str, Any], method: str) -> list[str]:
+    teacher = json.loads(row["teacher_network"]).get("seed")
+    return _names(row["role"], row["pair"], method, row["seed"], teacher)
 
 
 def experiment_folders(results: Path) -> list[Path]:
@@ -108,15 +114,16 @@ def _is_named(row: dict[str, Any], run: str) -> bool:
     if "(" in run:  # with parameters, as tables have it
         with contextlib.suppress(ValueError):
             methods.append(Method(name=row["method"], parameters=json.loads(row["method_parameters"])).label)
-    return any(run in _names(row["role"], row["pair"], method, row["seed"]) for method in methods)
+    return any(run in _names_of(row, method) for method in methods)
 
 
 def _listed(chosen: list[tuple[Path, dict[str, Any]]], count: int) -> str:
     lines = []
+    several = len({json.loads(row["teacher_network"]).get("seed") for _, row in chosen}) > 1
     for folder, row in chosen:
         given = f" {row['method_parameters']}" if row["method_parameters"] != "{}" else ""
         control = f" at {row['control']}" if row["control"] else ""
-        name = _names(row["role"], row["pair"], row["method"], row["seed"])[1]
+        name = _names_of(row, row["method"])[-1 if several else 1]
         lines.append(quoted(f"  {row['run_id']}  {folder.name}: {name}{control}{given}", 300))
     more = [f"  ... and {count - SHOWN} more"] if count > SHOWN else []
     return "\n".join([" These are there:", *lines, *more])

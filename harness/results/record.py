@@ -52,6 +52,8 @@ def _described(run: Run) -> dict[str, Any]:
         return json.dumps(value, sort_keys=True)
 
     spec = run.model_dump(mode="json")
+    if spec["teacher"] is not None:
+        del spec["teacher"]["seeds"]  # those of the experiment; the row's teacher is the one with `seed`
     return {
         "run_id": run.run_id,
         "experiment": run.experiment,

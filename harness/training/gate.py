@@ -96,8 +96,8 @@ def require(runs: Sequence[Run], resources: Resources, directory: Path) -> None:
 def problems(runs: Sequence[Run], facts: Facts) -> Iterator[str]:
     """What would make runs fail, a line each. A rule is applied to a combination where those before it have passed."""
     said: set[tuple[str, str]] = set()
-    for run in _distinct(runs):
-        for rule in RULES:
+    for run, rules in [*((run, RULES) for run in _distinct(runs)), *((run, RULES_OF_EACH) for run in _taught(runs))]:
+        for rule in rules:
             try:
                 rule(run, facts)
             except ValueError as error:
@@ -257,6 +257,8 @@ def method(run: Run, facts: Facts) -> None:
 Rule = Callable[[Run, Facts], None]
 RULES: tuple[Rule, ...] = (recipe, machine, data, networks, given_weights, trained_teacher, loss, method)
 """In this order: what is cheap, and what others rest on, comes first."""
+RULES_OF_EACH: tuple[Rule, ...] = (trained_teacher,)
+"""Those of every teacher's weights, also where they differ in the seed only."""
 
 
 class _Step:
@@ -350,6 +352,11 @@ def _plain(teacher: Network) -> Network:
     return teacher.model_copy(update={"encoder_weights": None})
 
 
+def _taught(runs: Sequence[Run]) -> list[Run]:
+    """A run of each teacher: those that differ in their seed only are one combination, with weights of their own."""
+    return list({run.teacher_run: run for run in reversed(runs) if run.method.needs_teacher}.values())
+
+
 def _enough(size: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(side if side <= ENOUGH_SIDE else ENOUGH_SIDE + side % 32 for side in size)
 
@@ -366,7 +373,8 @@ def _distinct(runs: Sequence[Run]) -> list[Run]:
         # end before a control's.
         steps = 1 if run.train.schedule.name in SCHEDULES else run.train.steps
         train = run.train.model_copy(update={"steps": steps, "optimizer": None, "schedule": None})
-        parts = (run.network, run.teacher, run.checkpoint, run.method, train, run.data, run.pair)
+        teacher = run.teacher and run.teacher.model_copy(update={"seed": 0})  # another seed is another start, no more
+        parts = (run.network, teacher, run.checkpoint, run.method, train, run.data, run.pair)
         found.setdefault(" ".join(repr(part) for part in parts), run)
     pairs = list(dict.fromkeys(run.pair for run in found.values()))
     return sorted(found.values(), key=lambda run: pairs.index(run.pair))

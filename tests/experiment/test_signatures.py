@@ -226,3 +226,14 @@ def test_added_names_parameters_with_a_default(module, wrong):
     )
     with pytest.raises(ValueError, match=rf"added names {wrong}; allowed are parameters with a default: \['a'\]"):
         signatures.entry(f"{name}:M")
+
+
+@pytest.mark.parametrize("response", [{"weight": "other"}, {"temperature": "tau"}])
+def test_response_names_parameters_and_a_weight(module, response):
+    name = module(
+        f"class M:\n    response = {response}\n\n    def __init__(self, pair, *, weight: float = 1, tau: float = 1): ...\n"
+    )
+    with pytest.raises(
+        ValueError, match="its values are parameters of the method, and one of them is among its weights"
+    ):
+        signatures.entry(f"{name}:M")

@@ -60,7 +60,7 @@ MISTAKES = {
     ("seeds:", "Seeds:"): [
         "e.yaml: seeds: this key is missing",
         "e.yaml:12: Seeds: unknown key. Did you mean 'seeds'? Allowed: name, protocol, data, pairs, train, budget, seeds, "
-        "methods, search, resources",
+        "methods, controls, search, resources",
     ],
     ("      encoder: resnet18", "      encoder: resnet18\n      encoder_wieghts: 1"): [
         "e.yaml:9: pairs.0.student.encoder_wieghts: unknown key. Did you mean 'encoder_weights'? Allowed: architecture, encoder"

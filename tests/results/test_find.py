@@ -106,3 +106,15 @@ def test_the_shortest_name_of_a_run_is_understood(tmp_path):
         assert len(set(names)) == len(runs)
         for run, name in zip(runs, names, strict=True):
             assert name == run.run_id or run.method.label == run.method.name
+
+
+def test_of_several_teachers_one_is_named(tmp_path):
+    for teacher in (0, 4):
+        network = json.dumps({"architecture": "fpn", "encoder": "tu-efficientnet_lite2", "seed": teacher})
+        row = make_row("kd", 0, teacher_network=network, teacher_run_id=f"t{teacher}", experiment="many")
+        store.write_run(tmp_path / "many", {**row, "run_id": f"kd{teacher}"})
+    with pytest.raises(ValueError, match="names 2 rows") as error:
+        find_finished(tmp_path, "kd/0")
+    assert "lite2-to-tiny/kd/0/teacher4" in str(error.value)
+    assert find_finished(tmp_path, "kd/0/teacher4")[1]["run_id"] == "kd4"
+    assert find_finished(tmp_path, "lite2-to-tiny/kd/0/teacher0")[1]["run_id"] == "kd0"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from harness.analysis.columns import cells
 from harness.analysis.labels import REFERENCES
 from harness.analysis.tables import Table
+from harness.analysis.teachers import key_text
 from harness.borders import script_json, shell, without_folders
 from harness.metrics import hits_and_unions
 
@@ -49,9 +50,14 @@ def page_data(
         An object of `missing` (number of rows not on the page), `columns`, `rows` (the values of `COLUMNS` for each
         run), `facts` (by name: the distinct `values`, and `at`, the index of each run's value, -1 for none), `iou` (of
         each run's classes), and `blocks` (pair, dataset, labels of the references, and for every line its label, texts
-        and runs by seed).
+        and runs by seed, or "teacher T, seed S").
     """
-    names = {run: line.label for block in table.blocks for line in block.methods for run in line.run_ids.values()}
+    names = {
+        run: f"{line.label}, teacher {key[0]}" if isinstance(key, tuple) else line.label
+        for block in table.blocks
+        for line in block.methods
+        for key, run in line.run_ids.items()
+    }
     places = {str(row["run_id"]): i for i, row in enumerate(rows)}
     data = {
         "missing": 0 if total is None else total - len(rows),
@@ -69,7 +75,7 @@ def page_data(
                     {
                         "label": line.label,
                         "cells": cells(line)[1:],
-                        "runs": {str(seed): places[run] for seed, run in line.run_ids.items() if run in places},
+                        "runs": {key_text(key): places[run] for key, run in line.run_ids.items() if run in places},
                     }
                     for line in block.methods
                 ],

@@ -108,7 +108,9 @@ const source = runs => [...(data.missing ? [make("p", "Of " + data.missing + " m
   list([["runs", runs.length], ["commit", different(runs, "code_version")],
   ["protocol", different(runs, "protocol_version")], ["device", different(runs, "device")]]),
   make("h3", "Repeat them"), make("pre", [...new Set(runs.map(run => fact(run, "repeat")))].join("\n"))];
-const seeds = line => Object.keys(line.runs).map(Number).sort((a, b) => a - b);
+const seeds = line => Object.keys(line.runs).map(key => isNaN(key) ? key : Number(key)).sort((a, b) => String(a).localeCompare(String(b), undefined, {numeric: true}));
+// A line that several teachers share has a run for each seed only.
+const at = (line, key) => line.runs[key] ?? line.runs[String(key).split("seed ")[1]];
 
 // --- cells of the comparison: the runs behind each number
 
@@ -120,16 +122,17 @@ const cell = (block, line, column, title) => {
   const compares = title in AGAINST, reference = compares ? block.lines.find(x => x.label === block.references[AGAINST[title]]) : null;
   if (!runs.length) return show(name, said, make("p", "No run has a result."));
   if (reference === line) return show(name, said, make("p", "It is what the others are compared with."), ...source(runs));
-  const both = reference ? seeds(line).filter(seed => seed in reference.runs) : [];
+  const more = reference && seeds(reference).length > seeds(line).length ? reference : line;
+  const both = reference ? seeds(more).filter(key => at(line, key) !== undefined && at(reference, key) !== undefined) : [];
   if (compares && !both.length) return show(name, said, make("p", "There is no run of the same seed to compare with."), ...source(runs));
   if (!compares) {
     const value = run => title in OF_A_RUN ? data.rows[run][OF_A_RUN[title]] : fact(run, "peak_memory_mb");
     return show(name, said, table(["seed", title, "run"], seeds(line).map(s => [s, value(line.runs[s]), link(line.runs[s])])), ...source(runs));
   }
   show(name, said, table(["seed", line.label, reference.label, "difference", "run", "run of " + reference.label], both.map(s => {
-    const [a, b] = [line.runs[s], reference.runs[s]];
+    const [a, b] = [at(line, s), at(reference, s)];
     return [s, miou(a).toFixed(2), miou(b).toFixed(2), (miou(a) - miou(b)).toFixed(2), link(a), link(b)];
-  })), ...source([...both.map(s => line.runs[s]), ...both.map(s => reference.runs[s])]));
+  })), ...source([...new Set(both.flatMap(s => [at(line, s), at(reference, s)]))]));
 };
 document.querySelectorAll("table[data-block]").forEach(node => {
   const block = data.blocks[node.dataset.block], byClass = node.classList.contains("heat");

@@ -132,14 +132,16 @@ def _block(
     outcomes: Sequence["Outcome"],
 ) -> str:
     floor = "not measured" if block.floor is None else f"{block.floor:.2f}"
-    teacher = block.teacher
+    teacher, taught = block.teacher, block.of_teachers()
     facts = [
-        ("Teacher mIoU", f"{teacher.miou:.2f}" if teacher.miou is not None else "–", teacher.text),
+        ("Teacher mIoU", f"{taught:.2f}" if taught is not None else "–", teacher.text),
         ("Single-pixel baseline", floor, "best prediction from the pixel alone"),
         ("Budget", block.budget, f"per run, on {block.devices}"),
         ("Rules", block.rules, f"protocol {table.protocol}"),
     ]
-    if teacher.miou is not None:
+    if block.others:
+        facts[0] = ("Teachers' mIoU", facts[0][1], f"mean of {len(block.teachers)}, {teacher.steps} steps each")
+    elif teacher.miou is not None:
         facts[0] = (*facts[0][:2], f"{teacher.steps} steps, one run" if teacher.steps else "weights given")
     tiles = "".join(f"<div><dt>{_e(k)}</dt><dd>{_e(v)}<small>{_e(more)}</small></dd></div>" for k, v, more in facts)
     return f"""<section>
@@ -266,8 +268,8 @@ def _inline(svg: str, prefix: str, label: str = "dev mIoU over training steps, b
 def _by_class(number: int, block: Block, by_id: Mapping[str, Row], iou_of: Mapping[str, NDArray[np.float64]]) -> str:
     """Classes down, methods across: a phone is narrow and datasets have up to 150 classes."""
     columns: list[tuple[str, NDArray[np.float64]]] = []
-    if (teacher := iou_of.get(block.teacher.run_id or "")) is not None:
-        columns.append(("teacher", teacher))
+    if taught := [iou_of[x.run_id] for x in block.teachers if x.run_id is not None and x.run_id in iou_of]:
+        columns.append(("teacher", _mean(taught)))
     first: Row | None = None
     for line in block.methods:
         if mine := list(line.run_ids.values()):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from harness.analysis.lines import MethodRow
 from harness.analysis.tables import Block
+from harness.analysis.teachers import seed_of
 from harness.borders import html
 from harness.report.page.colours import Row, class_colours, class_names, colourise, rgb
 
@@ -73,10 +74,11 @@ def section(number: int, block: Block, by_id: Mapping[str, Row], samples: Mappin
                         views[2] = _against(guess, base, whole["label"], void)
                 pictures.append(_picture(name, index, *views))
         strips.append(f'<div class="strip">{"".join(pictures)}</div>')
-    seed = min((seed for line in block.methods for seed in line.run_ids), default=0)
+    seed = min((seed_of(key) for line in block.methods for key in line.run_ids), default=0)
+    first = f" and teacher {block.teacher.seed}" if block.others else ""
     return (
         f'<div class="views">{_choice(number)}{_keys(row, colours)}{"".join(strips)}</div>'
-        f'<p class="note">Students of seed {seed}, or of a method\'s first finished seed.</p>'
+        f'<p class="note">Students of seed {seed}{first}, or of a method\'s first finished seed.</p>'
     )
 
 

@@ -73,7 +73,7 @@ def panel(block: Block, curves: Mapping[str, Any]) -> Panel:
         out.append(Curve(line.label, tuple(seeds)) if seeds else None)
     thin = "single seeds" if all(c is None or len(c.seeds) <= THIN for c in out) else f"the first {THIN} seeds"
     title = f"{block.pair}, {block.dataset} (thin lines: {thin})"
-    return Panel(title, tuple(out), block.dev_floor, block.teacher.dev_miou)
+    return Panel(title, tuple(out), block.dev_floor, block.of_teachers("dev"))
 
 
 def curve_figure(panels: Sequence[Panel], width: float = 7.6, height: float = 4.4) -> "Figure":
