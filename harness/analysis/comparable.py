@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.arrays import Shared
-from harness.experiment.recipe import without_defaults_of_added_keys
+from harness.experiment.recipe import NO_NUMBER, without_defaults_of_added_keys
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _canonical(value: Any) -> str:
 
 def _essential(value: Any) -> Any:
     if isinstance(value, dict):
-        places = ("path", "checkpoint_every", *(("tag", "hub", "package", "source") if "sha256" in value else ()))
+        places = ("path", *NO_NUMBER, *(("tag", "hub", "package", "source") if "sha256" in value else ()))
         return {k: _essential(v) for k, v in value.items() if k not in places and v is not None}
     return value
 

@@ -8,7 +8,7 @@ without distillation (`none`, the baseline) is part of every comparison.
 from collections.abc import Mapping
 
 from harness.experiment.method import Method
-from harness.experiment.recipe import Budget, StepTime
+from harness.experiment.recipe import NO_NUMBER, Budget, StepTime
 from harness.experiment.rules import ADDED_CONTROL, PLAIN, Found, Key, needs_times, require_control, require_point
 from harness.experiment.search_settings import Trial
 from harness.experiment.space import LR, with_point
@@ -93,7 +93,7 @@ def foreseen(experiment: Experiment) -> list[Run]:
 def timing_runs(experiment: Experiment) -> list[Run]:
     """Runs of a few steps that time a step of each method on each pair, `REPEATS` times, all methods in turn."""
     train = experiment.train.model_copy(
-        update={"steps": WARM_UP_STEPS + TIMED_STEPS, "eval_every": None, "checkpoint_every": None}
+        update={"steps": WARM_UP_STEPS + TIMED_STEPS, "eval_every": None, **dict.fromkeys(NO_NUMBER)}
     )
     runs = []
     for repeat in range(REPEATS):

@@ -361,11 +361,14 @@ class StepTime(Spec):
     repeats: tuple[float, ...]
 
 
+NO_NUMBER = ("checkpoint_every", "gradients_every")
+"""Keys of the recipe that change no number of a run, and are no part of its identity."""
+
 ADDED: tuple[tuple[tuple[str, ...], type[Spec], tuple[str, ...]], ...] = (
     (("augment",), Augment, ("saturation", "hue", "scale_step", "class_cap")),
     (("optimizer",), Optimizer, ("encoder_lr_factor", "parameters")),
     (("schedule",), Schedule, ("parameters",)),
-    ((), Train, ("normalize", "evaluation", "loss", "ema", "gradients_every")),
+    ((), Train, ("normalize", "evaluation", "loss", "ema")),
 )
 """Keys added after the first release, by section; at their defaults they are not part of a run's identity."""
 

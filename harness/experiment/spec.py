@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from harness.borders import quoted
 from harness.experiment.method import Method, as_method
 from harness.experiment.recipe import (
+    NO_NUMBER,
     Budget,
     Control,
     Positive,
@@ -266,7 +267,8 @@ class Run(Spec):
             for key in ("layout", "unlabelled"):
                 if spec["data"]["parameters"].get(key, "") is None:
                     del spec["data"]["parameters"][key]
-        spec["train"].pop("checkpoint_every")
+        for key in NO_NUMBER:
+            spec["train"].pop(key)
         # Keys added later are left out when unset, so that earlier run_ids stay.
         for section, keys in ((spec, ("trial", "source", "control")), (spec["budget"], ("seconds",))):
             for key in keys:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.experiment.plan import pointed, student_run, teacher_run
+from harness.experiment.recipe import NO_NUMBER
 from harness.experiment.rules import Key
 from harness.experiment.search_settings import Trial
 from harness.experiment.space import Space, point_of, settings_of, space_of, tied_space_of, values_in
@@ -54,7 +55,7 @@ def studies_of(experiment: Experiment) -> list[Study]:
         )
     # Checkpoints come with evaluations, where an algorithm may pause a trial; they are no part of its identity.
     train = experiment.train.model_copy(
-        update={"steps": search.steps_of(experiment.train.steps), "checkpoint_every": None}
+        update={"steps": search.steps_of(experiment.train.steps), **dict.fromkeys(NO_NUMBER)}
     )
     tied = search.algorithm is None and not search.untied
     found = []

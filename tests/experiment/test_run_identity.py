@@ -80,6 +80,7 @@ def test_a_run_survives_the_way_to_a_worker(tmp_path):
         "pairs.0.name=other",
         "resources={workers: 2, cpus_per_worker: 3, gpus_per_worker: 0.5, address: auto}",
         "train.checkpoint_every=1",
+        "train.gradients_every=1",
         "train.optimizer.lr=0.01",  # the default
         "train.optimizer.momentum=0.9",
         "train.augment={crop_hw: null, saturation: 0, hue: 0, scale_step: 0, class_cap: 1}",
@@ -181,7 +182,9 @@ def test_what_changes_the_numbers_changes_the_run(tmp_path, override):
 def test_every_setting_of_the_recipe_is_covered_above(tmp_path):
     """A new key of `train` is either in CHANGES or said to change nothing."""
     train = load(tmp_path).train
-    keys = {f"train.{k}" for k in type(train).model_fields} - {"train.checkpoint_every", "train.eval_batch_size"}
+    keys = {f"train.{k}" for k in type(train).model_fields} - {
+        f"train.{key}" for key in ("checkpoint_every", "gradients_every", "eval_batch_size")
+    }
     covered = {key.split("=")[0] for key in CHANGES}
     covered |= {"train.evaluation.stride_hw"}  # given with its window
     covered |= {"train.optimizer.parameters", "train.schedule.parameters"}  # filled in from the keys beside a name
