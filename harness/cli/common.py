@@ -63,6 +63,22 @@ def answering() -> Iterator[None]:
         raise typer.Exit(2 if isinstance(error, (ValueError, *WRONG_PATH)) else 1) from None
 
 
+def require_place(results: Path) -> None:
+    """Check that a results folder that is not there yet can be made, before seconds are spent on what goes into it.
+
+    Raises:
+        ValueError: it cannot; says why, and the remedy.
+    """
+    if results.exists():
+        return
+    above = next(folder for folder in results.absolute().parents if os.path.lexists(folder))
+    remedy = f"give a folder of your own: --results {Path.home() / 'results'}"
+    if not above.is_dir():
+        raise ValueError(f"--results {results}: {above} is no folder; {remedy}")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"--results {results}: you cannot write into {above}; {remedy}")
+
+
 def load(file: Path, overrides: list[str] | None, here: bool = True) -> "Experiment":
     """The experiment of a file; `here` is False where the paths of data and weights may be a cluster's."""
     from harness.experiment import load as loader

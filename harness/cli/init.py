@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, AsJson, Results, Set, answering
+from harness.cli.common import DEFAULT_RESULTS, AsJson, Results, Set, answering, require_place
 from harness.cli.run import run
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def distill(
         from harness.borders import shell
         from harness.files import write_atomic
 
+        require_place(results)
         given = {"data": data, "teacher": teacher, "student": student, "methods": methods, "gpus": gpus}
         text = _checked(_complete(given), file, overrides or [])
         if not (file.is_file() and file.read_bytes() == text.encode()):
@@ -120,14 +121,27 @@ def _complete(given: Mapping[str, Any]) -> "Answers":
     defaults |= {"methods": starter.METHODS, "gpus": 0}
     found = {name: value for name, value in given.items() if value is not None}
     if sys.stdin.isatty() and sys.stdout.isatty():
-        for name, question in QUESTIONS.items():
-            if name not in found:
-                found[name] = typer.prompt(question, default=defaults[name])
+        for name in [name for name in QUESTIONS if name not in found]:
+            found[name] = _asked(name, defaults[name])
     elif missing := [f"--{name}" for name in ("data", "teacher", "student") if name not in found]:
         raise ValueError(f"{', '.join(missing)}: missing; this is not a terminal, where it would be asked")
     answers = starter.Answers(**{**defaults, **found})
     own = _own_weights(Path(answers.teacher)) if isinstance(answers.teacher, str) else None
     return answers if own is None else starter.Answers(**{**defaults, **found, **own})
+
+
+def _asked(name: str, default: Any) -> Any:
+    """An answer from the terminal, asked for until it has a form that is allowed."""
+    from harness.experiment.starter import require_answer
+
+    while True:
+        answer = typer.prompt(QUESTIONS[name], default=default)
+        try:
+            require_answer(name, answer)
+        except ValueError as error:
+            typer.echo(f"error: {error}", err=True)
+            continue
+        return answer
 
 
 def _own_weights(path: Path) -> dict[str, Any] | None:
@@ -172,8 +186,17 @@ def _checked(answers: "Answers", file: Path, overrides: list[str] | None = None)
 def _image_size(data: str) -> tuple[int, int] | None:
     """Height and width of one of the folder's images; None where there is none that can be read."""
     from harness.datasets.header import header
+    from harness.experiment.starter import IMAGES_OF, data_of
+    from harness.experiment.yaml_reader import expand_variables
 
-    images = Path(data) / "images"
+    section = data_of(data)
+    if section["name"] != "folder":
+        return None
+    try:
+        inner = IMAGES_OF.get(section.get("parameters", {}).get("layout"), "images")
+        images = Path(expand_variables(section["root"])) / inner
+    except ValueError:  # which the reader of the file says of its key
+        return None
     for path in sorted(images.rglob("*"))[:10_000] if images.is_dir() else ():
         try:
             if path.is_file():

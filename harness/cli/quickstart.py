@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, AsJson, RerunChanged, Results, Set, answering
+from harness.cli.common import DEFAULT_RESULTS, AsJson, RerunChanged, Results, Set, answering, require_place
 from harness.cli.run import run
 
 
@@ -20,6 +20,7 @@ def quickstart(
     with answering():
         from harness.files import shipped
 
+        require_place(results)
         file = _shown(shipped("experiments") / "quickstart.yaml")
         if not as_json:
             typer.echo(f"the experiment: {file}")

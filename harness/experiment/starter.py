@@ -19,6 +19,8 @@ DATA, TEACHER, STUDENT = "texmosaic", "unet:tu-resnet18d", "unet:tu-resnet10t"
 """Answers that work anywhere, in minutes on a CPU."""
 BUILT_IN = ("texmosaic", "landcover")
 """Datasets that need no folder."""
+IMAGES_OF = {"cityscapes": "leftImg8bit", "voc": "JPEGImages"}
+"""Layouts of a folder of one's own, by where its images are; without one they are in `images`."""
 MOST_GPUS = 100_000
 SIDE = 32
 """Crops are multiples of it."""
@@ -58,10 +60,9 @@ def starter(answers: Answers, name: str, size_hw: tuple[int, int] | None = None)
     Raises:
         ValueError: an answer has a form that is not allowed; which names exist is left to `experiment.load.load`.
     """
-    data, teacher = _data(answers.data), _teacher(answers.teacher)
+    data, teacher = data_of(answers.data), _teacher(answers.teacher)
     student, methods = _network("--student", answers.student), _methods(answers.methods)
-    if not 0 <= answers.gpus <= MOST_GPUS:
-        raise ValueError(f"--gpus {answers.gpus}: allowed are 0 to {MOST_GPUS:,}; 0 trains on CPUs")
+    require_answer("gpus", answers.gpus)
     on_gpu = answers.gpus > 0
     steps, most = (20_000, 512) if on_gpu else (1_000, 128)
     crop = [_crop(side, most) for side in size_hw or ((512, 512) if data["name"] not in BUILT_IN else (64, 64))]
@@ -109,24 +110,46 @@ def _crop(side: int, most: int) -> int:
     return max(SIDE, min(side, most) // SIDE * SIDE)
 
 
+class _Written(yaml.SafeDumper):
+    """Quotes every text that YAML 1.2, by which files are read, may take for a number; PyYAML writes for YAML 1.1."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        node = super().represent_str(data)
+        if re.match(r"[-+.]?\d", data):
+            node.style = "'"
+        return node
+
+
+_Written.add_representer(str, _Written.represent_str)
+
+
 def _text(value: Any) -> str:
     """A value as YAML on one line."""
-    written: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=100_000)
+    written: str = yaml.dump(
+        value, Dumper=_Written, default_flow_style=True, sort_keys=False, allow_unicode=True, width=100_000
+    )
     return written.removesuffix("...\n").strip()
 
 
-def _data(given: str) -> dict[str, Any]:
+def data_of(given: str) -> dict[str, Any]:
+    """The section `data` of an answer.
+
+    Raises:
+        ValueError: no such folder and no dataset of this name.
+    """
     known = signatures.table("harness.datasets", "DATASETS")
     name, _, root = given.partition(":")
     if given in BUILT_IN:
         return {"name": given}
+    if name in BUILT_IN and root:
+        raise ValueError(f"--data {quoted(given)}: {name} needs no folder; write {name}")
     if name in known and root:
-        return {"name": name, "root": root}
+        return _folder(root) if name == "folder" else {"name": name, "root": root}
     if name in known and name not in BUILT_IN:
         raise ValueError(f"--data {given}: its folder is missing; write {given}:FOLDER")
-    if Path(given).is_dir() or "${" in given:
-        return {"name": "folder", "root": given}
-    if root and re.fullmatch(r"[\w.]+:\w+", given):
+    if (given.strip() and Path(given).is_dir()) or "${" in given:
+        return _folder(given)
+    if root and re.fullmatch(r"[\w.]+:\w+", given) and not (nearest(name, known) and not _importable(name)):
         return {"name": given}
     raise ValueError(
         f"--data {quoted(given)!r}: no such folder, and no dataset of this name.{nearest(name, known)} Give a folder "
@@ -150,19 +173,63 @@ def _teacher(given: str | Mapping[str, Any]) -> dict[str, Any]:
     return _network("--teacher", given)
 
 
+def _folder(root: str) -> dict[str, Any]:
+    """The section of a folder of the user's own, in the layout that its folders say."""
+    for layout, images in IMAGES_OF.items():
+        if (Path(root) / images).is_dir() and not (Path(root) / "images").is_dir():
+            return {"name": "folder", "root": root, "parameters": {"layout": layout}}
+    return {"name": "folder", "root": root}
+
+
+def _importable(module: str) -> bool:
+    """Whether there is such a module; it is not imported."""
+    try:
+        signatures.source_file(module)
+    except ValueError:
+        return False
+    return True
+
+
 def _network(flag: str, given: str) -> dict[str, Any]:
     """A library's network by architecture and encoder, or one of the user's own."""
     architecture, colon, encoder = given.partition(":")
+    if flag == "--student" and "@" in given:
+        raise ValueError(f"{flag} {quoted(given)!r}: a student is trained; only a teacher has weights after an @")
     if architecture in ARCHITECTURES:
         if not encoder:
-            raise ValueError(f"{flag} {given}: its encoder is missing; write {given}:tu-resnet18 or another encoder")
+            raise ValueError(
+                f"{flag} {quoted(given)}: its encoder is missing; write {architecture}:tu-resnet18 or another encoder"
+            )
         return {"architecture": architecture, "encoder": encoder}
-    if colon and re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", given) and not encoder.startswith("tu_"):
+    like_one = nearest(architecture, ARCHITECTURES) and not _importable(architecture)  # a slip, or UNet
+    if colon and re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", given) and not encoder.startswith("tu_") and not like_one:
         return {"architecture": given}
     raise ValueError(
         f"{flag} {quoted(given)!r}: unknown architecture.{nearest(architecture, ARCHITECTURES)} Give {NETWORK}; "
         f"architectures: {', '.join(ARCHITECTURES)}"
     )
+
+
+def require_answer(name: str, given: Any) -> None:
+    """Check one answer by itself, as it is given.
+
+    Args:
+        name: of the answer, as in `Answers`.
+        given: the answer.
+
+    Raises:
+        ValueError: it has a form that is not allowed.
+    """
+    if name == "gpus" and not 0 <= given <= MOST_GPUS:
+        raise ValueError(f"--gpus {given}: allowed are 0 to {MOST_GPUS:,}; 0 trains on CPUs")
+    if name == "student":
+        _network("--student", given)
+    if name == "methods":
+        _methods(given)
+    if name == "data":
+        data_of(given)
+    if name == "teacher" and not (isinstance(given, str) and Path(given).is_file()):  # weights say of what they are
+        _teacher(given)
 
 
 def _methods(given: str) -> list[str]:

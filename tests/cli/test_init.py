@@ -1,5 +1,6 @@
 """`init` and `distill`: experiment files from answers; and the line of `run` that says where the networks are."""
 
+import os
 import pty
 import shutil
 import subprocess
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.cli.init import _complete
 from harness.cli.run import say_where_networks_are
 from harness.experiment.load import load
 from harness.results import paths, store
 from harness.results.find import find_finished
 from tests.support.commands import ROOT, call, refused
+from tests.support.users import as_another_user, folder_of_all
 
 GIVEN = ("--teacher", "unet:tu-resnet18d", "--student", "unet:tu-resnet10t")
 
@@ -104,6 +107,18 @@ def test_a_file_that_is_there_is_kept(tmp_path):
         ({"methods": "kd: {temperature: .nan}"}, "write it as package.module:Class"),
         ({"gpus": "-1"}, "allowed are 0 to"),
         ({"gpus": "1000000000"}, "allowed are 0 to"),
+        ({"data": ""}, "no such folder, and no dataset of this name"),
+        (
+            {"data": "${NO_SUCH_VARIABLE}/x"},
+            "e.yaml:5: data.root: the environment variable NO_SUCH_VARIABLE is not set",
+        ),
+        ({"data": "cityscape:photos"}, "Did you mean 'cityscapes'?"),
+        ({"data": "mypkg.data:Fields"}, "no package or module 'mypkg'"),
+        ({"data": "texmosaic:photos"}, "texmosaic needs no folder; write texmosaic"),
+        ({"teacher": "UNet:resnet18"}, "Did you mean 'unet'?"),
+        ({"teacher": "unett:resnet18"}, "Did you mean 'unet'?"),
+        ({"teacher": "unet:"}, "write unet:tu-resnet18 or another"),
+        ({"student": "unet:resnet18@x.pth"}, "only a teacher has weights after an @"),
     ],
     ids=str,
 )
@@ -114,6 +129,69 @@ def test_wrong_answers_are_named_and_nothing_is_written(tmp_path, changes, words
     # The text is tried in a temporary file, which nobody knows; what is wrong is said of the file that was asked for.
     assert words in text and "\x1b" not in text and "experiment.yaml" not in text
     assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["1e3", "0x1F", "0o17", "null", "~", ".5", "+1", "2024-01-31", "on", "1_000", "'", "a: b #c"]
+)
+def test_no_name_of_a_folder_or_file_is_taken_for_a_number(folder, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    folder.rename(tmp_path / name)
+    call("init", f"{name}.yaml", "--data", name, *GIVEN)
+    experiment = load(tmp_path / f"{name}.yaml")
+    assert experiment.data.root == str(tmp_path / name) and experiment.train.augment.crop_hw == (64, 96)
+
+
+def test_the_crop_is_that_of_the_images_however_their_folder_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("FIELDS", str(tmp_path))
+    for i, data in enumerate((f"folder:{folder}", "${FIELDS}/" + folder.name)):
+        call("init", tmp_path / f"{i}.yaml", "--data", data, *GIVEN)
+        assert load(tmp_path / f"{i}.yaml").train.augment.crop_hw == (64, 96)
+
+
+@pytest.mark.parametrize(("layout", "images"), [("cityscapes", "leftImg8bit/train/aachen"), ("voc", "JPEGImages")])
+def test_a_folder_like_a_published_one_is_read_in_its_layout(tmp_path, layout, images):
+    (tmp_path / "data" / images).mkdir(parents=True)
+    Image.new("RGB", (100, 70)).save(tmp_path / "data" / images / "a.png")
+    for i, data in enumerate((tmp_path / "data", f"folder:{tmp_path / 'data'}")):
+        call("init", tmp_path / f"{i}.yaml", "--data", data, *GIVEN)
+        experiment = load(tmp_path / f"{i}.yaml")
+        assert experiment.data.parameters["layout"] == layout and experiment.train.augment.crop_hw == (64, 96)
+
+
+@pytest.mark.parametrize("command", [("quickstart",), ("distill", "--data", "texmosaic", *GIVEN)])
+def test_a_results_folder_that_cannot_be_made_is_said_before_anything_is_loaded(command):
+    def work():
+        os.chdir(folder)
+        for results, words in (("results", "you cannot write into"), ("file/r", "file is no folder")):
+            text = refused(*command, "--results", results)
+            assert words in text and "give a folder of your own: --results" in text
+        assert "torch" not in text and not (folder / "experiment.yaml").exists()
+
+    with folder_of_all() as folder:
+        folder = folder / "unwritable"
+        folder.mkdir()
+        (folder / "file").write_text("x")
+        folder.chmod(0o555)
+        try:
+            as_another_user(work)
+        finally:
+            folder.chmod(0o777)
+
+
+def test_a_wrong_answer_is_asked_for_again(monkeypatch, capsys):
+    answers = iter(
+        ["nosuch", "texmosaic", "unett:resnet18", "unet:tu-resnet18d", "@", "unet:tu-resnet10t", ",", "kd", -1, 0]
+    )
+    monkeypatch.setattr("harness.cli.init.typer.prompt", lambda *words, **more: next(answers))
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    found = _complete({})
+    assert (found.data, found.teacher, found.student, found.methods, found.gpus) == (
+        *("texmosaic", "unet:tu-resnet18d", "unet:tu-resnet10t", "kd"),
+        0,
+    )
+    assert capsys.readouterr().err.count("error: --") == 5
 
 
 def test_without_a_terminal_nothing_is_asked(tmp_path):
