@@ -52,8 +52,8 @@ def _described(run: Run) -> dict[str, Any]:
         return json.dumps(value, sort_keys=True)
 
     spec = run.model_dump(mode="json")
-    if spec["teacher"] is not None:
-        del spec["teacher"]["seeds"]  # those of the experiment; the row's teacher is the one with `seed`
+    # The row's teacher is the one with `seed`; `seeds` are all teachers of the pair.
+    teacher = {key: value for key, value in (spec["teacher"] or {}).items() if key != "seeds"}
     return {
         "run_id": run.run_id,
         "experiment": run.experiment,
@@ -70,7 +70,7 @@ def _described(run: Run) -> dict[str, Any]:
         "control": run.control,
         "steps": 0 if run.checkpoint is not None else run.train.steps,
         "pair": run.pair,
-        "teacher_network": text(spec["teacher"] or spec["network"]),
+        "teacher_network": text(teacher or spec["network"]),
         "student_network": text(spec["network"]),
         "teacher_run_id": run.teacher_run,
         "dataset": run.data.name,
