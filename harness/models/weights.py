@@ -121,8 +121,10 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, assi
         ValueError: names are missing or unexpected, or shapes or kinds of number differ; counts them.
     """
     own = network.state_dict()
-    found = _counted(own, fitted(own, by_own_names(own, state)))
-    differing = _differing(own, found)
+    found = fitted(own, by_own_names(own, state))
+    counted = _counted(own, found)
+    differing = _differing(own, found) if _differing(own, counted) else ""
+    found = found if differing else counted
     if differing and isinstance(network, TapNet):
         for plain in unprefixed(state):
             read = network.read_state(plain)
