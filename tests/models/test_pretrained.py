@@ -220,6 +220,16 @@ def test_a_repository_is_a_checkpoint(tmp_path: Path, served: Hub, revision: str
     assert load_weights(checkpoint).keys() == state.keys()
 
 
+def test_a_repositorys_description_comes_with_its_weights(tmp_path: Path, served: Hub) -> None:
+    described = {"model.safetensors": save(random_state(3)), "config.json": b'{"_model_class": "Unet"}'}
+    served.repositories["me/described"] = described
+    given = "pairs.0.teacher.checkpoint=hf:me/described"
+    checkpoint = harness.Bench(experiment(tmp_path, given), tmp_path).fetch_weights().pairs[0].teacher.checkpoint
+    assert checkpoint is not None
+    assert Path(checkpoint.path).with_name("config.json").read_bytes() == described["config.json"]
+    assert not Path(checkpoint.path).with_name("preprocessor_config.json").exists()
+
+
 def test_a_revision_that_is_not_there(tmp_path: Path, served: Hub) -> None:
     served.repositories["me/teacher"] = {"model.safetensors": b""}
     with pytest.raises(ValueError, match=r"pairs.0.teacher.checkpoint: .*there is no such revision.*--revision v9"):
