@@ -176,20 +176,42 @@ def critical(pairs: Pairs, freedom: Sequence[float] | NDArray[Any], level: float
 def _smallest_p(pairs: tuple[tuple[int, int], ...], freedom: tuple[float, ...]) -> Floats:
     """Draws of the smallest p-value of a family without any difference, in ascending order."""
     from scipy import special
-    from scipy.stats import qmc
 
     used, places = np.unique(np.array(pairs), return_inverse=True)
     places = places.reshape(-1, 2)
-    draws = _DRAWS if len(used) <= _MANY else _FEWER
-    drawn = qmc.Sobol(len(used) + 1, scramble=True, rng=0).random(draws)
-    drawn = drawn.clip(1e-12, 1 - 1e-12)
-    normal = special.ndtri(drawn[:, :-1])
-    smallest = np.ones(draws)
+    normal = _normal(len(used))
+    smallest = np.ones(len(normal))
     for each in set(freedom):
-        largest = np.zeros(draws)
+        largest = np.zeros(len(normal))
         for one, other in places[np.array(freedom) == each]:
             np.maximum(largest, np.abs(normal[:, one] - normal[:, other]), out=largest)
         # The errors share one estimated variance: one chi-square draw for all.
-        chi = special.chdtri(each, drawn[:, -1]) / each
-        np.minimum(smallest, 2 * special.stdtr(each, -largest / np.sqrt(2 * chi)), out=smallest)
+        np.minimum(smallest, 2 * special.stdtr(each, -largest / _estimate(len(used), each)), out=smallest)
     return np.sort(smallest)
+
+
+@functools.lru_cache(maxsize=4)
+def _uniform(methods: int) -> Floats:
+    """A fixed quasi-random sample: a column for each method, and one for the estimated variance."""
+    from scipy.stats import qmc
+
+    draws = _DRAWS if methods <= _MANY else _FEWER
+    return qmc.Sobol(methods + 1, scramble=True, rng=0).random(draws).clip(1e-12, 1 - 1e-12)
+
+
+@functools.lru_cache(maxsize=4)
+def _normal(methods: int) -> Floats:
+    """(draws, methods) means of methods in units of their standard error."""
+    from scipy import special
+
+    found: Floats = special.ndtri(_uniform(methods)[:, :-1])
+    return found
+
+
+@functools.lru_cache(maxsize=128)  # of 256 KB
+def _estimate(methods: int, freedom: float) -> Floats:
+    """(draws,) estimates of the standard error of a difference."""
+    from scipy import special
+
+    found: Floats = np.sqrt(2 * special.chdtri(freedom, _uniform(methods)[:, -1]) / freedom)
+    return found

@@ -368,7 +368,7 @@ ADDED: tuple[tuple[tuple[str, ...], type[Spec], tuple[str, ...]], ...] = (
     (("augment",), Augment, ("saturation", "hue", "scale_step", "class_cap")),
     (("optimizer",), Optimizer, ("encoder_lr_factor", "parameters")),
     (("schedule",), Schedule, ("parameters",)),
-    ((), Train, ("normalize", "evaluation", "loss", "ema")),
+    ((), Train, ("normalize", "evaluation", "loss", "ema", "gradients_every")),
 )
 """Keys added after the first release, by section; at their defaults they are not part of a run's identity."""
 
