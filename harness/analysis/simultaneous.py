@@ -196,7 +196,8 @@ def _uniform(methods: int) -> Floats:
     from scipy.stats import qmc
 
     draws = _DRAWS if methods <= _MANY else _FEWER
-    return qmc.Sobol(methods + 1, scramble=True, rng=0).random(draws).clip(1e-12, 1 - 1e-12)
+    found: Floats = qmc.Sobol(methods + 1, scramble=True, rng=0).random(draws).clip(1e-12, 1 - 1e-12)
+    return found
 
 
 @functools.lru_cache(maxsize=4)
