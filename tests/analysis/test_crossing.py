@@ -5,6 +5,7 @@ import pytest
 from scipy import special, stats
 
 from harness.analysis.crossing import Crossed, complete, crossed, planned, squares, tables, variance
+from harness.analysis.simultaneous import family
 
 TEACHERS, SEEDS = 3, 5
 
@@ -38,6 +39,37 @@ def test_the_interval_holds_whatever_the_shares(shape: tuple[int, int]) -> None:
     """In 93 to 98 %; too wide most where neither teachers nor seeds have an effect of their own."""
     found = [coverage(drawn(shape, tau, share, 6000)) for tau in (0, 0.5, 1, 2) for share in (0, 0.2, 0.8, 0.99)]
     assert min(found) >= 0.928 and max(found) <= 0.982
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("effect", ["none", "common", "own"])
+def test_false_findings_of_a_table_of_several_teachers(effect: str) -> None:
+    """A block of `none` and three methods that do not differ: anything is marked in at most 6 %, up to chance.
+
+    Teachers have no effect, one of the deviation of the seeds that is mostly common to all methods, or one that each
+    method has for itself.
+    """
+    rng, count = np.random.default_rng(0), 400
+    pairs = ((1, 0), (2, 0), (3, 0), (2, 1), (3, 1))
+    marked = 0
+    for _ in range(count):
+        found = tables(a_block(rng, effect), pairs)
+        means, errors, freedom = (np.array([getattr(x, name) for x in found]) for name in ("mean", "error", "freedom"))
+        together = family(means, errors, freedom, pairs)
+        marked += bool(((together.low > 0) | (together.high < 0)).any())
+    assert marked <= stats.binom.ppf(0.99, count, 0.06)
+
+
+def a_block(rng: np.random.Generator, effect: str) -> list[np.ndarray]:
+    """The values of `none`, which teachers share, and of three methods, without any difference."""
+    half = np.sqrt(0.5)
+    seed, common = half * rng.standard_normal((1, SEEDS)), rng.standard_normal((TEACHERS, 1))
+    shares = {"none": (0.0, 0.0), "common": (0.9, 0.1), "own": (0.0, 1.0)}[effect]
+    lines = [seed + half * rng.standard_normal((1, SEEDS))]
+    for _ in range(3):
+        teacher = np.sqrt(shares[0]) * common + np.sqrt(shares[1]) * rng.standard_normal((TEACHERS, 1))
+        lines.append(seed + teacher + half * rng.standard_normal((TEACHERS, SEEDS)))
+    return lines
 
 
 def test_seeds_alone_do_not_hold_where_teachers_differ() -> None:
