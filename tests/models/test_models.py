@@ -279,7 +279,7 @@ def test_other_images_than_rgb_batches_are_refused(shape: tuple[int, ...]) -> No
         ({"parameters": {"no_such_argument": 4}}, ["cannot be built", "no_such_argument"]),
         ({"parameters": {"classes": 4}}, ["no parameter 'classes'"]),
         ({"parameters": {"in_channels": 4}}, ["no parameter 'in_channels'"]),
-        ({"parameters": {"encoder_weights": "imagenet"}}, ["no parameter 'encoder_weights'"]),
+        ({"parameters": {"encoder_weights": "imagenet"}}, ["load no files", "Give the file as encoder_weights: {path:"]),
         ({"parameters": {"activation": "sigmoid"}}, ["no parameter 'activation'"]),
         ({"parameters": {"aux_params": {"classes": 2}}}, ["no parameter 'aux_params'"]),
         ({"encoder": "resnet18", "parameters": {"encoder_depth": 9}}, ["'encoder_depth': 9", "range [1, 5], got 9"]),
