@@ -127,6 +127,15 @@ def crossed(values: Floats) -> Crossed:
     return Crossed(mean, float(np.sqrt(found)), round(float(freedom), 1), teachers, seeds)
 
 
+def bounded(of: Crossed) -> float:
+    """Degrees of freedom of a comparison among several: no more than there are teachers.
+
+    A mean square of few teachers is often small by chance, and then pooled. That does no harm to 95 % intervals, but
+    the limits of a whole family lie farther out, where it would make several times as many false findings.
+    """
+    return min(of.freedom, float(max(1, of.teachers)))
+
+
 def planned(of: Squares, seeds: int) -> tuple[float, float]:
     """Standard error and degrees of freedom that another number of seeds is to give, with the same teachers."""
     error = float(of.error)

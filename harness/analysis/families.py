@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.arrays import BySeed, stacked
-from harness.analysis.crossing import crossed
+from harness.analysis.crossing import bounded, crossed
 from harness.analysis.labels import REFERENCES, Label
 from harness.analysis.lines import CONFIDENCE, Comparison
-from harness.analysis.simultaneous import errors, family
+from harness.analysis.simultaneous import errors, family, separate
 from harness.analysis.stats import (
     ROUNDING,
     Difference,
@@ -56,7 +56,7 @@ def compared(
     for (name, reference), (c, *_) in once.items():
         lost, won = met(failed[name], values[reference]), met(failed[reference], values[name])
         once[name, reference] = (replace(c, lost=lost, won=won), *once[name, reference][1:])
-    decided, count = _together(once, list(values))
+    decided, count = _together(once, list(values), bool(crossing.seeds_of))
     out: dict[tuple[Label, str], Comparison] = {}
     for name in values:
         for role, reference in (*named.items(), *((("own", own[name]),) if name in own else ())):
@@ -104,7 +104,7 @@ def _crossed(pairs: Sequence[Pair], values: Values, crossing: Crossing) -> dict[
             mean, error, freedom, teachers, n = _over_seeds(table[0])
         else:
             x = crossed(table)
-            mean, error, freedom, teachers, n = x.mean, x.error, x.freedom, x.teachers, x.teachers * x.seeds
+            mean, error, freedom, teachers, n = x.mean, x.error, bounded(x), x.teachers, x.teachers * x.seeds
         if not n:
             continue
         known = error > ROUNDING * max(1.0, abs(mean))
@@ -121,8 +121,13 @@ def _over_seeds(deltas: NDArray[np.float64]) -> tuple[float, float, float, int, 
     return float(known.mean()), error, float(known.size - 1), 0, known.size
 
 
-def _together(once: Mapping[Pair, Estimate], lines: Sequence[Label]) -> tuple[dict[Pair, Comparison], int]:
-    """Give the comparisons their simultaneous intervals and corrected p-values; how many have them."""
+def _together(
+    once: Mapping[Pair, Estimate], lines: Sequence[Label], several: bool
+) -> tuple[dict[Pair, Comparison], int]:
+    """Give the comparisons their simultaneous intervals and corrected p-values; how many have them.
+
+    With several teachers each comparison has a variance of its own, else they share one.
+    """
     out = {key: c for key, (c, _, _) in once.items()}
     tested = {key: c.p_paired for key, c in out.items() if c.p_paired is not None}
     for key, p in zip(tested, holm(list(tested.values())), strict=True):
@@ -133,7 +138,8 @@ def _together(once: Mapping[Pair, Estimate], lines: Sequence[Label]) -> tuple[di
     pairs = [(places[one], places[other]) for one, other in known]
     means = np.array([once[key][0].difference.mean for key in known])
     spread, freedom = (np.array([once[key][place] for key in known]) for place in (1, 2))
-    found = family(means, spread, freedom, pairs, 1 - CONFIDENCE)
+    level = 1 - CONFIDENCE
+    found = separate(means, spread, freedom, level) if several else family(means, spread, freedom, pairs, level)
     for key, low, high, p in zip(known, found.low, found.high, found.p_values, strict=True):
         difference = replace(out[key].difference, low=float(low), high=float(high), p_value=float(p))
         out[key] = replace(out[key], difference=difference)

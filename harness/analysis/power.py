@@ -105,9 +105,8 @@ def _detectable_crossed(of: Squares, n: int, pairs: tuple[tuple[int, int], ...])
     if n < 2:
         raise ValueError(f"{n} seeds: at least 2 are needed")
     error, freedom = planned(of, n)
-    whole = max(1, round(freedom))
-    level = critical(pairs, (whole,) * len(pairs), 1 - CONFIDENCE)
-    return detectable_difference(error * n**0.5, n, level, POWER, whole)
+    whole = max(1, round(min(freedom, of.teachers)))
+    return detectable_difference(error * n**0.5, n, (1 - CONFIDENCE) / len(pairs), POWER, whole)
 
 
 def _detectable(deviation: float, n: int, pairs: tuple[tuple[int, int], ...], methods: int) -> float:

@@ -145,10 +145,7 @@ def family(means: Floats, errors: Floats, freedom: NDArray[Any], pairs: Pairs, l
     count = len(pairs)
     if not len(means) == len(errors) == len(freedom) == count:
         raise ValueError(f"one mean, error and freedom per pair: {len(means)}, {len(errors)}, {len(freedom)}, {count}")
-    if not ((errors > 0).all() and (freedom >= 1).all() and 0 < level < 1):
-        raise ValueError(
-            f"errors > 0, freedom >= 1 and 0 < level < 1 are needed; given: {errors}, {freedom}, level={level}"
-        )
+    _require(errors, freedom, level)
     if not count:
         return Simultaneous(*(np.zeros(0),) * 3)
     single = 2 * special.stdtr(freedom, -np.abs(means) / errors)
@@ -158,6 +155,33 @@ def family(means: Floats, errors: Floats, freedom: NDArray[Any], pairs: Pairs, l
     p_values = np.clip(adjusted, single, np.minimum(1.0, count * single))
     half = -special.stdtrit(freedom, critical(pairs, freedom, level) / 2) * errors
     return Simultaneous(means - half, means + half, p_values)
+
+
+def separate(means: Floats, errors: Floats, freedom: NDArray[Any], level: float = 0.05) -> Simultaneous:
+    """Simultaneous intervals of comparisons with a variance of their own each, by Bonferroni's inequality.
+
+    Args:
+        means, errors: (K,) differences and their standard errors, > 0.
+        freedom: (K,) degrees of freedom of the errors, >= 1.
+        level: probability that any of the intervals misses, in (0, 1).
+
+    Raises:
+        ValueError: arguments out of these ranges.
+    """
+    from scipy import special
+
+    _require(errors, freedom, level)
+    count = max(1, len(means))
+    single = 2 * special.stdtr(freedom, -np.abs(means) / errors)
+    half = -special.stdtrit(freedom, level / count / 2) * errors
+    return Simultaneous(means - half, means + half, np.minimum(1.0, count * single))
+
+
+def _require(errors: Floats, freedom: NDArray[Any], level: float) -> None:
+    if not ((errors > 0).all() and (freedom >= 1).all() and 0 < level < 1):
+        raise ValueError(
+            f"errors > 0, freedom >= 1 and 0 < level < 1 are needed; given: {errors}, {freedom}, level={level}"
+        )
 
 
 def critical(pairs: Pairs, freedom: Sequence[float] | NDArray[Any], level: float = 0.05) -> float:

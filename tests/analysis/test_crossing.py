@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from harness.analysis.crossing import Crossed, complete, crossed, planned, squares, tables, variance
-from harness.analysis.simultaneous import family
+from harness.analysis.crossing import Crossed, bounded, complete, crossed, planned, squares, tables, variance
+from harness.analysis.simultaneous import separate
 
 TEACHERS, SEEDS = 3, 5
 
@@ -41,34 +41,44 @@ def test_the_interval_holds_whatever_the_shares(shape: tuple[int, int]) -> None:
     assert min(found) >= 0.928 and max(found) <= 0.982
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("effect", ["none", "common", "own"])
-def test_false_findings_of_a_table_of_several_teachers(effect: str) -> None:
-    """A block of `none` and three methods that do not differ: anything is marked in at most 6 %, up to chance.
+@pytest.mark.parametrize("shape", [(3, 3), (3, 5), (5, 5)])
+@pytest.mark.parametrize("tau", [0, 0.5, 1, 2])
+@pytest.mark.parametrize("own", [0.1, 1.0])
+def test_false_findings_of_a_table_of_several_teachers(shape: tuple[int, int], tau: float, own: float) -> None:
+    """Of `none` and three methods that do not differ, anything is marked in at most 6 % of tables, up to chance.
 
-    Teachers have no effect, one of the deviation of the seeds that is mostly common to all methods, or one that each
-    method has for itself.
+    A share `own` of what teachers do each method has for itself; the rest is common to all methods.
     """
-    rng, count = np.random.default_rng(0), 400
-    pairs = ((1, 0), (2, 0), (3, 0), (2, 1), (3, 1))
-    marked = 0
-    for _ in range(count):
-        found = tables(a_block(rng, effect), pairs)
-        means, errors, freedom = (np.array([getattr(x, name) for x in found]) for name in ("mean", "error", "freedom"))
-        together = family(means, errors, freedom, pairs)
-        marked += bool(((together.low > 0) | (together.high < 0)).any())
-    assert marked <= stats.binom.ppf(0.99, count, 0.06)
+    rng, count, missed = np.random.default_rng(0), 4000, np.array(False)
+    lines = a_block(rng, shape, tau, own, count)
+    for one, other in ((1, 0), (2, 0), (3, 0), (2, 1), (3, 1)):
+        deltas = lines[one] - lines[other]
+        found, freedom = variance(squares(deltas))
+        capped = [bounded(Crossed(0.0, 0.0, each, *shape)) for each in freedom]
+        half = -special.stdtrit(capped, 0.05 / 5 / 2) * np.sqrt(found)  # as `separate`, below
+        missed = missed | (np.abs(deltas.mean(axis=(1, 2))) > half)
+    assert missed.mean() <= stats.binom.ppf(0.999, count, 0.06) / count
 
 
-def a_block(rng: np.random.Generator, effect: str) -> list[np.ndarray]:
-    """The values of `none`, which teachers share, and of three methods, without any difference."""
+def test_separate_intervals_are_each_at_a_share_of_the_level() -> None:
+    means, errors, freedom = np.array([2.0, -1.0]), np.array([0.5, 1.0]), np.array([3.0, 1.5])
+    found = separate(means, errors, freedom)
+    half = stats.t.ppf(1 - 0.05 / 4, freedom) * errors
+    np.testing.assert_allclose([found.low, found.high], [means - half, means + half])
+    np.testing.assert_allclose(found.p_values, np.minimum(1, 4 * stats.t.sf(np.abs(means) / errors, freedom)))
+    with pytest.raises(ValueError, match="errors > 0"):
+        separate(means, 0 * errors, freedom)
+
+
+def a_block(rng: np.random.Generator, shape: tuple[int, int], tau: float, own: float, count: int) -> list[np.ndarray]:
+    """Values (count, a, b) of `none`, which teachers share, and of three methods, without any difference."""
+    a, b = shape
     half = np.sqrt(0.5)
-    seed, common = half * rng.standard_normal((1, SEEDS)), rng.standard_normal((TEACHERS, 1))
-    shares = {"none": (0.0, 0.0), "common": (0.9, 0.1), "own": (0.0, 1.0)}[effect]
-    lines = [seed + half * rng.standard_normal((1, SEEDS))]
+    seed, common = half * rng.standard_normal((count, 1, b)), rng.standard_normal((count, a, 1))
+    lines = [seed + half * rng.standard_normal((count, 1, b))]
     for _ in range(3):
-        teacher = np.sqrt(shares[0]) * common + np.sqrt(shares[1]) * rng.standard_normal((TEACHERS, 1))
-        lines.append(seed + teacher + half * rng.standard_normal((TEACHERS, SEEDS)))
+        teacher = np.sqrt(1 - own) * common + np.sqrt(own) * rng.standard_normal((count, a, 1))
+        lines.append(seed + tau * teacher + half * rng.standard_normal((count, a, b)))
     return lines
 
 
