@@ -1,83 +1,28 @@
 """Published weights by tag, repository and package: fetched once, identified by content, explained where missing."""
 
-import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
 import pytest
-import timm
 import torch
 from safetensors.torch import save
-from torch import Tensor
 
 import harness
 from harness.errors import machine_failed
 from harness.experiment.load import load
 from harness.experiment.plan import outline
-from harness.experiment.spec import Experiment, Network, Run
-from harness.experiment.weights import Origin, Weights
-from harness.models import build, hub, load_weights, pretrained
+from harness.experiment.spec import Experiment, Run
+from harness.experiment.weights import Origin
+from harness.models import build, hub, load_weights
 from harness.results.weights import _digested, with_digests
 from tests.support import tiny
-from tests.support.hubs import COMMIT, GATED, Hub, serving
-
-ENCODER, REPOSITORY = "mobilenetv3_small_050", "timm/mobilenetv3_small_050.lamb_in1k"
-CARD = b"---\ntags:\n- timm\nlicense: apache-2.0\nlibrary_name: timm\n---\n# A model\nlicense: none\n"
-IMAGENET = "pairs.0.student.encoder_weights=imagenet"
-DATA = {"name": "texmosaic", "parameters": {"size": 64, "train": 4, "dev": 2, "val": 1}}
-
-
-def random_state(seed: int) -> dict[str, Tensor]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return dict(timm.create_model(ENCODER, pretrained=False).state_dict())
-
-
-def pickled(content: Any) -> bytes:
-    out = io.BytesIO()
-    torch.save(content, out)
-    return out.getvalue()
-
-
-@pytest.fixture(scope="module")
-def content() -> bytes:
-    return save(random_state(7))
-
-
-@pytest.fixture
-def served(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with one repository; the caches are empty and of this test alone."""
-    with serving(Hub({REPOSITORY: {"model.safetensors": content, "README.md": CARD}})) as found:
-        template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
-        template = template.replace(huggingface_hub.constants.ENDPOINT, found.address)
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        # Older releases read it from here.
-        monkeypatch.setattr(huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", found.address)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-        yield found
-
-
-def experiment(folder: Path, *settings: str) -> Experiment:
-    return load(tiny.write(folder, data=DATA), settings)
-
-
-def student(found: Experiment) -> Weights:
-    weights = found.pairs[0].student.encoder_weights
-    assert weights is not None
-    return weights
-
-
-def ids(found: Experiment) -> list[str]:
-    return [run.run_id for run in outline(found)]
+from tests.support.hubs import COMMIT, GATED, Hub
+from tests.support.published import DATA, ENCODER, IMAGENET, REPOSITORY, experiment, ids, pickled, random_state, student
 
 
 def test_a_tag_is_fetched_once_and_is_its_content(tmp_path: Path, served: Hub, content: bytes) -> None:
@@ -354,78 +299,6 @@ def test_a_damaged_file_of_a_cache_is_to_be_deleted(tmp_path: Path, served: Hub)
         load_weights(found)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "encoder", "tag", "said"),
-    [
-        ("fpn", "tu-resnet18", "a1", "timm/resnet18.a1_in1k"),
-        ("fpn", "tu-convnext_tiny", "in22k", "timm/convnext_tiny.fb_in22k"),
-        ("fpn", "tu-convnext_tiny", "dinov3", "timm/convnext_tiny.dinov3_lvd1689m"),
-        ("vit-linear", "tu-vit_small_patch16_dinov3", "dinov3", "timm/vit_small_patch16_dinov3.lvd1689m"),
-        ("fpn", "tu-resnet18.tv_in1k", "imagenet", "timm/resnet18.tv_in1k"),
-        ("fpn", "resnet18", "ssl", "smp-hub/resnet18.ssl at d600d5116aac2e6e595f99f40612074c723c00b2"),
-        ("fpn", "inceptionv4", "imagenet+background", "smp-hub/inceptionv4.imagenet-background"),
-        ("fpn", "timm-mobilenetv3_large_100", "imagenet", "timm/tf_mobilenetv3_large_100"),
-        ("fcn-torchvision", "resnet50", "imagenet", "https://download.pytorch.org/models/resnet50-0676ba61.pth"),
-        ("fcn-torchvision", "resnet50", "IMAGENET1K_V2", "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"),
-    ],
-)
-def test_what_a_tag_means(architecture: str, encoder: str, tag: str, said: str) -> None:
-    spec = Network.model_validate({"architecture": architecture, "encoder": encoder, "encoder_weights": tag})
-    assert spec.encoder_weights is not None and said in str(pretrained.place(spec, spec.encoder_weights))
-
-
-@pytest.mark.parametrize(
-    ("architecture", "encoder", "tag", "said"),
-    [
-        ("vit-linear", "tu-vit_small_patch14_dinov2", "imagenet", "It has lvd142m"),
-        ("fpn", "tu-resnet18", "in1k", "or several"),
-        ("fpn", "resnet18", "imagnet", "Did you mean 'imagenet'"),
-        ("fpn", "tu-resnet19", "imagenet", "publishes none"),
-        ("fpn", "tu-resnet18.nonsense_in1k", "imagenet", "tu-resnet18 has no weights named 'nonsense_in1k'"),
-        ("fpn", "tu-resnet18.nonsense_in1k", "a1_in1k", "It has a1_in1k"),
-        ("lraspp", "mobilenet_v3_large", "coco", "It has imagenet1k_v1, imagenet1k_v2"),
-        ("mine:Net", None, "imagenet", "needs an encoder"),
-    ],
-)
-def test_a_tag_that_nobody_knows(architecture: str, encoder: str | None, tag: str, said: str) -> None:
-    spec = Network.model_validate({"architecture": architecture, "encoder": encoder, "encoder_weights": tag})
-    assert spec.encoder_weights is not None
-    with pytest.raises(ValueError, match=said) as caught:
-        pretrained.place(spec, spec.encoder_weights)
-    assert "{path: FILE}" in str(caught.value)
-
-
-CLIP = {
-    "pairs.0.student.encoder": "tu-convnext_base",
-    "pairs.0.student.encoder_weights": "clip_laion2b",
-    "train.normalize": "encoder",
-}
-
-
-@pytest.mark.parametrize(
-    ("more", "wrong"),
-    [
-        ({}, True),
-        ({"pairs.0.student.encoder_weights": "in22k"}, False),
-        (
-            {"pairs.0.student.encoder": "tu-convnext_base.clip_laion2b", "pairs.0.student.encoder_weights": "default"},
-            False,
-        ),
-        ({"pairs.0.student.encoder": "tu-convnext_base.clip_laion2b"}, False),
-        ({"train.normalize": "dataset"}, False),
-    ],
-)
-def test_statistics_of_the_tag_and_not_of_the_default(
-    tmp_path: Path, served: Hub, more: dict[str, str], wrong: bool
-) -> None:
-    settings = [f"{key}={value}" for key, value in (CLIP | more).items()]
-    with pytest.raises(ValueError) as caught:
-        _ = harness.Bench(experiment(tmp_path, *settings), tmp_path).experiment
-    said = "train.normalize: encoder gives the mean and standard deviation of tu-convnext_base, but clip_laion2b was trained with others. Write encoder: tu-convnext_base.clip_laion2b"
-    assert (said in str(caught.value)) == wrong and ("which is not on this machine" in str(caught.value)) != wrong
-    assert str(caught.value).startswith("pairs.0.student.encoder_weights: ") and "\n" not in str(caught.value)
-
-
 def elsewhere(folder: Path, *settings: str) -> Experiment:
     return load(tiny.write(folder, data=DATA), settings, here=False)
 
@@ -493,58 +366,3 @@ def test_a_digest_of_other_weights_is_not_taken(tmp_path: Path) -> None:
     assert digest(fpn.replace("fpn", "fcn-torchvision").replace("18", "50") % "{tag: imagenet}", tagged) is None
     fifty = tagged | {"encoder": "resnet50"}
     assert digest(fpn.replace("fpn", "fcn-torchvision").replace("18", "50") % "{tag: imagenet}", fifty) is None
-
-
-# --- packages
-
-
-def installed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], licence: str = "Apache-2.0"
-) -> None:
-    """A package in a folder of the import path, as pip leaves it."""
-    info = folder / "my_weights-1.2.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: my-weights\nVersion: 1.2\nLicense: {licence}\n")
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    (info / "RECORD").write_text("".join(f"{name},,\n" for name in [*files, "my_weights-1.2.dist-info/METADATA"]))
-    monkeypatch.syspath_prepend(str(folder))
-
-
-PACKAGE = "pairs.0.student.encoder_weights={package: my-weights}"
-
-
-def test_a_package_carries_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = pickled(random_state(4))
-    files = {"my_weights/__init__.py": b"raise SystemExit('imported')", "my_weights/models/small.pth": sent}
-    installed(tmp_path / "site", monkeypatch, files)
-    found = experiment(tmp_path, PACKAGE)
-    weights = student(found)
-    assert weights.source == Origin(
-        kind="package", name="my-weights", revision="1.2", file="my_weights/models/small.pth", licence="Apache-2.0"
-    )
-    by_path = experiment(tmp_path, f"pairs.0.student.encoder_weights={{path: {weights.path}}}")
-    assert ids(found) == ids(by_path)
-    own = build(found.pairs[0].student, 5, 0).loaded_encoder().state_dict()
-    assert torch.equal(own["model.conv_stem.weight"], random_state(4)["conv_stem.weight"])
-    elsewhere = weights.model_copy(update={"path": "/on/the/head/small.pth"})
-    assert load_weights(elsewhere).keys() == random_state(4).keys()
-
-
-@pytest.mark.parametrize(
-    ("files", "said"),
-    [
-        ({"my_weights/__init__.py": b""}, "carries one weight file .*; found none"),
-        (
-            {"my_weights/a.pth": b"", "my_weights/b.safetensors": b""},
-            r"carries one weight file .*; found 2 \(my_weights/a.pth, my_weights/b.safe",
-        ),
-    ],
-)
-def test_a_package_without_the_one_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], said: str
-) -> None:
-    installed(tmp_path / "site", monkeypatch, files)
-    with pytest.raises(ValueError, match=rf"pairs.0.student.encoder_weights: the package my-weights 1.2 {said}"):
-        experiment(tmp_path, PACKAGE)
