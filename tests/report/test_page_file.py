@@ -173,3 +173,7 @@ def test_only_the_rows_asked_for_are_reported(tmp_path, rows):
     assert old["run_id"] not in paths["html"].read_text()
     with pytest.raises(ValueError, match="recipe"):
         write_report(tmp_path, METHODS)
+
+
+def test_the_page_says_for_which_teacher_it_is(report):
+    assert "Differences and marks are for this teacher" in " ".join(Page(report["html"].read_text()).words)

@@ -37,6 +37,7 @@ def test_every_run_is_on_the_page_with_its_teacher(folder: Path) -> None:
 def test_the_table_says_what_its_numbers_are_over(folder: Path) -> None:
     text = (folder / "table.md").read_text()
     assert "(n=3x5)" in text and "3 teachers (seeds 0, 3, 6), each crossed" in text
+    assert "3 teachers (seeds 0, 3, 6), each crossed" in (folder / "report.html").read_text()
     assert ",3x5," not in (folder / "table.csv").read_text()
 
 

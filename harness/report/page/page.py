@@ -148,7 +148,7 @@ def _block(
 <h2>{_e(block.pair)} <span class="on">on {_e(block.dataset)}</span></h2>
 <dl class="facts">{tiles}</dl>
 {_table(i, block)}
-<p class="note">{_e(table.legend)} {block.comparisons} comparisons in this table;
+<p class="note">{_e(block.for_whom)} {_e(table.legend)} {block.comparisons} comparisons in this table;
 p: adjusted for all of them.</p>
 {_said(block)}<h3>Learning curves</h3>
 {_curves(i, curves)}
