@@ -66,9 +66,10 @@ def faults(table: Any, schema: Any) -> Iterator[Fault]:
         table: rows, with some or all columns of the schema; `num_classes` where a confusion matrix is read.
         schema: of a row.
     """
+    there = set(table.column_names)
     empty = set()  # columns without a value, which many are: nothing in them breaks a rule
     for field in schema:
-        if field.name in table.column_names:
+        if field.name in there:
             column = table[field.name]
             if not field.nullable and column.null_count:
                 yield field.name, _first(pc.is_null(column)), "missing; it is needed in every row"
@@ -81,9 +82,9 @@ def faults(table: Any, schema: Any) -> Iterator[Fault]:
             if column.null_count == len(column):
                 empty.add(field.name)
     for name, check in _CHECKS:
-        if name in table.column_names and (name not in empty or check is _result):
+        if name in there and (name not in empty or check is _result):
             yield from check(name, table)
-    if {"status", "message"} <= set(table.column_names):
+    if {"status", "message"} <= there:
         unequal = pc.xor(pc.equal(table["status"], "ok"), pc.equal(table["message"], ""))
         yield from _found("message", table, unequal, "an ok row has none, others must")
 
@@ -275,16 +276,18 @@ def _parsed(texts: Any) -> bool:
 
     if not len(texts):
         return True
-    brackets = pc.add(pc.count_substring(texts, "{"), pc.count_substring(texts, "["))
-    if not (pc.all(pc.starts_with(texts, "{")).as_py() and pc.max(brackets).as_py() <= _FAST_BRACKETS):
-        return False
-    # Lines are rows there; and Python refuses numbers of more digits than these texts have letters.
-    if pc.max(pc.binary_length(texts)).as_py() > _FAST_BYTES:
-        return False
-    if any(pc.any(pc.match_substring(texts, sign)).as_py() for sign in "\n\r"):
+    # Python refuses numbers of more digits than these texts have letters.
+    if not pc.all(pc.starts_with(texts, "{")).as_py() or pc.max(pc.binary_length(texts)).as_py() > _FAST_BYTES:
         return False
     lines = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
     content = pc.binary_join(lines, "\n")[0].as_buffer()
+    signs = np.frombuffer(content, np.uint8)
+    ends = np.flatnonzero(signs == ord("\n"))
+    if len(ends) != len(texts) - 1 or (signs == ord("\r")).any():  # lines are rows there
+        return False
+    opened = (signs == ord("{")) | (signs == ord("["))
+    if np.add.reduceat(opened, np.append(0, ends + 1), dtype=np.int64).max() > _FAST_BRACKETS:
+        return False
     nothing = pa.schema([pa.field("\0", pa.null())])
     try:
         read = pyarrow.json.read_json(
