@@ -36,7 +36,7 @@ def large(terms: Mapping[str, float]) -> str:
 
 
 def notes(runs: Iterable[Run], resources: Resources, directory: Path) -> list[str]:
-    """What `large` finds for each method on each pair whose teacher is finished, a line each.
+    """What `large` finds for each method on each pair whose teacher is finished and here, a line each.
 
     Args:
         runs: of an experiment; the first seed of a method is looked at.
@@ -49,8 +49,9 @@ def notes(runs: Iterable[Run], resources: Resources, directory: Path) -> list[st
         key = run.pair, run.method.label
         if key in found or run.role == "teacher" or not run.method.needs_teacher or run.teacher_run is None:
             continue
-        row = paths.run_path(directory, run.teacher_run)
-        if row.is_file() and store.read_row(row)["status"] == "ok":
+        row, weights = (of(directory, run.teacher_run) for of in (paths.run_path, paths.weights_path))
+        # Rows may have been fetched or committed without the weights.
+        if row.is_file() and weights.is_file() and store.read_row(row)["status"] == "ok":
             found[key] = large(first_step(run, resources, directory))
     return [f"pair {pair}, {label}: {text}" for (pair, label), text in found.items() if text]
 

@@ -1,5 +1,6 @@
 """Terms that are out of proportion to the task loss are said by `run`, `check` and the table."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,9 @@ def test_check_and_the_table_say_it(trained: Path) -> None:
     assert f"note: pair tiny, kd(weight=5000.0): {TEXT}" in said and "tiny, kd:" not in said
     table = call("tables", file, "--results", trained, "--format", "md").stdout
     assert f"- kd: {TEXT} (kd(weight=5000.0))" in table.replace("\\", "")
+
+
+def test_check_needs_no_weights_of_a_finished_teacher(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "tiny" / "runs", tmp_path / "tiny" / "runs")
+    said = call("check", tiny.write(tmp_path, methods=["kd", "none", OUTSIZED]), "--results", tmp_path).stdout
+    assert "times the task loss" not in said and "3 runs" not in said and "4 runs" in said
