@@ -11,7 +11,6 @@ square that is no more than `POOLED` times the error's is taken for error and po
 without a teacher's effect have intervals that are too wide. `tests/analysis/test_crossing.py` measures the coverage.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,8 +122,7 @@ def crossed(values: Floats) -> Crossed:
     if teachers < 2 or seeds < 2:
         return Crossed(mean, float("nan"), 0.0, teachers, seeds)
     found, freedom = variance(squares(whole))
-    # One decimal: comparisons of nearly the same freedom share their draws.
-    return Crossed(mean, float(np.sqrt(found)), round(float(freedom), 1), teachers, seeds)
+    return Crossed(mean, float(np.sqrt(found)), float(freedom), teachers, seeds)
 
 
 def bounded(of: Crossed) -> float:
@@ -142,14 +140,4 @@ def planned(of: Squares, seeds: int) -> tuple[float, float]:
     teacher, seed = (max(0.0, float(each) - error) for each in (of.teacher, of.seed))
     scaled = Squares(error + teacher * seeds / of.seeds, error + seed, error, of.teachers, seeds)
     found, freedom = variance(scaled)
-    return float(np.sqrt(found)), round(float(freedom), 1)
-
-
-def tables(lines: Sequence[Floats], pairs: Sequence[tuple[int, int]]) -> list[Crossed]:
-    """The mean difference of each pair of lines.
-
-    Args:
-        lines: each (a, b); (1, b) of a line that all teachers share.
-        pairs: places (method, reference).
-    """
-    return [crossed(lines[one] - lines[other]) for one, other in pairs]
+    return float(np.sqrt(found)), float(freedom)

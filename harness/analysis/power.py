@@ -60,6 +60,9 @@ def by_method(block: Block, numbers: Sequence[int]) -> list[Power]:
         return []
     references = [i for i, line in enumerate(lines) if line.reference]
     pairs = tuple((i, r) for r in references for i in range(len(lines)) if i != r and not (i in references and i < r))
+    own = {line.label: i for i, line in enumerate(lines)}
+    apart = ((i, own[line.control]) for i, line in enumerate(lines) if line.vs_control and line.control in own)
+    pairs += tuple(pair for pair in apart if pair not in pairs and pair[::-1] not in pairs)
     if block.others:
         return _crossed(block, lines, place, pairs, numbers)
     values = stacked([BySeed.of(line.values) for line in lines])

@@ -140,10 +140,10 @@ def _moves(spec: Network, built: TapNet, classes: int) -> None:
     try:
         with torch.no_grad():
             moved(_image().to("meta"))
+    except NotImplementedError:  # a RuntimeError, too
+        return  # an operation that needs the numbers
     except RuntimeError as error:
         require("device" not in str(error), f"it does not move to another device: {said(error)}. {_BUFFER}")
-    except NotImplementedError:
-        return  # an operation that needs the numbers
 
 
 def _reloaded(spec: Network, built: TapNet, classes: int) -> None:

@@ -1,6 +1,7 @@
 """Tables of several teachers: what is paired with what, over what intervals are, and what is said of it."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -199,5 +200,9 @@ def test_a_methods_control_is_a_comparison_of_its_own() -> None:
     assert said.startswith("sstkd vs its response term, kd(weight=5.0): +") and said in to_markdown(table(rows))
     assert not any("response term" in x.text for x in found.findings)
     assert "vs_control_mean" in to_csv(table(rows)).splitlines()[0]
+    # Its comparison is one of the family, so all have to be larger to be found.
+    apart = replace(found, methods=tuple(replace(x, control="") for x in found.methods))
+    ours, without = ({x.label: x.smallest[5] for x in power.by_method(each, [5])} for each in (found, apart))
+    assert ours["sstkd"] > without["sstkd"]
     less = block([r for r in rows if "kd-5.0" not in r["run_id"]])
     assert less.own_terms == [] and any("kd(weight=5.0) for sstkd" in x.text for x in less.findings if x.unfair)

@@ -1,12 +1,15 @@
 """check_network: a sound network is described in one screen; each fault is found and named."""
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.testing import check_network
+from harness.testing.network import _moves
 
 SOURCE = """
 import torch
@@ -93,3 +96,13 @@ def test_each_fault_is_named(own: None, name: str, words: str) -> None:
 def test_networks_by_name_are_sound() -> None:
     said = check_network({"architecture": "fpn", "encoder": "tu-mobilenetv3_small_050"})
     assert said.startswith("fpn: ") and "stage4" in said
+
+
+@pytest.mark.parametrize(("raised", "refused"), [(NotImplementedError, False), (RuntimeError, True)])
+def test_an_operation_that_needs_numbers_is_no_tensor_left_behind(raised: type[Exception], refused: bool) -> None:
+    class Network(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            raise raised("nothing for this device")
+
+    with pytest.raises(AssertionError, match="another device") if refused else contextlib.nullcontext():
+        _moves(None, Network(), 3)  # type: ignore[arg-type]
