@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from harness import seeds
 from harness.borders import quoted
 from harness.experiment.method import Method, as_method
 from harness.experiment.recipe import (
@@ -30,7 +31,7 @@ from harness.experiment.resources import Resources
 from harness.experiment.search_settings import Search, Seed, Source, Trial
 from harness.experiment.weights import FolderPath, Weights, as_weights, identity, of_networks
 
-PROTOCOL_VERSION = "1.1"
+PROTOCOL_VERSION = "2.0"
 MOST_OF_A_NETWORK = 4096
 """Channels, sides and rates of a network; a convolution between so many channels has 600 MB of weights."""
 
@@ -233,6 +234,11 @@ class Run(Spec):
     def label(self) -> str:
         """Label of its line in tables."""
         return control_label(self.method.label, self.control) if self.control else self.method.label
+
+    @property
+    def stream_seed(self) -> int:
+        """What its random streams come from: a teacher draws no initial weights, order and crops of a student."""
+        return seeds.derive(self.seed, "teacher") if self.role == "teacher" else self.seed
 
     @property
     def teacher_seed(self) -> int | None:

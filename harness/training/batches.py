@@ -112,7 +112,7 @@ class _Steps(Dataset[tuple[Tensor, Tensor]]):
         self.split, self.info, self.run, self.rank, self.workers = split, info, run, rank, workers
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        train, seed = self.run.train, self.run.seed
+        train, seed = self.run.train, self.run.stream_seed
         indices = seeds.batch_indices(seed, step, train.batch_size, len(self.split))
         images, labels = [], []
         for position in range(self.rank, train.batch_size, self.workers):

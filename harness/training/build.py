@@ -89,7 +89,7 @@ def converted(image: Tensor, seen: DataInfo, wanted: DataInfo) -> Tensor:
 
 def build_network(run: Run, info: DataInfo) -> TapNet:
     """The network that the run trains: the same initial weights for every method of the same seed."""
-    network = build(run.network, info.num_classes, seeds.derive(run.seed, "initial weights"))
+    network = build(run.network, info.num_classes, seeds.derive(run.stream_seed, "initial weights"))
     if run.checkpoint is not None:
         load_given(network, run.network, run.checkpoint, info)
     return network

@@ -280,7 +280,7 @@ class _Step:
             # A pair of equal networks has one: the teacher's state is not needed once its maps are there.
             self.teacher = facts.network(_plain(run.teacher), classes)
         pair = Pair(self.student.info(), (self.teacher or self.student).info(), classes, self.ignored)
-        self.distiller: Distiller = build_method(run.method, pair, run.seed)
+        self.distiller: Distiller = build_method(run.method, pair, run.stream_seed)
         if run.train.optimizer.encoder_lr_factor != 1:
             encoder_of(self.student)
         terms = run.train.loss or ()

@@ -83,7 +83,7 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
     student = build_network(run, data.info)
     teacher = build_teacher(run, data.info, directory, device, runtime.share) if run.method.needs_teacher else None
     infos = student.info(), (teacher or student).info()
-    distiller = build_method(run.method, Pair(*infos, data.info.num_classes, data.info.ignore_index), run.seed)
+    distiller = build_method(run.method, Pair(*infos, data.info.num_classes, data.info.ignore_index), run.stream_seed)
     facts = run_facts(run, student, distiller, data, device)
     facts["teacher_sha256"] = teacher_weights(run, data.info, directory)[1] if teacher is not None else None
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -113,8 +113,8 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
     for i, batch in enumerate(training_batches(data.train, data.info, run, runtime, first, steps), start=first):
         log.data_ms.append((time.perf_counter() - waited) * 1e3)
         # Random streams are derived from (seed, name, step, rank), so resuming needs no saved state of them.
-        torch.manual_seed(seeds.derive(run.seed, "network noise", i, runtime.rank))
-        stream = torch.Generator().manual_seed(seeds.derive(run.seed, "distiller noise", i, runtime.rank))
+        torch.manual_seed(seeds.derive(run.stream_seed, "network noise", i, runtime.rank))
+        stream = torch.Generator().manual_seed(seeds.derive(run.stream_seed, "distiller noise", i, runtime.rank))
         rates.set(i)
         with clock:
             valid = runtime.sum(module.loss.counts(batch.label))

@@ -67,14 +67,14 @@ def first_step(run: Run, resources: Resources, directory: Path) -> dict[str, flo
     student, teacher = build_network(run, info), build_teacher(run, info, directory, device)
     pair = Pair(student.info(), teacher.info(), info.num_classes, info.ignore_index)
     loss = TaskLoss(run.train.loss, info.num_classes, info.ignore_index)
-    step = KDStep(student, build_method(run.method, pair, run.seed), info.ignore_index, loss=loss)
+    step = KDStep(student, build_method(run.method, pair, run.stream_seed), info.ignore_index, loss=loss)
     runtime = Runtime.local(device=device, threads=resources.cpus_per_worker)
     batch = next(iter(training_batches(data.train, info, run, runtime, 0, 1)))
     assert run.teacher is not None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(run.seed, "network noise", 0, 0))
+        torch.manual_seed(seeds.derive(run.stream_seed, "network noise", 0, 0))
         taught = teacher(converted(batch.image, info, for_inputs(data, run.train.normalize, run.teacher).info))
-        stream = torch.Generator().manual_seed(seeds.derive(run.seed, "distiller noise", 0, 0))
+        stream = torch.Generator().manual_seed(seeds.derive(run.stream_seed, "distiller noise", 0, 0))
         terms = step(batch.image, batch.label, taught, loss.counts(batch.label).clamp(min=1), 0.0, stream)
     return {name: float(value) for name, value in terms.items()}
 
