@@ -201,7 +201,7 @@ class Bench:
         if not all(each.complete for each in found):
             studies = studies_of(self.experiment)
             needed = {s.template.teacher_run for s in studies if s.template.method.needs_teacher}
-            self._train_teachers(needed, on_update, False)
+            self._train_first(needed, on_update, False)
             from harness.search.tuner import search  # torch and ray: seconds
 
             search(self.experiment, self.directory.absolute(), on_trial, on_update, self._judge)
@@ -320,22 +320,31 @@ class Bench:
         )
         return with_search(table, self.experiment, self.directory)
 
-    def _train_teachers(self, wanted: Collection[str | None], on_update: OnUpdate, retry_failed: bool) -> list[Run]:
-        """Train teachers before the runs that need them are planned; build every method on its pair before that.
+    def _train_first(self, wanted: Collection[str | None], on_update: OnUpdate, retry_failed: bool) -> list[Run]:
+        """Train what other runs are planned from; build every method on its pair before that.
 
         Args:
-            wanted: their run_ids; None, the teacher of a method that needs none, is passed over.
+            wanted: run_ids; None, the teacher of a method that needs none, is passed over.
+
+        Returns:
+            The teachers among them.
         """
         runs = outline(self.experiment)
         self.require_ready(runs, full=True)
-        teachers = [run for run in runs if run.run_id in wanted]
-        found = self._require_current(self.directory, [run.run_id for run in teachers])
-        if reuse.pending(teachers, found, retry_failed):
-            self._launch(teachers, self.experiment.resources, self.directory, on_update, retry_failed)
+        first = [run for run in runs if run.run_id in wanted]
+        found = self._require_current(self.directory, [run.run_id for run in first])
+        teachers = [run for run in first if run.role == "teacher"]
+        if pending := reuse.pending(teachers, found, retry_failed):
+            trained = any(run.checkpoint is None for run in pending)  # otherwise they are there in a moment
+            first = first if trained else teachers
+            self._launch(first, self.experiment.resources, self.directory, on_update, retry_failed)
         return teachers
 
     def _time_steps(self, on_update: OnUpdate, retry_failed: bool) -> None:
-        """Where the budget is one of seconds: time a step of every method, after its teacher has been trained."""
+        """Where runs follow from step times: time a step of every method, after its teacher has been trained.
+
+        The students that need no teacher and no step time are trained beside the teachers, on workers that would idle.
+        """
         if not rules.needs_times(self.experiment):
             return
         folder, runs = paths.times_folder(self.directory).absolute(), timing_runs(self.experiment)
@@ -343,7 +352,9 @@ class Bench:
         if not reuse.pending(runs, found, retry_failed):
             return
         needed = {run.teacher_run for run in runs if run.method.needs_teacher}
-        teachers = self._train_teachers(needed, on_update, retry_failed)
+        if self.experiment.budget.unit == "steps" and self.experiment.search is None:
+            needed |= {run.run_id for run in outline(self.experiment) if not run.method.needs_teacher}
+        teachers = self._train_first(needed, on_update, retry_failed)
         from harness.execution.workspace import Workspace, below, copy_teacher
 
         # The curves of a few steps are of no use.

@@ -10,6 +10,7 @@ import harness
 from harness.execution import launcher
 from harness.execution.status import Status
 from harness.experiment.load import load
+from harness.experiment.plan import outline, timing_runs
 from harness.experiment.spec import Run
 from harness.results import store
 from harness.results.paths import times_folder, weights_path
@@ -79,6 +80,36 @@ def test_a_run_of_the_whole_and_its_table(make: Callable[..., harness.Bench], la
     assert not (bench.directory / "table.md").exists(), "a look at the table writes nothing"
     bench.write_report()
     assert (bench.directory / "table.md").read_text().startswith(bench.table().to_markdown())
+
+
+def test_plain_students_are_trained_beside_the_teacher_that_steps_are_timed_with(
+    make: Callable[..., harness.Bench], launched: list[list[str]]
+) -> None:
+    bench = make("controls=true", "seeds=[0, 1]")
+    bench.run(retry_failed=True)
+    teacher, *students = outline(bench.experiment)
+    plain = [run.run_id for run in students if run.method.name == "none"]
+    timing = [run.run_id for run in timing_runs(bench.experiment)]
+    assert launched[0] == [teacher.run_id, *plain] and launched[1] == [teacher.run_id, *timing]
+    assert launched[2] == [run.run_id for run in bench.runs()] and bench.pending() == []
+    assert [run.control for run in bench.runs() if run.method.name == "none" and run.role == "student"] == [
+        None,
+        "equal seconds",
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({"budget": {"unit": "seconds"}}, 1),  # their steps are not known yet
+        ({"seeds": [0, 1, 2]}, 4),
+    ],
+)
+def test_which_students_go_with_the_teacher(
+    make: Callable[..., harness.Bench], launched: list[list[str]], changes: dict[str, Any], first: int
+) -> None:
+    make("controls=true", **changes).run(retry_failed=True)
+    assert len(launched[0]) == first
 
 
 def test_several_teachers_are_trained_crossed_and_compared(

@@ -308,7 +308,8 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
         known = controls.with_controls(listed)
         if given:  # what a control takes over from its method is fixed; `kd` as such is tuned like all methods
             given += tuple(tuple(sorted(controls.fixed(method, listed))) for method in known[len(listed) :])
-        budget = budget.model_copy(update={"longer": budget.unit == "steps"})
+    if budget.longer is None:
+        budget = budget.model_copy(update={"longer": experiment.controls and budget.unit == "steps"})
     resolved = {"methods": known, "data": data, "pairs": pairs, "given": given, "budget": budget}
     experiment = experiment.model_copy(update=resolved)
     for at, message in (

@@ -335,8 +335,9 @@ class Budget(Spec):
     """`steps`: every method trains for train.steps. `seconds`: for equal seconds, by step times measured first."""
     seconds: Positive | None = None
     """Only with `unit: seconds`: training seconds per run; those of the baseline for train.steps when not given."""
-    longer: bool = False
-    """Only with `unit: steps`: an additional control, the baseline trained for the seconds of the slowest method."""
+    longer: bool | None = None
+    """Only with `unit: steps`: an additional control, the baseline trained for the seconds of the slowest method. By
+    default it is there if the experiment's `controls` are."""
 
 
 Control = Literal["equal seconds", "equal steps"]

@@ -60,7 +60,7 @@ def require_point(experiment: Experiment, found: Mapping[Key, Found] | None) -> 
 
 def needs_times(experiment: Experiment) -> bool:
     """Whether a step of every method must be timed before the runs can be planned."""
-    return experiment.budget.unit == "seconds" or experiment.budget.longer
+    return experiment.budget.unit == "seconds" or experiment.budget.longer is True
 
 
 def labels(experiment: Experiment) -> list[str]:

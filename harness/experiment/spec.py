@@ -31,7 +31,7 @@ from harness.experiment.resources import Resources
 from harness.experiment.search_settings import Search, Seed, Source, Trial
 from harness.experiment.weights import FolderPath, Weights, as_weights, identity, of_networks
 
-PROTOCOL_VERSION = "2.0"
+PROTOCOL_VERSION: Literal["2.0"] = "2.0"
 MOST_OF_A_NETWORK = 4096
 """Channels, sides and rates of a network; a convolution between so many channels has 600 MB of weights."""
 
@@ -44,6 +44,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 class Protocol(Spec):
     """Which rules of docs/protocol.md the comparison follows."""
 
+    version: Literal["1.1", "2.0"] = PROTOCOL_VERSION
+    """An earlier one finds and continues runs of that version. Until 1.1 a teacher and a student of the same seed drew
+    the same order and crops."""
     ruleset: Literal["published", "tuned", "searched"] = "published"
     """`published`: every method with its authors' values, zero tuning trials. `tuned`: the best of the published point
     and as many pre-drawn ones for every method, by the mean over the search seeds. `searched`: the best that
@@ -169,9 +172,10 @@ class Experiment(Spec):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=10_000)]
     """One final run per method and seed; methods are compared seed by seed."""
     methods: Annotated[tuple[Annotated[Method, BeforeValidator(as_method)], ...], Field(min_length=1, max_length=1000)]
-    controls: bool = False
+    controls: bool = True
     """Also run the controls: `kd`; of a method with a plain distillation among its terms that one by itself, at the
-    method's own weight; with `budget.unit: steps` the baseline for as long as the slowest method (`budget.longer`)."""
+    method's own weight; with `budget.unit: steps` the baseline for as long as the slowest method (`budget.longer`).
+    Without them the report says what cannot be told."""
     search: Search | None = None
     """Before the final runs; for the rulesets `tuned` and `searched`."""
     resources: Resources = Resources()
@@ -238,7 +242,8 @@ class Run(Spec):
     @property
     def stream_seed(self) -> int:
         """What its random streams come from: a teacher draws no initial weights, order and crops of a student."""
-        return seeds.derive(self.seed, "teacher") if self.role == "teacher" else self.seed
+        apart = self.role == "teacher" and self.protocol.version != "1.1"
+        return seeds.derive(self.seed, "teacher") if apart else self.seed
 
     @property
     def teacher_seed(self) -> int | None:
@@ -281,10 +286,11 @@ class Run(Spec):
                 if section[key] is None:
                     del section[key]
         del spec["budget"]["longer"]  # says that there is another run
+        version = spec["protocol"].pop("version")
         if self.source is not None:
             spec["source"].pop("seconds")
         spec["train"] = without_defaults_of_added_keys(spec["train"])
-        return {"protocol_version": PROTOCOL_VERSION, **spec}
+        return {"protocol_version": version, **spec}
 
     @property
     def run_id(self) -> str:

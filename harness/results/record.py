@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from harness.borders import without_secrets
-from harness.experiment.spec import PROTOCOL_VERSION, Run
+from harness.experiment.spec import Run
 from harness.results import failures, store
 from harness.results.provenance import code_version, versions
 
@@ -63,7 +63,7 @@ def _described(run: Run) -> dict[str, Any]:
         "method_parameters": text(spec["method"]["parameters"]),
         "seed": run.seed,
         "ruleset": run.protocol.ruleset,
-        "protocol_version": PROTOCOL_VERSION,
+        "protocol_version": run.protocol.version,
         "budget_unit": run.budget.unit,
         "budget_amount": float(run.train.steps if run.budget.seconds is None else run.budget.seconds),
         "budget_step_ms": None if run.step_time is None else run.step_time.ms,

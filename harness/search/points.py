@@ -22,7 +22,7 @@ from harness import seeds
 from harness.experiment.rules import SOBOL
 from harness.experiment.search_settings import ONLY_SEARCHED, ONLY_TUNED, Search
 from harness.experiment.space import Dimension, values_at
-from harness.experiment.spec import PROTOCOL_VERSION, Experiment
+from harness.experiment.spec import Experiment
 from harness.experiment.studies import Study, trial_run
 from harness.files import write_atomic
 
@@ -155,8 +155,8 @@ def _definition(experiment: Experiment, studies: Sequence[Study]) -> dict[str, A
     """Everything that determines the trials, as plain data."""
     assert experiment.search is not None
     return {
-        "protocol_version": PROTOCOL_VERSION,
-        "protocol": experiment.protocol.model_dump(mode="json"),
+        "protocol_version": experiment.protocol.version,
+        "protocol": experiment.protocol.model_dump(mode="json", exclude={"version"}),
         "search": _settings(experiment.search),
         "trial": {
             study.template.pair: {k: v for k, v in study.template.identity().items() if k not in ("method", "protocol")}

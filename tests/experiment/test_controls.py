@@ -45,13 +45,26 @@ def test_response_terms_are_listed_once(tmp_path, methods, added):
     assert labels(listed(tmp_path, methods, ON)) == [*before, *added]
 
 
-def test_without_the_key_nothing_changes(tmp_path):
-    before, off = load(tmp_path), load(tmp_path, BASE, "controls=false")
-    assert [run.run_id for run in outline(off)] == [run.run_id for run in outline(before)]
-    on = {run.run_id for run in outline(load(tmp_path, BASE, ON))}
-    assert {run.run_id for run in outline(before)} <= on
-    assert (before.budget.longer, load(tmp_path, BASE, ON).budget.longer) == (False, True)
-    assert not load(tmp_path, BASE, ON, "budget.unit=seconds").budget.longer
+def test_they_are_there_unless_a_file_says_otherwise(tmp_path):
+    methods = "methods=[none, sstkd]"
+    off, on = load(tmp_path, BASE, methods), load(tmp_path, BASE, methods, ON)
+    default = load(tmp_path, BASE.replace("controls: false\n", ""), methods)
+    assert [run.run_id for run in outline(default)] == [run.run_id for run in outline(on)]
+    assert {run.run_id for run in outline(off)} < {run.run_id for run in outline(on)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "longer"),
+    [
+        (["controls=false"], False),
+        ([ON], True),
+        ([ON, "budget.unit=seconds"], False),
+        ([ON, "budget.longer=false"], False),
+        (["controls=false", "budget.longer=true"], True),
+    ],
+)
+def test_the_longer_control_follows_the_others_unless_it_is_given(tmp_path, changes, longer):
+    assert load(tmp_path, BASE, *changes).budget.longer is longer
 
 
 def test_the_method_without_its_own_terms():

@@ -85,7 +85,7 @@ def changed(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
 def shown(file: str) -> list[dict[str, dict[str, Any]]]:
     """The methods of a file, as `METHODS` writes them."""
-    methods = load(FOLDER / f"{file}.yaml", here=False).methods
+    methods = load(FOLDER / f"{file}.yaml", ["controls=false"], here=False).methods
     return [{part.name: changed(part.name, part.parameters) for part in method.parts} for method in methods]
 
 

@@ -8,7 +8,7 @@ import yaml
 from harness.experiment.method import Method, method_entry
 from harness.experiment.plan import plan
 from harness.experiment.signatures import table
-from harness.experiment.spec import Run
+from harness.experiment.spec import Protocol, Run
 from tests.support.base import BASE, load
 
 
@@ -22,7 +22,9 @@ def test_run_ids_do_not_change_between_versions(tmp_path):
     kd = Method(name="kd", parameters={"weight": 2.0})  # the tables' own defaults may change
     data = experiment.data.model_copy(update={"parameters": {"size": 64}})
     fixed = experiment.model_copy(update={"data": data, "methods": (Method(name="none"), kd), "seeds": (3,)})
-    assert ids(fixed) == ["46e62683d9f5a2ea", "428bf3f686aaed49", "29eddda96fe72bff"]
+    assert ids(fixed) == ["1176184f833e8517", "f916263f8637f8f5", "c75ee8ef66cd1ab2"]
+    earlier = fixed.model_copy(update={"protocol": Protocol(version="1.1")})
+    assert ids(earlier) == ["46e62683d9f5a2ea", "428bf3f686aaed49", "29eddda96fe72bff"]
 
 
 def test_methods_at_their_defaults_keep_their_runs(tmp_path):
@@ -35,7 +37,8 @@ def test_methods_at_their_defaults_keep_their_runs(tmp_path):
         "sstkd": "18b0749b64bc70a1",
         "[kd, sstkd]": "d9573ca8885f740d",
     }
-    experiment = load(tmp_path, BASE, f"methods=[none, {', '.join(methods)}]", "seeds=[1]")
+    changes = f"methods=[none, {', '.join(methods)}]", "seeds=[1]", 'protocol.version="1.1"'
+    experiment = load(tmp_path, BASE, *changes)
     assert ids(experiment) == ["61ef2e348be8b3ee", "9c9bec81a1bc784c", *methods.values()]
 
 
@@ -115,6 +118,7 @@ TEACHER, NONE, KD = (0,), (1, 3), (2, 4)
 ALL = (*TEACHER, *NONE, *KD)
 CHANGES = {
     "protocol.absent_policy=zero": ALL,
+    'protocol.version="1.1"': ALL,
     "data.parameters.size=96": ALL,
     "data.parameters.equalize=false": ALL,
     "train.auxiliary_weight=0.2": ALL,

@@ -18,6 +18,7 @@ seeds: [0, 1]
 methods:
   - none
   - kd: {weight: 2}
+controls: false
 """
 
 

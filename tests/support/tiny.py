@@ -35,6 +35,7 @@ TINY: dict[str, Any] = {
     },
     "seeds": [0],
     "methods": ["none", "kd"],
+    "controls": False,
 }
 
 
