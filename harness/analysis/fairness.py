@@ -191,7 +191,7 @@ def _controls(sides: list[Side]) -> list[str]:
     each = "; ".join(f"{control} for {', '.join(names)}" for control, names in missing.items())
     return [
         f"response terms are not there by themselves ({each}): what the methods' own terms add is not told from them "
-        "(controls: true runs them)"
+        "(they are run unless controls: false is given)"
     ]
 
 
