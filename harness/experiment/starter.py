@@ -91,8 +91,9 @@ train:  # the same for every method; a changed recipe makes other runs
   schedule: {{name: poly, power: 0.9, warmup_steps: {steps // 20}}}
 {_normalized(answers.normalize)}  augment: {{crop_hw: {crop}, scale: [0.5, 2.0], flip: true}}
   eval_every: {steps // 10}  # on dev, which is held out from train; val is evaluated once at the end
-seeds: [0, 1, 2]  # methods are compared seed by seed; `sstkd-bench power` says what more would show
+seeds: [0, 1, 2, 3, 4]  # methods are compared seed by seed; fewer than 5 mark nothing
 methods: {_text(methods)}  # sstkd-bench methods lists them; {{kd: {{temperature: 2.0}}}} sets a parameter
+controls: true  # also runs what tells where a gain comes from; `sstkd-bench check` lists it
 # Where it runs does not change a run. Several workers divide the batch of one run among them.
 resources: {{workers: 1, cpus_per_worker: 1, gpus_per_worker: {int(on_gpu)}{_concurrent(answers.gpus)}}}
 """
