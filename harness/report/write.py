@@ -37,8 +37,8 @@ def write_report(
     experiment: "Experiment | None" = None,
 ) -> dict[str, Path]:
     """Write table.md, table.csv, fairness.json, curves.png, curves.svg and report.html next to `runs/`, each complete
-    or not at all; of an experiment with a search best_so_far.csv, .png and .svg too, and gradients.png where gradients
-    were logged.
+    or not at all; of an experiment with a search best_so_far.csv, .png and .svg too, gradients.png where gradients were
+    logged, and sensitivity.png and .svg where lines of a method differ in numbers only.
 
     Args:
         directory: the experiment's directory, `<results>/<experiment>`.
@@ -50,8 +50,8 @@ def write_report(
         experiment: whose rows these are, for its search, if it has one; None if unknown.
 
     Returns:
-        The files by what they are: "markdown", "csv", "fairness", "png", "svg", "html", "gradients"; those of
-        `search_files`.
+        The files by what they are: "markdown", "csv", "fairness", "png", "svg", "html", "gradients", "sensitivity_png",
+        "sensitivity_svg"; those of `search_files`.
 
     Raises:
         ValueError: no student rows, rows that must not be compared, or a corrupt file.
@@ -61,6 +61,7 @@ def write_report(
     from harness.report.page.page import render
     from harness.report.plots.curves import curve_figure, panel
     from harness.report.plots.gradients import gradient_figure, ratios
+    from harness.report.plots.sensitivity import of_block, sensitivity_figure
     from harness.report.plots.style import figure_png, figure_svg
 
     base = Path(directory)
@@ -94,6 +95,12 @@ def write_report(
     }
     if any(pulls):
         contents["gradients"] = "gradients.png", figure_png(gradient_figure(pulls))
+    by_id = {record["run_id"]: record for record in records}
+    found = [(block, of_block(block, by_id)) for block in on_page.blocks]
+    if any(mine for _, mine in found):
+        drawn = sensitivity_figure(found)
+        contents["sensitivity_png"] = "sensitivity.png", figure_png(drawn)
+        contents["sensitivity_svg"] = "sensitivity.svg", figure_svg(drawn)
     if not os.access(base, os.W_OK):
         raise PermissionError(f"{base} cannot be written; --format prints the table and writes nothing")
     for name, content in contents.values():

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from functools import cache
 from typing import Any
@@ -175,3 +176,37 @@ def _drawn(method: str, seed: int, status: str, role: str, with_samples: bool) -
 def make_experiment(methods: tuple[str, ...] = ("none", "kd", "cwd", "sstkd"), seeds: int = 3) -> list[dict]:
     """A teacher and every method with every seed, all ok."""
     return [make_row(role="teacher"), *(make_row(m, s) for m in methods for s in range(seeds))]
+
+
+def make_settings(experiment: Any, miou: Callable[[Any], float], spread: float = 0.01) -> list[dict]:
+    """Rows, without teachers, of all students of an experiment with one pair.
+
+    Args:
+        experiment: a `harness.Experiment`.
+        miou: mIoU of a method, a `harness.experiment.method.Method`, in [0, 1].
+        spread: standard deviation over seeds; half of it is common to all methods, which is what pairing is for.
+    """
+    found = []
+    for seed in experiment.seeds:
+        luck = np.random.default_rng(seed).normal(0, spread / 2)
+        for place, method in enumerate(experiment.methods):
+            value = float(
+                np.clip(miou(method) + luck + np.random.default_rng([seed, place]).normal(0, spread / 2), 0, 1)
+            )
+            found.append(
+                make_row(
+                    method.name, seed, run_id=f"{place}-{seed}", experiment=experiment.name, samples=None,
+                    method_parameters=json.dumps(method.parameters), dev_miou=value, best_dev_miou=value,
+                )
+            )  # fmt: skip
+    return found
+
+
+def make_longer(rows: list[dict], steps: int = 600) -> list[dict]:
+    """Rows of `none at equal seconds`, a little better than those of `none` among `rows`."""
+    return [
+        row | {"run_id": f"longer-{row['seed']}", "control": "equal seconds", "steps": steps,
+               "recipe": json.dumps(json.loads(row["recipe"]) | {"steps": steps}),
+               "dev_miou": row["dev_miou"] + 0.01, "val_miou": row["val_miou"] + 0.01}
+        for row in rows if row["method"] == "none"
+    ]  # fmt: skip

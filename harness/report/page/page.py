@@ -154,6 +154,7 @@ p: adjusted for all of them.</p>
 {_curves(i, curves)}
 {_search(i, [each for each in outcomes if each.study.template.pair == block.pair])}
 {_gradients(i, block, by_id)}
+{_sensitivity(i, block, by_id)}
 <h3>IoU by class</h3>
 {_by_class(i, block, by_id, iou_of)}
 <h3>Sample predictions</h3>
@@ -252,6 +253,22 @@ def _gradients(i: int, block: Block, by_id: Mapping[str, Row]) -> str:
         f'<h3>Gradients</h3><figure class="curves"><div class="scroll">{svg}</div>'
         "<figcaption>Norm of the gradient of each weighted loss term with respect to the student, relative to the task "
         "loss's (dotted): geometric mean over runs.</figcaption></figure>"
+    )
+
+
+def _sensitivity(i: int, block: Block, by_id: Mapping[str, Row]) -> str:
+    """mIoU over the hyper-parameters in which lines of a method differ; nothing where none do."""
+    from harness.report.plots.sensitivity import of_block, sensitivity_figure
+
+    found = of_block(block, by_id)
+    if not found:
+        return ""
+    label = "val mIoU over hyper-parameters of a method"
+    svg = _inline(figure_svg(sensitivity_figure([(block, found)], 8.6), text=True), f"v{i}-", label)
+    return (
+        f'<h3>Sensitivity</h3><figure class="curves"><div class="scroll">{svg}</div>'
+        "<figcaption>Val mIoU of lines of one method that differ in one hyper-parameter, or in several by a common "
+        "factor: mean, standard deviation and single seeds. No other line was trained.</figcaption></figure>"
     )
 
 
