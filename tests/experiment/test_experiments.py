@@ -103,6 +103,18 @@ def test_a_grid_has_twelve_pairs_over_architectures_and_encoders(file, places):
     assert all(kind in encoders for kind in ("resnet", "efficientnet", "mobilenet", "convnext", "mit_"))
 
 
+def test_the_study_of_weights_is_of_two_datasets_by_one_file():
+    texmosaic = ["name=sensitivity-texmosaic", "data={name: texmosaic, parameters: {equalize: false}}"]
+    both = [load(FOLDER / "sensitivity.yaml", changes) for changes in ([], texmosaic)]
+    assert [experiment.data.name for experiment in both] == ["landcover", "texmosaic"]
+    assert both[1].data.parameters["equalize"] is False
+    runs = [{run.run_id for run in outline(experiment)} for experiment in both]
+    labels = [method.label for method in both[0].methods]
+    # A teacher, and 38 lines with 5 seeds; none for as long is not known before steps are timed.
+    assert len(set(labels)) == len(labels) == 38 and both[0].budget.longer
+    assert [len(each) for each in runs] == [191, 191] and not runs[0] & runs[1]
+
+
 @pytest.mark.parametrize("file", slow_unless())
 def test_it_takes_four_real_steps(file, places, tmp_path):
     """With its own networks, a teacher of 101 layers, on Cityscapes; elsewhere the same teacher has 18 layers."""

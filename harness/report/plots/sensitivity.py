@@ -188,7 +188,7 @@ def sensitivity_figure(
 
 
 def _draw_block(part: "SubFigure", block: Block, mine: Sequence[Series], rows: int, width: float) -> None:
-    grid = part.subplots(rows, _COLUMNS, squeeze=False, sharey=True)
+    grid = part.subplots(rows, min(_COLUMNS, len(mine)), squeeze=False, sharey=True)
     every = grid.ravel()
     scores = [line.miou for one in mine for label in one.labels if (line := block.line(label)) and line.miou]
     fewest, most = min(score.n for score in scores), max(score.n for score in scores)
