@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.experiment import rules
 from harness.experiment.plan import outline, plan, timing_runs
 from harness.experiment.resources import Resources
-from harness.experiment.spec import Experiment, Run, found_or_named, unfound
+from harness.experiment.spec import VERSIONS, Experiment, Run, found_or_named, unfound
 from harness.results import paths, reuse, step_times, store
 
 if TYPE_CHECKING:
@@ -280,7 +280,15 @@ class Bench:
 
     def _require_results(self, found: bool) -> None:
         if not found:
-            raise ValueError(f"{self.directory}: no results yet. Run it first: sstkd-bench run {self.file}")
+            other = f", and the rows there are of other runs{self._earlier()}" if store.finished(self.directory) else ""
+            raise ValueError(f"{self.directory}: no results yet{other}. Run it first: sstkd-bench run {self.file}")
+
+    def _earlier(self) -> str:
+        """What finds the rows, if they are of an earlier version of the protocol."""
+        rows = store.read_rows(self.directory, ["protocol_version"]).column("protocol_version").to_pylist()
+        found = {*rows} & {*VERSIONS} - {self.experiment.protocol.version}
+        known = sorted(f'protocol: {{version: "{version}"}}' for version in found)
+        return f" ({' or '.join(known)} and controls: false find those of that version)" if known else ""
 
     def _require_current(self, directory: Path, ids: Collection[str] | None) -> dict[str, reuse.Standing]:
         """What the rows of a folder are worth; an error if some are stale."""
@@ -343,7 +351,7 @@ class Bench:
     def _time_steps(self, on_update: OnUpdate, retry_failed: bool) -> None:
         """Where runs follow from step times: time a step of every method, after its teacher has been trained.
 
-        The students that need no teacher and no step time are trained beside the teachers, on workers that would idle.
+        The students that need no teacher and no step time are trained beside the teachers, where workers may idle.
         """
         if not rules.needs_times(self.experiment):
             return
@@ -352,8 +360,10 @@ class Bench:
         if not reuse.pending(runs, found, retry_failed):
             return
         needed = {run.teacher_run for run in runs if run.method.needs_teacher}
-        if self.experiment.budget.unit == "steps" and self.experiment.search is None:
-            needed |= {run.run_id for run in outline(self.experiment) if not run.method.needs_teacher}
+        known = self.experiment.budget.unit == "steps" and self.experiment.search is None
+        if known and self.experiment.resources.concurrent != 1:
+            students = (run for run in outline(self.experiment) if run.role == "student")
+            needed |= {run.run_id for run in students if not run.method.needs_teacher}
         teachers = self._train_first(needed, on_update, retry_failed)
         from harness.execution.workspace import Workspace, below, copy_teacher
 

@@ -103,6 +103,7 @@ def test_plain_students_are_trained_beside_the_teacher_that_steps_are_timed_with
     [
         ({"budget": {"unit": "seconds"}}, 1),  # their steps are not known yet
         ({"seeds": [0, 1, 2]}, 4),
+        ({"resources": {"concurrent": 1}}, 1),  # nobody idles
     ],
 )
 def test_which_students_go_with_the_teacher(
@@ -110,6 +111,27 @@ def test_which_students_go_with_the_teacher(
 ) -> None:
     make("controls=true", **changes).run(retry_failed=True)
     assert len(launched[0]) == first
+
+
+def test_steps_are_timed_with_the_first_of_several_teachers(
+    make: Callable[..., harness.Bench], launched: list[list[str]]
+) -> None:
+    bench = make("controls=true", "pairs.0.teacher.seeds=[0, 1, 2]")
+    bench.run(retry_failed=True)
+    teacher, *_ = outline(bench.experiment)
+    plain = next(run for run in outline(bench.experiment) if run.role == "student" and run.method.name == "none")
+    assert launched[0] == [teacher.run_id, plain.run_id]
+
+
+def test_rows_of_an_earlier_protocol_are_told_from_none_at_all(make: Callable[..., harness.Bench]) -> None:
+    before = make("protocol.version=1.1")
+    for run in before.runs():
+        store.write_run(before.directory, row_of(run) | {"protocol_version": "1.1"})
+    assert before.pending() == [] and before.table().blocks
+    with pytest.raises(
+        ValueError, match=r"no results yet, and the rows there are of other runs \(protocol: \{version: \"1"
+    ):
+        make().table()
 
 
 def test_several_teachers_are_trained_crossed_and_compared(

@@ -308,8 +308,11 @@ def fetch_rows(client: Any, job: Job, directory: Path) -> Pulled | None:
     if there.is_dir() and directory.is_dir() and there.samefile(directory):
         there_too = set(store.finished(directory))
         expected = {run.run_id for run in foreseen(with_digests(job.experiment, directory))}
-        # If the number of steps is derived from a time budget, only the cluster knows the run_ids.
-        if expected <= there_too or (there_too and rules.needs_times(job.experiment)):
+        # Runs whose number of steps is derived from a time have run_ids that only the cluster knows.
+        derived = rules.needs_times(job.experiment)
+        if job.experiment.budget.unit == "seconds":
+            expected = set()
+        if expected <= there_too and (not derived or len(there_too) > len(expected)):
             return None
     with tempfile.TemporaryDirectory() as folder:
         package, _ = replace(job, names=()).package(Path(folder))

@@ -132,7 +132,7 @@ def within_budget(experiment: Experiment, times: Mapping[Key, StepTime]) -> list
     out: list[Run] = []
     # All methods before the controls: an error about a small budget then names a method.
     for run in [within(run) for run in outline(experiment)]:
-        plain = run.role == "student" and run.method.name == PLAIN
+        plain = run.role == "student" and run.method.name == PLAIN and (run.pair, PLAIN) in times
         out += [run, control(run)] if plain else [run]
     return out
 

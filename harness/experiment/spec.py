@@ -7,7 +7,7 @@ changes the numbers is part of a run's identity; paths (weights are identified b
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -31,7 +31,9 @@ from harness.experiment.resources import Resources
 from harness.experiment.search_settings import Search, Seed, Source, Trial
 from harness.experiment.weights import FolderPath, Weights, as_weights, identity, of_networks
 
-PROTOCOL_VERSION: Literal["2.0"] = "2.0"
+Version = Literal["1.1", "2.0"]
+VERSIONS: tuple[Version, ...] = get_args(Version)
+PROTOCOL_VERSION: Version = "2.0"
 MOST_OF_A_NETWORK = 4096
 """Channels, sides and rates of a network; a convolution between so many channels has 600 MB of weights."""
 
@@ -44,7 +46,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 class Protocol(Spec):
     """Which rules of docs/protocol.md the comparison follows."""
 
-    version: Literal["1.1", "2.0"] = PROTOCOL_VERSION
+    version: Annotated[Version, BeforeValidator(lambda given: str(given) if isinstance(given, float) else given)] = (
+        PROTOCOL_VERSION
+    )
     """An earlier one finds and continues runs of that version. Until 1.1 a teacher and a student of the same seed drew
     the same order and crops."""
     ruleset: Literal["published", "tuned", "searched"] = "published"

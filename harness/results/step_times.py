@@ -27,38 +27,44 @@ def timed(experiment: Experiment, directory: Path) -> bool:
 def times(experiment: Experiment, directory: Path, file: str) -> dict[Key, StepTime]:
     """How long a step of every method takes on every pair: the median over repeats of the medians after warm-up.
 
+    With equal steps only the additional control depends on it: then a method whose timing failed has no time, as it
+    will have no result, and of several devices the one counts on which the most was timed.
+
     Args:
         experiment: with a budget that needs step times.
         directory: its results folder.
         file: the experiment file, for the command in the message.
 
     Raises:
-        ValueError: a method has not been timed, its timing failed, or the timing runs used different devices.
+        ValueError: a method has not been timed; with a budget of seconds also if its timing failed, or the timing runs
+            used different devices.
     """
     runs = {run.run_id: run for run in timing_runs(experiment)}
     columns = ["run_id", "status", "message", "step_ms", "device"]
     folder = times_folder(directory)
     rows = {row["run_id"]: row for row in store.read_rows(folder, columns, run_ids=set(runs)).to_pylist()}
-    found: dict[Key, list[float]] = {}
+    found: dict[str, dict[Key, list[float]]] = {}
+    exact = experiment.budget.unit == "seconds"
     for run_id, run in runs.items():
         row = rows.get(run_id)
         if row is None:
             raise ValueError(
                 f"{folder}: a step of {run.label} on {run.pair} has not been timed yet: sstkd-bench run {file}"
             )
-        if row["status"] != "ok":
+        if row["status"] == "ok":
+            found.setdefault(row["device"], {}).setdefault((run.pair, run.method.label), []).append(row["step_ms"])
+        elif exact:
             raise ValueError(
                 f"{paths.run_path(folder, run_id)}: timing {run.label} on {run.pair} failed: {row['message']}. Fix "
                 "the cause, then delete this row; re-running the command times it again"
             )
-        found.setdefault((run.pair, run.method.label), []).append(row["step_ms"])
-    devices = sorted({row["device"] for row in rows.values()})
-    if len(devices) > 1:
+    if exact and len(found) > 1:
         raise ValueError(
-            f"{folder}: steps were timed on different devices ({', '.join(devices)}), whose times are not comparable. "
-            "Delete the folder and run on devices of one kind"
+            f"{folder}: steps were timed on different devices ({', '.join(sorted(found))}), whose times are not "
+            "comparable. Delete the folder and run on devices of one kind"
         )
-    return {key: StepTime(ms=statistics.median(repeats), repeats=tuple(repeats)) for key, repeats in found.items()}
+    most = max((found[device] for device in sorted(found)), key=len, default={})
+    return {key: StepTime(ms=statistics.median(repeats), repeats=tuple(repeats)) for key, repeats in most.items()}
 
 
 def outlined(

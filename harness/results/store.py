@@ -186,10 +186,16 @@ def run_of(directory: str | Path, row: Mapping[str, Any]) -> "Run":
     """
     from pydantic import ValidationError  # these two take longer to import than many rows to read
 
-    from harness.experiment.spec import Run
+    from harness.experiment.spec import VERSIONS, Run
 
     try:
-        return Run.model_validate_json(row["spec"])
+        run = Run.model_validate_json(row["spec"])
+        if run.protocol.version != row["protocol_version"] and row["protocol_version"] in VERSIONS:
+            # Until 1.1 the version was no key of the experiment.
+            return run.model_copy(
+                update={"protocol": run.protocol.model_copy(update={"version": row["protocol_version"]})}
+            )
+        return run
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(["spec", *map(str, first["loc"])])

@@ -146,6 +146,22 @@ def test_times_of_two_kinds_of_device_are_an_error(tmp_path: Path) -> None:
         step_times.times(made, tmp_path, "e.yaml")
 
 
+def test_with_equal_steps_a_failed_timing_costs_no_other_run(tmp_path: Path) -> None:
+    """The longer control follows from those that could be timed, on the device where most were; none without `none`."""
+    made = experiment(tmp_path, "train.steps=300", budget={"longer": True}, methods=["none", "kd", "cwd"])
+    ms = {"none": [100.0] * 3, "kd": [150.0] * 3, "cwd": [900.0] * 3}
+    for failing, expected in (("cwd", 450), ("kd", 2700), ("none", None)):
+        folder = tmp_path / failing
+        for run in timing_runs(made):
+            name = run.method.name
+            other = {"device": "NVIDIA A100"} if (name, run.seed) == ("kd", 2) else {}
+            row = make_row(name, run.seed, "failed" if name == failing else "ok", run_id=run.run_id, **other)
+            store.write_run(times_folder(folder), row | ({} if name == failing else {"step_ms": ms[name][run.seed]}))
+        runs = plan(made, times=step_times.times(made, folder, "e.yaml"))
+        assert [run.train.steps for run in runs if run.control is not None] == ([] if expected is None else [expected])
+        assert {"none", "kd", "cwd"} == {run.method.name for run in runs if run.role == "student"}
+
+
 def test_a_method_that_cannot_be_timed_is_named(tmp_path: Path) -> None:
     made = experiment(tmp_path, budget={"unit": "seconds"})
     for run in timing_runs(made):

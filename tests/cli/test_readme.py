@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import harness
 from harness.analysis.comparison import COLUMNS, quick_table
 from harness.cli.app import app
+from harness.experiment import rules
 from harness.experiment.load import load
 from harness.experiment.plan import plan
 from harness.experiment.spec import Experiment
 from harness.report.formats import to_markdown
 from harness.results import paths, store
-from tests.support.camvid_page import score_lines
+from tests.support.pretrained_page import score_lines
 from tests.support.rows import with_opencv_5
 
 ROOT = Path(__file__).parents[2]
@@ -52,17 +54,22 @@ def test_pages_show_what_the_example_rows_give(name: str, page: str, columns: tu
     assert [line for line in shown if line not in written] == []
 
 
-def test_the_camvid_page_shows_what_its_rows_give(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_page_of_pretrained_networks_shows_what_its_rows_give(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("CAMVID", str(tmp_path))
-    experiment = load(ROOT / "experiments" / "camvid.yaml")
-    directory = EXAMPLE.parent / "camvid"
-    assert set(store.finished(directory)) == {run.run_id for run in plan(experiment)}
-    cells = [line.split("|") for line in lines_of(directory, experiment) if line.startswith("|")]
-    shown = ["|".join(["", *(each[i] for i in (1, 2, 3, 4, 5)), ""]) for each in cells]
-    written = (ROOT / "docs" / "camvid.md").read_text().splitlines()
-    assert len(shown) == 6 and [line for line in [*shown, *score_lines(directory)] if line not in written] == []
-    for run_id in store.finished(directory):
-        for sample in store.read_row(paths.run_path(directory, run_id))["samples"]:
+    bench = harness.Bench(load(ROOT / "experiments" / "pretrained.yaml", here=False), EXAMPLE.parent)
+    runs = bench.runs()
+    assert set(store.finished(bench.directory)) == {run.run_id for run in runs}
+    rows = store.read_rows(bench.directory, list(COLUMNS))
+    table = quick_table(rows, rules.labels(bench.experiment), bench.experiment.seeds)
+    lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
+    shown = ["|".join(["", *(line.split("|")[i] for i in (1, 2, 3, 4, 5)), ""]) for line in lines]
+    shown += score_lines(bench.directory)
+    written = (ROOT / "docs" / "pretrained.md").read_text().splitlines()
+    assert len(shown) == 7 + 8 and [line for line in shown if line not in written] == []
+    for run in runs:
+        for sample in store.read_row(paths.run_path(bench.directory, run.run_id))["samples"]:
             assert sample["image"] is None and sample["label"] is None
 
 

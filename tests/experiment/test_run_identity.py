@@ -9,6 +9,7 @@ from harness.experiment.method import Method, method_entry
 from harness.experiment.plan import plan
 from harness.experiment.signatures import table
 from harness.experiment.spec import Protocol, Run
+from harness.results.store import run_of
 from tests.support.base import BASE, load
 
 
@@ -25,6 +26,15 @@ def test_run_ids_do_not_change_between_versions(tmp_path):
     assert ids(fixed) == ["1176184f833e8517", "f916263f8637f8f5", "c75ee8ef66cd1ab2"]
     earlier = fixed.model_copy(update={"protocol": Protocol(version="1.1")})
     assert ids(earlier) == ["46e62683d9f5a2ea", "428bf3f686aaed49", "29eddda96fe72bff"]
+
+
+def test_a_row_of_an_earlier_version_names_its_run(tmp_path):
+    """Until 1.1 the version was a column only, and no key of the experiment."""
+    run = plan(load(tmp_path, BASE, "protocol.version=1.1"))[1]
+    spec = run.model_dump(mode="json")
+    del spec["protocol"]["version"]
+    row = {"run_id": run.run_id, "protocol_version": "1.1", "spec": json.dumps(spec)}
+    assert run_of(tmp_path, row) == run and run_of(tmp_path, row).run_id == run.run_id
 
 
 def test_methods_at_their_defaults_keep_their_runs(tmp_path):
