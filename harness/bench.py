@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.experiment import rules
 from harness.experiment.plan import outline, plan, timing_runs
 from harness.experiment.resources import Resources
-from harness.experiment.spec import VERSIONS, Experiment, Run, found_or_named, unfound
+from harness.experiment.spec import Experiment, Run, found_or_named, unfound
 from harness.results import paths, reuse, step_times, store
 
 if TYPE_CHECKING:
@@ -280,15 +280,8 @@ class Bench:
 
     def _require_results(self, found: bool) -> None:
         if not found:
-            other = f", and the rows there are of other runs{self._earlier()}" if store.finished(self.directory) else ""
+            other = reuse.of_other_runs(self.directory, self.experiment.protocol.version)
             raise ValueError(f"{self.directory}: no results yet{other}. Run it first: sstkd-bench run {self.file}")
-
-    def _earlier(self) -> str:
-        """What finds the rows, if they are of an earlier version of the protocol."""
-        rows = store.read_rows(self.directory, ["protocol_version"]).column("protocol_version").to_pylist()
-        found = {*rows} & {*VERSIONS} - {self.experiment.protocol.version}
-        known = sorted(f'protocol: {{version: "{version}"}}' for version in found)
-        return f" ({' or '.join(known)} and controls: false find those of that version)" if known else ""
 
     def _require_current(self, directory: Path, ids: Collection[str] | None) -> dict[str, reuse.Standing]:
         """What the rows of a folder are worth; an error if some are stale."""
@@ -329,30 +322,19 @@ class Bench:
         return with_search(table, self.experiment, self.directory)
 
     def _train_first(self, wanted: Collection[str | None], on_update: OnUpdate, retry_failed: bool) -> list[Run]:
-        """Train what other runs are planned from; build every method on its pair before that.
-
-        Args:
-            wanted: run_ids; None, the teacher of a method that needs none, is passed over.
-
-        Returns:
-            The teachers among them.
-        """
-        runs = outline(self.experiment)
-        self.require_ready(runs, full=True)
+        """Train the runs `wanted`, from which others are planned, if a teacher is pending; the teachers among them."""
+        self.require_ready(runs := outline(self.experiment), full=True)
         first = [run for run in runs if run.run_id in wanted]
         found = self._require_current(self.directory, [run.run_id for run in first])
         teachers = [run for run in first if run.role == "teacher"]
         if pending := reuse.pending(teachers, found, retry_failed):
-            trained = any(run.checkpoint is None for run in pending)  # otherwise they are there in a moment
-            first = first if trained else teachers
+            if all(run.checkpoint is not None for run in pending):
+                first = teachers  # they are there in a moment
             self._launch(first, self.experiment.resources, self.directory, on_update, retry_failed)
         return teachers
 
     def _time_steps(self, on_update: OnUpdate, retry_failed: bool) -> None:
-        """Where runs follow from step times: time a step of every method, after its teacher has been trained.
-
-        The students that need no teacher and no step time are trained beside the teachers, where workers may idle.
-        """
+        """Where runs follow from step times: time a step of every method, after its teacher has been trained."""
         if not rules.needs_times(self.experiment):
             return
         folder, runs = paths.times_folder(self.directory).absolute(), timing_runs(self.experiment)
@@ -360,10 +342,7 @@ class Bench:
         if not reuse.pending(runs, found, retry_failed):
             return
         needed = {run.teacher_run for run in runs if run.method.needs_teacher}
-        known = self.experiment.budget.unit == "steps" and self.experiment.search is None
-        if known and self.experiment.resources.concurrent != 1:
-            students = (run for run in outline(self.experiment) if run.role == "student")
-            needed |= {run.run_id for run in students if not run.method.needs_teacher}
+        needed |= step_times.beside_teachers(self.experiment)
         teachers = self._train_first(needed, on_update, retry_failed)
         from harness.execution.workspace import Workspace, below, copy_teacher
 

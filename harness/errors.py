@@ -53,6 +53,16 @@ def machine_failed(error: BaseException) -> bool:
     return any(each in text for each in MACHINE_TEXTS) and not any(each in text for each in RUN_TEXTS)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the process, or its GPU, had no memory left.
+
+    >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("[enforce fail] ... not enough memory"))
+    (True, True)
+    """
+    names = [kind.__name__ for kind in type(error).__mro__]
+    return "MemoryError" in names or "OutOfMemoryError" in names or "not enough memory" in text_of(error)
+
+
 def text_of(error: BaseException) -> str:
     """An error's text, which code from outside may fail to give."""
     try:

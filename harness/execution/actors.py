@@ -43,7 +43,8 @@ class ProgressActor:
 
 
 class Worker:
-    """Actor: one process that keeps imports, dataset and teacher in memory and executes one run after another."""
+    """Actor: one process that keeps imports, dataset and teacher in memory and executes runs, one after another or in
+    step."""
 
     def __init__(self, directory: str, resources: str, progress: Any) -> None:
         with quick_imports():
@@ -58,9 +59,9 @@ class Worker:
         """Share data and teachers with the other workers of this machine."""
         self._worker.attach(shared)
 
-    def run(self, spec: str, last_try: bool) -> str:
-        """Finish one run: "ok" or "failed". A machine's error is raised, unless this is the last try."""
-        return self._worker.run(spec, last_try)
+    def run(self, specs: list[str], last_try: bool) -> dict[str, str]:
+        """Finish runs that are fed with the same, as `WarmWorker.run`."""
+        return self._worker.run(specs, last_try)
 
 
 def group_run(group: Group, progress: Any) -> str:

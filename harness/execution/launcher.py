@@ -19,7 +19,7 @@ from harness.execution.groups import Groups
 from harness.execution.messages import Outcome
 from harness.execution.pool import Pool
 from harness.execution.queue import Queue
-from harness.execution.status import Status
+from harness.execution.status import ENDED, Status
 from harness.execution.status_file import StatusFile
 from harness.execution.workspace import Workspace
 from harness.experiment.resources import Resources
@@ -214,9 +214,19 @@ class _Launch:
                 self._reached[run_id] = report.began
                 self._tries[run_id] = 0
             self._status.report(run_id, report)
+            if report.ended is not None and run_id in self._status.running:
+                self._finish(Outcome(self._status.running[run_id], report.ended))
 
     def _finish(self, outcome: Outcome) -> None:
         run, status = outcome.run, self._status
+        if status.state[run.run_id] in ENDED:  # told by the run itself, while others in step with it went on
+            return
+        if outcome.status == "waiting":
+            status.change(run, "waiting")
+            self._queue.put_back(run)
+            return
+        if outcome.status == "lost" and self._workspace.status(run.run_id) == "ok":
+            outcome = Outcome(run, "ok")  # its row was written before its process was lost
         if outcome.status == "lost":
             if outcome.error is not None and self._workspace.storage is None:  # no attempt could write a row
                 raise OSError(outcome.error.errno, f"{outcome.error.strerror}: cannot write to {self._directory}")

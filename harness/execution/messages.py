@@ -38,7 +38,8 @@ class Outcome:
 
     Attributes:
         run: which.
-        status: "ok", "failed" (its row says why), or "lost" (there is no row).
+        status: "ok", "failed" (its row says why), "lost" (there may be no row), or "waiting": it was not begun, for
+            lack of memory beside others.
         reason: why it was lost.
         detail: all that is known of it, such as a traceback.
         node: where it was lost.

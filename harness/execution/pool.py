@@ -1,4 +1,6 @@
-"""A pool of warm actors, each of which executes one run at a time; one of the two executors of `execution.launcher`.
+"""A pool of warm actors, each of which executes one run at a time, or several in step that are fed with the same.
+
+One of the two executors of `execution.launcher`.
 
 It only knows where runs are: `execution.queue` decides which is next, the launcher what follows from how one ended.
 """
@@ -34,7 +36,13 @@ class _Actor:
     avoids: frozenset[str] = frozenset()  # nodes it must not start on
     node: str | None = None
     last: Key | None = None
-    run: Run | None = None
+    runs: tuple[Run, ...] = ()
+
+
+def share(waiting: int, slots: int, together: int | str) -> int:
+    """How many runs one worker takes at most: so that all workers have some, and not more than `together`."""
+    fair = max(1, -(-waiting // max(1, slots)))
+    return fair if together == "auto" else min(fair, int(together))
 
 
 class Pool:
@@ -59,7 +67,7 @@ class Pool:
     @property
     def running(self) -> int:
         """How many runs are being executed."""
-        return sum(actor.run is not None for actor in self._actors)
+        return sum(len(actor.runs) for actor in self._actors)
 
     @property
     def slots(self) -> int:
@@ -82,16 +90,22 @@ class Pool:
             self._add()
 
     def assign(self, queue: Queue, tries: Counter[str]) -> Iterator[Run]:
-        """Give idle actors their next run; yields the runs that start."""
+        """Give idle actors their next run, or several that are fed with the same; yields the runs that start.
+
+        A run that was lost before is executed by itself: the others may have been the cause, by the memory they took.
+        """
         nodes = {actor.node for actor in self._actors if actor.node is not None}
+        most = share(len(queue), self.slots, self._resources.together)
         for actor in self._actors:
             if actor.future is None and actor.node is not None:
                 run = queue.take(actor.node, nodes, actor.last)
                 if run is not None:
-                    last_try = tries[run.run_id] >= self._resources.max_failures
-                    actor.future = actor.handle.run.remote(run.model_dump_json(), last_try)
-                    actor.run, actor.last = run, key_of(run)
-                    yield run
+                    again = tries[run.run_id]
+                    others = [] if again else queue.more(run, most - 1, lambda other: not tries[other.run_id])
+                    actor.runs, last_try = (run, *others), again >= self._resources.max_failures
+                    actor.future = actor.handle.run.remote([each.model_dump_json() for each in actor.runs], last_try)
+                    actor.last = max(map(key_of, actor.runs), key=lambda key: key[0] is not None)
+                    yield from actor.runs
 
     def wait(self, seconds: float) -> Iterator[Outcome]:
         """The runs that end within so many seconds; returns as soon as one did."""
@@ -102,29 +116,26 @@ class Pool:
         done, _ = ray.wait(list(futures), num_returns=1, timeout=seconds)
         for future in done:
             actor = futures[future]
-            outcome = self._settle(actor, future)
-            if outcome is not None:
-                yield outcome
+            yield from self._settle(actor, future)
 
-    def _settle(self, actor: _Actor, future: Any) -> Outcome | None:
-        run, actor.run, actor.future = actor.run, None, None
+    def _settle(self, actor: _Actor, future: Any) -> list[Outcome]:
+        runs, actor.runs, actor.future = actor.runs, (), None
         try:
-            answer: str = ray.get(future)
+            answer: Any = ray.get(future)  # the node's id, or how each run ended
         except ray.exceptions.RayError as error:
             self._end(actor)  # the process is dead or in doubt: the next run gets a new one
-            if run is None:
+            if not runs:
                 self._failed_to_start(error)
-                return None
-            outcome = lost(run, error, actor.node)
+                return []
             if actor.node is not None:
                 self._faults[actor.node] += 1
                 self._add(not_on=actor.node)
-            return outcome
-        if run is None:
+            return [lost(run, error, actor.node) for run in runs]
+        if not runs:
             self._started(actor, answer)
-            return None
+            return []
         self._faults.pop(str(actor.node), None)
-        return Outcome(run, answer)
+        return [Outcome(run, answer[run.run_id]) for run in runs]
 
     def _add(self, not_on: str | None = None) -> None:
         """Start an actor; where possible on another node than `not_on`, and on none that has failed repeatedly."""

@@ -5,8 +5,9 @@ of finished seeds at any time. Within a round a worker first gets runs whose tea
 """
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
+from harness.experiment.alike import fed_alike
 from harness.experiment.spec import Run
 
 Key = tuple[str | None, str]
@@ -56,6 +57,27 @@ class Queue:
                     return run
         return None
 
+    def more(self, run: Run, most: int, allowed: Callable[[Run], bool]) -> list[Run]:
+        """Up to `most` further runs that can be fed with what `run` is fed with, removed from the queue.
+
+        Args:
+            run: just taken.
+            most: how many.
+            allowed: which runs may be among them.
+        """
+        name, teacher, found = _round_of(run), key_of(run)[0], list[Run]()
+        for key in [*self._rounds.get(name, {})]:
+            waiting = self._rounds[name][key] if name in self._rounds else deque[Run]()
+            for other in [*waiting]:
+                if len(found) == most:
+                    return found
+                same = key[0] is None or teacher is None or key[0] == teacher
+                if same and self._ready(other) and allowed(other) and fed_alike(run, other):
+                    teacher = teacher or key[0]
+                    self._removed(name, key, other)
+                    found.append(other)
+        return found
+
     def put_back(self, run: Run, not_on: str | None = None) -> None:
         """Put a run back at the front; it is given to another node than `not_on` as long as there is one."""
         if not_on is not None:
@@ -78,7 +100,7 @@ class Queue:
         return found
 
     def _place(self, run: Run) -> deque[Run]:
-        name = (run.role == "student", run.seed if run.role == "student" else 0)
+        name = _round_of(run)
         if name not in self._rounds:
             self._order.setdefault(name, len(self._order))
             self._rounds[name] = {}
@@ -103,3 +125,7 @@ class Queue:
             if not barred or node not in barred or not set(nodes) - barred:
                 return run
         return None
+
+
+def _round_of(run: Run) -> tuple[bool, int]:
+    return (run.role == "student", run.seed if run.role == "student" else 0)

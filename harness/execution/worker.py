@@ -20,8 +20,8 @@ from harness.execution.sharing import sharer
 from harness.execution.workspace import Workspace
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
-from harness.training.cost import device_use
-from harness.training.execute import execute
+from harness.training.cost import device_use, free_bytes
+from harness.training.execute import execute, execute_together
 from harness.training.progress import Progress
 from harness.training.runtime import Runtime
 
@@ -48,6 +48,8 @@ class Reporter:
 
     def close(self, status: str) -> None:
         """The run has ended in this process."""
+        if status != "lost":  # others that are in step with it may go on for long
+            self._actor.post.remote(self._run_id, Progress(ended=status))
         for sink in self._sinks:
             sink(Progress(ended=status))
 
@@ -56,7 +58,7 @@ class Reporter:
 
 
 class WarmWorker:
-    """One process that keeps imports, dataset and teacher in memory and executes one run after another."""
+    """One process that keeps imports, dataset and teacher in memory and executes runs, one after another or in step."""
 
     def __init__(self, directory: str, resources: str, progress: Any) -> None:
         self._resources = Resources.model_validate_json(resources)
@@ -68,14 +70,50 @@ class WarmWorker:
         """Share data and teachers with the other workers of this machine."""
         self._share = sharer(shared)
 
-    def run(self, spec: str, last_try: bool) -> str:
-        """Finish one run: "ok" or "failed". A machine's error is raised, unless this is the last try."""
-        run = Run.model_validate_json(spec)
-        self._workspace.fetch(run)
+    def run(self, specs: list[str], last_try: bool) -> dict[str, str]:
+        """Finish one run, or several that are fed with the same.
+
+        Args:
+            specs: the runs, as JSON.
+            last_try: of one run by itself: a machine's error is recorded in its row instead of raised.
+
+        Returns:
+            "ok" or "failed" by run_id; "waiting" of a run that was not begun, for lack of memory beside the others.
+        """
+        runs = {run.run_id: run for run in map(Run.model_validate_json, specs)}
+        for run in runs.values():
+            self._workspace.fetch(run)
         device = torch.device("cuda" if self._resources.gpus_per_worker > 0 else "cpu")
-        report = Reporter(run, self._resources, self._workspace.folder, self._progress, device)
-        runtime = Runtime.local(
-            self._workspace.checkpoints(run.run_id),
+        folder, publish = self._workspace.folder, self._workspace.publish
+        reports = {i: Reporter(run, self._resources, folder, self._progress, device) for i, run in runs.items()}
+        status = dict.fromkeys(runs, "lost")
+
+        def ended(run_id: str, how: str) -> None:
+            status[run_id] = how
+            if how != "waiting":
+                reports[run_id].close(how)
+
+        try:
+            if len(runs) == 1:
+                ((run_id, run),) = runs.items()
+                ended(run_id, execute(run, self._runtime(run_id, device, reports[run_id]), folder, publish, last_try))
+            else:
+                runtimes = {run_id: self._runtime(run_id, device, reports[run_id]) for run_id in runs}
+                execute_together(runs, runtimes, folder, publish, ended, self._memory(device))
+        finally:
+            for run_id in [run_id for run_id, how in status.items() if how == "lost"]:
+                reports[run_id].close("lost")
+        return status
+
+    def _memory(self, device: torch.device) -> int:
+        """Half of this worker's share of what is free: the other half is for a step's own maps."""
+        of_machine = (os.cpu_count() or 1) // self._resources.cpus_per_worker
+        workers = max(1, of_machine) if device.type == "cpu" else max(1.0, 1 / self._resources.gpus_per_worker)
+        return int(free_bytes(device) / workers / 2)
+
+    def _runtime(self, run_id: str, device: torch.device, report: Reporter) -> Runtime:
+        return Runtime.local(
+            self._workspace.checkpoints(run_id),
             device=device,
             threads=self._resources.cpus_per_worker,
             loader_workers=self._resources.loader_workers,
@@ -83,12 +121,6 @@ class WarmWorker:
             checkpoint_minutes=self._resources.checkpoints.minutes,
             **({} if self._share is None else {"share": self._share}),
         )
-        status = "lost"
-        try:
-            status = execute(run, runtime, self._workspace.folder, self._workspace.publish, last_try)
-        finally:
-            report.close(status)
-        return status
 
 
 def run_rank(group: Group, progress: Any) -> str:

@@ -33,6 +33,9 @@ class Resources(Spec):
     """Live loggers; they write below the experiment's results folder."""
     concurrent: Count | None = None
     """Runs at the same time; as many as fit when not given."""
+    together: Literal["auto"] | Count = 1
+    """Most runs that a worker trains in step where they see the same batches and teacher; both are then made once for
+    all of them. `auto`: as many as keep all workers busy and fit into memory. Not for runs on several workers."""
     address: Annotated[str, Field(pattern=r"^(local|auto|[A-Za-z0-9.\-]+:[0-9]+|ray://.+)$", max_length=500)] = "local"
     """`local` starts Ray on this machine; `auto` or host:port joins a running cluster."""
     storage: Annotated[str, Field(max_length=2000)] | None = None

@@ -141,5 +141,5 @@ def _step(error: BaseException) -> int | None:
 
 def _loops(error: BaseException) -> Iterator[dict[str, object]]:
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_globals.get("__name__") == "harness.training.loop" and frame.f_code.co_name == "train":
+        if frame.f_globals.get("__name__") == "harness.training.loop" and frame.f_code.co_name == "steps":
             yield frame.f_locals

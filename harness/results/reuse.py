@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.borders import quoted
-from harness.experiment.spec import Run
+from harness.experiment.spec import VERSIONS, Run
 from harness.files import sha256
 from harness.results import content, paths, store
 
@@ -250,6 +250,16 @@ def _rows(count: int) -> str:
 def states(runs: Sequence[Run], found: Mapping[str, Standing]) -> dict[str, str]:
     """By run_id what the rows of runs are worth; "waiting" without a row."""
     return {run.run_id: found[run.run_id].state if run.run_id in found else "waiting" for run in runs}
+
+
+def of_other_runs(directory: Path, version: str) -> str:
+    """For the message that there are no results: other rows, and what finds an earlier protocol's."""
+    if not store.finished(directory):
+        return ""
+    rows = store.read_rows(directory, ["protocol_version"]).column("protocol_version").to_pylist()
+    known = [f'protocol: {{version: "{other}"}}' for other in VERSIONS if other in rows and other != version]
+    found = f" ({' or '.join(known)} and controls: false find those of that version)" if known else ""
+    return f", and the rows there are of other runs{found}"
 
 
 def pending(runs: Sequence[Run], found: Mapping[str, Standing], retry_failed: bool) -> list[Run]:

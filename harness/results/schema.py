@@ -117,6 +117,8 @@ def _schema() -> Any:
         "train_seconds": real,
         "eval_seconds": real,
         "wall_seconds": real,
+        "together": whole,  # most runs that the process trained in step with each other, this one included
+        "shared_seconds": real,  # of train_seconds, what was spent for several of them at once
         "peak_memory_mb": real,
         "student_parameters": whole,
         "extra_parameters": whole,  # trained by the distiller, gone afterwards

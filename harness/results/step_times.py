@@ -24,6 +24,15 @@ def timed(experiment: Experiment, directory: Path) -> bool:
     return {run.run_id for run in timing_runs(experiment)} <= store.finished(times_folder(directory)).keys()
 
 
+def beside_teachers(experiment: Experiment) -> set[str]:
+    """run_ids of students that need neither a teacher nor a step time; none if a worker has no time to spare."""
+    known = experiment.budget.unit == "steps" and experiment.search is None
+    if not known or experiment.resources.concurrent == 1:
+        return set()
+    students = (run for run in outline(experiment) if run.role == "student")
+    return {run.run_id for run in students if not run.method.needs_teacher}
+
+
 def times(experiment: Experiment, directory: Path, file: str) -> dict[Key, StepTime]:
     """How long a step of every method takes on every pair: the median over repeats of the medians after warm-up.
 

@@ -39,12 +39,12 @@ _COUNT, _SHARE, _TIME, _LARGE = (0, 2**62), (0.0, 1.0), (0.0, 1e12), (0.0, 1e18)
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("seed", "steps", "resumed", "trial", "search_trials", "best_dev_step"), _COUNT),
     **dict.fromkeys(("student_parameters", "extra_parameters", "student_macs"), _COUNT),
-    **dict.fromkeys(("workers", "threads"), (1, 2**31)),
+    **dict.fromkeys(("workers", "threads", "together"), (1, 2**31)),
     "ignore_index": (0, 255),
     "num_classes": (1, MAX_CLASSES),
     **dict.fromkeys(("dev_miou", "val_miou", "best_dev_miou", "floor_dev_miou", "floor_val_miou"), _SHARE),
     **dict.fromkeys(("step_ms", "step_ms_p90", "data_ms", "student_latency_ms", "budget_step_ms"), _TIME),
-    **dict.fromkeys(("train_seconds", "eval_seconds", "wall_seconds", "search_seconds"), _TIME),
+    **dict.fromkeys(("train_seconds", "eval_seconds", "wall_seconds", "search_seconds", "shared_seconds"), _TIME),
     **dict.fromkeys(("peak_memory_mb", "budget_amount"), _LARGE),
 }
 """Smallest and largest number allowed, both finite."""

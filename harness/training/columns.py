@@ -73,6 +73,8 @@ def measured(run: Run, log: Log, clock: StepClock, counted: Mapping[str, Counted
         "data_ms": float(np.median(log.data_ms)) if log.data_ms else None,
         "train_seconds": log.train_seconds,
         "eval_seconds": log.eval_seconds,
+        "together": log.together,
+        "shared_seconds": log.shared_seconds,
         "resumed": log.resumed,
         "worker_history": log.workers if len(log.workers) > 1 else None,
     }

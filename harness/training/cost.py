@@ -22,8 +22,39 @@ LATENCY_CALLS = 20
 CPUINFO = Path("/proc/cpuinfo")
 
 
+class Span:
+    """The time of a block, `with span: ...`. On CUDA by events: nothing waits for the device until `ms` is asked for.
+
+    Args:
+        device: device of the block.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        events: Any = torch.cuda.Event  # untyped in torch
+        self._events = [events(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
+        self.seconds = 0.0
+        """Of this process; a device may still be at work."""
+
+    def __enter__(self) -> None:
+        if self._events:
+            self._events[0].record()
+        self._began = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.seconds = time.perf_counter() - self._began
+        if self._events:
+            self._events[1].record()
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds on the device, which must have come to the end of the block."""
+        if not self._events:
+            return self.seconds * 1e3
+        return float(self._events[0].elapsed_time(self._events[1]))
+
+
 class StepClock:
-    """Milliseconds of each training step: `with clock: step()`. On CUDA by events, without a sync.
+    """Milliseconds of each training step: `with clock: step()`.
 
     Args:
         device: device of the step.
@@ -31,38 +62,31 @@ class StepClock:
     """
 
     def __init__(self, device: torch.device, history: Iterable[float] = ()) -> None:
-        self._cuda = device.type == "cuda"
-        self._ms = list(history)
-        self._pending: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._began = 0.0
+        self._device, self._ms = device, list(history)
+        self._pending: list[tuple[Span, Span | None]] = []
         self._fresh = 0  # steps of this process; the first ones allocate, tune and compile
         self._warm: list[float] = []
 
     def __enter__(self) -> None:
-        if self._cuda:
-            events: Any = torch.cuda.Event  # untyped in torch
-            self._pending.append((events(enable_timing=True), events(enable_timing=True)))
-            self._pending[-1][0].record()
-        else:
-            self._began = time.perf_counter()
+        self._pending.append((Span(self._device), None))
+        self._pending[-1][0].__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._cuda:
-            self._pending[-1][1].record()
-        else:
-            self._add((time.perf_counter() - self._began) * 1e3)
+        self._pending[-1][0].__exit__(kind, error, at)
 
-    def _add(self, ms: float) -> None:
-        self._fresh += 1
-        (self._warm if self._fresh <= WARM_UP_STEPS else self._ms).append(ms)
+    def before(self, part: Span | None) -> None:
+        """A part of the last step that was done before it, for several runs at once."""
+        self._pending[-1] = (self._pending[-1][0], part)
 
     def history(self) -> list[float]:
         """Milliseconds of every step after warm-up so far. Synchronises with the device."""
-        if self._pending:
+        if self._pending and self._device.type == "cuda":
             torch.cuda.synchronize()
-            for start, end in self._pending:
-                self._add(start.elapsed_time(end))
-            self._pending.clear()
+        for own, part in self._pending:
+            self._fresh += 1
+            ms = own.ms + (0.0 if part is None else part.ms)
+            (self._warm if self._fresh <= WARM_UP_STEPS else self._ms).append(ms)
+        self._pending.clear()
         return self._ms
 
     def percentile(self, q: float) -> float | None:
@@ -110,6 +134,35 @@ def latency_ms(predict: Callable[[], object], device: torch.device, seconds: flo
 def parameters(module: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def held(module: nn.Module) -> int:
+    """Bytes that training a module holds between steps, with an optimizer that keeps two averages of each weight."""
+    trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+    return 3 * trained + sum(int(x.numel() * x.element_size()) for x in module.state_dict().values())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process may still take: of the GPU, else of the machine or of its control group."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
+    found = [_kilobytes("/proc/meminfo", "MemAvailable")]
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
+        found += [None if limit == "max" else int(limit) - int(used)]
+    except (OSError, ValueError):  # no control groups, or their first version
+        pass
+    return min((each for each in found if each is not None), default=2**63)
+
+
+def _kilobytes(file: str, field: str) -> int | None:
+    """A field of one of the kernel's tables, in bytes; None if there is none."""
+    try:
+        lines = Path(file).read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
 @torch.no_grad()
@@ -191,11 +244,8 @@ def _cuda_percent(device: torch.device) -> float | None:
 
 def _resident_mb(field: str) -> float | None:
     """A field of /proc/self/status in MiB; None if there is no such file."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), None)
+    found = _kilobytes("/proc/self/status", field)
+    return None if found is None else found / 2**20
 
 
 def _most_resident_mb() -> float:

@@ -2,18 +2,19 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.errors import RunFailed, WorkerLost, machine_failed
+from harness.errors import RunFailed, WorkerLost, machine_failed, out_of_memory
 from harness.experiment.spec import Run
 from harness.results import content, failures, record
-from harness.training.loop import train
+from harness.training.loop import steps
 from harness.training.runtime import Runtime
+from harness.training.together import Steps, alone, together
 
 
 def execute(
@@ -23,6 +24,45 @@ def execute(
     publish: Callable[[str], None] = lambda run_id: None,
     last_try: bool = True,
 ) -> str:
+    """Train one run by itself and write its row; arguments, result and errors are those of `executed`."""
+    return alone(executed(run, runtime, directory, publish, last_try))
+
+
+def execute_together(
+    runs: Mapping[str, Run],
+    runtimes: Mapping[str, Runtime],
+    directory: Path,
+    publish: Callable[[str], None],
+    on_end: Callable[[str, str], None],
+    memory: int = 2**63,
+) -> None:
+    """Train runs that see the same batches and the same teacher, step by step, and write their rows.
+
+    Args:
+        runs: by run_id.
+        runtimes: by run_id; of one process.
+        directory: results folder of the experiment.
+        publish: as for `executed`.
+        on_end: called with a run_id and how it ended: "ok", "failed", or "waiting" if it was not begun.
+        memory: bytes that the runs may hold between their steps; what does not fit is not begun.
+
+    Raises:
+        Exception: as `executed` where it is not the last try, and out of memory, which a run by itself may not be; the
+            runs that have not ended can be resumed.
+    """
+    members = {i: executed(run, runtimes[i], directory, publish, False, len(runs) > 1) for i, run in runs.items()}
+    for run_id in together(members, memory, on_end):
+        on_end(run_id, "waiting")
+
+
+def executed(
+    run: Run,
+    runtime: Runtime,
+    directory: Path,
+    publish: Callable[[str], None],
+    last_try: bool,
+    beside_others: bool = False,
+) -> Steps[str]:
     """Train and write the row (rank 0). The row of a run that fails says why; its traceback is a file beside the rows.
 
     Args:
@@ -32,6 +72,7 @@ def execute(
         publish: called with the run_id when the row is written, before the checkpoints are removed.
         last_try: otherwise an error that another machine may not have (`errors.machine_failed`) is raised and not
             recorded.
+        beside_others: in the same process: then being out of memory is raised too.
 
     Returns:
         "ok" or "failed".
@@ -51,7 +92,7 @@ def execute(
         teacher = run.teacher.architecture if run.teacher and run.method.needs_teacher else None
         names = (run.method.name, run.network.architecture, run.data.name, *run.train.loss_names)
         place |= _code(*names, teacher=teacher)
-        result = train(run, runtime, directory)
+        result = yield from steps(run, runtime, directory)
         if result is None:
             return "ok"
         measured = {**result.columns, **place, "weights_sha256": result.weights_sha256}
@@ -59,10 +100,11 @@ def execute(
     except (Exception, SystemExit) as error:  # the row records every cause
         if isinstance(error, SystemExit) and not failures.ends_in_users_code(error, run):
             raise  # Ray ends its processes by it
-        machine = machine_failed(error)
+        machine = machine_failed(error) or (beside_others and out_of_memory(error))
         if record.is_disk_full(error) or (machine and (not last_try or runtime.rank != 0)):
             raise
-        place["wall_seconds"] = time.perf_counter() - began
+        if not beside_others:  # otherwise their turns are in it
+            place["wall_seconds"] = time.perf_counter() - began
         kept = _keep(directory, run, error)
         rank = f"rank {runtime.rank}: " if runtime.workers > 1 else ""
         message = rank + record.failure(error, run) + kept

@@ -108,6 +108,19 @@ def connected(terms: Mapping[str, Tensor], method: str, distils: bool) -> None:
             raise ValueError(f"method {method}: term {name} has no gradient: no trainable parameter affects it")
 
 
+def unwritten(written: bool, method: str) -> None:
+    """Check that a step has not changed what it was given.
+
+    Raises:
+        ValueError: it has.
+    """
+    if written:
+        raise ValueError(
+            f"method {method}, its network or the task loss writes into the images, labels or teacher's taps it is "
+            "given, which other runs get too. Let it work on a copy: x = x - mean, not x -= mean"
+        )
+
+
 def all_used(step: nn.Module) -> None:
     """After the first backward pass, check that every trainable parameter has a gradient.
 

@@ -1,13 +1,16 @@
 """What a run logs while it trains: loss terms, learning curves, times."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from harness.training.progress import Progress
 from harness.training.ranks import Ranks
+
+if TYPE_CHECKING:
+    from harness.training.feed import Fed
 
 Terms = dict[str, Tensor]
 
@@ -23,6 +26,8 @@ class Log:
         total: sum of |term| since step 0 on this rank, on the device.
         since: sum of each term since the last entry of `losses` on this rank, on the device.
         count: steps in `since`.
+        together: most runs that were in training in the process at a time, this one included.
+        shared_seconds: of `train_seconds`, what was spent for several runs at once.
         workers: number of workers and the step from which it holds; an entry for each change.
     """
 
@@ -36,7 +41,17 @@ class Log:
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     resumed: int = 0
+    together: int = 1
+    shared_seconds: float = 0.0
     workers: list[dict[str, int]] = field(default_factory=list)
+
+    def fed(self, fed: "Fed", seconds: float) -> None:
+        """Add what a step was fed with, and the seconds that this took before the step."""
+        self.data_ms.append(fed.data_ms)
+        self.train_seconds += seconds
+        self.together = max(self.together, fed.beside)
+        if fed.runs > 1:
+            self.shared_seconds += seconds
 
     def add(self, terms: Terms) -> None:
         """Add the terms of one step."""

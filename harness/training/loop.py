@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from harness import seeds
+from harness.datasets import Data
 from harness.experiment.spec import Run
 from harness.metrics import miou
 from harness.models import TapNet, save_state
@@ -19,19 +20,12 @@ from harness.results.paths import weights_path
 from harness.taps import Pair
 from harness.training import gradients, guards, proportions, resume
 from harness.training.average import Average
-from harness.training.batches import accumulation_steps, training_batches
-from harness.training.build import (
-    build_method,
-    build_network,
-    build_teacher,
-    converted,
-    for_inputs,
-    load_data,
-    teacher_weights,
-)
+from harness.training.batches import accumulation_steps
+from harness.training.build import build_method, build_network, build_teacher, for_inputs, load_data, teacher_weights
 from harness.training.columns import kept, measured, run_facts
-from harness.training.cost import PeakMemory
+from harness.training.cost import PeakMemory, StepClock, held
 from harness.training.evaluate import evaluate
+from harness.training.feed import Need, autocast, compiled
 from harness.training.log import Log, Terms
 from harness.training.optimizers import Optimizers, optimizer_of
 from harness.training.progress import Progress
@@ -39,8 +33,7 @@ from harness.training.runtime import Runtime
 from harness.training.schedule import Rates
 from harness.training.step import KDStep
 from harness.training.task_loss import TaskLoss
-
-PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from harness.training.together import Steps, alone
 
 
 @dataclass
@@ -74,12 +67,19 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
         >>> 0 < result.columns["val_miou"] < 1
         True
     """
+    return alone(steps(run, runtime, directory))
+
+
+def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None]:
+    """The run as `train` has it, which asks for the batch of each step and is sent it."""
     runtime.enter()
     began, memory = time.perf_counter(), PeakMemory(runtime.device)
-    recipe, device = run.train, runtime.device
+    recipe, device, idle = run.train, runtime.device, 0.0
     if recipe.precision == "fp16" and device.type != "cuda":
         raise ValueError("train.precision: fp16 needs a GPU; use fp32 or bf16 on a CPU")
-    data = for_inputs(load_data(run.data, runtime.share), recipe.normalize, run.network)
+    raw = load_data(run.data, runtime.share)
+    data = for_inputs(raw, recipe.normalize, run.network)
+    shown = for_inputs(raw, recipe.normalize, run.teacher).info if run.teacher is not None else data.info
     student = build_network(run, data.info)
     teacher = build_teacher(run, data.info, directory, device, runtime.share) if run.method.needs_teacher else None
     infos = student.info(), (teacher or student).info()
@@ -91,48 +91,48 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
         if network is not None:
             network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     loss_of = TaskLoss(recipe.loss, data.info.num_classes, data.info.ignore_index)
-    seen = _compiled(student, recipe.compile)
+    seen = compiled(student, recipe.compile)
     module = KDStep(seen, distiller, data.info.ignore_index, recipe.auxiliary_weight, recipe.batch_size, loss_of)
     step = runtime.wrap(module, recipe.sync_batchnorm, module.equal_buffers())
-    teacher_module = _compiled(teacher, recipe.compile) if teacher is not None else None
-    teacher_info = for_inputs(data, recipe.normalize, run.teacher).info if run.teacher else data.info
     optimizers = Optimizers(optimizer_of(run), step, distiller, student)
     average = Average(student, recipe.ema)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-    steps, accumulate = 0 if run.checkpoint else recipe.steps, accumulation_steps(recipe, runtime.workers)
-    rates = Rates(recipe, steps, optimizers)
+    count, accumulate = 0 if run.checkpoint else recipe.steps, accumulation_steps(recipe, runtime.workers)
+    rates = Rates(recipe, count, optimizers)
     trained = resume.Trained(student, distiller, optimizers, scaler, average)
     first, log, clock = resume.resume(runtime, run, data.info.content_hash, trained)
     runtime.on_progress(Progress(began=first))
     timer = resume.SaveTimer(runtime, runtime.checkpoint_minutes, first, time.monotonic)
-    autocast = torch.autocast(device.type, PRECISION.get(recipe.precision), enabled=recipe.precision in PRECISION)
+    cast = autocast(recipe, device)
     finite = guards.FiniteTerms(runtime)
     guards.teacher_untouched(teacher)
-    tick = waited = time.perf_counter()
+    memory_held = held(step)
 
-    for i, batch in enumerate(training_batches(data.train, data.info, run, runtime, first, steps), start=first):
-        log.data_ms.append((time.perf_counter() - waited) * 1e3)
+    for i in range(first, count):
+        asked = time.perf_counter()
+        fed = yield Need(i, run, runtime, data, teacher, shown, memory_held)
+        # Other runs may have had their turns meanwhile; what was made for them too counts for each that needed it.
+        tick = time.perf_counter()
+        before = fed.seconds(teacher is not None)
+        idle += tick - asked - before
+        log.fed(fed, before)
         # Random streams are derived from (seed, name, step, rank), so resuming needs no saved state of them.
         torch.manual_seed(seeds.derive(run.stream_seed, "network noise", i, runtime.rank))
         stream = torch.Generator().manual_seed(seeds.derive(run.stream_seed, "distiller noise", i, runtime.rank))
         rates.set(i)
         with clock:
-            valid = runtime.sum(module.loss.counts(batch.label))
+            valid = runtime.sum(module.loss.counts(fed.label))
             # DDP averages over ranks, and micro-batches are averaged below; the task's sum must undo both.
             valid = valid.where(valid > 0, 1) / (runtime.workers * accumulate)
             sums: Terms = {}
-            for piece, (image, label) in enumerate(
-                zip(batch.image.chunk(accumulate), batch.label.chunk(accumulate), strict=True)
-            ):
-                with runtime.unsynced(step, last=piece == accumulate - 1):
-                    with autocast:
-                        with torch.no_grad():
-                            shown = converted(image, data.info, teacher_info)
-                            taught = teacher_module(shown).detach() if teacher_module is not None else None
-                        terms: Terms = step(image, label, taught, valid, i / steps, stream)
+            for number, piece in enumerate(fed.pieces()):
+                taught = piece.taught if teacher is not None else None
+                with runtime.unsynced(step, last=number == accumulate - 1):
+                    with cast:
+                        terms: Terms = step(piece.image, piece.label, taught, valid, i / count, stream)
                     if i == first:
                         guards.connected(terms, run.method.label, teacher is not None)
-                    if piece == 0 and recipe.gradients_every is not None and i % recipe.gradients_every == 0:
+                    if number == 0 and recipe.gradients_every is not None and i % recipe.gradients_every == 0:
                         log.write_gradients(runtime, i + 1, gradients.norms(terms, student, scaler.get_scale()))
                     scaler.scale(torch.stack(list(terms.values())).sum() / accumulate).backward()  # type: ignore[no-untyped-call]
                 for name, value in terms.items():
@@ -145,11 +145,14 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
             optimizers.step(scaler)
             average.update(i)
             finite.watch(sums, i)
+        clock.before(fed.ahead if teacher is not None else None)
+        guards.unwritten(fed.written(), run.method.label)
+        del fed, piece, taught  # not held while the next batch is made
         done = i + 1
-        evaluates = done == steps or (recipe.eval_every is not None and done % recipe.eval_every == 0)
-        saves = evaluates if recipe.checkpoint_every is None else (done == steps or done % recipe.checkpoint_every == 0)
+        evaluates = done == count or (recipe.eval_every is not None and done % recipe.eval_every == 0)
+        saves = evaluates if recipe.checkpoint_every is None else (done == count or done % recipe.checkpoint_every == 0)
         saves = timer.due(done) or saves
-        logs = evaluates or done % max(1, steps // 50) == 0
+        logs = evaluates or done % max(1, count // 50) == 0
         log.add(sums)
         if logs or saves:
             finite.check()
@@ -167,27 +170,38 @@ def train(run: Run, runtime: Runtime, directory: Path) -> RunResult | None:
             guards.teacher_untouched(teacher)
             resume.save(runtime, run, data.info.content_hash, done, trained, log, clock)
         if logs or saves:
-            runtime.on_progress(log.progress(done, steps, clock.percentile(50)))
-        if evaluates and done < steps:
+            runtime.on_progress(log.progress(done, count, clock.percentile(50)))
+        if evaluates and done < count:
             runtime.on_evaluation({"step": done, "step_ms": clock.percentile(50), **log.so_far()})
-        tick = waited = time.perf_counter()
 
-    guards.all_contributed({name: float(value) for name, value in log.total.items()}, steps)
+    guards.all_contributed({name: float(value) for name, value in log.total.items()}, count)
     average.keep()
-    splits = ("dev", "val") if run.trial is None else ("dev",)
-    counted = {name: evaluate(student, data, name, run, runtime, final=True) for name in splits}
-    log.eval_seconds += time.perf_counter() - tick
-    if runtime.rank != 0:
+    found = _evaluated(student, data, run, runtime, directory, log, clock)
+    if found is None:
         return None
-    if not log.curve:
-        log.curve.append({"step": steps, "dev_miou": miou(counted["dev"].confusion, run.protocol.absent_policy)})
-    facts |= measured(run, log, clock, counted)
-    if run.trial is None:
-        facts |= kept(student, data, run, runtime, counted["val"], directory)
-    facts |= {"wall_seconds": time.perf_counter() - began, "peak_memory_mb": memory.mb()}
+    facts |= found
+    facts |= {"wall_seconds": time.perf_counter() - began - idle}
+    facts |= {"peak_memory_mb": memory.mb() if log.together < 2 else None}  # of one among several it is not known
     runtime.checkpoints.wait()
     digest = save_state(student.saved_state(), weights_path(directory, run.run_id)) if run.trial is None else None
     return RunResult(facts, digest)
+
+
+def _evaluated(
+    student: TapNet, data: Data, run: Run, runtime: Runtime, directory: Path, log: Log, clock: StepClock
+) -> dict[str, Any] | None:
+    """The columns that are known after the last step; None on ranks above 0."""
+    began = time.perf_counter()
+    splits = ("dev", "val") if run.trial is None else ("dev",)
+    counted = {name: evaluate(student, data, name, run, runtime, final=True) for name in splits}
+    log.eval_seconds += time.perf_counter() - began
+    if runtime.rank != 0:
+        return None
+    if not log.curve:
+        dev_miou = miou(counted["dev"].confusion, run.protocol.absent_policy)
+        log.curve.append({"step": 0 if run.checkpoint else run.train.steps, "dev_miou": dev_miou})
+    columns = measured(run, log, clock, counted)
+    return columns if run.trial is not None else columns | kept(student, data, run, runtime, counted["val"], directory)
 
 
 def _write_losses(log: Log, runtime: Runtime, run: Run, step: int, lr: float) -> None:
@@ -195,7 +209,3 @@ def _write_losses(log: Log, runtime: Runtime, run: Run, step: int, lr: float) ->
     log.write_losses(runtime, step, lr)
     if len(log.losses) == 1 and (text := proportions.of_log(log.losses)):
         runtime.on_progress(Progress(note=f"pair {run.pair}, {run.method.label}: {text}"))
-
-
-def _compiled(network: TapNet, wanted: bool) -> nn.Module:
-    return torch.compile(network) if wanted else network  # type: ignore[return-value]

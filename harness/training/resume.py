@@ -150,7 +150,7 @@ def _require_sense(state: State, steps: int, trained: Trained) -> None:
                     raise ValueError(f"an optimizer's {name} of another shape, or not finite")
     for name, default in vars(Log()).items():
         kind = (int, float) if isinstance(default, float) else type(default)
-        if not isinstance(log[name], kind):
+        if not isinstance(log.get(name, default), kind):  # an earlier version's lacks some
             raise ValueError(f"a log whose {name} is a {type(log[name]).__name__}")
     if not all(isinstance(ms, float) and 0 <= ms < float("inf") for ms in (*state["step_ms"], *log["data_ms"])):
         raise ValueError("times that are no numbers")

@@ -10,6 +10,7 @@ from harness.errors import WorkerLost
 from harness.execution import pool as module
 from harness.execution.messages import lost, not_on_nodes
 from harness.execution.pool import Pool
+from harness.execution.queue import Queue
 from harness.experiment.resources import Resources
 from tests.support import tiny
 
@@ -83,6 +84,40 @@ def test_a_node_that_only_fails_is_left_out_while_there_are_others(pool: Pool) -
     look(pool, 5)
     pool._add()
     assert pool.selectors[-1] is None
+
+
+@pytest.mark.parametrize(
+    ("waiting", "slots", "together", "most"),
+    [(8, 2, "auto", 4), (9, 2, "auto", 5), (3, 8, "auto", 1), (40, 2, 6, 6), (40, 2, 1, 1), (0, 0, "auto", 1)],
+)
+def test_runs_are_shared_out_so_that_all_workers_have_some(
+    waiting: int, slots: int, together: int | str, most: int
+) -> None:
+    assert module.share(waiting, slots, together) == most
+
+
+def test_a_run_that_was_lost_is_tried_by_itself(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool._resources = Resources(together="auto")
+    _, *runs = tiny.plan(tmp_path, methods=["none", "kd", "cwd", "dist"])
+    state = {run.run_id: "ok" for run in tiny.plan(tmp_path)[:1]}
+    queue = Queue(runs, state | {run.run_id: "waiting" for run in runs})
+    sent: list[tuple[int, bool]] = []
+
+    class Handle:
+        def __init__(self) -> None:
+            self.run = self
+
+        def remote(self, specs: list[str], last_try: bool) -> str:
+            sent.append((len(specs), last_try))
+            return "future"
+
+    pool.there = {"a": 1}
+    pool._room = {"a": 1}
+    tries = Counter({runs[1].run_id: 2})
+    for _ in range(2):
+        pool._actors = [module._Actor(Handle(), None, node="a")]
+        assert list(pool.assign(queue, tries)) and pool.running == sent[-1][0]
+    assert sent == [(3, False), (1, True)] and len(queue) == 0
 
 
 def test_what_was_raised_says_where_and_whether_it_is_the_disk(tmp_path: Path) -> None:

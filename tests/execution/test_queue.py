@@ -12,6 +12,7 @@ from harness.execution.launcher import run_all
 from harness.execution.queue import Queue, key_of
 from harness.execution.status import Status
 from harness.execution.workspace import Workspace
+from harness.experiment.alike import fed_alike
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 from harness.results import paths, store
@@ -123,6 +124,62 @@ def test_a_run_that_failed_goes_to_another_node_if_there_is_one(tmp_path: Path) 
     assert queue.take("a", NODES, None) is teacher  # it has failed on all of them: any will do
     queue.put_back(teacher)
     assert queue.take("b", ("b",), None) is teacher
+
+
+def anyone(run: Run) -> bool:
+    return True
+
+
+def test_runs_of_a_seed_with_the_same_teacher_go_together(tmp_path: Path) -> None:
+    runs = plan(tmp_path, seeds=2)
+    queue, state = queue_of(runs)
+    teachers = [queue.take("a", NODES, None) for _ in range(2)]
+    assert queue.more(teachers[0], 9, anyone) == [], "a teacher's batches are its own"
+    for run in teachers:
+        state[run.run_id] = "ok"
+    first = queue.take("a", NODES, None)
+    found = queue.more(first, 9, anyone)
+    assert {(run.pair, run.seed) for run in (first, *found)} == {(first.pair, 0)}
+    assert [run.method.name for run in (first, *found)] == ["none", "kd", "cwd"]
+    second = queue.take("a", NODES, None)
+    assert queue.more(second, 1, lambda run: run.method.name != "kd")[0].method.name == "cwd"
+    assert len(queue) == len(runs) - 2 - 3 - 2
+    assert len(drained(queue, state)) == len(runs) - 2 - 3 - 2 and len(queue) == 0
+
+
+def test_those_whose_teacher_is_not_ready_are_left(tmp_path: Path) -> None:
+    queue, _ = queue_of(plan(tmp_path, pairs=1, seeds=1))
+    queue.take("a", NODES, None)
+    assert queue.more(queue.take("a", NODES, None), 9, anyone) == []
+
+
+def test_of_several_teachers_one_is_taught_by_at_a_time(tmp_path: Path) -> None:
+    runs = tiny.plan(tmp_path, "pairs.0.teacher.seeds=[0, 1]", methods=["none", "kd", "cwd"])
+    queue, state = queue_of(runs)
+    for _ in range(2):
+        state[queue.take("a", NODES, None).run_id] = "ok"
+    first = queue.take("a", NODES, None)
+    found = [first, *queue.more(first, 9, anyone)]
+    assert [run.method.name for run in found] == ["none", "kd", "cwd"] and len({r.teacher_run for r in found[1:]}) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "train.batch_size=2",
+        "train.augment.flip=false",
+        "train.precision=bf16",
+        "pairs.0.student.parameters.decoder_dropout=0.1",
+        "data.parameters.train=13",
+        "seeds=[1]",
+        "protocol.version=1.1",
+    ],
+)
+def test_what_changes_the_batches_parts_runs(tmp_path: Path, change: str) -> None:
+    one, other = tiny.plan(tmp_path)[2], tiny.plan(tmp_path, change)[2]
+    assert fed_alike(one, one) and not fed_alike(one, other) and not fed_alike(other, one)
+    same = tiny.plan(tmp_path, "train.optimizer.lr=0.1", "train.steps=9", "train.loss=dice", "train.ema=0.9")[1]
+    assert fed_alike(one, same), "another method, and a recipe that leaves the batches as they are"
 
 
 def test_a_run_that_was_put_back_comes_before_later_seeds(tmp_path: Path) -> None:

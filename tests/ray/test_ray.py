@@ -70,6 +70,36 @@ def test_warm_actors_give_the_same_bits_and_a_killed_one_costs_nothing(
     assert run_all(runs, Resources(address="127.0.0.1:1"), tmp_path, seen.append) == states
 
 
+@pytest.mark.parametrize("killing", [False, True])
+def test_runs_in_step_give_the_same_bits_and_a_killed_worker_costs_nothing(
+    in_process: tuple[list[Run], dict[str, dict[str, Any]]], tmp_path: Path, killing: bool
+) -> None:
+    """One worker trains all students of the seed at once; after its end each of them is resumed by itself."""
+    runs, expected = in_process
+    killed: list[int] = []
+    seen: list[Status] = []
+
+    def kill_once(status: Status) -> None:
+        seen.append(status)
+        students = {run_id for run_id in status.running if run_id != runs[0].run_id}
+        for run_id in students & status.progress.keys():
+            progress = status.progress[run_id]
+            if killing and not killed and len(students) == 3 and 2 <= (progress.step or 0) < 6:
+                os.kill(progress.pid, signal.SIGKILL)
+                killed.append(progress.pid)
+
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        states = run_all(runs, Resources(concurrent=1, together="auto"), folder, kill_once)
+        assert rows(folder) == expected and set(states.values()) == {"ok"}
+        if killed or not killing:
+            break
+    assert bool(killed) == killing
+    most = {row["together"] for row in tiny.measured(folder, ("together", "role")).values() if row["role"] == "student"}
+    assert most == ({3} if not killing else most) and max(most) <= 3
+    assert len(seen[-1].notes) == (3 if killing else 0)
+
+
 @pytest.mark.smoke
 def test_two_gloo_workers_agree_with_one(tmp_path: Path) -> None:
     """Same global batch, statistics over both ranks: metrics and losses agree to 1e-5."""

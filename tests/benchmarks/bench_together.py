@@ -1,0 +1,78 @@
+"""Six methods in step, with one teacher's pass for all, against the same runs one after another.
+
+    pytest tests/benchmarks/bench_together.py
+
+DeepLabV3 with ResNet-101 teaches ResNet-18, crops of 128 x 128, batch 2, one thread. The ratio is of processor seconds in
+one process, of training without building and evaluation; the rows are compared first.
+"""
+
+import time
+from pathlib import Path
+
+import torch
+
+from harness.experiment.spec import Run
+from harness.results import paths, store
+from harness.training.execute import execute, execute_together
+from harness.training.runtime import Runtime
+from tests.support import tiny
+
+METHODS = ["none", "kd", "cwd", "skd", "ifvd", "sstkd"]
+STEPS = 8
+
+
+def runs_of(folder: Path) -> list[Run]:
+    """The teacher, then one student of each method."""
+    network = {"architecture": "deeplabv3", "encoder": "tu-resnet101"}
+    return tiny.plan(
+        folder,
+        *(f"train.steps={STEPS}", f"train.eval_every={STEPS}", f"train.checkpoint_every={STEPS}"),
+        *("train.batch_size=2", "train.schedule.warmup_steps=0"),
+        data={"name": "texmosaic", "parameters": {"size": 128, "train": 4, "dev": 1, "val": 1}},
+        pairs=[
+            {"name": "r101-to-r18", "teacher": network | {"steps": 1}, "student": network | {"encoder": "tu-resnet18"}}
+        ],
+        methods=METHODS,
+    )
+
+
+def local(folder: Path, run: Run) -> Runtime:
+    return Runtime.local(paths.checkpoint_directory(folder, run.run_id), device=torch.device("cpu"))
+
+
+def test_six_methods(tmp_path: Path) -> None:
+    teacher, *runs = runs_of(tmp_path)
+    folders = [tmp_path / name for name in ("alone", "together")]
+    assert execute(teacher, local(folders[0], teacher), folders[0]) == "ok"
+    for path in (paths.run_path, paths.weights_path):
+        target = path(folders[1], teacher.run_id)
+        target.parent.mkdir(parents=True)
+        target.write_bytes(path(folders[0], teacher.run_id).read_bytes())
+    seconds = []
+    for folder, many in zip(folders, (False, True), strict=True):
+        began = time.process_time()
+        if many:
+            runtimes = {run.run_id: local(folder, run) for run in runs}
+            execute_together({run.run_id: run for run in runs}, runtimes, folder, lambda _: None, lambda *_: None)
+        else:
+            for run in runs:
+                assert execute(run, local(folder, run), folder) == "ok"
+        seconds.append(time.process_time() - began)
+    rows = [[store.read_row(paths.run_path(folder, run.run_id)) for run in runs] for folder in folders]
+    for one, other in zip(*rows, strict=True):
+        assert one["weights_sha256"] == other["weights_sha256"], one["method"]
+    # What was shared is in every row in full; the process spent it once.
+    trained = [
+        sum(row["train_seconds"] for row in rows[0]),
+        sum(row["train_seconds"] - row["shared_seconds"] for row in rows[1])
+        + max(r["shared_seconds"] for r in rows[1]),
+    ]
+    print(
+        f"\n{len(runs)} methods, {STEPS} steps: one after another {trained[0]:.1f} s of training, together "
+        f"{trained[1]:.1f} s, {trained[0] / trained[1]:.2f} times as fast; with building, evaluation and rows "
+        f"{seconds[0]:.1f} and {seconds[1]:.1f} s, {seconds[0] / seconds[1]:.2f} times ({seconds[0] - trained[0]:.1f} s are not training)"
+    )
+    print(
+        "step ms alone, together: "
+        + ", ".join(f"{a['method']} {a['step_ms']:.0f} {b['step_ms']:.0f}" for a, b in zip(*rows, strict=True))
+    )
