@@ -97,7 +97,7 @@ def test_the_fairness_report_says_what_is_missing(tmp_path):
         return [finding.text for finding in findings if "response term" in finding.text]
 
     (text,) = said()
-    assert "kd(weight=5.0) for sstkd" in text and "controls: true" in text
+    assert "kd(weight=5.0) for sstkd" in text and "controls: false" in text
     assert said(ON) == []
 
 
