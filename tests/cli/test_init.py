@@ -47,7 +47,7 @@ def test_the_file_of_a_folder_passes_the_check(folder, tmp_path, monkeypatch):
     assert experiment.train.augment.crop_hw == (64, 96) and experiment.resources.gpus_per_worker == 0
     assert file.read_text().count("#") > 10
     text = call("check", file, "--no-measure", "--results", tmp_path / "r").stdout
-    assert "10 runs, 10 pending" in text
+    assert "16 runs, 16 pending" in text
 
 
 @pytest.mark.parametrize(

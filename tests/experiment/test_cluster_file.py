@@ -59,7 +59,7 @@ def test_mistakes_have_the_line_of_the_file_and_the_whole_key(tmp_path):
     missing = said(tmp_path, experiment=BASE.replace("seeds: [0, 1]\n", ""))
     assert missing == [f"cluster.yaml:{LINE}: metadata.experiment.seeds: this key is missing; it has no default"]
     twice = said(tmp_path, experiment=BASE + "name: again\n")
-    assert twice[0].startswith(f"cluster.yaml:{LINE + 16}: metadata.experiment.name: duplicate key")
+    assert twice[0].startswith(f"cluster.yaml:{LINE + 17}: metadata.experiment.name: duplicate key")
 
 
 def test_set_speaks_of_the_experiments_own_keys(tmp_path):
