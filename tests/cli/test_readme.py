@@ -60,7 +60,11 @@ def test_the_page_of_pretrained_networks_shows_what_its_rows_give(
     monkeypatch.setenv("CAMVID", str(tmp_path))
     bench = harness.Bench(load(ROOT / "experiments" / "pretrained.yaml", here=False), EXAMPLE.parent)
     runs = bench.runs()
-    assert set(store.finished(bench.directory)) == {run.run_id for run in runs}
+    finished = store.finished(bench.directory)
+    missing = [run for run in runs if run.run_id not in finished]
+    assert [run.who for run in missing] == ["none at equal seconds"] and len(finished) == len(runs) - 1, (
+        "as the page says"
+    )
     rows = store.read_rows(bench.directory, list(COLUMNS))
     table = quick_table(rows, rules.labels(bench.experiment), bench.experiment.seeds)
     lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
@@ -68,8 +72,8 @@ def test_the_page_of_pretrained_networks_shows_what_its_rows_give(
     shown += score_lines(bench.directory)
     written = (ROOT / "docs" / "pretrained.md").read_text().splitlines()
     assert len(shown) == 7 + 8 and [line for line in shown if line not in written] == []
-    for run in runs:
-        for sample in store.read_row(paths.run_path(bench.directory, run.run_id))["samples"]:
+    for run_id in finished:
+        for sample in store.read_row(paths.run_path(bench.directory, run_id))["samples"]:
             assert sample["image"] is None and sample["label"] is None
 
 

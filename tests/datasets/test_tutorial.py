@@ -9,7 +9,7 @@ import pytest
 
 from harness.datasets.inspect import check
 from harness.experiment.load import load
-from harness.experiment.plan import plan
+from harness.experiment.plan import outline
 from harness.results import paths, store
 from harness.testing import check_dataset
 from harness.training.gate import Facts, problems
@@ -42,7 +42,7 @@ def test_the_tutorial_works_as_it_is_written(written: str, tmp_path: Path) -> No
     sets = [text.strip('"') for text in re.findall(r'--set ("[^"]*"|\S+)', second)]
     for overrides, classes in (([], ["soil", "crop", "weed"]), ([*sets, "methods=[none]"], ["soil", "plant"])):
         experiment = load("fields.yaml", [*SHORT, *overrides])
-        runs = plan(experiment)
+        runs = outline(experiment)
         assert list(problems(runs[:2], Facts(experiment.resources, tmp_path))) == []
         for run in runs[:2]:
             assert tiny.in_process(run, tmp_path / "r") == "ok"
