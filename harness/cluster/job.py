@@ -21,11 +21,11 @@ from urllib.parse import urlsplit
 from harness.borders import one_line
 from harness.cluster import package as bundle
 from harness.cluster import rows_by_log, secrets
-from harness.experiment import rules
 from harness.experiment.plan import foreseen
 from harness.experiment.spec import Experiment
 from harness.results import store
 from harness.results.pull import Pulled, pull
+from harness.results.step_times import outlined
 from harness.results.storage import Storage
 from harness.results.weights import with_digests
 
@@ -306,13 +306,9 @@ def fetch_rows(client: Any, job: Job, directory: Path) -> Pulled | None:
             return pull(source, directory)
     there = Path(job.folder).expanduser()
     if there.is_dir() and directory.is_dir() and there.samefile(directory):
-        there_too = set(store.finished(directory))
-        expected = {run.run_id for run in foreseen(with_digests(job.experiment, directory))}
-        # Runs whose number of steps is derived from a time have run_ids that only the cluster knows.
-        derived = rules.needs_times(job.experiment)
-        if job.experiment.budget.unit == "seconds":
-            expected = set()
-        if expected <= there_too and (not derived or len(there_too) > len(expected)):
+        runs, unknown = outlined(with_digests(job.experiment, directory), directory, job.experiment.name, {})
+        # Without the step times that runs follow from, only the cluster knows their run_ids.
+        if not unknown and {run.run_id for run in runs} <= store.finished(directory).keys():
             return None
     with tempfile.TemporaryDirectory() as folder:
         package, _ = replace(job, names=()).package(Path(folder))

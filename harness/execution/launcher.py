@@ -233,7 +233,8 @@ class _Launch:
             self._collect()  # whether it made progress was reported before its end
             self._tries[run.run_id] += 1
             tries = self._tries[run.run_id]
-            if tries <= self._resources.max_failures:
+            # One that was beside others gets a try by itself in any case.
+            if tries <= max(self._resources.max_failures, int(outcome.beside_others)):
                 name = f"{failures.title(run)} ({run.run_id})"
                 status.notes.append(f"{name}: resumed, since its worker or machine failed ({outcome.reason})")
                 status.change(run, "waiting")

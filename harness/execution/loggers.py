@@ -207,6 +207,10 @@ def _mlflow_experiment(client: Any, name: str) -> str:
     return str(found.experiment_id)
 
 
+_OPEN: set[str] = set()
+"""Runs that this process logs to W&B now."""
+
+
 def wandb(folder: Path, run: Run) -> Log:
     """A W&B run per run, of the project named as the experiment, with the run's own id.
 
@@ -238,6 +242,7 @@ def wandb(folder: Path, run: Run) -> Log:
         reinit="create_new",  # one W&B run per run, not per process
         settings=settings,
     )
+    _OPEN.add(run.run_id)
     # Not W&B's own count, which must not decrease when a run resumes from its last checkpoint.
     ours.define_metric("*", step_metric="step")
 
@@ -246,7 +251,9 @@ def wandb(folder: Path, run: Run) -> Log:
             ours.log({"step": progress.step, **metrics(progress)})
         if progress.ended is not None:
             ours.finish(exit_code=1 if progress.ended == "failed" else 0)
-            package.teardown()  # otherwise Ray may end W&B's process with ours while it still writes
+            _OPEN.discard(run.run_id)
+            if not _OPEN:  # others may be in training in this process
+                package.teardown()  # otherwise Ray may end W&B's process with ours while it still writes
 
     return log
 

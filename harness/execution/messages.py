@@ -44,6 +44,7 @@ class Outcome:
         detail: all that is known of it, such as a traceback.
         node: where it was lost.
         error: the disk is full, so nothing can continue.
+        beside_others: it was lost together with other runs, any of which may have been the cause.
     """
 
     run: Run
@@ -52,15 +53,16 @@ class Outcome:
     detail: str = ""
     node: str | None = None
     error: OSError | None = None
+    beside_others: bool = False
 
 
-def lost(run: Run, error: Exception, node: str | None) -> Outcome:
+def lost(run: Run, error: Exception, node: str | None, beside_others: bool = False) -> Outcome:
     """The outcome of a run whose future raised `error`."""
     cause = getattr(error, "cause", None) or error
     reason = " ".join(text_of(cause).split())[:300] or type(cause).__name__
     detail = text_of(error)  # of an error from another process, Ray gives the traceback as text
     if record.is_disk_full(cause):
-        return Outcome(run, "lost", reason, detail, node, cause)
+        return Outcome(run, "lost", reason, detail, node, cause, beside_others)
     if isinstance(cause, WorkerLost) and cause.nodes:
         node = cause.nodes[0]
-    return Outcome(run, "lost", reason, detail, node)
+    return Outcome(run, "lost", reason, detail, node, None, beside_others)

@@ -45,6 +45,11 @@ def share(waiting: int, slots: int, together: int | str) -> int:
     return fair if together == "auto" else min(fair, int(together))
 
 
+def fresh(run: Run, queue: Queue, tries: Counter[str]) -> bool:
+    """Whether no attempt at the run was lost, so that it may be executed beside others."""
+    return not tries[run.run_id] and not queue.barred(run.run_id)
+
+
 class Pool:
     """Warm actors for runs on one worker, as many as fit and are needed.
 
@@ -101,7 +106,7 @@ class Pool:
                 run = queue.take(actor.node, nodes, actor.last)
                 if run is not None:
                     again = tries[run.run_id]
-                    others = [] if again else queue.more(run, most - 1, lambda other: not tries[other.run_id])
+                    others = [] if again else queue.more(run, most - 1, lambda other: fresh(other, queue, tries))
                     actor.runs, last_try = (run, *others), again >= self._resources.max_failures
                     actor.future = actor.handle.run.remote([each.model_dump_json() for each in actor.runs], last_try)
                     actor.last = max(map(key_of, actor.runs), key=lambda key: key[0] is not None)
@@ -130,7 +135,7 @@ class Pool:
             if actor.node is not None:
                 self._faults[actor.node] += 1
                 self._add(not_on=actor.node)
-            return [lost(run, error, actor.node) for run in runs]
+            return [lost(run, error, actor.node, beside_others=len(runs) > 1) for run in runs]
         if not runs:
             self._started(actor, answer)
             return []

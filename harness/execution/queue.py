@@ -66,8 +66,7 @@ class Queue:
             allowed: which runs may be among them.
         """
         name, teacher, found = _round_of(run), key_of(run)[0], list[Run]()
-        for key in [*self._rounds.get(name, {})]:
-            waiting = self._rounds[name][key] if name in self._rounds else deque[Run]()
+        for key, waiting in [*self._rounds.get(name, {}).items()]:
             for other in [*waiting]:
                 if len(found) == most:
                     return found

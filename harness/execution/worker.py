@@ -90,8 +90,7 @@ class WarmWorker:
 
         def ended(run_id: str, how: str) -> None:
             status[run_id] = how
-            if how != "waiting":
-                reports[run_id].close(how)
+            reports[run_id].close("lost" if how == "waiting" else how)
 
         try:
             if len(runs) == 1:
@@ -108,6 +107,7 @@ class WarmWorker:
     def _memory(self, device: torch.device) -> int:
         """Half of this worker's share of what is free: the other half is for a step's own maps."""
         of_machine = (os.cpu_count() or 1) // self._resources.cpus_per_worker
+        of_machine = min(of_machine, self._resources.concurrent or of_machine)
         workers = max(1, of_machine) if device.type == "cpu" else max(1.0, 1 / self._resources.gpus_per_worker)
         return int(free_bytes(device) / workers / 2)
 

@@ -98,8 +98,9 @@ def executed(
         measured = {**result.columns, **place, "weights_sha256": result.weights_sha256}
         record.write_row(run, directory, measured, started_at=started)
     except (Exception, SystemExit) as caught:  # the row records every cause
-        # A generator, as the run is one, turns this error into another.
-        error = caught.__cause__ if isinstance(caught.__cause__, StopIteration) else caught
+        # A generator, as the run is one, turns this error into a RuntimeError.
+        turned = type(caught) is RuntimeError and isinstance(caught.__cause__, StopIteration)
+        error = caught.__cause__ if turned and caught.__cause__ is not None else caught
         if isinstance(error, SystemExit) and not failures.ends_in_users_code(error, run):
             raise  # Ray ends its processes by it
         machine = machine_failed(error) or (beside_others and out_of_memory(error))

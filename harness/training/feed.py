@@ -84,7 +84,12 @@ class _Watched:
     def written(self) -> bool:
         if [tensor._version for tensor in self._tensors] != self._versions:
             return True
-        return any(not torch.equal(a, b) for a, b in zip(self._tensors, self._copies, strict=bool(self._copies)))
+        return any(not _same(now, before) for now, before in zip(self._tensors, self._copies, strict=False))
+
+
+def _same(now: Tensor, before: Tensor) -> bool:
+    """Whether values are the same; a teacher's may be NaN, which equals nothing."""
+    return bool(((now == before) | ((now != now) & (before != before))).all())
 
 
 class Fed:

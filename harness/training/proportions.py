@@ -62,7 +62,8 @@ def first_step(run: Run, resources: Resources, directory: Path) -> dict[str, flo
     Raises:
         ValueError: the teacher's weights are missing, or the method does not apply.
     """
-    data = for_inputs(load_data(run.data), run.train.normalize, run.network)
+    raw = load_data(run.data)
+    data = for_inputs(raw, run.train.normalize, run.network)
     info, device = data.info, torch.device("cpu")
     student, teacher = build_network(run, info), build_teacher(run, info, directory, device)
     pair = Pair(student.info(), teacher.info(), info.num_classes, info.ignore_index)
@@ -73,7 +74,7 @@ def first_step(run: Run, resources: Resources, directory: Path) -> dict[str, flo
     assert run.teacher is not None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive(run.stream_seed, "network noise", 0, 0))
-        taught = teacher(converted(batch.image, info, for_inputs(data, run.train.normalize, run.teacher).info))
+        taught = teacher(converted(batch.image, info, for_inputs(raw, run.train.normalize, run.teacher).info))
         stream = torch.Generator().manual_seed(seeds.derive(run.stream_seed, "distiller noise", 0, 0))
         terms = step(batch.image, batch.label, taught, loss.counts(batch.label).clamp(min=1), 0.0, stream)
     return {name: float(value) for name, value in terms.items()}

@@ -5,7 +5,9 @@ import math
 import multiprocessing
 import os
 import struct
+import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -285,3 +287,24 @@ class TestWandb:
         stored = self.stored(tmp_path)
         assert {run["id"] for run in stored} == {runs[2].run_id}
         assert [point["step"] for run in stored for point in run["history"]] == [1, 2, 2, 3]
+
+
+def test_the_end_of_one_run_leaves_the_others_their_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in step with each other log from one process; W&B's own process goes with the last of them."""
+    calls: list[str] = []
+
+    class Ours:
+        def __init__(self, run_id: str) -> None:
+            self.finish = lambda exit_code: calls.append(f"finish {run_id}")
+            self.define_metric = self.log = lambda *_, **__: None
+
+    package = types.SimpleNamespace(
+        Settings=lambda **_: None, init=lambda id, **_: Ours(id), teardown=lambda: calls.append("teardown")
+    )
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    monkeypatch.setattr(loggers, "require", lambda names: None)
+    _, one, other = tiny.plan(tmp_path)
+    logs = [loggers.wandb(tmp_path, run) for run in (one, other)]
+    for log in logs:
+        log(Progress(ended="ok"))
+    assert calls == [f"finish {one.run_id}", f"finish {other.run_id}", "teardown"]

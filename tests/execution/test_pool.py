@@ -120,6 +120,23 @@ def test_a_run_that_was_lost_is_tried_by_itself(pool: Pool, tmp_path: Path, monk
     assert sent == [(3, False), (1, True)] and len(queue) == 0
 
 
+def test_runs_that_are_lost_together_are_each_known_to_have_been(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Any of them may have been the cause, so each has a try by itself, whatever `max_failures` says."""
+
+    def gone(future: Any) -> Any:
+        raise module.ray.exceptions.RayError("gone")
+
+    monkeypatch.setattr(module.ray, "get", gone)
+    _, *runs = tiny.plan(tmp_path)
+    for many in (runs, runs[:1]):
+        look(pool, 1)
+        actor = pool._actors[0]
+        actor.node, actor.runs = "a", tuple(many)
+        assert [outcome.beside_others for outcome in pool._settle(actor, "future")] == [len(many) > 1] * len(many)
+
+
 def test_what_was_raised_says_where_and_whether_it_is_the_disk(tmp_path: Path) -> None:
     run = tiny.plan(tmp_path)[1]
     full = OSError(28, "No space left on device")
