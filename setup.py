@@ -13,7 +13,10 @@ ROOT = Path(__file__).parent
 SHIPPED = {
     "experiments": (ROOT / "experiments", ("*.yaml", "*.json", "*.md", "*.py")),
     "published": (ROOT / "results" / "published", ("*.csv",)),
-    "examples": (ROOT / "results" / "examples", ("*/runs/*.parquet", "*/packs/*.parquet")),
+    "examples": (
+        ROOT / "results" / "examples",
+        ("*/runs/*.parquet", "*/packs/*.parquet", "*/step_times/runs/*.parquet"),
+    ),
 }
 """By folder in `harness/shipped`: where the files are, and which."""
 
