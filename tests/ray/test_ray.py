@@ -1,6 +1,5 @@
 """The same run by every way to launch it, and what happens when processes die. Marker `ray`: starts Ray on this machine."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 from harness.results import paths, store
 from tests.support import cluster, tiny
+from tests.support.kills import KillOnce
 
 pytestmark = [pytest.mark.ray, *cluster.QUIET]
 
@@ -44,30 +44,21 @@ def test_warm_actors_give_the_same_bits_and_a_killed_one_costs_nothing(
 ) -> None:
     """SIGKILL one actor in the middle of a run, by the pid it wrote down itself; the others go on."""
     runs, expected = in_process
-    killed: list[int] = []
-    seen: list[Status] = []
-
-    def kill_once(status: Status) -> None:
-        seen.append(status)
-        for run_id, progress in status.progress.items():
-            if not killed and status.state[run_id] == "running" and 2 <= (progress.step or 0) < 6:
-                os.kill(progress.pid, signal.SIGKILL)
-                killed.append(progress.pid)
-
+    kill_once = KillOnce()
     for _ in range(3):  # a run of six steps may end before it is seen: try again from nothing
         states = run_all(runs, Resources(), tmp_path, kill_once)
         assert rows(tmp_path) == expected
-        if killed:
+        if kill_once.killed:
             break
         for path in (tmp_path / "runs").glob("*.parquet"):
             path.unlink()
-    assert killed and set(states.values()) == {"ok"} and seen[-1].eta_seconds() == 0
-    (note,) = seen[-1].notes
+    assert kill_once.killed and set(states.values()) == {"ok"} and kill_once.seen[-1].eta_seconds() == 0
+    (note,) = kill_once.seen[-1].notes
     assert "resumed, since its worker or machine failed" in note and "pair tiny, " in note and ", seed 0" in note
     # What another terminal is shown; the command has ended.
     assert (status_file.read(tmp_path) or {})["ended"] is True
     # Every row is there: nothing is started, and Ray is not even needed.
-    assert run_all(runs, Resources(address="127.0.0.1:1"), tmp_path, seen.append) == states
+    assert run_all(runs, Resources(address="127.0.0.1:1"), tmp_path, kill_once) == states
 
 
 @pytest.mark.parametrize("killing", [False, True])
@@ -76,28 +67,22 @@ def test_runs_in_step_give_the_same_bits_and_a_killed_worker_costs_nothing(
 ) -> None:
     """One worker trains all students of the seed at once; after its end each of them is resumed by itself."""
     runs, expected = in_process
-    killed: list[int] = []
-    seen: list[Status] = []
 
-    def kill_once(status: Status) -> None:
-        seen.append(status)
-        students = {run_id for run_id in status.running if run_id != runs[0].run_id}
-        for run_id in students & status.progress.keys():
-            progress = status.progress[run_id]
-            if killing and not killed and len(students) == 3 and 2 <= (progress.step or 0) < 6:
-                os.kill(progress.pid, signal.SIGKILL)
-                killed.append(progress.pid)
+    def students(status: Status) -> list[str]:
+        found = [run_id for run_id in status.running if run_id != runs[0].run_id]
+        return found if killing and len(found) == 3 else []
 
+    kill_once = KillOnce(students)
     for attempt in range(3):
         folder = tmp_path / str(attempt)
         states = run_all(runs, Resources(concurrent=1, together="auto"), folder, kill_once)
         assert rows(folder) == expected and set(states.values()) == {"ok"}
-        if killed or not killing:
+        if kill_once.killed or not killing:
             break
-    assert bool(killed) == killing
+    assert bool(kill_once.killed) == killing
     most = {row["together"] for row in tiny.measured(folder, ("together", "role")).values() if row["role"] == "student"}
     assert killing or most == {3}
-    assert len(seen[-1].notes) == (3 if killing else 0)
+    assert len(kill_once.seen[-1].notes) == (3 if killing else 0)
 
 
 @pytest.mark.smoke

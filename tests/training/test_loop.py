@@ -22,6 +22,7 @@ from harness.training.optimizers import lr_factor
 from harness.training.progress import Progress
 from harness.training.runtime import Runtime
 from tests.support import tiny
+from tests.support.kills import Killed, killed_at
 
 SAME = ("dev_confusion", "val_confusion", "dev_miou", "curve", "losses", "weights_sha256", "student_init_sha256")
 
@@ -84,10 +85,6 @@ def test_methods_start_from_the_same_student(undisturbed: Undisturbed) -> None:
     assert len({undisturbed(name)["student_init_sha256"] for name in ("none", "kd", "sstkd")}) == 1
 
 
-class Killed(BaseException):
-    """Stands for the end of the process: nothing in the product catches it."""
-
-
 @pytest.mark.parametrize(
     ("at", "name"),
     [
@@ -103,7 +100,6 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
     tmp_path: Path,
     name: str,
     at: int,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Before a checkpoint and after one, with and without modules of the method's own."""
     experiment, runs = taught
@@ -114,22 +110,9 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
     for path in (paths.run_path(experiment, runs[0].run_id), experiment / "weights" / f"{runs[0].run_id}.safetensors"):
         (copy / path.relative_to(experiment)).write_bytes(path.read_bytes())
 
-    from harness.training import log as module
-
-    count, real = 0, module.Log.add
-
-    def dying(*arguments: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == at:
-            raise Killed
-        real(*arguments)
-
-    monkeypatch.setattr(module.Log, "add", dying)
-    with pytest.raises(Killed):
+    with killed_at(at):
         execute(run, local(copy, run), copy)
     assert run.run_id not in store.finished(copy)
-    monkeypatch.setattr(module.Log, "add", real)
     torch.manual_seed(12345)  # whatever the global stream holds must not matter
     again = finish(copy, run)
     assert again["resumed"] == (1 if at > 2 else 0)

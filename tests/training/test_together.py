@@ -8,14 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.datasets import DataInfo
 from harness.distillers import METHODS, Distiller
+from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 from harness.results import paths, store
-from harness.taps import Pair, View
+from harness.taps import Pair, Taps, View
 from harness.training import feed as feed_module
+from harness.training import proportions
+from harness.training.build import load_data
 from harness.training.execute import execute, execute_together
+from harness.training.loop import steps
 from harness.training.runtime import Runtime
 from tests.support import tiny
+from tests.support.kills import killed_at
 
 SAME = (
     *("status", "dev_confusion", "val_confusion", "curve", "losses", "weights_sha256", "student_init_sha256"),
@@ -268,32 +274,15 @@ def test_out_of_memory_beside_others_is_not_the_runs_fault(
     assert not set(store.finished(to)) & {runs[0].run_id}
 
 
-class Killed(BaseException):
-    """The process dies."""
-
-
 @pytest.mark.parametrize("at", [1, 7, 12])
 def test_runs_that_stand_at_different_steps_meet_again(
-    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: list[int], at: int
+    folders: Folders, tmp_path: Path, passes: list[int], at: int
 ) -> None:
     """Killed at the `at`-th turn of all: some have a checkpoint of step 2 or 4, others not yet."""
     runs = tiny.plan(tmp_path, methods=["none", "kd", "cwd"])[1:]
     alone, to = folders.alone(runs), folders.copy(tmp_path / "to")
-    from harness.training import log as module
-
-    count, real = 0, module.Log.add
-
-    def dying(*arguments: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == at:
-            raise Killed
-        real(*arguments)
-
-    monkeypatch.setattr(module.Log, "add", dying)
-    with pytest.raises(Killed):
+    with killed_at(at):
         folders.together(runs, to)
-    monkeypatch.setattr(module.Log, "add", real)
     assert not set(store.finished(to)) & {run.run_id for run in runs}
     passes.clear()
     assert set(folders.together(runs, to).values()) == {"ok"}
@@ -325,3 +314,48 @@ def test_a_machines_error_is_raised_and_nothing_is_lost(
     assert set(folders.together(runs, to).values()) == {"ok"}
     for run in runs:
         alike(alone, to, run)
+
+
+OWN = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, 4, 1), nn.Conv2d(8, 8, 1)
+        self.classifier = nn.Conv2d(8, num_classes, 1)
+
+    def forward(self, image):
+        return self.classifier(self.second(self.first(image)))
+"""
+TAPS = {"stage1": "first", "decoder": "second", "logits": "classifier"}
+
+
+def test_the_teacher_of_a_student_with_its_own_statistics_sees_the_datasets(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `normalize: dataset` it was trained on them; in training, and where `check` looks at the first step."""
+    (tmp_path / "ownnet.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    student = {"architecture": "ownnet:Net", "taps": TAPS, "input": {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}}
+    pair = tiny.TINY["pairs"][0] | {"student": student}
+    run, to = tiny.plan(tmp_path, pairs=[pair])[2], folders.copy(tmp_path / "to")
+    data = load_data(run.data).info
+    need = next(steps(run, local(to, run), to))
+    assert need.data.info.mean == pytest.approx((25.5, 51.0, 76.5)) and need.shown.mean == data.mean
+    seen: list[DataInfo] = []
+    real = proportions.converted
+    monkeypatch.setattr(
+        proportions, "converted", lambda image, now, wanted: (seen.append(wanted), real(image, now, wanted))[1]
+    )
+    proportions.first_step(run, Resources(), to)
+    assert [info.mean for info in seen] == [data.mean]
+
+
+def test_a_teachers_nan_is_no_write() -> None:
+    image, label = torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64)
+    maps = torch.full((1, 2, 4, 4), float("nan"))
+    watched = feed_module._Watched(feed_module.Piece(image, label, Taps({}, maps, maps, maps)), values=True)
+    assert not watched.written()
+    label.numpy()[:] = 1
+    assert watched.written()
