@@ -30,6 +30,7 @@ from harness.files import sweep, write_atomic
 
 PAIRS = 64
 """Pairs per shard: half a gigabyte of raw Cityscapes, so that an interruption loses only seconds of work."""
+END_SECONDS = 60  # for a worker that is cancelled: it may be in one slow read
 Progress = Callable[[int, int], None]
 
 
@@ -214,20 +215,32 @@ def _answers(
     left = list(waiting)
     running: dict[Any, Task] = {}
     most = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    while left or running:
-        while left and len(running) < most:
-            task = left.pop(0)
-            running[make.remote(known, root.absolute(), to.absolute(), task, short_side, how)] = task
-        (future,), _ = ray.wait(list(running), num_returns=1)
-        task = running.pop(future)
-        try:
-            yield task, ray.get(future)
-        except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(cause, OSError):
-                raise
-            what = cause or f"a worker died repeatedly ({' '.join(str(error).split())[:200]})"
-            raise OSError(f"{what}; the complete shards in {to} are kept; re-run the same command to resume") from None
+    try:
+        while left or running:
+            while left and len(running) < most:
+                task = left.pop(0)
+                running[make.remote(known, root.absolute(), to.absolute(), task, short_side, how)] = task
+            (future,), _ = ray.wait(list(running), num_returns=1)
+            task = running.pop(future)
+            yield task, _answer(future, to)
+    finally:
+        # Who holds the folder's lock next finds nobody writing there.
+        for future in running:
+            ray.cancel(future)
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=END_SECONDS)
+
+
+def _answer(future: Any, to: Path) -> Any:
+    """What `make_shard` returned; a full disk and a worker that dies each time as OSError."""
+    try:
+        return ray.get(future)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(cause, OSError):
+            raise
+        what = cause or f"a worker died repeatedly ({' '.join(str(error).split())[:200]})"
+        raise OSError(f"{what}; the complete shards in {to} are kept; re-run the same command to resume") from None
 
 
 def make_shard(source: Source, root: Path, to: Path, task: Task, short_side: int | None, how: Format) -> Any:

@@ -112,6 +112,29 @@ def test_a_full_disk_is_said_and_whole_shards_are_kept(tmp_path, monkeypatch):
     same(root, to)
 
 
+def test_when_one_shard_fails_nobody_writes_on(tmp_path, monkeypatch):
+    """The next command may hold the folder's lock at once, and sweep the half-written files of whoever was before."""
+    to = tmp_path / "cache"
+
+    def slow(source, root, to, task, short_side, how):
+        begun = to / ".begun"
+        if "train-00000" in task.file:
+            while not begun.exists():
+                time.sleep(0.05)
+            raise OSError(28, "No space left on device", str(to / task.file))
+        begun.write_text("")
+        try:
+            for _ in range(300):
+                time.sleep(0.1)
+        finally:
+            begun.rename(to / ".ended")
+
+    monkeypatch.setattr(module, "make_shard", slow)
+    with pytest.raises(OSError, match="No space left"):
+        prepare(TOY, write(tmp_path / "toy", train=COUNT), to, {})
+    assert (to / ".ended").exists()
+
+
 def test_a_worker_that_is_killed_is_replaced(tmp_path, monkeypatch):
     root, to, real = write(tmp_path / "toy", train=COUNT), tmp_path / "cache", module.make_shard
 
