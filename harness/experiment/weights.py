@@ -102,8 +102,8 @@ class Weights(Spec):
 
     @property
     def known(self) -> bool:
-        """Whether the file has been found."""
-        return self.sha256 is not None and bool(self.path)
+        """Whether the file has been found, here or on the machine that a row is from."""
+        return self.sha256 is not None and (bool(self.path) or self.source is not None)
 
     @property
     def named(self) -> str:

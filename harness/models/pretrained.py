@@ -81,9 +81,9 @@ def load_weights(weights: Weights) -> dict[str, Tensor]:
         ConnectionError: the network of this machine fails.
     """
     path, origin = Path(weights.path), weights.source
-    if not weights.path:
+    if not weights.path and origin is None:
         raise ValueError(f"the file of {weights.named} has not been looked for; Bench.fetch_weights does it")
-    if origin is not None and not _is_file(path):
+    if origin is not None and not (weights.path and _is_file(path)):
         path = in_package(origin.name)[0] if origin.kind == "package" else hub.fetch(hub.place_of(origin))[0]
     try:
         return load_state(path, weights.digest)

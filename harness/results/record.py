@@ -52,6 +52,11 @@ def _described(run: Run) -> dict[str, Any]:
         return json.dumps(value, sort_keys=True)
 
     spec = run.model_dump(mode="json")
+    for network in filter(None, (spec["network"], spec["teacher"])):
+        for weights in filter(None, (network.get("encoder_weights"), network.get("checkpoint"))):
+            if "source" in weights:
+                # Where published weights lie on this machine helps nobody, and may name a home.
+                weights["path"] = ""
     # The row's teacher is the one with `seed`; `seeds` are all teachers of the pair.
     teacher = {key: value for key, value in (spec["teacher"] or {}).items() if key != "seeds"}
     return {

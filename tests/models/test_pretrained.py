@@ -17,7 +17,7 @@ from harness.errors import machine_failed
 from harness.experiment.load import load
 from harness.experiment.plan import outline
 from harness.experiment.spec import Experiment, Run
-from harness.experiment.weights import Origin
+from harness.experiment.weights import Origin, of_networks
 from harness.models import build, hub, load_weights
 from harness.results.weights import _digested, with_digests
 from tests.support import tiny
@@ -334,6 +334,11 @@ def test_a_row_says_where_its_weights_are_from(tmp_path: Path, served: Hub) -> N
     row = tiny.measured(tmp_path / "tiny", ["student_network"])[run.run_id]
     network = json.loads(row["student_network"])["encoder_weights"]
     assert network["source"]["licence"] == "apache-2.0" and network["source"]["revision"] == COMMIT
+    # Where they lie on this machine is nobody else's business, and no help to him: the source is.
+    described = tiny.measured(tmp_path / "tiny", ["student_network", "teacher_network", "spec"])[run.run_id]
+    assert not [name for name, text in described.items() if str(tmp_path / "hub") in text]
+    (written,) = of_networks([Run.model_validate_json(described["spec"]).network])
+    assert written.known and load_weights(written).keys() == random_state(7).keys()
     # Whoever reads rows only need not have the weights, nor torch.
     unknown = experiment(tmp_path, IMAGENET, "train.steps=2", "train.eval_every=2")
     assert student(with_digests(unknown, tmp_path / "tiny")).sha256 == student(found.experiment).sha256
