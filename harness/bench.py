@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from harness.analysis.tables import Table
     from harness.execution.status import Status
     from harness.search.outcome import Outcome
-    from harness.search.tuner import TrialUpdate
+    from harness.search.status import TrialUpdate
 
 OnUpdate = Callable[["Status"], None]
 OnTrial = Callable[["TrialUpdate"], None]
@@ -182,7 +182,7 @@ class Bench:
         """Search each method's hyper-parameters, as `sstkd-bench tune` does, and write the best points.
 
         Args:
-            on_update: as for `run`, while teachers are trained and until the first trial begins.
+            on_update: as for `run`; with an algorithm, until the first trial begins.
             on_trial: called when a trial begins and when it has ended.
 
         Returns:

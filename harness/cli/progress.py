@@ -118,7 +118,9 @@ class Display:
 
 
 def run_name(run: Run) -> str:
-    """`cwd seed 1`, or `teacher`; the pair is shown beside it."""
+    """`cwd seed 1`, `cwd trial 3 seed 1000`, or `teacher`; the pair is shown beside it."""
+    if run.trial is not None:  # its label has the whole point
+        return f"{run.trial.method} trial {run.trial.number + 1} seed {run.seed}"
     return run.who if run.role == "teacher" else f"{run.who} seed {run.seed}"
 
 

@@ -123,13 +123,15 @@ def progress(directory: Path, as_json: bool) -> "Display | Events":
     """What shows the progress of an experiment: on the terminal, or as JSON on standard output."""
 
     def why(run_id: str) -> str | None:
-        from harness.results import store
+        from harness.results import paths, store
 
-        try:
-            message: str = store.read_run(directory, run_id)["message"]
-        except (OSError, ValueError):  # the run failed all the same, or the table names the corrupt row
-            return None
-        return message
+        for folder in (directory, paths.search_folder(directory)):
+            try:
+                message: str = store.read_run(folder, run_id)["message"]
+            except (OSError, ValueError):  # the run failed all the same, or the table names the corrupt row
+                continue
+            return message
+        return None
 
     if as_json:
         from harness.cli.events import Events

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from harness.bench import Bench
     from harness.cli.events import Events
     from harness.search.outcome import Outcome
-    from harness.search.tuner import TrialUpdate
+    from harness.search.status import TrialUpdate
 
 
 def tune(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS, as_json: AsJson = False) -> None:
@@ -69,22 +69,22 @@ def _interrupted(wanted: "Bench", show: Any) -> None:
 
 
 def _trials(wanted: "Bench", show: Any) -> Any:
-    """What is printed of each trial: an event, or a line when it has ended."""
+    """What is printed of each trial: an event; of an algorithm's trials, which are no plain runs, a line at the end."""
     from harness.cli.events import Events
 
     search = wanted.experiment.search
     count = search.trials if search is not None else 0
-    several = search is not None and len(search.run_seeds) > 1
 
     def told(trial: "TrialUpdate") -> None:
         if isinstance(show, Events):
             show.write("trial", **vars(trial))
             return
+        if search is None or search.algorithm is None:
+            return  # shown as runs are
         show.stop()  # the teachers are trained; their screen would stand still below the trials
         if trial.status != "running":
             score = "" if trial.dev_miou is None else f"  dev mIoU {100 * trial.dev_miou:.2f}"
             name = f"{trial.pair}  {trial.method}  trial {trial.trial + 1} of {count}"
-            name += f" with seed {trial.seed}" if several else ""
             typer.echo(f"{name}{score}  {trial.seconds:.0f} s  {trial.message or trial.status}")
 
     return told

@@ -1,10 +1,35 @@
 """The state of a search's trials, for a display and for `sstkd-bench status`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from harness.execution.status import Status
 from harness.experiment.spec import Run
 from harness.search.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class TrialUpdate:
+    """A trial has begun or ended.
+
+    Attributes:
+        pair, method: of the study.
+        trial: the number of its point.
+        seed: its search seed.
+        status: "running" at the beginning, then that of its row.
+        dev_miou: in [0, 1]; None if there is none.
+        seconds: of training and evaluation.
+        message: of its row.
+    """
+
+    pair: str
+    method: str
+    trial: int
+    seed: int
+    status: str
+    dev_miou: float | None
+    seconds: float
+    message: str
 
 
 class TrialStatus(Status):

@@ -1,7 +1,8 @@
-"""The search: Ray Tune runs the trials, their rows are the record.
+"""The search: its trials are executed like any runs, or by Ray Tune where an algorithm may end them or proposes them.
 
-This process and Tune's own folder hold nothing that is needed later: whatever ends the search, re-running the same
-command resumes it from the rows, the checkpoints of the trials that had begun, and the points drawn before.
+Their rows are the record. This process and Tune's own folder hold nothing that is needed later: whatever ends the
+search, re-running the same command resumes it from the rows, the checkpoints of the trials that had begun, and the
+points drawn before.
 """
 
 import contextlib
@@ -10,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ from harness.results.paths import search_folder
 from harness.results.pull import fetch, pull
 from harness.search import algorithms, points
 from harness.search import outcome as best
+from harness.search.drawn import run_drawn
 from harness.search.outcome import Outcome, spent
 from harness.search.points import LEARNING, proposer
-from harness.search.status import TrialStatus
+from harness.search.status import TrialStatus, TrialUpdate
 from harness.search.trial import Context, asked, forget, named, parsed, remember, run_trial
 from harness.training.progress import Progress
 
@@ -44,30 +45,6 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a method's package may be found by a relative path
 }
 SCRATCH = "tune"  # Tune's own folder below the search's
-
-
-@dataclass(frozen=True)
-class TrialUpdate:
-    """A trial has begun or ended.
-
-    Attributes:
-        pair, method: of the study.
-        trial: the number of its point.
-        seed: its search seed.
-        status: "running" at the beginning, then that of its row.
-        dev_miou: in [0, 1]; None if there is none.
-        seconds: of training and evaluation.
-        message: of its row.
-    """
-
-    pair: str
-    method: str
-    trial: int
-    seed: int
-    status: str
-    dev_miou: float | None
-    seconds: float
-    message: str
 
 
 def search(
@@ -83,7 +60,7 @@ def search(
         experiment: with a search.
         directory: its results folder, absolute.
         on_trial: called when a trial begins and when it has ended.
-        on_update: called while Ray is started or joined.
+        on_update: called while Ray is started or joined, and by `run_drawn` about twice a second.
         judge: called with the search's folder once the rows at a storage have been fetched; raises if rows are stale.
 
     Raises:
@@ -108,6 +85,9 @@ def search(
         return
     for run_id in sorted({str(s.template.teacher_run) for s in studies if s.template.method.needs_teacher}):
         copy_teacher(run_id, directory, Workspace(directory, experiment.resources), folder, workspace)
+    if experiment.search.algorithm is None:
+        run_drawn(experiment, folder, resources, studies, values, on_trial, on_update)
+        return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     status, file = TrialStatus(best.outcomes(experiment, directory)), StatusFile(folder)
@@ -127,12 +107,10 @@ def search(
             here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
             shelf = ray.remote(num_cpus=0)(SharedObjects).options(scheduling_strategy=here).remote()
             context = Context(folder, resources, tuple(studies), proposer(experiment), shelf, this_node())
-            for places in (
-                [range(len(studies))] if experiment.search.algorithm is None else [[i] for i in range(len(studies))]
-            ):
+            for place in range(len(studies)):
                 outcomes = best.outcomes(experiment, directory)
-                if not all(outcomes[place].complete for place in places):
-                    _Session(context, workspace, experiment, outcomes, on_trial, status, file).run(places, values)
+                if not outcomes[place].complete:
+                    _Session(context, workspace, experiment, outcomes, on_trial, status, file).run(place, values[place])
     finally:
         status.doing = ""
         file.update(status, ended=True)
@@ -161,7 +139,7 @@ class _TimeIsUp(tune.Stopper):  # type: ignore[misc]
 
 
 class _Session(tune.Callback):  # type: ignore[misc]
-    """One run of Tune over unfinished studies; as Tune's callback it writes the rows that no worker can write."""
+    """One run of Tune over an unfinished study; as Tune's callback it writes the rows that no worker can write."""
 
     def __init__(
         self,
@@ -189,39 +167,36 @@ class _Session(tune.Callback):  # type: ignore[misc]
         """Nothing: the pickle that Tune writes is never read."""
         return {}
 
-    def run(self, places: Sequence[int], values: Sequence[Sequence[points.Values]]) -> None:
-        """Run the unfinished trials of some studies.
+    def run(self, place: int, values: Sequence[points.Values]) -> None:
+        """Run the unfinished trials of a study.
 
         Args:
-            places: of the studies, in the context.
-            values: by study and number, where they were drawn before the search.
+            place: of the study, in the context.
+            values: by number, where they were drawn before the search.
         """
-        finished = {place: {(t.number, t.seed) for t in self._outcomes[place].trials} for place in places}
+        study, outcome = self._context.studies[place], self._outcomes[place]
+        finished = {(trial.number, trial.seed) for trial in outcome.trials}
         waiting = [
             {"study": place, "number": number, "seed": seed}
             for number in range(self._search.trials)
-            for place in places
-            for seed in self._context.studies[place].seeds
-            if (number, seed) not in finished[place]
+            for seed in study.seeds
+            if (number, seed) not in finished
         ]
-        pairs = [study.template.pair for study in self._context.studies]
-        waiting.sort(key=lambda t: (pairs.index(pairs[t["study"]]), t["number"]))  # a worker keeps the pair's teacher
-        first = self._context.studies[places[0]]
-        self._stopper = _TimeIsUp(self._search.minutes, sum(self._outcomes[place].seconds for place in places))
+        self._stopper = _TimeIsUp(self._search.minutes, outcome.seconds)
         if self._stopper.stop_all():
             return
         if self._context.algorithm == LEARNING:
-            searcher, count, space = self._proposals(places[0], [t["number"] for t in waiting]), len(waiting), {}
+            searcher, count, space = self._proposals(place, [t["number"] for t in waiting]), len(waiting), {}
         else:
-            each = [t | {"values": values[t["study"]][t["number"]]} for t in waiting]
+            each = [t | {"values": values[t["number"]]} for t in waiting]
             searcher, count, space = None, 1, {"each": tune.grid_search(each)}
-        curves = self._curves(places[0]) if self._search.algorithm == "asha" else {}
+        curves = self._curves(place) if self._search.algorithm == "asha" else {}
         self._fit(
             space,
             tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=count,
-                scheduler=algorithms.scheduler(self._search, first.template.train.steps, self._eval_every, curves),
+                scheduler=algorithms.scheduler(self._search, study.template.train.steps, self._eval_every, curves),
                 max_concurrent_trials=self._slots(),
                 reuse_actors=True,
                 trial_name_creator=lambda t: named(t.config["each"]),

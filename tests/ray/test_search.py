@@ -17,7 +17,8 @@ from harness.experiment.studies import Study, studies_of, trial_run
 from harness.results import paths, store
 from harness.search import outcome as best
 from harness.search import points, tuner
-from harness.search.tuner import TrialUpdate, search
+from harness.search.status import TrialUpdate
+from harness.search.tuner import search
 from tests.support import cluster, tiny
 from tests.support.searches import TUNED, experiment, searched
 
@@ -90,6 +91,25 @@ def test_tuned_trials_are_those_of_one_process_and_none_hangs(one_ray: None, tmp
         patch.setattr(tuner, "connected", lambda resources: pytest.fail("Ray is started"))
         search(of, there, told.append)
     assert set(best.found(of, there, "F")) == {("tiny", "none"), ("tiny", "kd(temperature=2.0)")}
+
+
+def test_trials_in_step_are_those_of_one_process(one_ray: None, tmp_path: Path) -> None:
+    """Points of one search seed are fed alike, whatever they set; seeds are not."""
+    of = experiment(tmp_path, "search.trials=3", "resources.together=auto", methods=["none", {"kd": {"temperature": 2}}])
+    here, there = tmp_path / "here", tmp_path / "tiny"
+    for folder in (here, there):
+        trained(folder, of)
+    for run in drawn_runs(of):
+        assert tiny.in_process(run, here) == "ok"
+    told: list[TrialUpdate] = []
+    search(of, there, told.append)
+    found = rows(paths.search_folder(there))
+    assert measured(paths.search_folder(there)) == measured(here)
+    beside = {seed: {row["together"] for row in found.values() if row["seed"] == seed} for seed in (1000, 1001)}
+    assert all(max(each) > 1 and max(each) <= 6 for each in beside.values())
+    ended = {(each.method, each.trial, each.seed): each for each in told if each.status == "ok"}
+    assert len(ended) == len(found) == 2 * 2 * 3
+    assert all(each.dev_miou is not None and each.seconds > 0 for each in ended.values())
 
 
 def test_a_trial_that_fails_is_a_row_and_is_spent(one_ray: None, tmp_path: Path) -> None:
