@@ -28,7 +28,7 @@ def run_drawn(
     on_trial: Callable[[TrialUpdate], None],
     on_update: Callable[[Status], None],
 ) -> None:
-    """Run all trials that have no row yet, seed after seed and in the order of their numbers.
+    """Run all trials that are not finished, seed after seed and in the order of their numbers.
 
     Args:
         experiment: with a search.
