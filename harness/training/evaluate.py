@@ -43,7 +43,8 @@ def evaluate(network: nn.Module, data: Data, split: str, run: Run, ranks: Ranks,
     """Count the network's predictions over a split, each sample once for any number of ranks.
 
     Args:
-        network: returns `Taps`; its mode does not change.
+        network: returns `Taps`; its mode does not change. Its buffers become the first rank's, whose network is saved:
+            statistics of layers that are not synchronised differ between ranks.
         data: the dataset.
         split: "dev" or "val".
         run: gives `train.evaluation` and `train.eval_batch_size`.
@@ -55,6 +56,7 @@ def evaluate(network: nn.Module, data: Data, split: str, run: Run, ranks: Ranks,
         FloatingPointError: a class score is not finite.
     """
     info, how, device = data.info, run.train.evaluation, ranks.device
+    ranks.send(network.buffers())
     classes, ignore = info.num_classes, info.ignore_index
     samples = getattr(data, split)
     own = range(ranks.rank, len(samples), ranks.workers)

@@ -1,6 +1,6 @@
 """The processes that share a run: who this one is, and what they compute together by torch.distributed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +74,12 @@ class Ranks:
         dist.broadcast(sent, 0)
         out: list[float] = sent.tolist()
         return out
+
+    def send(self, tensors: Iterable[Tensor]) -> None:
+        """Give tensors rank 0's values, in place, on every rank."""
+        if self.workers > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
     def gather(self, values: Tensor) -> Tensor:
         """Every rank's `values` (n, ...), concatenated by rank: (sum of n, ...). n may differ, the rest may not."""

@@ -123,7 +123,7 @@ def test_the_ignored_label_makes_boundaries_and_is_not_counted():
 
 @pytest.mark.slow
 def test_two_ranks_count_every_sample_once(tmp_path):
-    """Also with fewer samples than ranks, and whatever images share a batch."""
+    """Also with fewer samples than ranks, and whatever images share a batch; by the network of the first rank."""
     segmenters.by_ranks(tmp_path)
     for samples in segmenters.SHARED:
         pairs = split(samples, ((12, 17), (12, 17), (9, 20)))
