@@ -51,6 +51,11 @@ class Resources(Spec):
     def _whole_gpus(self) -> "Resources":
         if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
             raise ValueError(f"gpus_per_worker is at most 1, or a whole number; given {self.gpus_per_worker:g}")
+        if self.workers > 1 and 0 < self.gpus_per_worker < 1:
+            raise ValueError(
+                f"gpus_per_worker: {self.gpus_per_worker:g} puts several workers of one run on one GPU, which NCCL "
+                "refuses; give a whole number, or workers: 1"
+            )
         return self
 
     @field_validator("workers", mode="before")

@@ -188,6 +188,8 @@ class PeakMemory:
         self._resettable = False
         gc.collect()  # reference cycles of earlier runs
         if device.type == "cuda":
+            torch.cuda.init()  # before it there are no statistics to reset
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
             return
         try:

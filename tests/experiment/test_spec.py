@@ -161,6 +161,10 @@ MISTAKES = {
     ("name: small", "name: small\nresources: {gpus_per_worker: 1.5}"): [
         "e.yaml:2: resources: gpus_per_worker is at most 1, or a whole number; given 1.5"
     ],
+    ("name: small", "name: small\nresources: {workers: 2, gpus_per_worker: 0.5}"): [
+        "e.yaml:2: resources: gpus_per_worker: 0.5 puts several workers of one run on one GPU, which NCCL refuses; "
+        "give a whole number, or workers: 1"
+    ],
     ("name: small", "name: small\nresources: {address: nowhere}"): ["e.yaml:2: resources.address: String should match"],
     ("name: small", "name: ${HOME}"): ["e.yaml:1: name: ${...} is expanded in paths only; write the value itself"],
     ("encoder: resnet34", "encoder: '${X}'"): ["e.yaml:5: pairs.0.teacher.encoder: ${...} is expanded in paths only"],

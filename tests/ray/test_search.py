@@ -95,7 +95,9 @@ def test_tuned_trials_are_those_of_one_process_and_none_hangs(one_ray: None, tmp
 
 def test_trials_in_step_are_those_of_one_process(one_ray: None, tmp_path: Path) -> None:
     """Points of one search seed are fed alike, whatever they set; seeds are not."""
-    of = experiment(tmp_path, "search.trials=3", "resources.together=auto", methods=["none", {"kd": {"temperature": 2}}])
+    of = experiment(
+        tmp_path, "search.trials=3", "resources.together=auto", methods=["none", {"kd": {"temperature": 2}}]
+    )
     here, there = tmp_path / "here", tmp_path / "tiny"
     for folder in (here, there):
         trained(folder, of)

@@ -264,3 +264,13 @@ def test_of_a_slow_network_few_calls_are_timed(hand: Time) -> None:
 
     assert cost.latency_ms(predict, CPU) == pytest.approx(4000.0)
     assert len(calls) == 2
+
+
+def test_the_meter_of_a_gpu_begins_with_what_this_run_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier run left in the cache is given back, and CUDA has been initialised before its statistics are reset."""
+    calls: list[str] = []
+    for name in ("init", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *given, name=name: calls.append(name))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**20)
+    assert PeakMemory(torch.device("cuda:0")).mb() == 3
+    assert calls == ["init", "empty_cache", "reset_peak_memory_stats"]
