@@ -1,7 +1,9 @@
 """Shared by several distillers: reading taps, matching sizes and widths, divergences, vector norms, value checks."""
 
+import functools
+from collections.abc import Callable
 from math import inf
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +11,23 @@ from torch import Tensor, nn
 
 from harness.taps import NetworkInfo, Pair, TapInfo, Taps, View
 
+Loss = TypeVar("Loss", bound=Callable[..., Any])
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` in float32 if autocast made it half precision, which is too coarse for log-softmax and sums; else `x`."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def full_precision(term: Loss) -> Loss:
+    """A loss term outside autocast: of large or nearly equal maps a product in half precision is mostly rounding."""
+
+    @functools.wraps(term)
+    def wrapped(*maps: Any, **settings: Any) -> Any:
+        with torch.autocast(maps[0].device.type, enabled=False):
+            return term(*maps, **settings)
+
+    return cast(Loss, wrapped)
 
 
 def match_size(x: Tensor, like: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from harness.distillers._ops import (
     check_positive,
     check_weights,
     compared,
+    full_precision,
     generator_block,
     kd_of,
     missing_tap,
@@ -45,6 +46,7 @@ from harness.distillers.base import Distiller
 from harness.taps import Pair, View
 
 
+@full_precision
 def omni_contrast(
     student: Tensor, teacher: Tensor, groups: int, pool: int, patch: tuple[int, int], tau: float
 ) -> Tensor:

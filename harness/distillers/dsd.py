@@ -28,6 +28,7 @@ from harness.distillers._ops import (
     attention,
     check_positive,
     check_weights,
+    full_precision,
     kd_of,
     match_size,
     missing_tap,
@@ -75,6 +76,7 @@ def halved(x: Tensor) -> Tensor:
     return found
 
 
+@full_precision
 def csd_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     """Category-wise similarity term from logits (N, K, h, w) of one size."""
 

@@ -22,7 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.distillers._ops import adapter, at_least_float32, check_positive, compared, missing_tap, widths
+from harness.distillers._ops import (
+    adapter,
+    at_least_float32,
+    check_positive,
+    compared,
+    full_precision,
+    missing_tap,
+    widths,
+)
 from harness.distillers.base import Distiller
 from harness.taps import Pair, View
 
@@ -46,6 +54,7 @@ def haar(x: Tensor, levels: int = LEVELS) -> tuple[Tensor, list[Tensor]]:
     return x, bands
 
 
+@full_precision
 def freekd_loss(student: Tensor, teacher: Tensor, tokens: Tensor) -> Tensor:
     """Masked mean absolute difference of the bands, summed over the levels.
 

@@ -26,6 +26,7 @@ from harness.distillers._ops import (
     check_positive,
     check_weights,
     compared,
+    full_precision,
     kd_of,
     length,
     match_size,
@@ -36,6 +37,7 @@ from harness.distillers.base import Distiller, OwnOptimizer
 from harness.taps import Pair, View
 
 
+@full_precision
 def ifv_loss(student: Tensor, teacher: Tensor, labels: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
     """Mean squared difference of the cosines between features and their class means.
 

@@ -30,6 +30,7 @@ from harness.distillers._ops import (
     check_positive,
     check_weights,
     compared,
+    full_precision,
     kd_loss,
     length,
     match_size,
@@ -41,6 +42,7 @@ from harness.distillers.base import Distiller, OwnOptimizer
 from harness.taps import Pair, View
 
 
+@full_precision
 def pairwise_loss(student: Tensor, teacher: Tensor, scale: float = 0.5, convention: str = "canonical") -> Tensor:
     """Mean squared difference of the cosine similarities between all pairs of nodes.
 

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.distillers._ops import at_least_float32
 from harness.distillers.base import Distiller, OwnOptimizer
 from harness.models.weights import load_state
 from harness.taps import Pair, Taps, View
@@ -252,7 +253,10 @@ class SSTKD(Distiller):
         if self.loss.w_str or self.loss.w_sta:
             height, width = view.labels.shape[-2:]
             hw = (-(-height // self.stride), -(-width // self.stride))
-            ours, theirs = self.adapter(self._low_level(student, hw)), self._low_level(teacher, hw)
+            theirs = self._low_level(teacher, hw)
+            # A rounded feature may fall on another quantisation level, so that gradients of L_sta would be others.
+            with torch.autocast(theirs.device.type, enabled=False):
+                ours = self.adapter(self._low_level(student, hw))
         # Networks of different output stride are compared on the teacher's grid.
         scores = _resized(student.logits, (teacher.logits.shape[-2], teacher.logits.shape[-1]))
         terms: dict[str, Tensor] = self.loss(ours, theirs, scores, teacher.logits, view.generator)
@@ -279,7 +283,7 @@ class SSTKD(Distiller):
             )
 
     def _low_level(self, taps: Taps, hw: tuple[int, int]) -> Tensor:
-        return torch.cat([_resized(taps.stages[name], hw) for name in self.stages], 1)
+        return torch.cat([_resized(at_least_float32(taps.stages[name]), hw) for name in self.stages], 1)
 
 
 def _graph(path: str | None, sha256: str | None) -> GraphEnhancement | None:

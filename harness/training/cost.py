@@ -188,7 +188,7 @@ class PeakMemory:
         self._resettable = False
         gc.collect()  # reference cycles of earlier runs
         if device.type == "cuda":
-            torch.cuda.init()  # before it there are no statistics to reset
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # before it there are no statistics to reset
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
             return
