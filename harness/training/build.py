@@ -27,6 +27,7 @@ from harness.results import paths, reuse, store
 from harness.results.paths import weights_path
 from harness.taps import Pair
 from harness.training.cost import macs, parameters
+from harness.training.normalize import by_channel
 
 Share = Callable[[str, Callable[[], Any]], Any]
 """`share(key, make)` is `make()`, or an equal object that another process of this machine has made."""
@@ -80,8 +81,7 @@ def converted(image: Tensor, seen: DataInfo, wanted: DataInfo) -> Tensor:
         return image
     image = image.flip(1) if seen.bgr else image
     mean, std, other_mean, other_std = (
-        torch.tensor(values, device=image.device).view(1, 3, 1, 1)
-        for values in (seen.mean, seen.std, wanted.mean, wanted.std)
+        by_channel(values, image.device) for values in (seen.mean, seen.std, wanted.mean, wanted.std)
     )
     image = (image * std + (mean - other_mean)) / other_std
     return image.flip(1) if wanted.bgr else image

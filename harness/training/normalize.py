@@ -1,5 +1,7 @@
 """Images as networks see them: RGB bytes become normalised float32 values."""
 
+import functools
+
 import cv2
 import numpy as np
 import torch
@@ -15,9 +17,16 @@ def normalised_images(image: Tensor, info: DataInfo, layout: torch.memory_format
     return _normalised(image.permute(0, 3, 1, 2).float(), info).contiguous(memory_format=layout)
 
 
+@functools.lru_cache(maxsize=64)
+def by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Values of the channels as (1, C, 1, 1) on a device. Kept: sent anew, a GPU would be waited for at every step."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(1, -1, 1, 1)
+
+
 def _normalised(x: Tensor, info: DataInfo) -> Tensor:
     """RGB values (N, 3, H, W) in 0..255, normalised."""
-    mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (info.mean, info.std))
+    mean, std = (by_channel(values, x.device) for values in (info.mean, info.std))
     x = (x - mean) / std
     return x.flip(1) if info.bgr else x
 
