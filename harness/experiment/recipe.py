@@ -288,8 +288,9 @@ class Train(Spec):
     normalize: Literal["dataset", "encoder", "bgr-mean"] = "dataset"
     """Mean and deviation taken off an image: the dataset's (ImageNet's for photographs in files), those that each
     network's encoder was pretrained with, or the papers' (BGR order, Caffe's mean, no deviation)."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Autocast type of the forward passes; fp16 adds a gradient scaler and needs a GPU."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Autocast type of the forward passes, with float32 for everything else; `tf32`: float32, rounded to TensorFloat-32
+    in convolutions and matrix products. `tf32` and `fp16`, which adds a gradient scaler, need a GPU."""
     clip_norm: Positive | None = None
     """Largest norm of the student's gradient."""
     accumulate: Count = 1

@@ -3,14 +3,17 @@
 import statistics
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.datasets import SOURCES
 from harness.datasets.texmosaic import TEXTURES
 from harness.distillers import Distiller
+from harness.experiment.recipe import Train
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 from harness.models import TapNet, build
@@ -18,6 +21,8 @@ from harness.taps import Pair, View
 from harness.training.batches import training_batches
 from harness.training.build import build_method, for_inputs, load_data
 from harness.training.cost import device_name
+from harness.training.feed import compiled
+from harness.training.precision import autocast, set_products
 from harness.training.runtime import Runtime
 
 WARM_UP, TIMED = 1, 3
@@ -75,7 +80,7 @@ def calibrated(runs: Sequence[Run], resources: Resources) -> tuple[dict[tuple[st
         image = torch.randn(IMAGES_TIMED, 3, *run.train.augment.crop_hw, device=device)
         label = torch.randint(classes, (IMAGES_TIMED, *run.train.augment.crop_hw), device=device)
         student, teacher, distiller = _built(run, classes, device)
-        seconds, _ = step_seconds_of(student, teacher, distiller, [(image, label)] * 2, 255)
+        seconds, _ = step_seconds_of(student, teacher, distiller, [(image, label)] * 2, 255, run.train)
         found[key] = seconds * run.train.batch_size / IMAGES_TIMED
     return found, device_name(device)
 
@@ -99,7 +104,7 @@ def _time(run: Run, resources: Resources) -> float:
     runtime = Runtime.local(device=device, threads=resources.cpus_per_worker)
     student, teacher, distiller = _built(run, data.info.num_classes, device, data.info.ignore_index)
     batches = training_batches(data.train, data.info, run, runtime, 0, WARM_UP + TIMED)
-    return step_seconds_of(student, teacher, distiller, batches, data.info.ignore_index)[0]
+    return step_seconds_of(student, teacher, distiller, batches, data.info.ignore_index, run.train)[0]
 
 
 def _built(
@@ -121,6 +126,7 @@ def step_seconds_of(
     distiller: Distiller,
     batches: Iterable[tuple[Tensor, Tensor]],
     ignore_index: int,
+    recipe: Train | None = None,
 ) -> tuple[float, tuple[str, ...]]:
     """Median seconds of a training step without the optimizer, after the first ones, and the names of the terms.
 
@@ -130,15 +136,28 @@ def step_seconds_of(
         distiller: on the same device.
         batches: images (N, 3, H, W) and labels (N, H, W).
         ignore_index: label of ignored pixels.
+        recipe: its precision, memory layout and compilation are used.
     """
+    layout = torch.contiguous_format
+    cast: AbstractContextManager[Any] = nullcontext()
+    seen: nn.Module = student
+    if recipe is not None:
+        set_products(recipe)
+        layout = torch.channels_last if recipe.channels_last else layout
+        cast = autocast(recipe, next(student.parameters()).device)
+        seen = compiled(student, recipe.compile)
+    for network in filter(None, (student, teacher)):
+        network.to(memory_format=layout)
     stream, times, terms = torch.Generator().manual_seed(0), [], {}
     for image, label in batches:
         began = time.perf_counter()
-        with torch.no_grad():
-            taught = teacher(image) if teacher is not None else None
-        taps = student(image)
-        loss = F.cross_entropy(taps.full, label, ignore_index=ignore_index)
-        terms = distiller(View(taps, taught, label, 0.0, stream))
+        image = image.contiguous(memory_format=layout)
+        with cast:
+            with torch.no_grad():
+                taught = teacher(image) if teacher is not None else None
+            taps = seen(image)
+            loss = F.cross_entropy(taps.full, label, ignore_index=ignore_index)
+            terms = distiller(View(taps, taught, label, 0.0, stream))
         torch.stack([loss, *terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
         if image.device.type == "cuda":
             torch.cuda.synchronize()

@@ -13,21 +13,14 @@ from torch import Tensor, nn
 
 from harness.datasets import Data, DataInfo
 from harness.experiment.alike import fed_alike
-from harness.experiment.recipe import Train
 from harness.experiment.spec import Run
 from harness.models import TapNet
 from harness.taps import Taps
 from harness.training.batches import Batch, accumulation_steps, batch_of, training_batches
 from harness.training.build import converted
 from harness.training.cost import Span
+from harness.training.precision import autocast
 from harness.training.runtime import Runtime
-
-PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def autocast(recipe: Train, device: torch.device) -> torch.autocast:
-    """The context in which networks are run."""
-    return torch.autocast(device.type, PRECISION.get(recipe.precision), enabled=recipe.precision in PRECISION)
 
 
 @dataclass(frozen=True)

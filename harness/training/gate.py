@@ -27,6 +27,7 @@ from harness.training.batches import accumulation_steps, require_one_size
 from harness.training.build import build_method, for_inputs, load_data, load_given
 from harness.training.loss_rule import require_losses_work
 from harness.training.optimizers import encoder_of
+from harness.training.precision import HALF, require_device
 from harness.training.schedule import require_torch_takes
 from harness.training.step import KDStep
 from harness.training.task_loss import TaskLoss
@@ -115,15 +116,11 @@ def recipe(run: Run, facts: Facts) -> None:
     """The recipe against the resources.
 
     Raises:
-        ValueError: the batch does not divide, fp16 without GPUs, or torch refuses the optimizer or schedule.
+        ValueError: the batch does not divide, the precision needs a GPU, or torch refuses the optimizer or schedule.
     """
     accumulation_steps(run.train, facts.resources.workers)
     require_torch_takes(run.train)
-    if run.train.precision == "fp16" and not facts.resources.gpus_per_worker:
-        raise ValueError(
-            "train.precision: fp16 needs a GPU, and resources.gpus_per_worker is 0; use fp32 or bf16 on a CPU, or give "
-            "resources.gpus_per_worker"
-        )
+    require_device(run.train, facts.resources.gpus_per_worker > 0, ", or give resources.gpus_per_worker")
 
 
 def machine(run: Run, facts: Facts) -> None:
@@ -295,7 +292,7 @@ class _Step:
         label = torch.randint(self.classes, (images, *size), generator=stream)
         recipe, student = self.run.train, self.student.train()
         step = KDStep(student, self.distiller, self.ignored, recipe.auxiliary_weight, recipe.batch_size, self.loss)
-        autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision != "fp32")
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision in HALF)
         with torch.random.fork_rng(devices=[]), autocast:
             taught = self._taught(image)
             terms = step(image, label, taught, self.loss.counts(label), 0.0, stream)

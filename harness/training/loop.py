@@ -25,9 +25,10 @@ from harness.training.build import build_method, build_network, build_teacher, f
 from harness.training.columns import kept, measured, run_facts
 from harness.training.cost import PeakMemory, StepClock, held
 from harness.training.evaluate import evaluate
-from harness.training.feed import Need, autocast, compiled
+from harness.training.feed import Need, compiled
 from harness.training.log import Log, Terms
 from harness.training.optimizers import Optimizers, optimizer_of
+from harness.training.precision import autocast, require_device, set_products
 from harness.training.progress import Progress
 from harness.training.runtime import Runtime
 from harness.training.schedule import Rates
@@ -75,8 +76,8 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
     runtime.enter()
     began, memory = time.perf_counter(), PeakMemory(runtime.device)
     recipe, device, idle = run.train, runtime.device, 0.0
-    if recipe.precision == "fp16" and device.type != "cuda":
-        raise ValueError("train.precision: fp16 needs a GPU; use fp32 or bf16 on a CPU")
+    require_device(recipe, device.type == "cuda")
+    set_products(recipe)
     raw = load_data(run.data, runtime.share)
     data = for_inputs(raw, recipe.normalize, run.network)
     shown = for_inputs(raw, recipe.normalize, run.teacher).info if run.teacher is not None else data.info

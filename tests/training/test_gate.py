@@ -92,6 +92,7 @@ def another_size(state: dict[str, torch.Tensor]) -> None:
 RULES: dict[str, tuple[Prepare, str]] = {
     "batch and workers": (sets("resources.workers=3"), r"train\.batch_size: 4 does not divide into 3 workers"),
     "fp16": (sets("train.precision=fp16"), r"train\.precision: fp16 needs a GPU.*gpus_per_worker"),
+    "tf32": (sets("train.precision=tf32"), r"train\.precision: tf32 needs a GPU.*gpus_per_worker"),
     "gpus": (sets("resources.gpus_per_worker=64"), r"resources\.gpus_per_worker: 64, but this machine has \d+ GPUs"),
     "encoder": (sets("pairs.0.student.encoder=tu-resnet10x"), r"pair tiny: .*cannot be built.*tu-resnet10"),
     "parameter": (

@@ -1,0 +1,60 @@
+"""In which precision products are made, and with which one a step is timed."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.distillers import METHODS
+from harness.experiment.recipe import Train
+from harness.taps import Taps
+from harness.testing.made_up import MAIN, SIZE, labels, net
+from harness.training.estimate import step_seconds_of
+from harness.training.precision import require_device, set_products
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("fp32", False), ("bf16", False), ("fp16", False), ("tf32", True)])
+def test_float32_is_rounded_in_products_only_where_the_recipe_says_so(precision: str, rounded: bool) -> None:
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = not rounded, not rounded
+    set_products(Train(steps=1, batch_size=1, precision=precision))
+    assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is rounded
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_what_needs_a_gpu_says_so(precision: str) -> None:
+    recipe = Train(steps=1, batch_size=1, precision=precision)
+    require_device(recipe, on_gpu=True)
+    with pytest.raises(ValueError, match=f"train.precision: {precision} needs a GPU; use fp32 or bf16 on a CPU"):
+        require_device(recipe, on_gpu=False)
+
+
+class Watched(nn.Module):
+    """A network that notes how it is run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.seen = net(MAIN.student, 1), set[tuple[bool, bool, bool]]()
+
+    def forward(self, image: Tensor) -> Taps:
+        last = image.is_contiguous(memory_format=torch.channels_last)
+        weights = next(self.inner.parameters()).is_contiguous(memory_format=torch.channels_last)
+        self.seen.add((torch.is_autocast_enabled("cpu"), last, weights))
+        return self.inner(image)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_step_is_timed_as_the_recipe_runs_it(precision: str, last: bool) -> None:
+    student, distiller = Watched(), METHODS["none"](MAIN)
+    recipe = Train(steps=1, batch_size=2, precision=precision, channels_last=last)
+    batches = [(torch.zeros(SIZE[0], 3, *SIZE[1:]), labels())] * 2
+    step_seconds_of(student, None, distiller, batches, 255, recipe)  # type: ignore[arg-type]
+    assert student.seen == {(precision == "bf16", last, last)}
