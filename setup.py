@@ -15,7 +15,7 @@ SHIPPED = {
     "published": (ROOT / "results" / "published", ("*.csv",)),
     "examples": (
         ROOT / "results" / "examples",
-        ("*/runs/*.parquet", "*/packs/*.parquet", "*/step_times/runs/*.parquet"),
+        ("*/runs/*.parquet", "*/packs/*.parquet", "*/step_times/runs/*.parquet", "*/step_times/packs/*.parquet"),
     ),
 }
 """By folder in `harness/shipped`: where the files are, and which."""

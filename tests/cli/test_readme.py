@@ -16,6 +16,7 @@ from harness.report.formats import to_markdown
 from harness.results import paths, step_times, store
 from tests.support.pretrained_page import score_lines
 from tests.support.rows import with_opencv_5
+from tests.support.sensitivity_page import page_lines
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "results" / "examples" / "quickstart"
@@ -76,6 +77,15 @@ def test_the_page_of_pretrained_networks_shows_what_its_rows_give(
     for run_id in finished:
         for sample in store.read_row(paths.run_path(bench.directory, run_id))["samples"]:
             assert sample["image"] is None and sample["label"] is None
+
+
+def test_the_page_on_sensitivity_shows_what_its_rows_give() -> None:
+    experiment = load(ROOT / "experiments" / "sensitivity.yaml")
+    directory = EXAMPLE.parent / experiment.name
+    rows = store.read_rows(directory, ["role", "seed", "status"]).to_pylist()
+    assert {row["seed"] for row in rows if row["role"] == "student"} == {0, 1}, "as the page says"
+    written = (ROOT / "docs" / "sensitivity.md").read_text()
+    assert "\n".join(page_lines(directory, experiment)) in written
 
 
 @pytest.mark.parametrize(
