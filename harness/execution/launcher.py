@@ -4,7 +4,8 @@ Workers write the rows, so this process holds nothing of value: it can be killed
 resumes from the last completed runs and checkpoints.
 """
 
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -182,6 +183,7 @@ class _Launch:
         self._status, self._fetchers = status, fetchers
         self._fetched: list[Future[None]] = []
         self._tries: Counter[str] = Counter()  # failures since the last progress of the run
+        self._spent: defaultdict[str, float] = defaultdict(float)  # seconds of attempts that were lost
         self._reached: dict[str, int] = {}  # the step from which a run last resumed
 
     def run(self, on_update: Callable[[Status], None]) -> None:
@@ -228,6 +230,7 @@ class _Launch:
         if outcome.status == "lost" and self._workspace.status(run.run_id) == "ok":
             outcome = Outcome(run, "ok")  # its row was written before its process was lost
         if outcome.status == "lost":
+            self._spent[run.run_id] += time.time() - status.since.get(run.run_id, time.time())
             if outcome.error is not None and self._workspace.storage is None:  # no attempt could write a row
                 raise OSError(outcome.error.errno, f"{outcome.error.strerror}: cannot write to {self._directory}")
             self._collect()  # whether it made progress was reported before its end
@@ -242,11 +245,12 @@ class _Launch:
                 return
             times = "once" if tries == 1 else f"{tries} times"
             failures.keep_text(self._directory, run, outcome.detail)
+            again = "re-run with --retry-failed" if run.trial is None else "delete this row and re-run tune"
             self._fail(
                 run,
                 f"worker died {times} without progress; last: {outcome.reason} ({failures.title(run)}; details: "
                 f"failures/{run.run_id}.txt). Where it ran out of memory, lower train.batch_size or "
-                "resources.concurrent; then re-run with --retry-failed",
+                f"resources.concurrent; then {again}",
             )
             return
         if self._workspace.storage is not None:
@@ -259,7 +263,8 @@ class _Launch:
 
     def _fail(self, run: Run, message: str) -> None:
         """Write the failed row of a run that no worker could finish."""
-        record.write_row(run, self._directory, {}, "failed", message)
+        seconds = self._spent.get(run.run_id)
+        record.write_row(run, self._directory, {"wall_seconds": seconds} if seconds else {}, "failed", message)
         self._workspace.offer(run.run_id, self._directory)
         self._status.change(run, "failed")
 

@@ -1,7 +1,8 @@
 """Which run is next: balanced between methods, and suited to what a worker has in memory.
 
 Runs are ordered in rounds: teachers first, then one seed after another, so that all methods have about the same number
-of finished seeds at any time. Within a round a worker first gets runs whose teacher and data it has in memory.
+of finished seeds at any time; trials of a search one point after another. Within a round a worker first gets runs whose
+teacher and data it has in memory.
 """
 
 from collections import deque
@@ -127,4 +128,6 @@ class Queue:
 
 
 def _round_of(run: Run) -> tuple[bool, int]:
+    if run.trial is not None:  # a point has its score when all search seeds have trained it
+        return (True, run.trial.number)
     return (run.role == "student", run.seed if run.role == "student" else 0)

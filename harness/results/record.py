@@ -52,8 +52,8 @@ def _described(run: Run) -> dict[str, Any]:
         return json.dumps(value, sort_keys=True)
 
     spec = run.model_dump(mode="json")
-    for network in filter(None, (spec["network"], spec["teacher"])):
-        for weights in filter(None, (network.get("encoder_weights"), network.get("checkpoint"))):
+    for named in filter(None, (spec["network"], spec["teacher"], spec)):
+        for weights in filter(None, (named.get("encoder_weights"), named.get("checkpoint"))):
             if "source" in weights:
                 # Where published weights lie on this machine helps nobody, and may name a home.
                 weights["path"] = ""

@@ -5,6 +5,7 @@ They share workers, a worker's teacher and, with `resources.together`, its passe
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.execution.launcher import run_all
 from harness.execution.status import Looker, Status
@@ -28,7 +29,7 @@ def run_drawn(
     on_trial: Callable[[TrialUpdate], None],
     on_update: Callable[[Status], None],
 ) -> None:
-    """Run all trials that are not finished, seed after seed and in the order of their numbers.
+    """Run all trials that are not finished, point by point in the order of their numbers, each with all search seeds.
 
     Args:
         experiment: with a search.
@@ -59,9 +60,14 @@ def run_drawn(
                 begun.add(run_id)
                 tell(run, "running", None, 0.0, "")
         for run_id, run in changes.ended:
-            name = f"runs/{run_id}.parquet"
-            row = store.parse_row(workspace.place.read(name), name)
-            tell(run, row["status"], row["dev_miou"], spent(row), row["message"])
+            if status.state[run_id] != "ok":  # the launcher keeps them for a retry, which a trial does not have
+                workspace.checkpoints(run_id).drop()
+            try:
+                row = _row(workspace, folder, run_id)
+            except OSError as error:  # of a storage, for a moment: the search goes on
+                tell(run, status.state[run_id], None, 0.0, f"its row cannot be read now: {error}")
+            else:
+                tell(run, row["status"], row["dev_miou"], spent(row), row["message"])
         on_update(status)
 
     def tell(run: Run, status: str, dev_miou: float | None, seconds: float, message: str) -> None:
@@ -70,3 +76,10 @@ def run_drawn(
         on_trial(TrialUpdate(*key, run.trial.number, run.seed, status, dev_miou, seconds, message))
 
     run_all([*teachers, *(run for _, run in trials.values())], resources, folder, update)
+
+
+def _row(workspace: Workspace, folder: Path, run_id: str) -> dict[str, Any]:
+    if workspace.storage is None:
+        return store.read_run(folder, run_id)
+    name = f"runs/{run_id}.parquet"  # not fetched yet, perhaps
+    return store.parse_row(workspace.place.read(name), name)

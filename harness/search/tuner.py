@@ -75,8 +75,8 @@ def search(
     values = points.drawn(experiment, studies)
     folder = search_folder(directory)
     points.keep(folder, experiment, studies, values)
-    # Of a trial: one worker.
-    resources = below(experiment.resources, directory.name).model_copy(update={"workers": 1})
+    # Of a trial: one worker, and no loggers, where it would be among the final runs.
+    resources = below(experiment.resources, directory.name).model_copy(update={"workers": 1, "loggers": ()})
     workspace = Workspace(folder, resources)
     if workspace.storage is not None and workspace.storage.entries("runs"):
         pull(workspace.storage, folder)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,6 +15,8 @@ from harness.results import content, failures, record
 from harness.training.loop import steps
 from harness.training.runtime import Runtime
 from harness.training.together import Steps, alone, together
+
+T = TypeVar("T")
 
 
 def execute(
@@ -86,13 +88,13 @@ def executed(
     require_sound(runtime.device)
     started = datetime.now(timezone.utc)
     place: dict[str, Any] = {"workers": runtime.workers, "threads": runtime.threads}
-    began = time.perf_counter()
+    began, own = time.perf_counter(), list[float]()
     measured: dict[str, Any] = {}
     try:
         teacher = run.teacher.architecture if run.teacher and run.method.needs_teacher else None
         names = (run.method.name, run.network.architecture, run.data.name, *run.train.loss_names)
         place |= _code(*names, teacher=teacher)
-        result = yield from steps(run, runtime, directory)
+        result = yield from _turns(steps(run, runtime, directory), run.method.needs_teacher, own)
         if result is None:
             return "ok"
         measured = {**result.columns, **place, "weights_sha256": result.weights_sha256}
@@ -106,8 +108,8 @@ def executed(
         machine = machine_failed(error) or (beside_others and out_of_memory(error))
         if record.is_disk_full(error) or (machine and (not last_try or runtime.rank != 0)):
             raise
-        if not beside_others:  # otherwise their turns are in it
-            place["wall_seconds"] = time.perf_counter() - began
+        # Beside others, their turns are in the time that has passed.
+        place["wall_seconds"] = sum(own) if beside_others else time.perf_counter() - began
         kept = _keep(directory, run, error)
         rank = f"rank {runtime.rank}: " if runtime.workers > 1 else ""
         message = rank + record.failure(error, run) + kept
@@ -125,6 +127,29 @@ def executed(
     publish(run.run_id)
     runtime.checkpoints.drop()
     return "ok"
+
+
+def _turns(run: "Steps[T]", taught: bool, seconds: list[float]) -> "Steps[T]":
+    """The run, with the seconds of its own turns, and of what was made for it, appended to `seconds`."""
+    began = time.perf_counter()
+    try:
+        need = next(run)
+        while True:
+            seconds.append(time.perf_counter() - began)
+            try:
+                fed = yield need
+            except Exception as error:
+                began = time.perf_counter()
+                need = run.throw(error)
+            else:
+                began = time.perf_counter() - fed.seconds(taught)
+                need = run.send(fed)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        seconds.append(time.perf_counter() - began)
+        run.close()
 
 
 @functools.cache

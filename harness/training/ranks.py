@@ -79,7 +79,10 @@ class Ranks:
         """Give tensors rank 0's values, in place, on every rank."""
         if self.workers > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, 0)
+                sent = tensor.contiguous()
+                dist.broadcast(sent, 0)
+                if sent is not tensor:
+                    tensor.copy_(sent)
 
     def gather(self, values: Tensor) -> Tensor:
         """Every rank's `values` (n, ...), concatenated by rank: (sum of n, ...). n may differ, the rest may not."""

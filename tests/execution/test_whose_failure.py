@@ -4,7 +4,7 @@ import errno
 import json
 import pickle
 import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
@@ -166,6 +166,7 @@ def launch(directory: Path, runs: Any, resources: Resources) -> _Launch:
     status = Status(runs, {run.run_id: "waiting" for run in runs})
     made._queue, made._status = Queue(runs, status.state), status
     made._resources, made._directory, made._workspace = resources, directory, Workspace(directory, resources)
+    made._spent = defaultdict(float)
     made._tries, made._reached, made._collect, made._fetched = Counter(), {}, lambda: None, []
     return made
 
@@ -176,6 +177,7 @@ def test_a_worker_that_dies_is_noted_by_name_and_its_last_words_are_kept(tmp_pat
     one._queue.take("a", (), None)
     error = WorkerLost("the actor died\n  at line 7", ("a",))
     for _ in range(2):
+        one._status.change(run, "running")
         one._finish(lost(run, error, "a"))
     assert one._status.notes == [
         f"pair tiny, method none, seed 0 ({run.run_id}): resumed, since its worker or machine failed "
@@ -183,6 +185,7 @@ def test_a_worker_that_dies_is_noted_by_name_and_its_last_words_are_kept(tmp_pat
     ]
     row = store.read_run(tmp_path, run.run_id)
     assert row["status"] == "failed" and "worker died 2 times without progress; last: the actor died" in row["message"]
+    assert row["wall_seconds"] > 0, "what its attempts took"
     assert f"(pair tiny, method none, seed 0; details: failures/{run.run_id}.txt)" in row["message"]
     assert "the actor died\n  at line 7" in paths.failure_path(tmp_path, run.run_id).read_text()
 

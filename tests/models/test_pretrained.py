@@ -19,6 +19,7 @@ from harness.experiment.plan import outline
 from harness.experiment.spec import Experiment, Run
 from harness.experiment.weights import Origin, of_networks
 from harness.models import build, hub, load_weights
+from harness.results.record import _described
 from harness.results.weights import _digested, with_digests
 from tests.support import tiny
 from tests.support.hubs import COMMIT, GATED, Hub
@@ -339,6 +340,8 @@ def test_a_row_says_where_its_weights_are_from(tmp_path: Path, served: Hub) -> N
     assert not [name for name, text in described.items() if str(tmp_path / "hub") in text]
     (written,) = of_networks([Run.model_validate_json(described["spec"]).network])
     assert written.known and load_weights(written).keys() == random_state(7).keys()
+    given = run.model_copy(update={"checkpoint": run.network.encoder_weights})  # as a teacher from a repository has it
+    assert str(tmp_path / "hub") in given.model_dump_json() and str(tmp_path / "hub") not in str(_described(given))
     # Whoever reads rows only need not have the weights, nor torch.
     unknown = experiment(tmp_path, IMAGENET, "train.steps=2", "train.eval_every=2")
     assert student(with_digests(unknown, tmp_path / "tiny")).sha256 == student(found.experiment).sha256

@@ -9,7 +9,7 @@ import pytest
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
     """Every preparation of data and every search in this module finds the same Ray."""
-    from harness.execution import prepare_data
+    from harness.execution import launcher, prepare_data
     from harness.execution.connection import connected
     from harness.experiment.resources import Resources
     from harness.search import tuner
@@ -18,7 +18,7 @@ def one_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in tuner.ENVIRONMENT.items():  # Ray's processes inherit it
             patch.setenv(name, value)
-        for module in (prepare_data, tuner):
+        for module in (prepare_data, tuner, launcher):
             patch.setattr(module, "connected", lambda *_: nullcontext())
         with cluster.started(lambda: connected(Resources())):
             yield

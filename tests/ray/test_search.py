@@ -114,13 +114,15 @@ def test_trials_in_step_are_those_of_one_process(one_ray: None, tmp_path: Path) 
     assert all(each.dev_miou is not None and each.seconds > 0 for each in ended.values())
 
 
-def test_a_trial_that_fails_is_a_row_and_is_spent(one_ray: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("together", [1, "auto"])
+def test_a_trial_that_fails_is_a_row_and_is_spent(one_ray: None, tmp_path: Path, together: int | str) -> None:
     """A learning rate that diverges at once, but for the published point."""
-    of = experiment(tmp_path, "search.lr=[1e20, 1e25]", "search.trials=2", methods=["none"])
+    options = ("search.lr=[1e20, 1e25]", "search.trials=2", f"resources.together={together}")
+    of = experiment(tmp_path, *options, methods=["none"])
     search(of, tmp_path / "tiny", lambda told: None)
     (outcome,) = best.outcomes(of, tmp_path / "tiny")
     assert (outcome.count("ok"), outcome.count("failed"), outcome.complete) == (2, 2, True)
-    assert outcome.seconds > 0 and "not finite" in outcome.trials[2].message
+    assert all(trial.seconds > 0 for trial in outcome.trials) and "not finite" in outcome.trials[2].message
     assert outcome.best is not None and outcome.best.number == 0
     assert best.found(of, tmp_path / "tiny", "F")["tiny", "none"].point == {LR: 0.002}
 
