@@ -226,13 +226,13 @@ def test_the_time_left_is_that_of_the_longest_run_when_few_are_left(tmp_path):
 
 
 def test_the_screen_of_the_teachers_ends_when_the_trials_begin(status, now):
-    """A search prints a line per trial, for hours; a screen that no update reaches must not stand below it."""
+    """An algorithm's search prints a line per trial, for hours; a screen that no update reaches must not stand below it."""
     console = shown(terminal=True)
     with Display(console) as show:
         show(status)
         assert "\x1b[?25h" not in console.file.getvalue()  # the cursor is hidden while there is a screen
         of_trials = tune._trials(
-            SimpleNamespace(experiment=SimpleNamespace(search=SimpleNamespace(trials=3, run_seeds=(1,)))), show
+            SimpleNamespace(experiment=SimpleNamespace(search=SimpleNamespace(trials=3, algorithm="asha"))), show
         )
         of_trials(SimpleNamespace(status="running"))
         assert "\x1b[?25h" in console.file.getvalue()

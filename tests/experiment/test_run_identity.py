@@ -91,7 +91,7 @@ def test_a_run_survives_the_way_to_a_worker(tmp_path):
     [
         "name=other",
         "pairs.0.name=other",
-        "resources={workers: 2, cpus_per_worker: 3, gpus_per_worker: 0.5, address: auto}",
+        "resources={workers: 2, cpus_per_worker: 3, gpus_per_worker: 1, address: auto}",
         "train.checkpoint_every=1",
         "train.gradients_every=1",
         "train.optimizer.lr=0.01",  # the default

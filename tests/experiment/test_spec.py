@@ -76,7 +76,7 @@ MISTAKES = {
     ("  steps: 4", "  steps: 4\n  augment: {scale: [2, 1]}"): ["e.yaml:11: train.augment: scale is (low, high)"],
     ("  steps: 4", "  steps: 4\n  augment: {crop_hw: [32]}"): ["e.yaml:11: train.augment.crop_hw.1: "],
     ("  steps: 4", "  steps: 4\n  precision: fp61"): [
-        "e.yaml:11: train.precision: Input should be 'fp32', 'bf16' or 'fp16'; given \"fp61\". Did you mean 'fp16'?"
+        "e.yaml:11: train.precision: Input should be 'fp32', 'tf32', 'bf16' or 'fp16'; given \"fp61\". Did you mean 'fp16'?"
     ],
     ("  steps: 4", "  steps: 4\n  accumulate: 4"): ["e.yaml:9: train: batch_size 6 is not a multiple of accumulate 4"],
     ("  steps: 4", "  steps: 4\n  optimizer: {lr: -1}"): [
