@@ -314,7 +314,7 @@ def kernels(proof: Proof) -> Rows:
 
 
 def quickstart(proof: Proof) -> Rows:
-    """A short quickstart in every precision: dev mIoU of the plain student and of sstkd."""
+    """A short quickstart in every precision: dev mIoU of every method, and of the student without distillation."""
     steps, found = proof.size["quickstart"], []
     for precision in proof.precisions:
         overrides = [f"train.steps={steps}", f"pairs.0.teacher.steps={steps}", f"train.precision={precision}"]

@@ -83,7 +83,7 @@ def test_ends_are_means_of_the_first_and_the_last_tenth():
 
 
 def test_of_finished_runs(tmp_path):
-    """The plain student, which has no teacher of its own, is measured against the same one."""
+    """The student without distillation, which has no teacher of its own, is measured against the same one."""
     teacher, none, kd = tiny.plan(tmp_path)
     for run in (teacher, none, kd):
         assert tiny.in_process(run, tmp_path / "tiny") == "ok"
