@@ -41,10 +41,10 @@ class SSTKDLoss(nn.Module):
     this project's decision.
 
     Args:
-        w_re: weight of the response term (R).
-        w_str: weight of the structural term (R).
+        w_re: weight of the response term (D; the paper's 5.0, R).
+        w_str: weight of the structural term (D; the paper's 0.9, R).
         w_sta: weight of the statistical term (R).
-        w_adv: weight of the student's adversarial term (R).
+        w_adv: weight of the student's adversarial term (D; the paper's 0.01, R).
         temperature: temperature of the response term (R).
         cdm: the decomposition; default: `CDM()`. Unused without the structural term.
         dtiem: the equalisation; default: `DTIEM()`. Unused without the statistical term.
@@ -74,10 +74,10 @@ class SSTKDLoss(nn.Module):
     def __init__(
         self,
         *,
-        w_re: float = 5.0,
-        w_str: float = 0.9,
+        w_re: float = 1.0,
+        w_str: float = 0.09,
         w_sta: float = 1.15,
-        w_adv: float = 0.01,
+        w_adv: float = 0.0,
         temperature: float = 1.0,
         cdm: CDM | None = None,
         dtiem: DTIEM | None = None,

@@ -12,12 +12,13 @@ from harness.testing import Case
 from harness.testing.made_up import MAIN
 from harness.training.build import build_method
 
-# Sizes that cost time and change no property; `test_default_values` builds with the real ones.
+# Sizes that cost time and change no property, and terms that are off by default; `test_default_values` builds with the
+# real ones.
 SMALL: dict[str, dict[str, Any]] = {
     "skd": {"critic_width": 8},
     "ifvd": {"critic_width": 8},
     "cirkd": {"pixel_memory": 200, "region_memory": 8, "pixel_contrast": 64, "region_contrast": 32},
-    "sstkd": {"critic_width": 8},
+    "sstkd": {"critic_width": 8, "w_adv": 0.01},
 }
 _CRITIC = "the critic prefers what it was trained to prefer; an untrained one has no reason to prefer the teacher"
 WAIVED: dict[str, dict[str, str]] = {

@@ -26,11 +26,12 @@ def listed(tmp_path, methods, *overrides):
         ("[none]", ["kd"]),
         ("[none, kd]", []),
         ("[none, kd: {weight: 5}]", []),
-        ("[none, sstkd]", ["kd", "kd(weight=5.0)"]),
-        ("[none, kd, sstkd: {w_re: 1}]", []),
+        ("[none, sstkd]", ["kd"]),
+        ("[none, sstkd: {w_re: 5}]", ["kd", "kd(weight=5.0)"]),
+        ("[none, kd, sstkd]", []),
         ("[none, kd, sstkd: {w_re: 0}]", []),
         ("[none, kd, sstkd: {w_str: 0, w_sta: 0, w_adv: 0}]", []),
-        ("[none, kd, sstkd, sstkd: {w_str: 0}]", ["kd(weight=5.0)"]),
+        ("[none, kd, sstkd: {w_re: 5}, sstkd: {w_re: 5, w_str: 0}]", ["kd(weight=5.0)"]),
         ("[none, kd, skd, ifvd]", ["kd(weight=10.0, convention=skd)", "kd(weight=10.0, convention=ifvd)"]),
         ("[none, kd, kt]", ["kd(temperature=4.0)"]),
         ("[none, kd, mgd]", []),  # the logits' term is another method's, not plain distillation
@@ -80,11 +81,11 @@ def test_the_method_without_its_own_terms():
 
 
 def test_which_are_controls_is_said(tmp_path):
-    found = controls.described(listed(tmp_path, "[none, kd, sstkd, ifvd]", ON).methods)
+    found = controls.described(listed(tmp_path, "[none, kd, sstkd: {w_re: 5}, ifvd]", ON).methods)
     assert found == {
         "none": "no distillation",
         "kd": "plain distillation",
-        "kd(weight=5.0)": "plain distillation, the response term of sstkd",
+        "kd(weight=5.0)": "plain distillation, the response term of sstkd(w_re=5.0)",
         "kd(weight=10.0, convention=ifvd)": "plain distillation, the response term of ifvd",
     }
     found = controls.described(listed(tmp_path, "[none, kd, at, dsd]", ON).methods)
@@ -93,17 +94,17 @@ def test_which_are_controls_is_said(tmp_path):
 
 def test_the_fairness_report_says_what_is_missing(tmp_path):
     def said(*overrides):
-        ((_, findings),) = fairness.of_experiment(listed(tmp_path, "[none, kd, sstkd]", *overrides)).values()
+        ((_, findings),) = fairness.of_experiment(listed(tmp_path, "[none, kd, sstkd: {w_re: 5}]", *overrides)).values()
         return [finding.text for finding in findings if "response term" in finding.text]
 
     (text,) = said()
-    assert "kd(weight=5.0) for sstkd" in text and "controls: false" in text
+    assert "kd(weight=5.0) for sstkd(w_re=5.0)" in text and "controls: false" in text
     assert said(ON) == []
 
 
 def test_a_search_leaves_what_a_control_takes_over(tmp_path):
     tuned = ["protocol.ruleset=tuned", "search={trials: 2, lr: [0.001, 0.1], seeds: [7, 8], fraction: 1.0}"]
-    studies = studies_of(listed(tmp_path, "[none, sstkd]", ON, *tuned))
+    studies = studies_of(listed(tmp_path, "[none, sstkd: {w_re: 5}]", ON, *tuned))
     dimensions = {study.label: [each.name for each in study.space] for study in studies}
     assert dimensions["kd(weight=5.0)"] == ["optimizer.lr"]
-    assert dimensions["kd"] == dimensions["sstkd"] == ["optimizer.lr", "loss weights"]
+    assert dimensions["kd"] == dimensions["sstkd(w_re=5.0)"] == ["optimizer.lr", "loss weights"]

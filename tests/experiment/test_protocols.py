@@ -31,7 +31,7 @@ OF_SKD = [
     {"skd": {"pairwise": 0.5}},
     {"ifvd": {}},
     {"cwd": {}},
-    {"sstkd": {}},
+    {"sstkd": {"w_re": 5.0, "w_str": 0.9, "w_adv": 0.01}},
 ]
 # The published values behind those defaults.
 DEFAULTS = {
@@ -60,7 +60,7 @@ def of_cirkd(cirkd: dict[str, float], af_dcd: dict[str, float]) -> list[dict[str
         {"skd": {}},
         {"ifvd": {}},
         {"cwd": {}},
-        {"sstkd": {}},
+        {"sstkd": {"w_re": 5.0, "w_str": 0.9, "w_adv": 0.01}},
     ]
 
 

@@ -61,7 +61,7 @@ def test_every_line_of_the_study_is_in_a_table(lines, experiment):
         "The structural term on top of the response": [["1", f, "–", "–"] for f in factors],
         "The statistical term on top of the response": [["1", "–", f, "–"] for f in factors],
         "Both by a common factor": [["–", f, f, "–"] for f in factors],
-        "Both at their defaults, with response and critic": [
+        "Both at the paper's weights, with response and critic": [
             ["–", "1", "1", "–"], ["–", "1", "1", "yes"], ["1", "1", "1", "–"],
             ["1", "1", "1", "yes"], ["5", "1", "1", "–"], ["5", "1", "1", "yes"],
         ],

@@ -142,10 +142,10 @@ def test_a_final_run_has_the_settings_of_the_best_point(tmp_path):
     run = next(run for run in plan(of, best.found(of, tmp_path, "F")) if run.method.name == "sstkd")
     trial = trial_run(studies_of(of)[1], outcome.best.number, "sobol", outcome.best.point)
     assert run.method == trial.method and run.train.optimizer == trial.train.optimizer
-    assert run.method.parameters["w_re"] == pytest.approx(5 * factor)
+    assert run.method.parameters["w_re"] == pytest.approx(factor)
     assert run.method.parameters["critic_lr"] == 0.0004, "no loss weight"
     (_, line) = [json.loads(best._line(each)["point"]) for each in best.outcomes(of, tmp_path)]
-    assert line.keys() == {LR, "w_re", "w_str", "w_sta", "w_adv"}
+    assert line.keys() == {LR, "w_re", "w_str", "w_sta"}
 
 
 # Spaces
@@ -173,7 +173,7 @@ def test_a_sum_has_one_factor(tmp_path):
     of = experiment(tmp_path, methods=["none", ["kd", {"sstkd": {"w_re": 0}}]])
     space = studies_of(of)[1].space
     assert names(space) == [LR, FACTOR]
-    assert [name for name, _ in space[1].tied] == ["kd.weight", "sstkd.w_str", "sstkd.w_sta", "sstkd.w_adv"]
+    assert [name for name, _ in space[1].tied] == ["kd.weight", "sstkd.w_str", "sstkd.w_sta"]
 
 
 def test_untied_is_what_the_method_declares(tmp_path):

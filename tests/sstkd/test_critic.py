@@ -6,6 +6,9 @@ import torch
 
 from sstkd import CDM, DTIEM, HolisticCritic, SSTKDLoss, critic_loss, generator_loss, gradient_penalty
 
+# All terms are on.
+PAPER = {"w_re": 5.0, "w_str": 0.9, "w_sta": 1.15, "w_adv": 0.01}
+
 
 def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -117,9 +120,9 @@ def test_tanh_draws_the_same_critic():
 
 
 def test_the_whole_loss_passes_the_critics_input_on():
-    assert isinstance(SSTKDLoss(classes=5, critic_width=2, critic_input="tanh").critic.norm, torch.nn.Tanh)
+    assert isinstance(SSTKDLoss(w_adv=0.01, classes=5, critic_width=2, critic_input="tanh").critic.norm, torch.nn.Tanh)
     with pytest.raises(ValueError, match="critic's input is 'relu'; allowed: 'batchnorm', 'tanh'"):
-        SSTKDLoss(classes=5, critic_width=2, critic_input="relu")
+        SSTKDLoss(w_adv=0.01, classes=5, critic_width=2, critic_input="relu")
 
 
 def test_critic_refusals():
@@ -175,7 +178,7 @@ def scores(seed):
 
 def loss_of(**options):
     torch.manual_seed(0)
-    return SSTKDLoss(**{"classes": 5, "critic_width": 2, **options})
+    return SSTKDLoss(**{"classes": 5, "critic_width": 2, **PAPER, **options})
 
 
 def test_all_terms_and_reproducibly_from_the_generator():
@@ -211,7 +214,7 @@ def test_terms_that_are_off_need_no_inputs():
 
 def test_loss_refusals():
     with pytest.raises(ValueError, match="needs `classes`"):
-        SSTKDLoss()
+        SSTKDLoss(w_adv=0.01)
     for options in ({"w_re": -1.0}, {"w_adv": float("nan")}, {"gradient_penalty": -1.0}, {"congruence": float("inf")}):
         with pytest.raises(ValueError, match="must not be negative or infinite"):
             loss_of(**options)

@@ -17,12 +17,13 @@ from harness.analysis.lines import Comparison, MethodRow
 from harness.analysis.tables import Block
 from harness.analysis.teachers import Crossing
 from harness.experiment.load import load
-from harness.experiment.method import Method, method_entry
+from harness.experiment.method import Method
 from harness.experiment.spec import Experiment
 from harness.results import store
 
 Setting = tuple[float, float, float, bool]
-"""Weight of the response; of the structural and statistical term in units of their defaults; whether there is a critic."""
+"""Weight of the response; of the structural and statistical term in units of the paper's; whether there is a critic."""
+PAPER = {"w_str": 0.9, "w_sta": 1.15}
 LONGER = Label("none", control="equal seconds")
 DIFFERENCES = {"none": "vs none", "own": f"vs {LONGER}", "kd": "vs kd"}
 GROUPS: dict[str, Callable[[Setting], bool]] = {
@@ -31,7 +32,7 @@ GROUPS: dict[str, Callable[[Setting], bool]] = {
     "The structural term on top of the response": lambda s: s[0] > 0 and s[1] > 0 and s[2] == 0 and not s[3],
     "The statistical term on top of the response": lambda s: s[0] > 0 and s[1] == 0 and s[2] > 0 and not s[3],
     "Both by a common factor": lambda s: s[0] == 0 and s[1] > 0 and s[2] > 0 and not s[3],
-    "Both at their defaults, with response and critic": lambda s: s[1] == s[2] == 1,
+    "Both at the paper's weights, with response and critic": lambda s: s[1] == s[2] == 1,
 }
 
 
@@ -62,8 +63,8 @@ def page_lines(directory: Path, experiment: Experiment) -> list[str]:
 
 def setting_of(method: Method) -> Setting:
     """The weights of a line of `sstkd`."""
-    given, fields = method.parameters, method_entry("sstkd").parameters.model_fields
-    factors = (round(given[name] / fields[name].default, 6) for name in ("w_str", "w_sta"))
+    given = method.parameters
+    factors = (round(given[name] / weight, 6) for name, weight in PAPER.items())
     return given["w_re"], *factors, given["w_adv"] > 0  # type: ignore[return-value]
 
 
