@@ -12,7 +12,7 @@ Importing this loads nothing heavy; each name loads what it needs when it is fir
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from harness.analysis.tables import Table

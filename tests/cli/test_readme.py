@@ -79,8 +79,13 @@ def test_the_page_of_pretrained_networks_shows_what_its_rows_give(
             assert sample["image"] is None and sample["label"] is None
 
 
-def test_the_page_on_sensitivity_shows_what_its_rows_give() -> None:
-    experiment = load(ROOT / "experiments" / "sensitivity.yaml")
+@pytest.mark.parametrize(
+    "overrides",
+    [[], ["name=sensitivity-texmosaic", "data={name: texmosaic, parameters: {equalize: false}}"]],
+    ids=["landcover", "texmosaic"],
+)
+def test_the_page_on_sensitivity_shows_what_its_rows_give(overrides: list[str]) -> None:
+    experiment = load(ROOT / "experiments" / "sensitivity.yaml", overrides)
     directory = EXAMPLE.parent / experiment.name
     rows = store.read_rows(directory, ["role", "seed", "status"]).to_pylist()
     assert {row["seed"] for row in rows if row["role"] == "student"} == {0, 1}, "as the page says"

@@ -1,6 +1,7 @@
 """The tables of a page on SSTKD's sensitivity to its weights, from the rows of `experiments/sensitivity.yaml`.
 
-`python -m tests.support.sensitivity_page FILE FOLDER` prints them, FOLDER being the experiment's in the results folder.
+`python -m tests.support.sensitivity_page FILE FOLDER [OVERRIDE ...]` prints them, FOLDER being the experiment's in the
+results folder, an OVERRIDE what `--set` takes.
 """
 
 import json
@@ -108,4 +109,4 @@ def _row(first: list[str], line: MethodRow, found: Mapping[tuple[Label, str], Co
 
 
 if __name__ == "__main__":
-    print("\n".join(page_lines(Path(sys.argv[2]), load(sys.argv[1]))))
+    print("\n".join(page_lines(Path(sys.argv[2]), load(sys.argv[1], sys.argv[3:]))))
