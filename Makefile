@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-quickstart: $(VENV)/.installed  ## train 4 distillers x 3 seeds on this machine's CPUs and print the table
+quickstart: $(VENV)/.installed  ## train 4 methods and a control x 5 seeds on this machine's CPUs and print the table
 	@$(BIN)/sstkd-bench run experiments/quickstart.yaml
 
 quick: $(VENV)/.installed-dev  ## the tests that need no torch

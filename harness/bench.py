@@ -2,8 +2,8 @@
 
 >>> import harness
 >>> bench = harness.Bench(harness.load("experiments/quickstart.yaml"), "results")
->>> len(bench.runs())
-13
+>>> len(bench.runs())  # before steps are timed
+21
 """
 
 import os
@@ -84,17 +84,15 @@ class Bench:
     def runs(self) -> list[Run]:
         """All runs of the experiment, teachers first.
 
-        With a search they have the best point of each method; with a budget of seconds, the steps that fit it.
+        With a search they have the best point of each method; with a budget of seconds, the steps that fit it; with one
+        of steps the longer student is among them once steps are timed.
 
         Raises:
-            ValueError: the search is not complete, or steps have not been timed yet.
+            ValueError: the search is not complete, or of a budget in seconds steps have not been timed yet.
         """
-        times = None
-        if rules.needs_times(self.experiment):
-            timing = [run.run_id for run in timing_runs(self.experiment)]
-            self._require_current(paths.times_folder(self.directory), timing)
-            times = step_times.times(self.experiment, self.directory, self.file)
-        return plan(self.experiment, self._points(), times)
+        self._require_current(paths.times_folder(self.directory), step_times.ids(self.experiment))
+        experiment, times = step_times.known(self.experiment, self.directory, self.file)
+        return plan(experiment, self._points(), times)
 
     def _asked(self) -> dict[Path, Collection[str] | None]:
         """Folders of rows, and which of their rows the experiment asks for as far as that is known."""
@@ -102,22 +100,22 @@ class Bench:
             own = self.runs()
         except ValueError:  # a search or step times are not complete, or stale
             own = outline(self.experiment)
-        times = timing_runs(self.experiment) if rules.needs_times(self.experiment) else []
         return {
             paths.search_folder(self.directory): None,  # it holds one search only
-            paths.times_folder(self.directory): [run.run_id for run in times],
+            paths.times_folder(self.directory): step_times.ids(self.experiment),
             self.directory: [run.run_id for run in own],
         }
 
     def pending(self, retry_failed: bool = False) -> list[Run]:
-        """The runs that have not finished; with `retry_failed` those that failed too. Errors as `runs`."""
-        return reuse.pending(self.runs(), self.standings(), retry_failed)
+        """The runs that have not finished, timing runs last; with `retry_failed` failed ones too. Errors as `runs`."""
+        timing = step_times.missing(self.experiment, self.directory)
+        return reuse.pending(self.runs(), self.standings(), retry_failed) + timing
 
     def states(self) -> dict[str, str]:
         """By run_id: "ok", "failed", "waiting" without a row, or "stale". Errors as `runs`, but for step times.
 
-        Before the steps of a budget in seconds have been timed, the runs are those of the plan without it. The row of a
-        stale run was made from other data, another teacher, or other source files of a method from outside.
+        Before steps are timed, the runs are those of the plan without step times. The row of a stale run was made from
+        other data, another teacher, or other source files of a method from outside.
         """
         ready = step_times.timed(self.experiment, self.directory)
         return reuse.states(self.runs() if ready else outline(self.experiment), self.standings())
@@ -352,6 +350,7 @@ class Bench:
         for run in teachers:
             copy_teacher(run.run_id, self.directory, source, folder, target)
         self._launch([*teachers, *runs], resources, folder, on_update, retry_failed)
+        step_times.times(self.experiment, self.directory, self.file)  # an error where a teacher has failed
 
     def _launch(
         self, runs: Sequence[Run], resources: Resources, directory: Path, on_update: OnUpdate, retry_failed: bool
@@ -376,9 +375,9 @@ def compare(benches: Iterable[Bench]) -> "Across":
 
     Example:
         >>> import harness
-        >>> bench = harness.Bench(harness.load("experiments/backbones_small.yaml"), "results/examples")
+        >>> bench = harness.Bench(harness.load("experiments/quickstart.yaml"), "results/examples")
         >>> harness.compare([bench]).methods
-        ('none', 'kd', 'cwd', 'sstkd(critic_width=16)')
+        ('none', 'kd', 'none at equal seconds', 'cwd', 'sstkd')
     """
     return compared(benches)[0]
 

@@ -32,7 +32,7 @@ class SSTKDLoss(nn.Module):
     for the critic's parameters, and the other terms have none for them. So one backward pass of the sum is enough, and
     the critic's parameters get their own optimizer:
 
-        loss = SSTKDLoss(classes=19)
+        loss = SSTKDLoss(w_adv=0.01, classes=19)
         critic = torch.optim.Adam(loss.critic.parameters(), lr=4e-4, betas=(0.9, 0.99))
         terms = loss(student_features, teacher_features, student_logits, teacher_logits)
         sum(terms.values()).backward()
@@ -43,7 +43,7 @@ class SSTKDLoss(nn.Module):
     Args:
         w_re: weight of the response term (D; the paper's 5.0, R).
         w_str: weight of the structural term (D; the paper's 0.9, R).
-        w_sta: weight of the statistical term (R).
+        w_sta: weight of the statistical term (D; the paper's, R).
         w_adv: weight of the student's adversarial term (D; the paper's 0.01, R).
         temperature: temperature of the response term (R).
         cdm: the decomposition; default: `CDM()`. Unused without the structural term.

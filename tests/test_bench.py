@@ -209,6 +209,16 @@ def test_a_search_comes_first(make: Callable[..., harness.Bench], launched: list
     assert launched == []
 
 
+def test_before_steps_are_timed_the_runs_are_those_that_need_no_time(make: Callable[..., harness.Bench]) -> None:
+    bench = make(budget={"longer": True}, methods=["none", "cwd"])
+    before = bench.runs()
+    assert before and not any(run.control for run in before)
+    assert bench.pending() == [*before, *timing_runs(bench.experiment)]
+    bench.run()
+    (longer,) = (run for run in bench.runs() if run.control)
+    assert [run for run in bench.runs() if run != longer] == before and bench.pending() == []
+
+
 def test_steps_of_a_budget_in_seconds_are_timed_first(make: Callable[..., harness.Bench], launched: Any) -> None:
     bench = make(budget={"unit": "seconds"}, methods=["none", "cwd"])
     with pytest.raises(ValueError, match="has not been timed yet: sstkd-bench run"):

@@ -34,6 +34,10 @@ def _numbers(what: str, c: Comparison | None) -> dict[str, Any]:
     return {f"{what}_{name}": value for name, value in zip(_NUMBERS, values, strict=True)}
 
 
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
+
+
 def control_numbers(line: MethodRow) -> dict[str, Any]:
     """The line's own control, and the comparison with it."""
     return {"control": line.control or None} | _numbers("vs_control", line.vs_control)
@@ -59,7 +63,7 @@ def _against(reference: str, of: Callable[[MethodRow], Comparison | None]) -> Me
         c = of(line)
         if c is None or c.p_holm is None or c.difference.p_value is None:
             return ""
-        return f"p {c.difference.p_value:.3f} (paired t, Holm {c.p_holm:.3f})"
+        return f"p {_p(c.difference.p_value)} (paired t, Holm {_p(c.p_holm)})"
 
     return Measure(Column(f"vs {reference}"), cell, numbers, hint)
 

@@ -81,7 +81,7 @@ def _states(wanted: "Bench") -> Mapping[str, str]:
 
 
 def _timing(wanted: "Bench") -> Mapping[str, str]:
-    """The runs that time a step, where the budget is one of seconds."""
+    """The runs that time a step, where runs follow from step times."""
     from harness.experiment import rules
     from harness.experiment.plan import timing_runs
     from harness.results import store

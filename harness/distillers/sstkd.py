@@ -49,7 +49,7 @@ class SSTKD(Distiller):
         pair: channels of both networks' taps.
         w_re: weight of the response term (D; the paper's 5.0, R).
         w_str: weight of the structural term (D; the paper's 0.9, R).
-        w_sta: weight of the statistical term (R).
+        w_sta: weight of the statistical term (D; the paper's, R).
         w_adv: weight of the student's adversarial term (D; the paper's 0.01, R).
         temperature: temperature of the response term (R).
         stages: taps of the low-level feature (I; the choice of taps D).
@@ -101,7 +101,7 @@ class SSTKD(Distiller):
         "CVPR 2022, arXiv 2305.03944"
     )
     caveat: ClassVar[str] = (
-        "weights chosen by this project on texmosaic; the paper's (recalled, unverified): "
+        "weights chosen by this project on texmosaic, so not untuned there; the paper's (recalled, unverified): "
         "w_re 5, w_str 0.9, w_sta 1.15, w_adv 0.01"
     )
     space: ClassVar[Mapping[str, tuple[float, float]]] = {

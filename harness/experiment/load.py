@@ -52,7 +52,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, here: bool = True) 
         >>> import harness
         >>> experiment = harness.load("experiments/quickstart.yaml", ["train.steps=20"])
         >>> experiment.name, experiment.train.steps, [method.label for method in experiment.methods]
-        ('quickstart', 20, ['none', 'kd', 'cwd', 'sstkd(critic_width=16)'])
+        ('quickstart', 20, ['none', 'kd', 'cwd', 'sstkd'])
     """
     if isinstance(overrides, str):  # its characters would be taken for overrides
         raise ValueError(f'overrides is the text "{overrides}"; a list is needed: ["{overrides}"]')

@@ -10,15 +10,13 @@ from collections.abc import Mapping
 from harness.experiment.method import Method
 from harness.experiment.recipe import NO_NUMBER, Budget, StepTime
 from harness.experiment.rules import ADDED_CONTROL, PLAIN, Found, Key, needs_times, require_control, require_point
-from harness.experiment.search_settings import Trial
+from harness.experiment.search_settings import TIMING, Trial
 from harness.experiment.space import LR, with_point
 from harness.experiment.spec import Experiment, Network, PairSpec, Run
 
 REPEATS = 3
 WARM_UP_STEPS, TIMED_STEPS = 5, 25
 """Steps of a timing run; `harness.training.cost.StepClock` leaves out the same warm-up steps."""
-TIMING = "step time"
-"""The `algorithm` of a timing run."""
 
 
 def teacher_run(experiment: Experiment, pair: PairSpec, seed: int | None = None) -> Run:
@@ -144,7 +142,7 @@ def _fit(seconds: float, ms: float) -> int:
 
 def _timed(run: Run, time: StepTime, steps: int) -> Run:
     warm_up = run.train.schedule.warmup_steps
-    if steps <= warm_up:
+    if run.budget.unit == "seconds" and steps <= warm_up:
         raise ValueError(
             f"budget: {run.label} on {run.pair} has {steps} steps of {time.ms:.3g} ms, all within the warm-up "
             f"(train.schedule.warmup_steps: {warm_up}). Give more seconds, or fewer warm-up steps"

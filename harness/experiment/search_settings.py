@@ -61,6 +61,8 @@ ONLY_TUNED = {"seeds": "one: seed", "fraction": "steps", "untied": "untied space
 """Keys of `Search` that only the ruleset `tuned` has, and what `searched` has instead."""
 LOOKS_AT_CURVES = ("asha", "hyperband")
 """Algorithms that use evaluations during a trial."""
+TIMING = "step time"
+"""The `algorithm` of a run that times a step."""
 
 
 class Trial(Spec):

@@ -28,7 +28,7 @@ from harness.experiment.recipe import (
     without_defaults_of_added_keys,
 )
 from harness.experiment.resources import Resources
-from harness.experiment.search_settings import Search, Seed, Source, Trial
+from harness.experiment.search_settings import TIMING, Search, Seed, Source, Trial
 from harness.experiment.weights import FolderPath, Weights, as_weights, identity, of_networks
 
 Version = Literal["1.1", "2.0"]
@@ -290,6 +290,8 @@ class Run(Spec):
                 if section[key] is None:
                     del section[key]
         del spec["budget"]["longer"]  # says that there is another run
+        if self.trial is not None and self.trial.algorithm == TIMING:
+            del spec["trial"]["method"]  # a label leaves out what is at its default: others may be so one day
         version = spec["protocol"].pop("version")
         if self.source is not None:
             spec["source"].pop("seconds")

@@ -17,11 +17,22 @@ from harness.results import paths, store
 from harness.results.paths import times_folder
 
 
+def ids(experiment: Experiment) -> list[str]:
+    """run_ids of the timing runs that the budget needs."""
+    return [run.run_id for run in timing_runs(experiment)] if rules.needs_times(experiment) else []
+
+
+def missing(experiment: Experiment, directory: Path) -> list[Run]:
+    """The timing runs that the budget needs and that have not ended."""
+    if not rules.needs_times(experiment):
+        return []
+    ended = store.finished(times_folder(directory))
+    return [run for run in timing_runs(experiment) if run.run_id not in ended]
+
+
 def timed(experiment: Experiment, directory: Path) -> bool:
     """Whether all timing runs that the budget needs have ended; True if it needs none."""
-    if not rules.needs_times(experiment):
-        return True
-    return {run.run_id for run in timing_runs(experiment)} <= store.finished(times_folder(directory)).keys()
+    return not missing(experiment, directory)
 
 
 def beside_teachers(experiment: Experiment) -> set[str]:
@@ -74,6 +85,20 @@ def times(experiment: Experiment, directory: Path, file: str) -> dict[Key, StepT
         )
     most = max((found[device] for device in sorted(found)), key=len, default={})
     return {key: StepTime(ms=statistics.median(repeats), repeats=tuple(repeats)) for key, repeats in most.items()}
+
+
+def known(experiment: Experiment, directory: Path, file: str) -> tuple[Experiment, dict[Key, StepTime] | None]:
+    """The step times, None if none are needed; of a budget of steps before they are timed, no longer student.
+
+    Raises:
+        ValueError: as `times`.
+    """
+    if not rules.needs_times(experiment):
+        return experiment, None
+    if experiment.budget.unit == "seconds" or timed(experiment, directory):
+        return experiment, times(experiment, directory, file)
+    shorter = experiment.budget.model_copy(update={"longer": False})
+    return experiment.model_copy(update={"budget": shorter}), None
 
 
 def outlined(

@@ -120,7 +120,7 @@ def read_rows(
         >>> import harness
         >>> rows = harness.read_rows("results/examples/quickstart", ["method", "seed", "val_miou"], status="ok")
         >>> rows.num_rows, rows.column_names
-        (13, ['method', 'seed', 'val_miou'])
+        (26, ['method', 'seed', 'val_miou'])
     """
     names = [n for n in SCHEMA.names if n not in HEAVY] if columns is None else list(columns)
     if unknown := [n for n in names if n not in SCHEMA.names]:

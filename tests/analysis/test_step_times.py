@@ -99,6 +99,14 @@ def test_a_budget_that_ends_in_the_warm_up_is_an_error(tmp_path: Path) -> None:
         plan(made, times=given(none=100.0, kd=200.0))
 
 
+def test_a_shortened_experiment_keeps_its_longer_control(tmp_path: Path) -> None:
+    """Where all steps of a budget in steps are within the warm-up, so may be those of the control."""
+    made = experiment(
+        tmp_path, "train.steps=3", "train.schedule.warmup_steps=50", budget={"longer": True}, methods=["none", "kd"]
+    )
+    assert steps(plan(made, times=given(none=100.0, kd=200.0)))["none at equal seconds"] == 6
+
+
 def test_runs_wait_for_step_times(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="these have not been measured yet"):
         plan(experiment(tmp_path, budget={"unit": "seconds"}))

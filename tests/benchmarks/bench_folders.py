@@ -49,7 +49,7 @@ def folders(tmp_path_factory):
     torn = sorted((base / "single" / "runs").iterdir())[1_500]
     torn.write_bytes(torn.read_bytes()[:-3_000])
     text = (ROOT / "experiments" / "quickstart.yaml").read_text()
-    (base / "many.yaml").write_text(text.replace("seeds: [0, 1, 2]", f"seeds: {list(range(5_000))}"))
+    (base / "many.yaml").write_text(text.replace("seeds: [0, 1, 2, 3, 4]", f"seeds: {list(range(5_000))}"))
     return base
 
 

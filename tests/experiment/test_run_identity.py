@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from harness.experiment.method import Method, method_entry
-from harness.experiment.plan import plan
+from harness.experiment.plan import plan, timing_runs
 from harness.experiment.signatures import table
 from harness.experiment.spec import Protocol, Run
 from harness.results.store import run_of
@@ -37,6 +37,10 @@ def test_a_row_of_an_earlier_version_names_its_run(tmp_path):
     assert run_of(tmp_path, row) == run and run_of(tmp_path, row).run_id == run.run_id
 
 
+FIRST = "{w_re: 5, w_str: 0.9, w_sta: 1.15, w_adv: 0.01}"
+"""The weights that were the defaults of `sstkd` at first: given by name they are the same run."""
+
+
 def test_methods_at_their_defaults_keep_their_runs(tmp_path):
     """Parameters that a method or a dataset got after the first rows change no run_id at their defaults."""
     methods = {
@@ -44,8 +48,8 @@ def test_methods_at_their_defaults_keep_their_runs(tmp_path):
         "ifvd": "bde5440f8e724275",
         "cirkd": "c668327ab9484a91",
         "af-dcd": "8ba4906bacab7adf",
-        "sstkd": "18b0749b64bc70a1",
-        "[kd, sstkd]": "d9573ca8885f740d",
+        f"{{sstkd: {FIRST}}}": "18b0749b64bc70a1",
+        f"[kd, sstkd: {FIRST}]": "d9573ca8885f740d",
     }
     changes = f"methods=[none, {', '.join(methods)}]", "seeds=[1]", 'protocol.version="1.1"'
     experiment = load(tmp_path, BASE, *changes)
@@ -78,6 +82,15 @@ def test_added_parameters_count_when_they_are_set(tmp_path):
         assert ids(load(tmp_path, BASE, base, f"methods.1.{method}.{key}={written}")) == before, (method, key)
         after = ids(load(tmp_path, BASE, base, f"methods.1.{method}.{key}={value}"))
         assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, False, True, False], (method, key)
+
+
+def test_a_timing_run_is_the_same_whatever_its_line_is_called(tmp_path):
+    """The label leaves out what is at its default, and a default may change."""
+    run = timing_runs(load(tmp_path))[1]
+    assert run.trial.method == "kd(weight=2.0)"
+    again = run.model_copy(update={"trial": run.trial.model_copy(update={"method": "kd"})})
+    other = run.model_copy(update={"trial": run.trial.model_copy(update={"number": 1})})
+    assert again.run_id == run.run_id != other.run_id
 
 
 def test_a_run_survives_the_way_to_a_worker(tmp_path):

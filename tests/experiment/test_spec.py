@@ -289,7 +289,10 @@ def test_the_forms_of_a_sum_are_one(tmp_path, written):
 
 def test_a_sum_says_whose_values_are_unverified(tmp_path):
     method = load(tmp_path, BASE.replace("kd: {weight: 2}", "[kd, sstkd, freekd]")).methods[1]
-    assert method.caveat.startswith("freekd: no published setting") and "; sstkd: weights unverified" in method.caveat
+    assert (
+        method.caveat.startswith("freekd: no published setting")
+        and "; sstkd: weights chosen by this project" in method.caveat
+    )
 
 
 def test_labels_tell_methods_apart():

@@ -81,7 +81,7 @@ def test_a_checkout_uses_its_own_files(tmp_path, monkeypatch):
 def test_the_quickstart_is_run_with_the_flags_of_run(tmp_path):
     shutil.copytree(ROOT / "results" / "examples" / "quickstart", tmp_path / "quickstart")
     text = call("quickstart", "--results", tmp_path).stdout
-    assert "quickstart.yaml" in text.splitlines()[0] and "sstkd(critic_width=16)" in text
+    assert "quickstart.yaml" in text.splitlines()[0] and "none at equal seconds" in text
     assert "train.bogus" in call("quickstart", "--set", "train.bogus=1", "--results", tmp_path, code=2).stderr
     assert "networks:" not in text  # the example rows come without them
 

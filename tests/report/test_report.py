@@ -67,6 +67,13 @@ def test_cells_in_percentage_points_with_intervals():
     assert cells(table, "none")["vs none"] == "–"
 
 
+def test_a_small_p_value_is_not_0():
+    none, kd = [0.50, 0.52, 0.54, 0.51, 0.53], [0.60, 0.6201, 0.64, 0.61, 0.63]
+    line = quick_table(arrow(scores("none", none) + scores("kd", kd))).blocks[0].methods[1]
+    (hint,) = (measure.hint(line) for measure in columns.MEASURES if measure.column.name == "vs none")
+    assert hint == "p < 0.001 (paired t, Holm < 0.001)"
+
+
 def test_a_mark_needs_an_interval_without_0_over_five_seeds():
     none, kd = [0.50, 0.52, 0.54, 0.51, 0.53], [0.52, 0.55, 0.558, 0.535, 0.55]
     few = quick_table(arrow(scores("none", none[:4]) + scores("kd", kd[:4])))
