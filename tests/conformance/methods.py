@@ -153,13 +153,13 @@ WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"congruence": -1.0}, "not be negative"),
         ({"regions": -1}, "at least 0"),
         ({"region_importance": "colour"}, "'texture', 'uncertainty'"),
-        ({"critic_width": 0}, "at least 1"),
+        ({"critic_width": 0, "w_adv": 0.01}, "at least 1"),
         ({"critic_lr": 0.0}, "positive number"),
         ({"critic_betas": (0.9,)}, "two in [0, 1)"),
         ({"gradient_penalty": -1.0}, "not be negative"),
         ({"graph_weights": "graph.safetensors"}, "graph_sha256"),
         *(
-            ({name: "nobody"}, f"'{allowed}'")
+            ({name: "nobody", "w_adv": 0.01}, f"'{allowed}'")
             for name, allowed in (
                 ("pyramid", "pkva"),
                 ("directional", "pkva"),
