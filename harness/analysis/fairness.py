@@ -292,8 +292,8 @@ def _notes(ruleset: str, devices: tuple[str, ...]) -> list[str]:
     notes = []
     if ruleset == "published":
         notes.append(
-            "nothing is tuned here: every method has its authors' hyper-parameters, which were chosen for other data, "
-            "or what a line above says"
+            "nothing is tuned here: every method has its defaults, which its authors chose for other data; one whose "
+            "defaults are from elsewhere says so under the table"
         )
     if ruleset == "searched":
         notes.append("exploratory: hyper-parameters were searched by an algorithm, each method with its own effort")
