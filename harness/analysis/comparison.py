@@ -117,6 +117,7 @@ def _block(
                 control=str(own.get(name, "")),
                 lacks=lacking.get(name, ""),
                 vs_control=found.get((name, "own")),
+                chosen=_chosen(groups[name], first.dataset),
             )
             for name, line in lines.items()
         ),
@@ -167,7 +168,7 @@ def own_controls(groups: Mapping[Label, Sequence[Setting]]) -> tuple[dict[Label,
     Nothing for rows of a search: what it found for a method is not what it found for the control.
     """
     methods = {
-        name: Method(name=rows[0].method, parameters=json.loads(rows[0].method_parameters))
+        name: _method(rows[0])
         for name, rows in groups.items()
         if rows and name.control is None and rows[0].ruleset == "published"
     }
@@ -182,6 +183,18 @@ def own_controls(groups: Mapping[Label, Sequence[Setting]]) -> tuple[dict[Label,
         else:
             own[name] = line
     return own, lacking
+
+
+def _chosen(group: Sequence[Setting], dataset: str) -> tuple[str, ...]:
+    """The hyper-parameters of a line at defaults that were chosen on its own dataset; none of a method unknown here."""
+    try:
+        return _method(group[0]).chosen_on(dataset) if group else ()
+    except (KeyError, ValueError):  # of another version, or not installed here
+        return ()
+
+
+def _method(row: Setting) -> Method:
+    return Method(name=row.method, parameters=json.loads(row.method_parameters))
 
 
 def _listed(variant: Label, listed: Sequence[Label]) -> Label | None:

@@ -36,6 +36,7 @@ class Side:
         expected: how many it should have.
         failed, missing: how many of its runs failed, or are not there.
         lacks: the control that is missing: this method without its own terms.
+        chosen: its hyper-parameters at defaults that this project chose on this dataset.
         trials, search_s: of its search, and the seconds they took; None without one, or where they were not measured.
         step_s: seconds of a training step; None where they were not measured.
         seconds: of all training steps; None where they were not measured.
@@ -49,6 +50,7 @@ class Side:
     failed: int = 0
     missing: int = 0
     lacks: str = ""
+    chosen: tuple[str, ...] = ()
     trials: int | None = None
     search_s: float | None = None
     step_s: float | None = None
@@ -67,6 +69,7 @@ def of_block(block: Block) -> dict[str, Any]:
             failed=x.failed,
             missing=x.missing,
             lacks=x.lacks,
+            chosen=x.chosen,
             trials=x.search_trials,
             search_s=x.search_seconds,
             step_s=x.step_s,
@@ -108,6 +111,7 @@ def of_experiment(
     """
     search, out = experiment.search, {}
     labels = [Label.read(text) for text in rules.labels(experiment)]
+    chosen = {method.label: method.chosen_on(experiment.data.name) for method in experiment.methods}
     named, lacking = references(labels), controls.lacking(experiment.methods)
     for pair in experiment.pairs:
         teachers, seeds = len(pair.teacher.all_seeds), len(experiment.seeds)
@@ -117,6 +121,7 @@ def of_experiment(
                 runs=(runs := seeds if label.method == rules.PLAIN else seeds * teachers),
                 expected=runs,
                 lacks=lacking.get(str(label), ""),
+                chosen=chosen.get(str(label), ()),
                 reference=label.method if label == named.get(label.method) else "",
                 trials=None if search is None else search.trials,
                 step_s=(step_seconds or {}).get((pair.name, "student", str(label))),
@@ -171,7 +176,7 @@ def judged(
         unfair.insert(0, f"{teachers} teachers: {FEWEST_TEACHERS} or more are needed for a claim about a method")
     present = {s.reference for s in sides}
     unfair += [f"the control {name} is missing: {_WHY[name]}" for name in REFERENCES if name not in present]
-    unfair += _controls(sides)
+    unfair += [*_controls(sides), *_chosen(sides)]
     notes = _notes(ruleset, devices)
     if baseline is not None:
         unfair += _levels(baseline, teacher_miou, floor)
@@ -192,6 +197,16 @@ def _controls(sides: list[Side]) -> list[str]:
     return [
         f"response terms are not there by themselves ({each}): what the methods' own terms add is not told from them "
         "(they are run unless controls: false is given)"
+    ]
+
+
+def _chosen(sides: list[Side]) -> list[str]:
+    """Methods that were tuned where they are compared."""
+    return [
+        f"{side.label}: the defaults of {', '.join(side.chosen)} were chosen by results on this very dataset, those of "
+        "other methods were not; another dataset shows whether a gain is the method's"
+        for side in sides
+        if side.chosen
     ]
 
 

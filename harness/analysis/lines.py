@@ -109,6 +109,7 @@ class MethodRow:
         control: the line that is this method without its own terms; empty where it has none, or that is not there.
         lacks: what this line would be called, where it is not there.
         vs_control: the paired comparison with it: what the method's own terms add.
+        chosen: the hyper-parameters at defaults that this project chose on the block's dataset.
         step_s: median over runs of the step time in seconds.
         peak_mb: highest peak memory of any run.
         search_trials, search_seconds: of the search that the method's values come from; None without one.
@@ -131,6 +132,7 @@ class MethodRow:
     control: str = ""
     lacks: str = ""
     vs_control: Comparison | None = None
+    chosen: tuple[str, ...] = ()
     step_s: float | None = None
     peak_mb: float | None = None
     search_trials: int | None = None

@@ -43,6 +43,8 @@ class Distiller(nn.Module):
         response_values: values of this method's hyper-parameters that are called otherwise there.
         added: hyper-parameters that came after the first rows: at their defaults they are not part of a run's identity,
             so that earlier run_ids stay.
+        chosen: {hyper-parameter: dataset} where this project chose the default by results on a dataset; the fairness
+            report of a table on that dataset says so.
         caveat: what a table must state about the default values, e.g. that they are unverified; empty if nothing.
         needs_teacher: if False, the training loop skips the teacher's forward pass.
 
@@ -65,6 +67,7 @@ class Distiller(nn.Module):
     response: ClassVar[Mapping[str, str]] = {}
     response_values: ClassVar[Mapping[str, str]] = {}
     added: ClassVar[tuple[str, ...]] = ()
+    chosen: ClassVar[Mapping[str, str]] = {}
     caveat: ClassVar[str] = ""
     needs_teacher: ClassVar[bool] = True
 

@@ -69,6 +69,17 @@ class Method(Spec):
         named = [f"{name}: {text}" if len(found) > 1 else text for name, text in found.items() if text]
         return "; ".join(named) or None
 
+    def chosen_on(self, dataset: str) -> tuple[str, ...]:
+        """The hyper-parameters whose values are defaults that this project chose on `dataset`."""
+        found = []
+        for part in self.parts:
+            entry = method_entry(part.name)
+            before = f"{part.name}." if part is not self else ""
+            for name, where in entry.constants.get("chosen", {}).items():
+                if where == dataset and part.parameters.get(name) == entry.parameters.model_fields[name].default:
+                    found.append(before + name)
+        return tuple(found)
+
     @property
     def needs_teacher(self) -> bool:
         """False if the training loop may skip the teacher."""

@@ -18,6 +18,8 @@ from harness.analysis.simultaneous import critical
 from harness.analysis.tables import Block
 from harness.cli.app import app
 from harness.experiment.load import load
+from harness.experiment.method import method_entry
+from harness.experiment.signatures import plain
 from harness.report.formats import to_json, to_markdown
 from harness.report.write import write_report
 from harness.results import store
@@ -68,6 +70,27 @@ def test_a_method_or_a_control_without_rows_is_said() -> None:
     found = unfair(block(rows))
     assert "not run: sstkd" in found
     assert any(text.startswith("the control kd is missing") for text in found)
+
+
+def test_defaults_chosen_on_the_tables_own_dataset_are_unfair() -> None:
+    """Read from the rows' values, not from what a line is called; and said before anything runs."""
+
+    def rows(dataset: str, **given: float) -> list[dict[str, Any]]:
+        entry = method_entry("sstkd")
+        values = {"method_parameters": json.dumps(plain(entry, entry.parameters.model_validate(given)))}
+        return [row | {"dataset": dataset} | (values if row["method"] == "sstkd" else {}) for row in equally_fast()]
+
+    def said(dataset: str, **given: float) -> list[str]:
+        return [text for text in unfair(block(rows(dataset, **given))) if "very dataset" in text]
+
+    (text,) = said("texmosaic")
+    assert text.startswith("sstkd: the defaults of w_re, w_str, w_adv were chosen by results on this very dataset")
+    (text,) = said("texmosaic", w_str=0.9)
+    assert text.startswith("sstkd: the defaults of w_re, w_adv were")
+    assert said("texmosaic", w_re=5.0, w_str=0.9, w_adv=0.01) == []
+    assert said("landcover") == []
+    before = fairness.of_experiment(load(Path("experiments/quickstart.yaml")))["unet-r18d-to-r10t"][1]
+    assert [x.text for x in before if x.unfair and "very dataset" in x.text] == [said("texmosaic")[0]]
 
 
 def test_unequal_searches_are_unfair_and_searched_is_exploratory() -> None:
