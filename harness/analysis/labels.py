@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.experiment.recipe import CONTROLS, control_label
+from harness.experiment.budget import CONTROLS, control_label
 
 REFERENCES = ("none", "kd")
 """The controls that every method is compared with: the student without distillation, and plain distillation."""

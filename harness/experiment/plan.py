@@ -7,8 +7,9 @@ without distillation (`none`, the baseline) is part of every comparison.
 
 from collections.abc import Mapping
 
+from harness.experiment.budget import Budget, StepTime
 from harness.experiment.method import Method
-from harness.experiment.recipe import NO_NUMBER, Budget, StepTime
+from harness.experiment.recipe import NO_NUMBER
 from harness.experiment.rules import ADDED_CONTROL, PLAIN, Found, Key, needs_times, require_control, require_point
 from harness.experiment.search_settings import TIMING, Trial
 from harness.experiment.space import LR, with_point

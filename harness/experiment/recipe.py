@@ -1,7 +1,7 @@
 """The recipe of an experiment: how every run of it is trained and evaluated. Frozen models with strict types."""
 
 import json
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -298,6 +298,9 @@ class Train(Spec):
     channels_last: bool = False
     compile: bool = False
     """torch.compile the student step and the teacher."""
+    deterministic: bool = False
+    """Only operations whose order of additions is fixed, so that a run has the same bits each time on one kind of GPU;
+    slower. One without such a form fails the run, by its name. On a CPU runs have the same bits anyway."""
     sync_batchnorm: bool = True
     """With several workers: batch statistics over the global batch."""
     eval_every: Steps | None = None
@@ -320,6 +323,8 @@ class Train(Spec):
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
         if self.compile and self.gradients_every is not None:
             raise ValueError("gradients_every: a compiled step has one backward pass only; set compile: false")
+        if self.compile and self.deterministic:
+            raise ValueError("deterministic: the order of a compiled step's additions is not fixed; set compile: false")
         height, width = self.augment.crop_hw or (1, 1)
         if self.batch_size * height * width > MOST_BATCH_PIXELS:
             raise ValueError(
@@ -329,40 +334,6 @@ class Train(Spec):
         return self
 
 
-class Budget(Spec):
-    """What all methods have equal."""
-
-    unit: Literal["steps", "seconds"] = "steps"
-    """`steps`: every method trains for train.steps. `seconds`: for equal seconds, by step times measured first."""
-    seconds: Positive | None = None
-    """Only with `unit: seconds`: training seconds per run; those of the baseline for train.steps when not given."""
-    longer: bool | None = None
-    """Only with `unit: steps`: an additional control, the baseline trained for the seconds of the slowest method. By
-    default it is there if the experiment's `controls` are."""
-
-
-Control = Literal["equal seconds", "equal steps"]
-"""What an additional student without distillation, with another number of steps, has equal to the methods."""
-CONTROLS: tuple[Control, ...] = get_args(Control)
-
-
-def control_label(plain: str, control: str) -> str:
-    """Label of a control: "none at equal seconds"."""
-    return f"{plain} at {control}"
-
-
-class StepTime(Spec):
-    """Measured time of a training step of a method: the median over repeats.
-
-    Attributes:
-        ms: milliseconds.
-        repeats: medians after warm-up, milliseconds, of the timing runs.
-    """
-
-    ms: float
-    repeats: tuple[float, ...]
-
-
 NO_NUMBER = ("checkpoint_every", "gradients_every")
 """Keys of the recipe that change no number of a run, and are no part of its identity."""
 
@@ -370,7 +341,7 @@ ADDED: tuple[tuple[tuple[str, ...], type[Spec], tuple[str, ...]], ...] = (
     (("augment",), Augment, ("saturation", "hue", "scale_step", "class_cap")),
     (("optimizer",), Optimizer, ("encoder_lr_factor", "parameters")),
     (("schedule",), Schedule, ("parameters",)),
-    ((), Train, ("normalize", "evaluation", "loss", "ema", "gradients_every")),
+    ((), Train, ("normalize", "evaluation", "loss", "ema", "gradients_every", "deterministic")),
 )
 """Keys added after the first release, by section; at their defaults they are not part of a run's identity."""
 

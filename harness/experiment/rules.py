@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from harness.experiment.recipe import Train, control_label
+from harness.experiment.budget import control_label
+from harness.experiment.recipe import Train
 from harness.experiment.search_settings import (
     BY_ALGORITHM,
     FEWEST_SEEDS,

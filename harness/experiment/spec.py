@@ -13,18 +13,15 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from harness import seeds
 from harness.borders import quoted
+from harness.experiment.budget import Budget, Control, StepTime, control_label
 from harness.experiment.method import Method, as_method
 from harness.experiment.recipe import (
     NO_NUMBER,
-    Budget,
-    Control,
     Positive,
     Spec,
     Steps,
-    StepTime,
     Text,
     Train,
-    control_label,
     without_defaults_of_added_keys,
 )
 from harness.experiment.resources import Resources

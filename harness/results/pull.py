@@ -98,8 +98,8 @@ def _merge(source: Storage, directory: Path, name: str) -> str:
     if ours is not None and not _replaces(theirs, ours):
         if theirs["status"] == ours["status"] == "ok" and (columns := _differing(theirs, ours)):
             return (
-                f"{where} and {here} are rows of one run that differ in {', '.join(columns)}: made by different code "
-                "or on different devices. Delete the one that should not count."
+                f"{where} and {here} are rows of one run that differ in {', '.join(columns)}: made by different code, "
+                "on different devices, or on a GPU without train.deterministic. Delete the one that should not count."
             )
         return "kept"
     write_atomic(here, content)

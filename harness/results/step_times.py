@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.experiment import rules
+from harness.experiment.budget import StepTime
 from harness.experiment.plan import outline, timing_runs, within_budget
-from harness.experiment.recipe import StepTime
 from harness.experiment.rules import Key
 from harness.experiment.spec import Experiment, Run
 from harness.results import paths, store

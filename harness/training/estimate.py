@@ -21,8 +21,9 @@ from harness.taps import Pair, View
 from harness.training.batches import training_batches
 from harness.training.build import build_method, for_inputs, load_data
 from harness.training.cost import device_name
+from harness.training.deterministic import in_fixed_order
 from harness.training.feed import compiled
-from harness.training.precision import autocast, set_products
+from harness.training.precision import autocast, set_backend
 from harness.training.runtime import Runtime
 
 WARM_UP, TIMED = 1, 3
@@ -140,11 +141,12 @@ def step_seconds_of(
     """
     layout = torch.contiguous_format
     cast: AbstractContextManager[Any] = nullcontext()
+    fixed: AbstractContextManager[Any] = nullcontext()
     seen: nn.Module = student
     if recipe is not None:
-        set_products(recipe)
+        set_backend(recipe)
         layout = torch.channels_last if recipe.channels_last else layout
-        cast = autocast(recipe, next(student.parameters()).device)
+        cast, fixed = autocast(recipe, next(student.parameters()).device), in_fixed_order(recipe)
         seen = compiled(student, recipe.compile)
     for network in filter(None, (student, teacher)):
         network.to(memory_format=layout)
@@ -152,7 +154,7 @@ def step_seconds_of(
     for image, label in batches:
         began = time.perf_counter()
         image = image.contiguous(memory_format=layout)
-        with cast:
+        with cast, fixed:
             with torch.no_grad():
                 taught = teacher(image) if teacher is not None else None
             taps = seen(image)

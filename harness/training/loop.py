@@ -24,11 +24,12 @@ from harness.training.batches import accumulation_steps
 from harness.training.build import build_method, build_network, build_teacher, for_inputs, load_data, teacher_weights
 from harness.training.columns import kept, measured, run_facts
 from harness.training.cost import PeakMemory, StepClock, held
+from harness.training.deterministic import in_fixed_order
 from harness.training.evaluate import evaluate
 from harness.training.feed import Need, compiled
 from harness.training.log import Log, Terms
 from harness.training.optimizers import Optimizers, optimizer_of
-from harness.training.precision import autocast, require_device, set_products
+from harness.training.precision import autocast, require_device, set_backend
 from harness.training.progress import Progress
 from harness.training.runtime import Runtime
 from harness.training.schedule import Rates
@@ -77,7 +78,7 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
     began, memory = time.perf_counter(), PeakMemory(runtime.device)
     recipe, device, idle = run.train, runtime.device, 0.0
     require_device(recipe, device.type == "cuda")
-    set_products(recipe)
+    set_backend(recipe)
     raw = load_data(run.data, runtime.share)
     data = for_inputs(raw, recipe.normalize, run.network)
     shown = for_inputs(raw, recipe.normalize, run.teacher).info if run.teacher is not None else data.info
@@ -104,7 +105,7 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
     first, log, clock = resume.resume(runtime, run, data.info.content_hash, trained)
     runtime.on_progress(Progress(began=first))
     timer = resume.SaveTimer(runtime, runtime.checkpoint_minutes, first, time.monotonic)
-    cast = autocast(recipe, device)
+    cast, fixed = autocast(recipe, device), in_fixed_order(recipe)
     finite = guards.FiniteTerms(runtime)
     guards.teacher_untouched(teacher)
     memory_held = held(step)
@@ -129,7 +130,7 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
             for number, piece in enumerate(fed.pieces()):
                 taught = piece.taught if teacher is not None else None
                 with runtime.unsynced(step, last=number == accumulate - 1):
-                    with cast:
+                    with cast, fixed:
                         terms: Terms = step(piece.image, piece.label, taught, valid, i / count, stream)
                     if i == first:
                         guards.connected(terms, run.method.label, teacher is not None)

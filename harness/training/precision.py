@@ -1,4 +1,6 @@
-"""In which precision a run computes: that of its forward passes, and that of products of float32."""
+"""How a process computes a run: the precision of its forward passes and of products of float32, the order of sums."""
+
+import os
 
 import torch
 
@@ -19,9 +21,14 @@ def autocast(recipe: Train, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, HALF.get(recipe.precision), enabled=recipe.precision in HALF)
 
 
-def set_products(recipe: Train) -> None:
-    """Let this process round float32 to TensorFloat-32 in convolutions and matrix products, or not, as the recipe says.
+def set_backend(recipe: Train) -> None:
+    """Set what torch keeps for the whole process as the recipe says; a row says nothing of what it leaves alone.
 
-    Without this torch rounds in convolutions and not in matrix products, and a row would not say so.
+    - Whether float32 is rounded to TensorFloat-32: torch itself does so in convolutions and not in matrix products.
+    - Whether only algorithms with a fixed order of additions may be used (`harness.training.deterministic`).
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = recipe.precision == "tf32"
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product on a GPU
+    torch.backends.cudnn.deterministic = recipe.deterministic
+    torch.use_deterministic_algorithms(recipe.deterministic)

@@ -21,7 +21,7 @@ from harness.results.find import find_finished
 from harness.training.batches import to_batch
 from harness.training.build import for_inputs, load_data
 from harness.training.evaluate import predict
-from harness.training.precision import set_products
+from harness.training.precision import set_backend
 from harness.training.predict_images import png
 from harness.training.student import require_current, trained_network
 
@@ -94,7 +94,7 @@ def write_predictions(
         raise ValueError(f"--to {to}: lies in the data's folder {place}, whose labels it might replace; give another")
     network = trained_network(directory, row, run, data.info.num_classes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    set_products(run.train)
+    set_backend(run.train)
     server = SERVERS.get(data.info.name, PLAIN)
     total, images = _images(data, run, split, None if place is None else Path(place))
     network.to(device)

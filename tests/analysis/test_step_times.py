@@ -13,9 +13,9 @@ from harness.cli.app import app
 from harness.distillers import Distiller
 from harness.execution.workspace import Workspace, copy_teacher
 from harness.experiment import rules
+from harness.experiment.budget import StepTime
 from harness.experiment.load import load
 from harness.experiment.plan import plan, timing_runs
-from harness.experiment.recipe import StepTime
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Experiment, Run
 from harness.results import paths, step_times, store

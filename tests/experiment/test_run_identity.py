@@ -190,6 +190,7 @@ CHANGES = {
     "train.accumulate=2": ALL,
     "train.channels_last=true": ALL,
     "train.compile=true": ALL,
+    "train.deterministic=true": ALL,
     "train.sync_batchnorm=false": ALL,
     "train.eval_every=2": ALL,
     "methods.1.kd.weight=2.5": KD,

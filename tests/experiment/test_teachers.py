@@ -3,8 +3,8 @@
 import pytest
 
 from harness.experiment import rules
+from harness.experiment.budget import StepTime
 from harness.experiment.plan import plan, timing_runs, within_budget
-from harness.experiment.recipe import StepTime
 from harness.experiment.spec import Run
 from harness.experiment.studies import studies_of
 from harness.results.failures import title

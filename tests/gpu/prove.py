@@ -218,12 +218,15 @@ def together(proof: Proof) -> Rows:
 
 
 def same_bits(proof: Proof) -> Rows:
-    """Two executions of one run: whether their weights are equal."""
+    """Two executions of one run, without and with `train.deterministic`: whether their weights are equal, and its cost."""
     found = []
     for method in ("kd", "sstkd"):
-        runs = proof.runs("bits", [method], small=True)
-        first, second = (proof.done(runs, where)[0] for where in ("bits1", "bits2"))
-        found.append({"method": method, "same weights": first["weights_sha256"] == second["weights_sha256"]})
+        for wanted in ("false", "true"):
+            runs = proof.runs("bits", [method], f"train.deterministic={wanted}")
+            first, second = (proof.done(runs, where)[0] for where in ("bits1", "bits2"))
+            same = first["weights_sha256"] == second["weights_sha256"]
+            step = round(second["step_ms"], 1)
+            found.append({"method": method, "deterministic": wanted, "same weights": same, "step ms": step})
     return found
 
 

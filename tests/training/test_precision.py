@@ -11,7 +11,7 @@ from harness.experiment.recipe import Train
 from harness.taps import Taps
 from harness.testing.made_up import MAIN, SIZE, labels, net
 from harness.training.estimate import step_seconds_of
-from harness.training.precision import require_device, set_products
+from harness.training.precision import require_device, set_backend
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def _as_before() -> Iterator[None]:
 @pytest.mark.parametrize(("precision", "rounded"), [("fp32", False), ("bf16", False), ("fp16", False), ("tf32", True)])
 def test_float32_is_rounded_in_products_only_where_the_recipe_says_so(precision: str, rounded: bool) -> None:
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = not rounded, not rounded
-    set_products(Train(steps=1, batch_size=1, precision=precision))
+    set_backend(Train(steps=1, batch_size=1, precision=precision))
     assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is rounded
 
 
