@@ -344,8 +344,7 @@ class Bench:
         teachers = self._train_first(needed, on_update, retry_failed)
         from harness.execution.workspace import Workspace, below, copy_teacher
 
-        # The curves of a few steps are of no use.
-        resources = below(self.experiment.resources, self.directory.name).model_copy(update={"loggers": ()})
+        resources = below(self.experiment.resources.of_timing, self.directory.name)
         source, target = Workspace(self.directory.absolute(), self.experiment.resources), Workspace(folder, resources)
         for run in teachers:
             copy_teacher(run.run_id, self.directory, source, folder, target)

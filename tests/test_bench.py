@@ -11,6 +11,7 @@ from harness.execution import launcher
 from harness.execution.status import Status
 from harness.experiment.load import load
 from harness.experiment.plan import outline, timing_runs
+from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 from harness.results import store
 from harness.results.paths import times_folder, weights_path
@@ -217,6 +218,24 @@ def test_before_steps_are_timed_the_runs_are_those_that_need_no_time(make: Calla
     bench.run()
     (longer,) = (run for run in bench.runs() if run.control)
     assert [run for run in bench.runs() if run != longer] == before and bench.pending() == []
+
+
+def test_a_run_that_times_steps_has_its_gpus_to_itself(
+    make: Callable[..., harness.Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two on one GPU would time each other; the training runs share it as the file says."""
+    asked: list[tuple[float, tuple[str, ...]]] = []
+    monkeypatch.setattr(launcher, "run_all", lambda runs, resources, *rest: asked.append(seen(resources)))
+
+    def seen(resources: Resources) -> tuple[float, tuple[str, ...]]:
+        return resources.gpus_per_worker, resources.loggers
+
+    for given, whole in ((0.0, 0.0), (0.25, 1.0), (1.0, 1.0), (2.0, 2.0)):
+        assert seen(Resources(gpus_per_worker=given, loggers=("tensorboard",)).of_timing) == (whole, ())
+    bench = make(methods=["none"], budget={"longer": True}, resources={"loggers": ["tensorboard"]})
+    with pytest.raises(ValueError, match="has not been timed"):
+        bench.run()
+    assert asked == [(0.0, ())], "of_timing, for the runs that come first"
 
 
 def test_steps_of_a_budget_in_seconds_are_timed_first(make: Callable[..., harness.Bench], launched: Any) -> None:

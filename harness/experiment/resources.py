@@ -1,5 +1,6 @@
 """Where runs execute: workers, devices, checkpoints. Nothing here changes a result."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -57,6 +58,11 @@ class Resources(Spec):
                 "refuses; give a whole number, or workers: 1"
             )
         return self
+
+    @property
+    def of_timing(self) -> "Resources":
+        """The same for runs that time steps: each has whole GPUs, and no loggers, since the curves are of no use."""
+        return self.model_copy(update={"gpus_per_worker": float(math.ceil(self.gpus_per_worker)), "loggers": ()})
 
     @field_validator("workers", mode="before")
     @classmethod

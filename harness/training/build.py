@@ -158,6 +158,11 @@ def build_teacher(run: Run, info: DataInfo, directory: Path, device: torch.devic
     return _load_teacher(run.teacher.model_dump_json(), info.num_classes, path, digest, device, share)
 
 
+def release_teacher() -> None:
+    """Let go of the teacher of earlier runs: it is no part of the memory of a run that needs none."""
+    _load_teacher.cache_clear()
+
+
 @functools.lru_cache(maxsize=1)
 def _load_teacher(
     network: str, num_classes: int, path: Path, digest: str, device: torch.device, share: Share

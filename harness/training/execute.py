@@ -12,6 +12,7 @@ import torch
 from harness.errors import RunFailed, WorkerLost, machine_failed, out_of_memory
 from harness.experiment.spec import Run
 from harness.results import content, failures, record
+from harness.training.build import release_teacher
 from harness.training.loop import steps
 from harness.training.runtime import Runtime
 from harness.training.together import Steps, alone, together
@@ -86,6 +87,8 @@ def executed(
         WorkerLost: an earlier run has broken this process.
     """
     require_sound(runtime.device)
+    if not (beside_others or run.method.needs_teacher):
+        release_teacher()
     started = datetime.now(timezone.utc)
     place: dict[str, Any] = {"workers": runtime.workers, "threads": runtime.threads}
     began, own = time.perf_counter(), list[float]()

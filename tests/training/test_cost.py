@@ -15,8 +15,10 @@ from harness.experiment.load import load
 from harness.experiment.plan import WARM_UP_STEPS
 from harness.models import build
 from harness.training import build as parts
-from harness.training import cost, estimate
+from harness.training import cost, estimate, loop
+from harness.training.build import _load_teacher
 from harness.training.cost import PeakMemory, StepClock, device_use, macs, parameters
+from tests.support import tiny
 
 ROOT = Path(__file__).parent.parent.parent
 CPU = torch.device("cpu")
@@ -274,3 +276,21 @@ def test_the_meter_of_a_gpu_begins_with_what_this_run_has(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**20)
     assert PeakMemory(torch.device("cuda:0")).mb() == 3
     assert calls == ["init", "empty_cache", "reset_peak_memory_stats"]
+
+
+def test_a_teacher_in_memory_is_not_charged_to_a_run_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+
+    class Noted(PeakMemory):
+        def __init__(self, device: torch.device) -> None:
+            held.append(_load_teacher.cache_info().currsize)
+            super().__init__(device)
+
+    monkeypatch.setattr(loop, "PeakMemory", Noted)
+    data = {"name": "texmosaic", "parameters": {"size": 64, "train": 4, "dev": 2, "val": 1}}
+    teacher, none, kd = tiny.plan(tmp_path, "train.steps=1", "pairs.0.teacher.steps=1", "train.eval_every=1", data=data)
+    for run in (teacher, kd, none):
+        assert tiny.in_process(run, tmp_path) == "ok"
+    assert held[-1] == 0 and _load_teacher.cache_info().currsize == 0
