@@ -15,11 +15,13 @@ def test_every_section_that_a_cpu_has_succeeds(tmp_path: Path, capsys: pytest.Ca
     found = json.loads((tmp_path / "prove.json").read_text())
     absent = {heading for heading, rows in found.items() if isinstance(rows, str)}
     if not torch.cuda.is_available():
-        assert absent == {"Waits for the GPU", "Out of memory", "Compiled"}
+        assert absent == {"Waits for the GPU", "Out of memory", "A dead context", "Compiled"}
         assert all(row["relative"] == 0 for row in found["First terms, here and on the CPU"])
     assert all(row["same weights"] is True for row in [*found["The same bits"], *found["Resumed"]])
     assert found["Together"][0]["same weights"] == "3 of 3" or torch.cuda.is_available()
     assert {row["method"] for row in found["Step times"]} == set(prove.TOY["methods"])
+    assert all(row["gradient"] < 1e-3 for row in found["One rank"])
+    assert isinstance(found["Beside a plain loop"][0]["ratio"], float) and len(found["Pairs a second"]) == 3
     page = (tmp_path / "prove.md").read_text()
     assert page.count("## ") == len(prove.SECTIONS) and page in capsys.readouterr().out + "\n"
 
