@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sstkd._transfer import sent
 from sstkd.quantize import whole
 
 Adversarial = Literal["wgan-gp", "hinge"]
@@ -240,7 +241,7 @@ def adversarial_terms(
     # In this order the critic's running statistics and power iterations advance: student, then its own three.
     ours = generator_loss(critic.with_fixed_parameters(student))
     real, fake = critic(teacher), critic(student.detach())
-    share = torch.rand(student.shape[0], 1, 1, 1, generator=generator).to(student.device)
+    share = sent(torch.rand(student.shape[0], 1, 1, 1, generator=generator), student)
     dtype = torch.promote_types(student.dtype, torch.float32)
     gradient = gradient_penalty(critic, student.to(dtype), teacher.to(dtype), share, penalty)
     return ours, critic_loss(fake, real, kind) + gradient

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sstkd._transfer import sent
 from sstkd.quantize import whole
 
 MIN_SIDE = 4  # positions: a smaller region has too few for a distribution
@@ -157,7 +158,7 @@ def sample_regions(
         (_side(size * sqrt(aspect), height), _side(size / sqrt(aspect), width)) for size in sizes for aspect in aspects
     ]
     positions = _random_grids(n, drawn + regions - best, sides, points, (height, width), generator)
-    positions = positions.to(importance.device)
+    positions = sent(positions, importance)
 
     flat = importance.flatten(1)[:, None, :].expand(-1, drawn, -1)
     score = flat.gather(-1, positions[:, :drawn]).mean(-1)

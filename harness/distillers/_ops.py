@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.taps import NetworkInfo, Pair, TapInfo, Taps, View
+from sstkd._transfer import sent
 
 Loss = TypeVar("Loss", bound=Callable[..., Any])
 
@@ -309,7 +310,7 @@ def squared_error(student: Tensor, teacher: Tensor, convention: str) -> Tensor:
 def random_mask(like: Tensor, dropped: float, generator: torch.Generator) -> Tensor:
     """Mask (N, 1, h, w) of `like`'s type: each position is 0 with probability `dropped`, else 1."""
     drawn = torch.rand(len(like), 1, *like.shape[-2:], generator=generator)
-    return (drawn <= 1 - dropped).to(like.device, like.dtype)
+    return sent((drawn <= 1 - dropped).to(like.dtype), like)
 
 
 def generator_block(channels: int) -> nn.Module:

@@ -5,6 +5,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sstkd._transfer import sent
+
 
 class ClassQueue(nn.Module):
     """Ring buffer of `size` unit vectors per class, initially random.
@@ -47,7 +49,7 @@ class ClassQueue(nn.Module):
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """`count` entries of each class from random places, the same places for all classes: (K count, C)."""
         places = torch.randperm(self.entries.shape[1], generator=generator)[:count]
-        return self.take(places.to(self.entries.device))
+        return self.take(sent(places, self.entries))
 
     def take(self, places: Tensor) -> Tensor:
         """The entries of every class at `places`: (K places, C)."""
@@ -66,7 +68,7 @@ def choose_own(labels: Tensor, classes: int, most: int, generator: torch.Generat
     Returns:
         Positions (N, K, F) and how many of them are valid (N, K).
     """
-    keys = torch.rand(labels.shape, generator=generator, dtype=torch.float64).to(labels.device)
+    keys = sent(torch.rand(labels.shape, generator=generator, dtype=torch.float64), labels)
     order = (labels + keys).argsort(1)  # by class, at random within it; ignored positions first
     counts = _counts(labels, classes)
     starts = counts.cumsum(1)[:, :-1]  # a class begins where the one before ends
@@ -81,7 +83,7 @@ def choose_first(labels: Tensor, classes: int, most: int, generator: torch.Gener
     These positions need not belong to the class. Arguments and result as in `choose_own`.
     """
     counts = _counts(labels, classes)[:, 1:]
-    keys = torch.rand(*counts.shape, labels.shape[1], generator=generator).to(labels.device)
+    keys = sent(torch.rand(*counts.shape, labels.shape[1], generator=generator), labels)
     allowed = torch.arange(labels.shape[1], device=labels.device) < counts.unsqueeze(2)
     found = keys.masked_fill(~allowed, -1.0).topk(min(most, labels.shape[1]), dim=2).indices
     return F.pad(found, (0, most - found.shape[2])), counts.clamp(max=most)

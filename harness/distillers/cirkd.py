@@ -61,11 +61,22 @@ def authors_pool(height: int, width: int) -> int:
     return 4 if height >= 256 and width >= 256 else 1
 
 
-def memory_loss(anchors: Tensor, teacher: Tensor, entries: Tensor, tau: float, temperature: float) -> Tensor:
-    """A memory term from unit rows (A, C) of both networks and entries (E, C) of the queue; 0 without anchors."""
-    if not len(anchors):
-        return anchors.sum() * 0.0
-    return row_kl(anchors, entries, teacher, entries, tau * temperature) * temperature**2
+def memory_loss(
+    anchors: Tensor, teacher: Tensor, entries: Tensor, tau: float, temperature: float, kept: Tensor
+) -> Tensor:
+    """A memory term: the mean over the anchors that are kept; 0 if none is.
+
+    Args:
+        anchors: the student's unit rows (A, C).
+        teacher: the teacher's (A, C).
+        entries: of the queue (E, C).
+        tau: temperature of the similarities.
+        temperature: T of the term.
+        kept: which anchors count (A,), bool. Those that do not are computed too: to leave them out of the product, the
+            processor would have to wait for the device to say how many they are.
+    """
+    share = kept.to(anchors.dtype) / kept.sum().clamp(min=1)
+    return row_kl(anchors, entries, teacher, entries, tau * temperature, share=share) * temperature**2
 
 
 class CIRKD(Distiller):
@@ -192,14 +203,13 @@ class CIRKD(Distiller):
         teacher = unit_rows(theirs).view(*labels.shape, -1)
         self._enqueue(teacher, labels, view.generator)
         kept = (labels >= 0).flatten()
-        anchors = unit_rows(self.projection(ours))[kept]
-        targets = teacher.flatten(0, 1)[kept]
+        anchors, targets = unit_rows(self.projection(ours)), teacher.flatten(0, 1)
         terms = {}
         for name, weight in (("pixel", self.pixel), ("region", self.region)):
             if weight:
                 queue = self.pixels if name == "pixel" else self.regions
                 entries = queue.sample(self.contrast[name], view.generator)
-                terms[name] = weight * memory_loss(anchors, targets, entries, self.tau, self.temperature)
+                terms[name] = weight * memory_loss(anchors, targets, entries, self.tau, self.temperature, kept)
         return terms
 
     @torch.no_grad()

@@ -276,7 +276,7 @@ def test_row_kl_in_blocks_of_any_size(rows, count, groups, widths, elements, tem
     given = (anchors, keys, teacher, teacher_keys)
     before = [x.detach().clone() for x in given]
     expected = dense_row_kl(*given, temperature, groups)
-    with patch.multiple(_relation, _ELEMENTS=elements, _ROWS=1):
+    with patch.multiple(_relation, _ELEMENTS={"cpu": elements}, _ROWS=1):
         agree(row_kl(*given, temperature, groups), expected, [anchors, keys])
         for leaves in ([anchors], [keys]):  # one of them alone has a gradient
             chosen = [x if any(x is leaf for leaf in leaves) else x.detach() for x in given]
@@ -287,12 +287,29 @@ def test_row_kl_in_blocks_of_any_size(rows, count, groups, widths, elements, tem
     torch.testing.assert_close(three, 3 * torch.autograd.grad(expected, anchors)[0], rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize("elements", [1, 12, 2**20])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_row_kl_of_weighted_anchors_is_that_of_the_anchors_themselves(elements, groups):
+    """Weight 0 leaves an anchor out; of every block, of all but one, of all."""
+    anchors, keys = random(6, 3).requires_grad_(), random(12, 3, seed=1).requires_grad_()
+    teacher, teacher_keys = random(6, 4, seed=2), random(12, 4, seed=3)
+    for kept in ([0, 2, 5], [3], range(6)):
+        share = torch.zeros(6, dtype=torch.float64)
+        share[list(kept)] = 1 / len(kept)
+        few = list(kept)
+        expected = dense_row_kl(anchors[few], keys, teacher[few], teacher_keys, 0.5, groups)
+        with patch.multiple(_relation, _ELEMENTS={"cpu": elements}, _ROWS=1):
+            agree(row_kl(anchors, keys, teacher, teacher_keys, 0.5, groups, share), expected, [anchors, keys])
+    none = row_kl(anchors, keys, teacher, teacher_keys, 0.5, groups, torch.zeros(6, dtype=torch.float64))
+    assert none == 0 and all((g == 0).all() for g in torch.autograd.grad(none, [anchors, keys]))
+
+
 @pytest.mark.parametrize("elements", [1, 12, 13, 24, 30, 2**20])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_row_kl_by_finite_differences(elements, groups):
     given = [random(5, 3).requires_grad_(), random(12, 3, seed=1).requires_grad_(), random(5, 4, seed=2)]
     given.append(random(12, 4, seed=3))
-    with patch.multiple(_relation, _ELEMENTS=elements, _ROWS=1):
+    with patch.multiple(_relation, _ELEMENTS={"cpu": elements}, _ROWS=1):
         assert torch.autograd.gradcheck(lambda *x: row_kl(*x, 0.5, groups), given)
         same = random(4, 3).requires_grad_()
         assert torch.autograd.gradcheck(lambda x: row_kl(x, x, *2 * (random(4, 2, seed=1),), 0.5, groups), same)
