@@ -60,7 +60,6 @@ class Share:
     nodes: int
     workers: int
     cpus: int
-    loader_cpus: int
     gpus: int
 
 
@@ -79,7 +78,7 @@ def share(resources: Resources, nodes: int | None) -> Share:
         math.ceil(workers / together) if resources.gpus_per_worker < 1 else round(workers * resources.gpus_per_worker)
     )
     gpus = gpus if resources.gpus_per_worker else 0
-    return Share(nodes, workers, workers * resources.cpus_per_worker, workers * resources.loader_workers, gpus)
+    return Share(nodes, workers, workers * resources.cpus, gpus)
 
 
 def _checked(file: Path, experiment: Experiment, options: Options) -> tuple[str, list[str]]:
@@ -119,8 +118,7 @@ def slurm(file: Path, experiment: Experiment, options: Options) -> str:
     values = {
         "NAME": experiment.name,
         "NODES": str(part.nodes),
-        "CPUS": str(part.cpus + part.loader_cpus),
-        "RAY_CPUS": str(part.cpus),
+        "CPUS": str(part.cpus),
         "GPUS": str(part.gpus),
         "MEMORY": str(options.memory),
         "PYTHON": shlex.quote(sys.executable),
@@ -184,7 +182,7 @@ def _ray_job(experiment: Experiment, options: Options, name: str, names: Sequenc
     results = options.results or f"{MOUNT}/results"
     command = ["python", "-m", "harness.cli", "run", f"{_CONFIG}/experiment.yaml", "--results", results]
     head = {"cpu": "2", "memory": f"{min(options.memory, 8)}Gi"}
-    worker = {"cpu": str(part.cpus + part.loader_cpus), "memory": f"{options.memory}Gi"}
+    worker = {"cpu": str(part.cpus), "memory": f"{options.memory}Gi"}
     if part.gpus:
         worker["nvidia.com/gpu"] = str(part.gpus)
 

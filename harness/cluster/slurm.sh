@@ -72,7 +72,7 @@ start() { # NODE, then options of `ray start`; in the background, until it is en
   local node=$1
   shift
   srun --nodes=1 --ntasks=1 --nodelist="$node" --cpus-per-task=@CPUS@ \
-    "$python" -m ray.scripts.scripts start --block --num-cpus=@RAY_CPUS@ --num-gpus=@GPUS@ \
+    "$python" -m ray.scripts.scripts start --block --num-cpus=@CPUS@ --num-gpus=@GPUS@ \
     --min-worker-port=0 --max-worker-port=0 "$@" </dev/null >"$job/ray-$node.log" 2>&1 &
   pids+=($!)
 }

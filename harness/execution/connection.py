@@ -221,16 +221,36 @@ def room(resources: Resources) -> dict[str, int]:
     fit: dict[str, int] = {}
     for node in ray.nodes():
         there = node["Resources"]
-        workers = int(there.get("CPU", 0) // resources.cpus_per_worker)
+        workers = int(there.get("CPU", 0) // resources.cpus)
         if resources.gpus_per_worker > 0:
-            # A fraction of a GPU must be on one GPU: 0.6 fits once on each, not 1.66 times.
-            whole = int(there.get("GPU", 0))
-            each = int(1 / resources.gpus_per_worker + 1e-9)
-            gpus = whole * each if resources.gpus_per_worker <= 1 else int(whole // resources.gpus_per_worker)
-            workers = min(workers, gpus)
+            workers = min(workers, _on_gpus(there, resources))
         if node["Alive"] and workers > 0:
             fit[node["NodeID"]] = workers
     return fit
+
+
+def _on_gpus(there: Mapping[str, float], resources: Resources) -> int:
+    """How many workers the GPUs of a node are enough for."""
+    # A fraction of a GPU must be on one GPU: 0.6 fits once on each, not 1.66 times.
+    whole = int(there.get("GPU", 0))
+    if resources.gpus_per_worker > 1:
+        return int(whole // resources.gpus_per_worker)
+    return whole * int(1 / resources.gpus_per_worker + 1e-9)
+
+
+def idle_gpus(resources: Resources) -> str:
+    """What to say where GPUs stay idle for want of CPUs; empty if none do."""
+    if resources.gpus_per_worker == 0:
+        return ""
+    fit = sum(room(resources).values())
+    wanted = sum(_on_gpus(node["Resources"], resources) for node in ray.nodes() if node["Alive"])
+    if fit >= min(wanted, resources.workers * (resources.concurrent or wanted)):
+        return ""
+    each = f"cpus_per_worker {resources.cpus_per_worker}, loader_workers {resources.loader_workers}"
+    return (
+        f"resources: GPUs stay idle: the CPUs are enough for {fit} workers, the GPUs for {wanted}. A worker takes "
+        f"{resources.cpus} CPUs ({each}); lower these. A prepared cache needs few loader workers"
+    )
 
 
 def require_room(resources: Resources) -> None:
@@ -242,9 +262,9 @@ def require_room(resources: Resources) -> None:
     if sum(room(resources).values()) < resources.workers:
         total = ray.cluster_resources()
         raise ValueError(
-            f"resources: a run needs {resources.workers} workers x ({resources.cpus_per_worker} CPUs, "
+            f"resources: a run needs {resources.workers} workers x ({resources.cpus} CPUs, "
             f"{resources.gpus_per_worker:g} GPUs); Ray has {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs. "
-            "Lower resources.workers, cpus_per_worker or gpus_per_worker."
+            "Lower resources.workers, cpus_per_worker, loader_workers or gpus_per_worker."
         )
 
 

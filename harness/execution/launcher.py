@@ -15,7 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.execution.actors import ProgressActor
-from harness.execution.connection import STARTING, connected, doing, require_room, this_node
+from harness.execution.connection import STARTING, connected, doing, idle_gpus, require_room, this_node
 from harness.execution.groups import Groups
 from harness.execution.messages import Outcome
 from harness.execution.pool import Pool
@@ -93,6 +93,8 @@ def run_all(
     try:
         with connected(resources, say):
             require_room(resources)
+            if idle := idle_gpus(resources):
+                say(idle)
             status.doing = STARTING
             update(status)
             with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:

@@ -150,7 +150,7 @@ class Pool:
             avoid.add(not_on)
         if not set(self._room) - avoid:
             avoid = set()
-        kind = ray.remote(num_cpus=self._resources.cpus_per_worker, num_gpus=self._resources.gpus_per_worker)(Worker)
+        kind = ray.remote(num_cpus=self._resources.cpus, num_gpus=self._resources.gpus_per_worker)(Worker)
         handle = kind.options(label_selector=not_on_nodes(avoid)).remote(*self._arguments)
         self._actors.append(_Actor(handle, handle.node.remote(), frozenset(avoid)))
 

@@ -28,7 +28,7 @@ def run_group(group: Group, progress: Any) -> str:
     run, resources = Run.model_validate_json(group.run), Resources.model_validate_json(group.resources)
     workspace = Workspace(Path(group.directory), resources)
     use_gpu = resources.gpus_per_worker > 0
-    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    per_worker: dict[str, float] = {"CPU": resources.cpus}
     if use_gpu:
         per_worker["GPU"] = resources.gpus_per_worker
     name = f"{run.run_id}-{group.attempt}"

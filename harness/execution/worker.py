@@ -106,7 +106,7 @@ class WarmWorker:
 
     def _memory(self, device: torch.device) -> int:
         """Half of this worker's share of what is free: the other half is for a step's own maps."""
-        of_machine = (os.cpu_count() or 1) // self._resources.cpus_per_worker
+        of_machine = (os.cpu_count() or 1) // self._resources.cpus
         of_machine = min(of_machine, self._resources.concurrent or of_machine)
         workers = max(1, of_machine) if device.type == "cpu" else max(1.0, 1 / self._resources.gpus_per_worker)
         return int(free_bytes(device) / workers / 2)

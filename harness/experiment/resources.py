@@ -29,7 +29,7 @@ class Resources(Spec):
     """CPUs reserved, and threads used, by each worker."""
     gpus_per_worker: Annotated[float, Field(ge=0, le=64)] = 0.0
     loader_workers: Annotated[int, Field(ge=0, le=256)] = 0
-    """Extra processes per worker that prepare batches; 0 prepares them in the worker itself."""
+    """Extra processes per worker that prepare batches, each with a CPU reserved; 0: the worker itself prepares them."""
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     """Live loggers; they write below the experiment's results folder."""
     concurrent: Count | None = None
@@ -58,6 +58,11 @@ class Resources(Spec):
                 "refuses; give a whole number, or workers: 1"
             )
         return self
+
+    @property
+    def cpus(self) -> int:
+        """CPUs that are reserved for a worker and its loader workers."""
+        return self.cpus_per_worker + self.loader_workers
 
     @property
     def of_timing(self) -> "Resources":

@@ -208,7 +208,7 @@ class _Session(tune.Callback):  # type: ignore[misc]
 
     def _fit(self, space: Mapping[str, Any], config: tune.TuneConfig) -> None:
         resources, scratch = self._context.resources, self._workspace.place.below(SCRATCH)
-        each = {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
+        each = {"cpu": resources.cpus, "gpu": resources.gpus_per_worker}
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, context=self._context), each),
             param_space=dict(space),

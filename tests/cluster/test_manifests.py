@@ -148,13 +148,13 @@ def kuberay(path, *overrides, **options):
 @pytest.mark.parametrize(
     ("resources", "nodes", "expected"),
     [
-        ({}, None, Share(1, 1, 1, 0, 0)),
-        ({"concurrent": 3}, None, Share(3, 1, 1, 0, 0)),
-        ({"concurrent": 3}, 2, Share(2, 2, 2, 0, 0)),
-        ({"workers": 8, "gpus_per_worker": 1.0, "cpus_per_worker": 2, "loader_workers": 4}, 2, Share(2, 4, 8, 16, 4)),
-        ({"workers": 4, "gpus_per_worker": 1.0}, None, Share(4, 1, 1, 0, 1)),
-        ({"concurrent": 5, "gpus_per_worker": 0.5}, None, Share(3, 2, 2, 0, 1)),
-        ({"workers": 2}, 9, Share(2, 1, 1, 0, 0)),
+        ({}, None, Share(1, 1, 1, 0)),
+        ({"concurrent": 3}, None, Share(3, 1, 1, 0)),
+        ({"concurrent": 3}, 2, Share(2, 2, 2, 0)),
+        ({"workers": 8, "gpus_per_worker": 1.0, "cpus_per_worker": 2, "loader_workers": 4}, 2, Share(2, 4, 24, 4)),
+        ({"workers": 4, "gpus_per_worker": 1.0}, None, Share(4, 1, 1, 1)),
+        ({"concurrent": 5, "gpus_per_worker": 0.5}, None, Share(3, 2, 2, 1)),
+        ({"workers": 2}, 9, Share(2, 1, 1, 0)),
     ],
 )
 def test_workers_are_dealt_out(resources, nodes, expected):
@@ -178,7 +178,7 @@ def test_a_ray_job_of_the_shipped_experiment():
     assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
     workers = cluster["workerGroupSpecs"][0]
     assert [workers[key] for key in ("replicas", "minReplicas", "maxReplicas")] == [4, 4, 4]
-    assert workers["rayStartParams"] == {"num-cpus": "2"}
+    assert workers["rayStartParams"] == {"num-cpus": "6"}, "loader workers reserve a CPU each"
     wanted = {"cpu": "6", "memory": "16Gi", "nvidia.com/gpu": "1"}
     for group in (cluster["headGroupSpec"], workers):
         pod = group["template"]["spec"]
@@ -249,7 +249,7 @@ def test_a_script_asks_for_what_the_runs_need():
         ': "${CITYSCAPES:?is needed: export it before sbatch}" "${WEIGHTS:?is needed: export it before sbatch}"',
     ):
         assert line in text.splitlines()
-    assert "--num-cpus=8 --num-gpus=4" in text and "--set resources.concurrent=8" in text
+    assert "--num-cpus=24 --num-gpus=4" in text and "--set resources.concurrent=8" in text
     assert f"<<'END_OF_EXPERIMENT'\n{CITYSCAPES.read_text()}END_OF_EXPERIMENT\n" in text
     assert "--dashboard-host=127.0.0.1" in text and "export RAY_AUTH_MODE=token" in text
     assert "ray stop" not in text.replace(CITYSCAPES.read_text(), "")
