@@ -188,7 +188,7 @@ def own_controls(groups: Mapping[Label, Sequence[Setting]]) -> tuple[dict[Label,
 def _chosen(group: Sequence[Setting], dataset: str) -> tuple[str, ...]:
     """The hyper-parameters of a line at defaults that were chosen on its own dataset; none of a method unknown here."""
     try:
-        return _method(group[0]).chosen_on(dataset) if group else ()
+        return _method(group[0]).chosen_on(dataset, group[0].ruleset != "published") if group else ()
     except (KeyError, ValueError):  # of another version, or not installed here
         return ()
 

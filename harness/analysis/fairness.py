@@ -111,7 +111,8 @@ def of_experiment(
     """
     search, out = experiment.search, {}
     labels = [Label.read(text) for text in rules.labels(experiment)]
-    chosen = {method.label: method.chosen_on(experiment.data.name) for method in experiment.methods}
+    searched = experiment.protocol.ruleset != "published"
+    chosen = {method.label: method.chosen_on(experiment.data.name, searched) for method in experiment.methods}
     named, lacking = references(labels), controls.lacking(experiment.methods)
     for pair in experiment.pairs:
         teachers, seeds = len(pair.teacher.all_seeds), len(experiment.seeds)
@@ -176,7 +177,7 @@ def judged(
         unfair.insert(0, f"{teachers} teachers: {FEWEST_TEACHERS} or more are needed for a claim about a method")
     present = {s.reference for s in sides}
     unfair += [f"the control {name} is missing: {_WHY[name]}" for name in REFERENCES if name not in present]
-    unfair += [*_controls(sides), *_chosen(sides)]
+    unfair += [*_controls(sides), *_chosen(sides, ruleset)]
     notes = _notes(ruleset, devices)
     if baseline is not None:
         unfair += _levels(baseline, teacher_miou, floor)
@@ -200,13 +201,17 @@ def _controls(sides: list[Side]) -> list[str]:
     ]
 
 
-def _chosen(sides: list[Side]) -> list[str]:
+def _chosen(sides: list[Side], ruleset: str) -> list[str]:
     """Methods that were tuned where they are compared."""
+    found: dict[str, list[str]] = {}
+    for side in sides:
+        if side.chosen:
+            found.setdefault(", ".join(side.chosen), []).append(str(side.label))
+    what = "defaults" if ruleset == "published" else "defaults, where the search begins,"
     return [
-        f"{side.label}: the defaults of {', '.join(side.chosen)} were chosen by results on this very dataset, those of "
-        "other methods were not; another dataset shows whether a gain is the method's"
-        for side in sides
-        if side.chosen
+        f"{', '.join(labels)}: the {what} of {names} were chosen by results on this very dataset, those of other "
+        "methods were not; another dataset shows whether a gain is the method's"
+        for names, labels in found.items()
     ]
 
 
@@ -307,8 +312,8 @@ def _notes(ruleset: str, devices: tuple[str, ...]) -> list[str]:
     notes = []
     if ruleset == "published":
         notes.append(
-            "nothing is tuned here: every method has its defaults, which its authors chose for other data; one whose "
-            "defaults are from elsewhere says so under the table"
+            "nothing is tuned here: every method has its defaults, chosen by its authors for other data unless it is "
+            "said otherwise above or under the table"
         )
     if ruleset == "searched":
         notes.append("exploratory: hyper-parameters were searched by an algorithm, each method with its own effort")

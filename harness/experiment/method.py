@@ -69,14 +69,22 @@ class Method(Spec):
         named = [f"{name}: {text}" if len(found) > 1 else text for name, text in found.items() if text]
         return "; ".join(named) or None
 
-    def chosen_on(self, dataset: str) -> tuple[str, ...]:
-        """The hyper-parameters whose values are defaults that this project chose on `dataset`."""
+    def chosen_on(self, dataset: str, searched: bool = False) -> tuple[str, ...]:
+        """The hyper-parameters whose values are defaults that this project chose on `dataset`.
+
+        Those at 0 are left out: a term that is off is not tuned.
+
+        Args:
+            dataset: name of the dataset.
+            searched: whether the values are from a search, which begins at the defaults and has its ranges around them.
+        """
         found = []
         for part in self.parts:
             entry = method_entry(part.name)
             before = f"{part.name}." if part is not self else ""
             for name, where in entry.constants.get("chosen", {}).items():
-                if where == dataset and part.parameters.get(name) == entry.parameters.model_fields[name].default:
+                value = part.parameters.get(name)
+                if where == dataset and value and (searched or value == entry.parameters.model_fields[name].default):
                     found.append(before + name)
         return tuple(found)
 

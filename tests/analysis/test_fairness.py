@@ -13,12 +13,13 @@ from typer.testing import CliRunner
 
 from harness.analysis import fairness, power
 from harness.analysis.comparison import COLUMNS, quick_table
+from harness.analysis.labels import Label
 from harness.analysis.lines import MethodRow
 from harness.analysis.simultaneous import critical
 from harness.analysis.tables import Block
 from harness.cli.app import app
 from harness.experiment.load import load
-from harness.experiment.method import method_entry
+from harness.experiment.method import Method, method_entry
 from harness.experiment.signatures import plain
 from harness.report.formats import to_json, to_markdown
 from harness.report.write import write_report
@@ -84,11 +85,16 @@ def test_defaults_chosen_on_the_tables_own_dataset_are_unfair() -> None:
         return [text for text in unfair(block(rows(dataset, **given))) if "very dataset" in text]
 
     (text,) = said("texmosaic")
-    assert text.startswith("sstkd: the defaults of w_re, w_str, w_adv were chosen by results on this very dataset")
+    assert text.startswith("sstkd: the defaults of w_re, w_str were chosen by results on this very dataset")
+    method = Method(name="sstkd", parameters={"w_re": 3.0, "w_str": 0.27, "w_adv": 0.0})
+    assert (method.chosen_on("texmosaic"), method.chosen_on("texmosaic", searched=True)) == ((), ("w_re", "w_str"))
     (text,) = said("texmosaic", w_str=0.9)
-    assert text.startswith("sstkd: the defaults of w_re, w_adv were")
-    assert said("texmosaic", w_re=5.0, w_str=0.9, w_adv=0.01) == []
+    assert text.startswith("sstkd: the defaults of w_re were")
+    assert said("texmosaic", w_re=5.0, w_str=0.9) == said("texmosaic", w_re=0.0, w_str=0.9) == []
     assert said("landcover") == []
+    sides = [fairness.Side(Label.read(label), 5, 5, chosen=("w_re",)) for label in ("sstkd", "sstkd(levels=[4])")]
+    (text,) = fairness._chosen(sides, "tuned")
+    assert text.startswith("sstkd, sstkd(levels=[4]): the defaults, where the search begins, of w_re were")
     before = fairness.of_experiment(load(Path("experiments/quickstart.yaml")))["unet-r18d-to-r10t"][1]
     assert [x.text for x in before if x.unfair and "very dataset" in x.text] == [said("texmosaic")[0]]
 

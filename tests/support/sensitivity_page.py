@@ -58,7 +58,7 @@ def page_lines(directory: Path, experiment: Experiment) -> list[str]:
         lines = [(block.line(label), setting) for label, setting in mine.items()]
         out += ["", f"### {heading}", "", *_head("response", "structural", "statistical", "critic")]
         out += [_row(_texts(setting), line, found) for line, setting in lines if line is not None]
-    family = f"{count} comparisons are corrected together, those with `{LONGER}` included; in `table.md`, {block.comparisons}."
+    family = f"{count} comparisons are corrected together, those with `{LONGER}` included; in `sstkd-bench tables`, {block.comparisons}."
     return [*out, "", family]
 
 
