@@ -50,6 +50,14 @@ def test_the_page_that_a_sceptic_reads_shows_what_its_rows_give() -> None:
     assert [line for line in lines if line not in written] == []
 
 
+def test_the_ablations_page_shows_what_its_rows_give() -> None:
+    experiment = load(ROOT / "experiments" / "ablation_sstkd.yaml")
+    lines = lines_of(EXAMPLE.parent / experiment.name, experiment)
+    written = (ROOT / "docs" / "sstkd.md").read_text().splitlines()
+    assert not any("not run" in line for line in lines) and len(lines) == 2 + 12 + 1
+    assert [line for line in lines if line not in written] == []
+
+
 def test_the_table_of_every_method_shows_what_its_rows_give() -> None:
     experiment = load(ROOT / "experiments" / "compare_distillers.yaml")
     lines = methods_page.table_lines(EXAMPLE.parent / experiment.name, experiment)
