@@ -224,18 +224,16 @@ def test_a_run_that_times_steps_has_its_gpus_to_itself(
     make: Callable[..., harness.Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two on one GPU would time each other; the training runs share it as the file says."""
-    asked: list[tuple[float, tuple[str, ...]]] = []
-    monkeypatch.setattr(launcher, "run_all", lambda runs, resources, *rest: asked.append(seen(resources)))
-
-    def seen(resources: Resources) -> tuple[float, tuple[str, ...]]:
-        return resources.gpus_per_worker, resources.loggers
-
     for given, whole in ((0.0, 0.0), (0.25, 1.0), (1.0, 1.0), (2.0, 2.0)):
-        assert seen(Resources(gpus_per_worker=given, loggers=("tensorboard",)).of_timing) == (whole, ())
-    bench = make(methods=["none"], budget={"longer": True}, resources={"loggers": ["tensorboard"]})
+        timing = Resources(gpus_per_worker=given, loggers=("tensorboard",)).of_timing
+        assert (timing.gpus_per_worker, timing.loggers) == (whole, ())
+    asked: list[int | None] = []
+    monkeypatch.setattr(launcher, "run_all", lambda runs, resources, *rest: asked.append(resources.concurrent))
+    monkeypatch.setattr(Resources, "of_timing", property(lambda self: self.model_copy(update={"concurrent": 7})))
+    bench = make(methods=["none"], budget={"longer": True})
     with pytest.raises(ValueError, match="has not been timed"):
         bench.run()
-    assert asked == [(0.0, ())], "of_timing, for the runs that come first"
+    assert asked == [7], "for the runs that come first"
 
 
 def test_steps_of_a_budget_in_seconds_are_timed_first(make: Callable[..., harness.Bench], launched: Any) -> None:

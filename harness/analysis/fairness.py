@@ -209,8 +209,8 @@ def _chosen(sides: list[Side], ruleset: str) -> list[str]:
             found.setdefault(", ".join(side.chosen), []).append(str(side.label))
     what = "defaults" if ruleset == "published" else "defaults, where the search begins,"
     return [
-        f"{', '.join(labels)}: the {what} of {names} were chosen by results on this very dataset, those of other "
-        "methods were not; another dataset shows whether a gain is the method's"
+        f"{', '.join(labels)}: the {what} of {names} were chosen by results on this very dataset; "
+        "another one shows whether a gain is the method's"
         for names, labels in found.items()
     ]
 

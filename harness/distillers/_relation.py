@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 _ELEMENTS = {"cpu": 2**20}  # elements per block of a matrix: 4 MiB in float32, which fits in the cache
-_MOST = 2**25  # elsewhere: 128 MiB, enough for every unit of a GPU; a few such blocks are there at a time
+_MOST = 2**24  # elsewhere: 64 MiB, enough for every unit of a GPU; a few such blocks are there at a time
 _ROWS = 64  # least rows per block: each block reads and writes all keys
 
 

@@ -2,7 +2,9 @@
 
 from harness.experiment.spec import Run
 
-OF_BATCHES = ("batch_size", "accumulate", "augment", "normalize", "precision", "channels_last", "compile")
+OF_BATCHES = (
+    *("batch_size", "accumulate", "augment", "normalize", "precision", "channels_last", "compile", "deterministic"),
+)
 """What decides, in a recipe, which batches a run sees and how its teacher is run."""
 
 

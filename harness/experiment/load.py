@@ -312,11 +312,7 @@ def _resolve(experiment: Experiment, written: list[Any], report: Report, here: b
         budget = budget.model_copy(update={"longer": experiment.controls and budget.unit == "steps"})
     resolved = {"methods": known, "data": data, "pairs": pairs, "given": given, "budget": budget}
     experiment = experiment.model_copy(update=resolved)
-    for at, message in (
-        *rules.teacher_problems(experiment),
-        *rules.budget_problems(experiment),
-        *rules.search_problems(experiment),
-    ):
+    for at, message in rules.problems(experiment):
         report(at, message)
     return experiment
 

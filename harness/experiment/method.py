@@ -83,8 +83,10 @@ class Method(Spec):
             entry = method_entry(part.name)
             before = f"{part.name}." if part is not self else ""
             for name, where in entry.constants.get("chosen", {}).items():
-                value = part.parameters.get(name)
-                if where == dataset and value and (searched or value == entry.parameters.model_fields[name].default):
+                default = _jsonable(entry.parameters.model_fields[name].default)
+                left_out = default if name in entry.constants.get("added", ()) else None
+                value = _jsonable(part.parameters.get(name, left_out))
+                if where == dataset and value and (searched or value == default):
                     found.append(before + name)
         return tuple(found)
 

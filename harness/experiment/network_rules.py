@@ -17,6 +17,8 @@ ARCHITECTURES = (
     *("eomt-dinov3", "pspnet-papers", "deeplabv3-cirkd"),
 )
 """Names of the networks; `harness.models.ARCHITECTURES` builds them."""
+WITHOUT_ORDER = {"mask2former": "grid_sample"}
+"""Networks with an operation whose additions have no fixed order on a GPU, and no other form here."""
 WITHOUT_ENCODER: tuple[str, ...] = ()
 """Networks that are described by their parameters alone."""
 LOADING = (

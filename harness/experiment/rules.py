@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from harness.experiment.budget import control_label
+from harness.experiment.network_rules import WITHOUT_ORDER
 from harness.experiment.recipe import Train
 from harness.experiment.search_settings import (
     BY_ALGORITHM,
@@ -77,8 +78,29 @@ def teachers(experiment: Experiment) -> dict[str, int]:
     return {pair.name: len(pair.teacher.all_seeds) for pair in experiment.pairs}
 
 
-def teacher_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Errors in the `seeds` of teachers that types do not show: key path and message."""
+Problems = Iterator[tuple[tuple[str | int, ...], str]]
+"""Errors that types do not show: key path and message."""
+
+
+def problems(experiment: Experiment) -> Problems:
+    """Those of the whole experiment."""
+    yield from teacher_problems(experiment)
+    yield from budget_problems(experiment)
+    yield from search_problems(experiment)
+    if experiment.train.deterministic and experiment.resources.gpus_per_worker > 0:
+        trained = {
+            network.architecture
+            for pair in experiment.pairs
+            for network in (pair.student, pair.teacher)
+            if network is pair.student or pair.teacher.checkpoint is None
+        }
+        for name in sorted(trained & WITHOUT_ORDER.keys()):
+            why = f"{name} is trained with {WITHOUT_ORDER[name]}, whose additions have no fixed order on a GPU"
+            yield ("train", "deterministic"), f"{why}. Delete it, or take another network"
+
+
+def teacher_problems(experiment: Experiment) -> Problems:
+    """Errors in the `seeds` of teachers."""
     for index, pair in enumerate(experiment.pairs):
         teacher, at = pair.teacher, ("pairs", index, "teacher", "seeds")
         if teacher.seeds is None:
@@ -91,8 +113,8 @@ def teacher_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, 
             yield at, f"{seed} is listed twice; list each seed once"
 
 
-def budget_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Errors in `budget` that types do not show: key path and message."""
+def budget_problems(experiment: Experiment) -> Problems:
+    """Errors in `budget`."""
     budget = experiment.budget
     if budget.unit == "steps" and budget.seconds is not None:
         yield ("budget", "seconds"), "only with unit: seconds. Delete it, or write unit: seconds beside it"
@@ -103,8 +125,8 @@ def budget_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, .
         )
 
 
-def search_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Errors in `search` that types do not show: key path and message."""
+def search_problems(experiment: Experiment) -> Problems:
+    """Errors in `search`."""
     search, train, ruleset = experiment.search, experiment.train, experiment.protocol.ruleset
     if search is None:
         if ruleset != "published":
@@ -126,7 +148,7 @@ def search_problems(experiment: Experiment) -> Iterator[tuple[tuple[str | int, .
     yield from _tuned_problems(search, train.steps) if tuned else _searched_problems(search, train, steps)
 
 
-def _tuned_problems(search: Search, steps: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _tuned_problems(search: Search, steps: int) -> Problems:
     """Errors under the ruleset `tuned`; `steps` are those of a final run."""
     for key in ONLY_SEARCHED:
         if getattr(search, key) is not None:
@@ -147,7 +169,7 @@ def _tuned_problems(search: Search, steps: int) -> Iterator[tuple[tuple[str | in
         yield ("search", "seeds"), f"{seed} is there twice; the same run again says nothing"
 
 
-def _searched_problems(search: Search, train: Train, steps: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _searched_problems(search: Search, train: Train, steps: int) -> Problems:
     """Errors under the ruleset `searched`; `steps` are those of a trial."""
     for key, instead in ONLY_TUNED.items():
         if getattr(search, key) != Search.model_fields[key].default:

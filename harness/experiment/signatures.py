@@ -119,6 +119,11 @@ def _entry(name: str | None, target: str, parameters: type[BaseModel], constants
     wrong = [key for key in constants.get("added", ()) if key not in optional]
     if wrong:
         raise ValueError(f"{target}: added names {', '.join(wrong)}; allowed are parameters with a default: {optional}")
+    chosen = constants.get("chosen", {})
+    if not isinstance(chosen, dict) or not set(chosen) <= set(optional):
+        raise ValueError(
+            f"{target}: chosen is {chosen}; allowed is {{parameter with a default: dataset}} of {optional}"
+        )
     response = list(constants.get("response", {}).values())
     weights = constants.get("weights", ("weight",))
     if response and not (set(response) <= parameters.model_fields.keys() and set(response) & set(weights)):

@@ -20,6 +20,7 @@ OF_EVERY_RUN = (
     *(f"harness.training.{name}" for name in ("loop", "step", "optimizers", "batches", "build", "evaluate")),
     *("harness.training.task_loss", "harness.training.schedule", "harness.training.average"),
     *("harness.training.confusion", "harness.training.normalize", "harness.training.ranks"),
+    *("harness.training.precision", "harness.training.deterministic"),
     *("harness.datasets.augment", "harness.metrics", "harness.seeds", "harness.taps"),
 )
 """Modules behind the numbers of every run; what they import is not followed."""

@@ -28,7 +28,9 @@ def set_backend(recipe: Train) -> None:
     - Whether only algorithms with a fixed order of additions may be used (`harness.training.deterministic`).
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = recipe.precision == "tf32"
+    # It is read at the first product on a GPU, and a process may train a deterministic run after another one.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if recipe.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product on a GPU
+        torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = recipe.deterministic
     torch.use_deterministic_algorithms(recipe.deterministic)

@@ -22,6 +22,7 @@ change it. Dice and functions of one's own are averaged over passes.
 import functools
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -135,7 +136,7 @@ def ohem(scores: Tensor, label: Tensor, ignore_index: int, term: recipe.LossTerm
     with torch.no_grad():
         hard = loss.masked_fill(~labelled, -torch.inf)
         last = hard.topk(min(term.min_kept, hard.shape[1]), dim=1).values[:, -1:]
-        limit = -torch.log(torch.tensor(term.threshold, device=loss.device))
+        limit = -math.log(term.threshold)
         kept = labelled & ((hard > limit) | (hard >= last))
         share = kept.float()
         if term.class_weights is not None:

@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from harness.experiment import signatures
+from harness.experiment.method import Method
 
 GOOD = '''
 from typing import ClassVar, Literal
@@ -217,6 +218,23 @@ def test_added_parameters_are_left_out_of_plain_data_at_their_defaults(module):
     assert signatures.plain(loader, build(loader, even=False)) == {"size": 3, "even": False}
     # What is left out is filled in again for the constructor.
     assert signatures.keywords(method, {"weight": 2.0}) == {"weight": 2.0, "kind": "a", "sizes": (1, 2)}
+
+
+@pytest.mark.parametrize("wrong", ['("a",)', '{"nothing": "mosaics"}', '{"needed": "mosaics"}'])
+def test_chosen_names_parameters_with_a_default(module, wrong):
+    name = module(f"class M:\n    chosen = {wrong}\n\n    def __init__(self, pair, *, needed: int, a: int = 1): ...\n")
+    with pytest.raises(ValueError, match=r"chosen is .*; allowed is \{parameter with a default: dataset\} of \['a'\]"):
+        signatures.entry(f"{name}:M")
+
+
+def test_what_a_row_leaves_out_at_its_default_may_be_chosen(module):
+    name = module(
+        'class M:\n    added = ("a",)\n    chosen = {"a": "mosaics", "b": "mosaics"}\n\n'
+        "    def __init__(self, pair, *, a: float = 2.0, b: tuple[int, ...] = (3, 4)): ...\n"
+    )
+    assert Method(name=f"{name}:M", parameters={"b": [3, 4]}).chosen_on("mosaics") == ("a", "b")
+    assert Method(name=f"{name}:M", parameters={"a": 1.0, "b": [3]}).chosen_on("mosaics") == ()
+    assert Method(name=f"{name}:M", parameters={"b": [3, 4]}).chosen_on("streets") == ()
 
 
 @pytest.mark.parametrize("wrong", ["nothing", "needed"])

@@ -16,38 +16,8 @@ from harness.files import sha256
 from harness.models import build, load_into, load_state, save_state, state_sha256
 from harness.models.transformers_nets import FLOOR, KINDS, cut, put_together
 from harness.taps import TapInfo
+from tests.support.small_transformers import SMALL
 
-SWIN = {"embed_dim": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4, "drop_path_rate": 0.0}
-MASKS = {
-    "hidden_dim": 32,
-    "mask_feature_size": 32,
-    "feature_size": 32,
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "num_attention_heads": 4,
-    "dim_feedforward": 16,
-    "encoder_feedforward_dim": 16,
-    "num_queries": 7,
-}
-VIT = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 64}
-EOMT = {**VIT, "num_blocks": 2, "num_queries": 7}
-DPT = {
-    **VIT,
-    "intermediate_size": 32,
-    "backbone_out_indices": [0, 1, 2, 3],
-    "image_size": 32,
-    "neck_hidden_sizes": [8, 8, 8, 8],
-    "fusion_hidden_size": 16,
-}
-MIT = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 1, 2, 2]}
-SMALL: dict[str, tuple[str, dict[str, Any]]] = {
-    "segformer-transformers": ("mit-b0", {**MIT, "decoder_hidden_size": 16}),
-    "upernet-transformers": ("swin-tiny", {**SWIN, "hidden_size": 16, "auxiliary_channels": 8}),
-    "dpt-transformers": ("vit-base", DPT),
-    "mask2former": ("swin-tiny", {**SWIN, **MASKS}),
-    "eomt": ("dinov2-small", EOMT),
-    "eomt-dinov3": ("dinov3-small", {**EOMT, "intermediate_size": 32}),
-}
 STRIDES = {
     "segformer-transformers": ([4, 8, 16, 32], TapInfo(16, 4), TapInfo(5, 4)),
     "upernet-transformers": ([4, 8, 16, 32], TapInfo(16, 4), TapInfo(5, 4)),
