@@ -15,7 +15,10 @@ SHIPPED = {
     "published": (ROOT / "results" / "published", ("*.csv",)),
     "examples": (
         ROOT / "results" / "examples",
-        ("*/runs/*.parquet", "*/packs/*.parquet", "*/step_times/runs/*.parquet", "*/step_times/packs/*.parquet"),
+        (
+            *(f"*/{part}/*.parquet" for part in ("runs", "packs", "search")),
+            *(f"*/{where}/{part}/*.parquet" for where in ("step_times", "search") for part in ("runs", "packs")),
+        ),
     ),
 }
 """By folder in `harness/shipped`: where the files are, and which."""

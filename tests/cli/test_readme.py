@@ -14,7 +14,7 @@ from harness.experiment.plan import plan
 from harness.experiment.spec import Experiment
 from harness.report.formats import to_markdown
 from harness.results import paths, step_times, store
-from tests.support import methods_page
+from tests.support import methods_page, search_page
 from tests.support.pretrained_page import score_lines
 from tests.support.rows import with_opencv_5
 from tests.support.sensitivity_page import page_lines
@@ -56,6 +56,15 @@ def test_the_ablations_page_shows_what_its_rows_give() -> None:
     written = (ROOT / "docs" / "sstkd.md").read_text().splitlines()
     assert not any("not run" in line for line in lines) and len(lines) == 2 + 12 + 1
     assert [line for line in lines if line not in written] == []
+
+
+def test_the_page_on_a_search_shows_what_its_rows_give() -> None:
+    experiment = load(ROOT / "experiments" / "quickstart_tuned.yaml")
+    table, points, said = search_page.page_lines(experiment, EXAMPLE.parent / experiment.name)
+    written = (ROOT / "docs" / "search.md").read_text()
+    assert (len(table), len(points), len(said)) == (8, 6, 5) and not any("not run" in line for line in table)
+    assert "\n".join(table[1:]) in written and "\n".join(points) in written and table[0] in written
+    assert [text for text in said if f"- {text}.\n" not in written] == []
 
 
 def test_the_table_of_every_method_shows_what_its_rows_give() -> None:
