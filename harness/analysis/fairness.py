@@ -17,7 +17,7 @@ from harness.analysis.tables import Block
 from harness.experiment import controls, rules
 
 if TYPE_CHECKING:
-    from harness.experiment.spec import Experiment
+    from harness.experiment.spec import Experiment, PairSpec
 
 UNEQUAL_TIME = 1.1  # times the seconds of the baseline
 _SHARED = "Equal for all: recipe, budget, data and its order, teacher, and the student's initial weights of each seed."
@@ -130,6 +130,7 @@ def of_experiment(
             for label in labels
         ]
         findings = judged(sides, seeds, experiment.protocol.ruleset, experiment.budget.unit, teachers=teachers)
+        findings += _warm_up(experiment, pair)
         comparisons = sum(label != reference for reference in named.values() for label in labels)
         # kd against none and none against kd are one comparison.
         comparisons -= len(named) == len(REFERENCES)
@@ -137,6 +138,19 @@ def of_experiment(
         where = f"{pair.name} on {experiment.data.name}"
         out[pair.name] = (sentence(list(map(str, labels)), seeds, where, comparisons, teachers), findings)
     return out
+
+
+def _warm_up(experiment: "Experiment", pair: "PairSpec") -> list[Remark]:
+    """Runs whose learning rate does not reach what the file says."""
+    steps = {"students": experiment.train.steps, "the teacher": pair.teacher.steps or experiment.train.steps}
+    if pair.teacher.checkpoint is not None:
+        del steps["the teacher"]
+    last = experiment.train.schedule.warmup_steps
+    short = [f"{who} ({count} steps)" for who, count in steps.items() if count <= last]
+    if not short:
+        return []
+    text = f"the warm-up (train.schedule.warmup_steps: {last}) ends after {' and '.join(short)}"
+    return [Remark(f"{text}: their learning rate does not reach train.optimizer.lr", "note")]
 
 
 def sentence(labels: list[str], seeds: int, where: str, comparisons: int, teachers: int = 1) -> str:

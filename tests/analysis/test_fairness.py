@@ -99,6 +99,26 @@ def test_defaults_chosen_on_the_tables_own_dataset_are_unfair() -> None:
     assert [x.text for x in before if x.unfair and "very dataset" in x.text] == [said("texmosaic")[0]]
 
 
+@pytest.mark.parametrize(
+    ("warm_up", "teacher", "expected"),
+    [
+        (5, {"steps": 6}, ""),
+        (6, {"steps": 9}, "students (6 steps)"),
+        (7, {"steps": 7}, "students (6 steps) and the teacher (7 steps)"),
+        (6, {}, "students (6 steps) and the teacher (6 steps)"),
+    ],
+)
+def test_a_warm_up_that_does_not_end_is_said(
+    tmp_path: Path, warm_up: int, teacher: dict[str, int], expected: str
+) -> None:
+    train = tiny.TINY["train"] | {"schedule": {"warmup_steps": warm_up}}
+    network = {key: value for key, value in tiny.TINY["pairs"][0]["teacher"].items() if key != "steps"}
+    pairs = [tiny.TINY["pairs"][0] | {"teacher": network | teacher}]
+    ((_, found),) = fairness.of_experiment(load(tiny.write(tmp_path, train=train, pairs=pairs))).values()
+    said = [x.text for x in found if "warm-up" in x.text]
+    assert len(said) == bool(expected) and all(f"{warm_up}) ends after {expected}: " in text for text in said)
+
+
 def test_unequal_searches_are_unfair_and_searched_is_exploratory() -> None:
     of_search = {"ruleset": "searched", "search_seconds": 9.0, "search_sha256": "ab" * 32}
     rows = [row | {"search_trials": 20 if row["method"] == "cwd" else 12} | of_search for row in equally_fast()]
