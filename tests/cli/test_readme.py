@@ -67,8 +67,9 @@ def test_the_page_on_a_search_shows_what_its_rows_give() -> None:
     assert [text for text in said if f"- {text}.\n" not in written] == []
 
 
-def test_the_table_of_every_method_shows_what_its_rows_give() -> None:
-    experiment = load(ROOT / "experiments" / "compare_distillers.yaml")
+@pytest.mark.parametrize("name", ["compare_distillers", "positive_controls"])
+def test_the_tables_of_every_method_show_what_their_rows_give(name: str) -> None:
+    experiment = load(ROOT / "experiments" / f"{name}.yaml")
     lines = methods_page.table_lines(EXAMPLE.parent / experiment.name, experiment)
     written = (ROOT / "docs" / "distillers.md").read_text().splitlines()
     assert len(lines) == 2 + len(rules.labels(experiment)) and [line for line in lines if line not in written] == []
