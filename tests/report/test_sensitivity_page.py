@@ -92,7 +92,9 @@ def test_numbers_are_those_of_the_rows(lines, rows, experiment):
 
 def test_all_comparisons_are_one_family(lines):
     # 39 lines against three of them, each pair once.
-    assert lines[-1].startswith("111 comparisons are corrected together") and lines[-1].endswith("in `sstkd-bench tables`, 77.")
+    assert lines[-1].startswith("111 comparisons are corrected together") and lines[-1].endswith(
+        "in `sstkd-bench tables`, 77."
+    )
     (first, *_) = cells(lines)["References"]
     assert first[0] == "none" and first[3] == "–" and re.match(NUMBER, first[4]) and re.match(NUMBER, first[5])
 
