@@ -84,8 +84,6 @@ def _conditions(case: Case) -> None:
     for name, other in kind.needs.items():
         require(name in kind.space, f"needs names {name}, which is not in space")
         require(other in values and other != name, f"needs[{name!r}] is {other!r}; name another hyper-parameter")
-    for name in kind.chosen:
-        require(name in values, f"chosen names {name}, which is not a hyper-parameter")
     constants = signatures.entry(f"{kind.__module__}:{kind.__qualname__}").constants
     for name in ("space", "optional", "needs", "weights", "added", "chosen"):
         said, read = getattr(kind, name), constants.get(name, getattr(Distiller, name))
