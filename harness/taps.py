@@ -3,7 +3,7 @@
 Feature maps are named by stage, not by stride, because strides are not unique (a DeepLabV3 has three stages at 8).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -30,9 +30,16 @@ class Taps:
 
     def detach(self) -> "Taps":
         """The same maps, detached from the autograd graph."""
-        stages = {name: x.detach() for name, x in self.stages.items()}
-        aux = None if self.aux is None else self.aux.detach()
-        return Taps(stages, self.decoder.detach(), self.logits.detach(), self.full.detach(), aux)
+        return self._each(Tensor.detach)
+
+    def float(self) -> "Taps":
+        """The same maps in float32."""
+        return self._each(Tensor.float)
+
+    def _each(self, of_map: Callable[[Tensor], Tensor]) -> "Taps":
+        stages = {name: of_map(x) for name, x in self.stages.items()}
+        aux = None if self.aux is None else of_map(self.aux)
+        return Taps(stages, of_map(self.decoder), of_map(self.logits), of_map(self.full), aux)
 
 
 @dataclass(frozen=True)

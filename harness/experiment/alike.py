@@ -4,6 +4,7 @@ from harness.experiment.spec import Run
 
 OF_BATCHES = (
     *("batch_size", "accumulate", "augment", "normalize", "precision", "channels_last", "compile", "deterministic"),
+    "teacher_fast",
 )
 """What decides, in a recipe, which batches a run sees and how its teacher is run."""
 

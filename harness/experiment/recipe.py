@@ -301,6 +301,8 @@ class Train(Spec):
     deterministic: bool = False
     """Only operations whose order of additions is fixed, so that a run has the same bits each time on one kind of GPU;
     slower. One without such a form fails the run, by its name. On a CPU runs have the same bits anyway."""
+    teacher_fast: bool = False
+    """The teacher's forward pass in bfloat16 (autocast) and channels_last; the student's stays in `precision`."""
     sync_batchnorm: bool = True
     """With several workers: batch statistics over the global batch."""
     eval_every: Steps | None = None
@@ -341,7 +343,7 @@ ADDED: tuple[tuple[tuple[str, ...], type[Spec], tuple[str, ...]], ...] = (
     (("augment",), Augment, ("saturation", "hue", "scale_step", "class_cap")),
     (("optimizer",), Optimizer, ("encoder_lr_factor", "parameters")),
     (("schedule",), Schedule, ("parameters",)),
-    ((), Train, ("normalize", "evaluation", "loss", "ema", "gradients_every", "deterministic")),
+    ((), Train, ("normalize", "evaluation", "loss", "ema", "gradients_every", "deterministic", "teacher_fast")),
 )
 """Keys added after the first release, by section; at their defaults they are not part of a run's identity."""
 

@@ -29,7 +29,8 @@ class Resources(Spec):
     """CPUs reserved, and threads used, by each worker."""
     gpus_per_worker: Annotated[float, Field(ge=0, le=64)] = 0.0
     loader_workers: Annotated[int, Field(ge=0, le=256)] = 0
-    """Extra processes per worker that prepare batches, each with a CPU reserved; 0: the worker itself prepares them."""
+    """Extra processes per worker that read data to train and evaluate, each with a CPU reserved; 0: the worker itself
+    reads it."""
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     """Live loggers; they write below the experiment's results folder."""
     concurrent: Count | None = None

@@ -3,17 +3,17 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from harness import seeds
 from harness.datasets.augment import augment
-from harness.datasets.base import DataInfo, Image, Label, Split
+from harness.datasets.base import DataInfo, Split
 from harness.experiment.recipe import Train
 from harness.experiment.spec import Run
+from harness.training.loader import items
 from harness.training.normalize import normalised_images
 from harness.training.ranks import Ranks
 from harness.training.runtime import Runtime
@@ -35,15 +35,9 @@ def training_batches(
         ValueError: images of different sizes without a crop.
     """
     require_one_size(split, info, run.train)
-    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-        _Steps(split, info, run, runtime.rank, runtime.workers),
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=runtime.loader_workers,
-        worker_init_fn=_one_thread,
-        pin_memory=runtime.device.type == "cuda",
-    )
-    for image, label in loader:
+    batches = _Steps(split, info, run, runtime.rank, runtime.workers)
+    on_gpu = runtime.device.type == "cuda"
+    for image, label in items(batches, range(start, stop), runtime.loader_workers, pin=on_gpu):
         yield to_batch(image, label, info, runtime.device, _layout(run.train))
 
 
@@ -71,9 +65,10 @@ def evaluation_batches(
     split: Split, info: DataInfo, ranks: Ranks, batch_size: int, indices: Sequence[int] = ()
 ) -> Iterator[Batch]:
     """Batches of this rank's share of a split (or of `indices`): each sample once, images of one size together."""
-    waiting: list[tuple[Image, Label]] = []
-    for index in indices or range(ranks.rank, len(split), ranks.workers):
-        image, label = split[index]
+    wanted = indices or range(ranks.rank, len(split), ranks.workers)
+    workers = ranks.loader_workers if len(wanted) > batch_size else 0  # one batch is read before processes have begun
+    waiting: list[tuple[Tensor, Tensor]] = []
+    for image, label in items(_Samples(split), wanted, workers):
         if waiting and (len(waiting) == batch_size or waiting[0][0].shape != image.shape):
             yield _stacked(waiting, info, ranks)
             waiting = []
@@ -109,9 +104,20 @@ def accumulation_steps(recipe: Train, workers: int) -> int:
     return recipe.accumulate
 
 
-def _stacked(samples: list[tuple[Image, Label]], info: DataInfo, ranks: Ranks) -> Batch:
-    images, labels = (torch.from_numpy(np.stack(parts)) for parts in zip(*samples, strict=True))
+def _stacked(samples: list[tuple[Tensor, Tensor]], info: DataInfo, ranks: Ranks) -> Batch:
+    images, labels = (torch.stack(parts) for parts in zip(*samples, strict=True))
     return to_batch(images, labels, info, ranks.device)
+
+
+class _Samples(Dataset[tuple[Tensor, Tensor]]):
+    """A split, as tensors of their own: what a cache maps into memory is read-only."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, label = self.split[index]
+        return torch.from_numpy(image.copy()), torch.from_numpy(label.copy())
 
 
 class _Steps(Dataset[tuple[Tensor, Tensor]]):
@@ -152,9 +158,3 @@ class _Steps(Dataset[tuple[Tensor, Tensor]]):
                 "give a crop, e.g. crop_hw: [512, 512]"
             )
         return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
-
-
-def _one_thread(worker: int) -> None:
-    """A loader process uses one thread: the workers share the cores."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)

@@ -13,6 +13,7 @@ from torch import Tensor
 from harness.distillers import METHODS
 from harness.experiment.load import load
 from harness.experiment.method import Method, method_entry
+from harness.experiment.recipe import Train
 from harness.experiment.signatures import Entry
 from harness.experiment.spec import Network
 from harness.models import build
@@ -102,7 +103,7 @@ def describe(teacher: Network, student: Network, num_classes: int, side: int, me
     image = torch.randn(BATCH, 3, side, side, generator=stream)
     label = torch.randint(num_classes, (BATCH, side, side), generator=stream)
     batches: list[tuple[Tensor, Tensor]] = [(image, label)] * (WARM_UP + TIMED if measure else 1)
-    plain: float | None = None
+    plain, recipe = None, Train(steps=1, batch_size=BATCH)
     for name, kind in METHODS.items():
         entry = method_entry(name)
         known = Facts(name, kind.paper, kind.caveat, _hyperparameters(entry, kind.space))
@@ -112,7 +113,7 @@ def describe(teacher: Network, student: Network, num_classes: int, side: int, me
             continue
         distiller = build_method(Method(name=name), pair, 0)
         seen = theirs if kind.needs_teacher else None
-        seconds, terms = step_seconds_of(ours, seen, distiller, batches, pair.ignore_index)
+        seconds, terms = step_seconds_of(ours, seen, distiller, batches, pair.ignore_index, recipe)
         ours.zero_grad(set_to_none=True)
         plain = seconds if name == PLAIN else plain
         yield replace(

@@ -3,11 +3,9 @@
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from harness.datasets import SOURCES
@@ -23,7 +21,7 @@ from harness.training.build import build_method, for_inputs, load_data
 from harness.training.cost import device_name
 from harness.training.deterministic import in_fixed_order
 from harness.training.feed import compiled
-from harness.training.precision import autocast, set_backend
+from harness.training.precision import autocast, set_backend, teach, teacher_layout
 from harness.training.runtime import Runtime
 
 WARM_UP, TIMED = 1, 3
@@ -127,7 +125,7 @@ def step_seconds_of(
     distiller: Distiller,
     batches: Iterable[tuple[Tensor, Tensor]],
     ignore_index: int,
-    recipe: Train | None = None,
+    recipe: Train,
 ) -> tuple[float, tuple[str, ...]]:
     """Median seconds of a training step without the optimizer, after the first ones, and the names of the terms.
 
@@ -139,24 +137,18 @@ def step_seconds_of(
         ignore_index: label of ignored pixels.
         recipe: its precision, memory layout and compilation are used.
     """
-    layout = torch.contiguous_format
-    cast: AbstractContextManager[Any] = nullcontext()
-    fixed: AbstractContextManager[Any] = nullcontext()
-    seen: nn.Module = student
-    if recipe is not None:
-        set_backend(recipe)
-        layout = torch.channels_last if recipe.channels_last else layout
-        cast, fixed = autocast(recipe, next(student.parameters()).device), in_fixed_order(recipe)
-        seen = compiled(student, recipe.compile)
-    for network in filter(None, (student, teacher)):
-        network.to(memory_format=layout)
+    set_backend(recipe)
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    cast, fixed = autocast(recipe, next(student.parameters()).device), in_fixed_order(recipe)
+    seen = compiled(student.to(memory_format=layout), recipe.compile)
+    if teacher is not None:
+        teacher.to(memory_format=teacher_layout(recipe))
     stream, times, terms = torch.Generator().manual_seed(0), [], {}
     for image, label in batches:
         began = time.perf_counter()
         image = image.contiguous(memory_format=layout)
+        taught = None if teacher is None else teach(teacher, image, recipe)
         with cast, fixed:
-            with torch.no_grad():
-                taught = teacher(image) if teacher is not None else None
             taps = seen(image)
             loss = F.cross_entropy(taps.full, label, ignore_index=ignore_index)
             terms = distiller(View(taps, taught, label, 0.0, stream))

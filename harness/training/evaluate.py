@@ -210,11 +210,17 @@ def _entries(index: int, table: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _eval_mode(network: nn.Module) -> Iterator[None]:
-    """Eval mode; restores every module's previous mode afterwards, also after an error."""
+    """Eval mode; restores every module's previous mode afterwards, also after an error.
+
+    cuDNN does not try its algorithms meanwhile: images have many sizes, and how a network is judged should not depend
+    on which of them was the fastest.
+    """
     training = [module for module in network.modules() if module.training]
+    tries, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
     network.eval()
     try:
         yield
     finally:
+        torch.backends.cudnn.benchmark = tries
         for module in training:
             module.training = True

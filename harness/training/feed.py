@@ -19,7 +19,7 @@ from harness.taps import Taps
 from harness.training.batches import Batch, accumulation_steps, batch_of, training_batches
 from harness.training.build import converted
 from harness.training.cost import Span
-from harness.training.precision import autocast
+from harness.training.precision import teach
 from harness.training.runtime import Runtime
 
 
@@ -157,7 +157,6 @@ class Feed:
                 raise ValueError(f"{one.run.label} and {other.run.label} see different batches or teachers")
         self._need, self._recipe, self._many, self._stop = one, one.run.train, len(needs) > 1, stop
         self._accumulate = accumulation_steps(self._recipe, one.runtime.workers)
-        self._autocast = autocast(self._recipe, one.runtime.device)
         self._teacher = None if one.teacher is None else compiled(one.teacher, self._recipe.compile)
         self._batches: Iterator[Batch] | None = None
         self._next, self._passes = min(need.step for need in needs), 0
@@ -208,8 +207,7 @@ class Feed:
         first, version = self._passes == 0, image._version
         state = _random_state(image.device) if first else None
         self._passes += 1
-        with self._autocast, torch.no_grad():
-            taps: Taps = self._teacher(converted(image, self._need.data.info, self._need.shown)).detach()
+        taps = teach(self._teacher, converted(image, self._need.data.info, self._need.shown), self._recipe)
         if image._version != version:
             raise ValueError("the teacher writes into the images it is given, which the student gets too")
         if state is not None and not torch.equal(state, _random_state(image.device)):

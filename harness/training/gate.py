@@ -21,13 +21,13 @@ from harness.experiment.resources import Resources
 from harness.experiment.spec import Network, Run
 from harness.models import TapNet, build, load_into, load_state
 from harness.results import failures, paths, store
-from harness.taps import Pair, Taps
+from harness.taps import Pair
 from harness.training import guards
 from harness.training.batches import accumulation_steps, require_one_size
 from harness.training.build import build_method, for_inputs, load_data, load_given
 from harness.training.loss_rule import require_losses_work
 from harness.training.optimizers import encoder_of
-from harness.training.precision import HALF, require_device
+from harness.training.precision import HALF, autocast, require_device, teach
 from harness.training.schedule import require_torch_takes
 from harness.training.step import KDStep
 from harness.training.task_loss import TaskLoss
@@ -292,22 +292,16 @@ class _Step:
         label = torch.randint(self.classes, (images, *size), generator=stream)
         recipe, student = self.run.train, self.student.train()
         step = KDStep(student, self.distiller, self.ignored, recipe.auxiliary_weight, recipe.batch_size, self.loss)
-        autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision in HALF)
-        with torch.random.fork_rng(devices=[]), autocast:
-            taught = self._taught(image)
+        if recipe.precision in HALF:
+            recipe = recipe.model_copy(update={"precision": "bf16"})  # the one that a CPU has
+        with torch.random.fork_rng(devices=[]), autocast(recipe, image.device):
+            taught = None if self.teacher is None else teach(self.teacher.eval(), image, recipe)
+            self.student.train()
             terms = step(image, label, taught, self.loss.counts(label), 0.0, stream)
         guards.connected(terms, self.run.method.label, self.teacher is not None)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         guards.all_used(step)
         step.zero_grad(set_to_none=True)
-
-    def _taught(self, image: torch.Tensor) -> Taps | None:
-        if self.teacher is None:
-            return None
-        with torch.no_grad():
-            taps: Taps = self.teacher.eval()(image)
-        self.student.train()
-        return taps.detach()
 
     def explained(self, error: BaseException) -> str:
         """Why a step failed, by key and with the remedy."""

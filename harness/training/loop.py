@@ -29,7 +29,7 @@ from harness.training.evaluate import evaluate
 from harness.training.feed import Need, compiled
 from harness.training.log import Log, Terms
 from harness.training.optimizers import Optimizers, optimizer_of
-from harness.training.precision import autocast, require_device, set_backend
+from harness.training.precision import autocast, require_device, set_backend, teacher_layout
 from harness.training.progress import Progress
 from harness.training.runtime import Runtime
 from harness.training.schedule import Rates
@@ -89,9 +89,9 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
     facts = run_facts(run, student, distiller, data, device)
     facts["teacher_sha256"] = teacher_weights(run, data.info, directory)[1] if teacher is not None else None
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    for network in (student, teacher):
+    for network, lies in ((student, layout), (teacher, teacher_layout(recipe))):
         if network is not None:
-            network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+            network.to(device=device, memory_format=lies)  # type: ignore[call-overload]
     loss_of = TaskLoss(recipe.loss, data.info.num_classes, data.info.ignore_index)
     seen = compiled(student, recipe.compile)
     module = KDStep(seen, distiller, data.info.ignore_index, recipe.auxiliary_weight, recipe.batch_size, loss_of)

@@ -1,6 +1,7 @@
 """The recipe's optimizer, the optimizers of a distiller, and their common schedule."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -60,7 +61,10 @@ class Optimizers:
                 {"params": part, "lr": spec.lr * factor} for part, factor in zip(parts, self._factors, strict=True)
             ]
         self.main = made(spec, groups)
-        self._own = [(torch.optim.Adam(each.parameters, lr=each.lr, betas=each.betas), each.lr) for each in own]
+        self._own = [
+            (torch.optim.Adam(each.parameters, lr=each.lr, betas=each.betas, fused=_fused(each.parameters)), each.lr)
+            for each in own
+        ]
 
     @property
     def lr(self) -> float:
@@ -124,7 +128,8 @@ def made(spec: Optimizer, groups: list[Any]) -> torch.optim.Optimizer:
     """
     if spec.parameters is None:
         assert spec.weight_decay is not None and spec.momentum is not None and spec.betas is not None
-        common: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay}
+        given = [p for part in groups for p in (part["params"] if isinstance(part, dict) else (part,))]
+        common: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay, "fused": _fused(given)}
         if spec.name == "sgd":
             return torch.optim.SGD(groups, momentum=spec.momentum, **common)
         return torch.optim.AdamW(groups, betas=spec.betas, **common)
@@ -134,6 +139,11 @@ def made(spec: Optimizer, groups: list[Any]) -> torch.optim.Optimizer:
     except REFUSALS as error:
         raise ValueError(f"train.optimizer: {spec.name}: {type(error).__name__}: {error}") from None
     return found
+
+
+def _fused(parameters: Iterable[nn.Parameter]) -> bool | None:
+    """On a GPU a step is one kernel instead of a handful per group; elsewhere None, torch's choice."""
+    return True if all(parameter.is_cuda for parameter in parameters) else None
 
 
 def tuples(parameters: dict[str, Any]) -> dict[str, Any]:

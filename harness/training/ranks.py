@@ -21,12 +21,14 @@ class Ranks:
         rank: of this process.
         workers: number of processes that share the run.
         bucket_mb: size of the pieces in which gradients are summed over the workers.
+        loader_workers: extra processes of this one that read data.
     """
 
     device: torch.device
     rank: int = 0
     workers: int = 1
     bucket_mb: int = 25
+    loader_workers: int = 0
 
     def wrap(self, step: nn.Module, sync_batchnorm: bool, equal_buffers: Sequence[str] = ()) -> nn.Module:
         """The module on its device; with several workers inside DistributedDataParallel.

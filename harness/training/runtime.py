@@ -20,7 +20,6 @@ class Runtime(Ranks):
     Attributes:
         checkpoints: of this run, on storage that every rank sees.
         threads: CPU threads of this process.
-        loader_workers: extra processes that prepare batches.
         on_progress: called with reports of the run.
         share: `share(key, make)` is `make()`, or an equal object that another process of this machine has made.
         checkpoint_minutes: a checkpoint is also written after so many minutes.
@@ -30,7 +29,6 @@ class Runtime(Ranks):
 
     checkpoints: Checkpoints = field(default_factory=lambda: Checkpoints(None))
     threads: int = 1
-    loader_workers: int = 0
     on_progress: Callable[[Progress], None] = field(default=lambda progress: None)
     share: Callable[[str, Callable[[], Any]], Any] = field(default=lambda key, make: make())
     checkpoint_minutes: float | None = None

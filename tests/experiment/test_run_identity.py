@@ -191,6 +191,7 @@ CHANGES = {
     "train.channels_last=true": ALL,
     "train.compile=true": ALL,
     "train.deterministic=true": ALL,
+    "train.teacher_fast=true": ALL,
     "train.sync_batchnorm=false": ALL,
     "train.eval_every=2": ALL,
     "methods.1.kd.weight=2.5": KD,

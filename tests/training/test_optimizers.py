@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from harness.distillers.base import Distiller, OwnOptimizer
 from harness.experiment import torch_names
@@ -47,6 +48,17 @@ def built(name: str = "sgd") -> tuple[KDStep, Judged, Optimizers]:
     distiller = Judged()
     step = KDStep(nn.Linear(3, 3), distiller, 255)
     return step, distiller, Optimizers(Optimizer(name=name, lr=0.1, weight_decay=0.0), step, distiller)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_step_of_a_gpus_weights_is_one_kernel(name: str) -> None:
+    for device, fused in (("cpu", None), ("cuda", True)):
+        with FakeTensorMode(), torch.device(device):  # weights that only say where they are
+            distiller = Judged()
+            step = KDStep(nn.Linear(3, 3), distiller, 255)
+            optimizers = Optimizers(Optimizer(name=name, lr=0.1), step, distiller)
+        assert [each.defaults["fused"] for each in optimizers.each()] == [fused, fused]
+        assert optimizers.alike().defaults["fused"] is None  # on the CPU, for a schedule
 
 
 def gradients(step: nn.Module) -> None:
