@@ -63,31 +63,42 @@ class StepClock:
 
     def __init__(self, device: torch.device, history: Iterable[float] = ()) -> None:
         self._device, self._ms = device, list(history)
-        self._pending: list[tuple[Span, Span | None]] = []
+        self._pending: list[tuple[Span, Span | None, bool]] = []
+        self._all_ms, self._shared_ms = 0.0, 0.0
         self._fresh = 0  # steps of this process; the first ones allocate, tune and compile
         self._warm: list[float] = []
 
     def __enter__(self) -> None:
-        self._pending.append((Span(self._device), None))
+        self._pending.append((Span(self._device), None, False))
         self._pending[-1][0].__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._pending[-1][0].__exit__(kind, error, at)
 
-    def before(self, part: Span | None) -> None:
-        """A part of the last step that was done before it, for several runs at once."""
-        self._pending[-1] = (self._pending[-1][0], part)
+    def before(self, part: Span | None, shared: bool = True) -> None:
+        """A part of the last step that was done before it, and whether that was for several runs at once."""
+        self._pending[-1] = (self._pending[-1][0], part, shared)
 
     def history(self) -> list[float]:
         """Milliseconds of every step after warm-up so far. Synchronises with the device."""
         if self._pending and self._device.type == "cuda":
             torch.cuda.synchronize()
-        for own, part in self._pending:
+        for own, part, shared in self._pending:
             self._fresh += 1
-            ms = own.ms + (0.0 if part is None else part.ms)
+            before_ms = 0.0 if part is None else part.ms
+            ms = own.ms + before_ms
             (self._warm if self._fresh <= WARM_UP_STEPS else self._ms).append(ms)
+            self._all_ms += ms
+            self._shared_ms += before_ms if shared else 0.0
         self._pending.clear()
         return self._ms
+
+    def taken(self) -> tuple[float, float]:
+        """Seconds of the steps since the last call, and of these what was spent for several runs at once."""
+        self.history()
+        seconds = self._all_ms / 1e3, self._shared_ms / 1e3
+        self._all_ms, self._shared_ms = 0.0, 0.0
+        return seconds
 
     def percentile(self, q: float) -> float | None:
         """The q-th percentile in ms (of the warm-up steps if there are no others); None before any step."""

@@ -115,8 +115,6 @@ class Fed:
         if ahead is not None:
             with ahead:
                 self._pieces = list(pieces)
-                if batch.image.device.type == "cuda":
-                    torch.cuda.synchronize()  # the seconds of a group are divided among its runs by this clock
 
     def seconds(self, taught: bool) -> float:
         """What was spent before the step, on this process's clock, for a run that is taught or not."""

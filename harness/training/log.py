@@ -45,13 +45,19 @@ class Log:
     shared_seconds: float = 0.0
     workers: list[dict[str, int]] = field(default_factory=list)
 
-    def fed(self, fed: "Fed", seconds: float) -> None:
-        """Add what a step was fed with, and the seconds that this took before the step."""
+    def fed(self, fed: "Fed") -> None:
+        """Add what a step was fed with, and the seconds that it waited for the batch."""
+        seconds = fed.data_ms / 1e3
         self.data_ms.append(fed.data_ms)
         self.train_seconds += seconds
         self.together = max(self.together, fed.beside)
         if fed.runs > 1:
             self.shared_seconds += seconds
+
+    def took(self, seconds: float, shared: float) -> None:
+        """Add seconds of steps, and of these what was spent for several runs at once (`StepClock.taken`)."""
+        self.train_seconds += seconds
+        self.shared_seconds += shared
 
     def add(self, terms: Terms) -> None:
         """Add the terms of one step."""

@@ -117,7 +117,7 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
         tick = time.perf_counter()
         before = fed.seconds(teacher is not None)
         idle += tick - asked - before
-        log.fed(fed, before)
+        log.fed(fed)
         # Random streams are derived from (seed, name, step, rank), so resuming needs no saved state of them.
         torch.manual_seed(seeds.derive(run.stream_seed, "network noise", i, runtime.rank))
         stream = torch.Generator().manual_seed(seeds.derive(run.stream_seed, "distiller noise", i, runtime.rank))
@@ -147,7 +147,7 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
             optimizers.step(scaler)
             average.update(i)
             finite.watch(sums, i)
-        clock.before(fed.ahead if teacher is not None else None)
+        clock.before(fed.ahead if teacher is not None else None, fed.runs > 1)
         guards.unwritten(fed.written(), run.method.label)
         del fed, piece, taught  # not held while the next batch is made
         done = i + 1
@@ -159,9 +159,9 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
         if logs or saves:
             finite.check()
             guards.finite_weights(student, done, runtime)
+            log.took(*clock.taken())
         if logs:
             _write_losses(log, runtime, run, done, optimizers.lr)
-        log.train_seconds += time.perf_counter() - tick
         tick = time.perf_counter()
         if evaluates:
             with average.shown():

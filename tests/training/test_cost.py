@@ -17,7 +17,7 @@ from harness.models import build
 from harness.training import build as parts
 from harness.training import cost, estimate, loop
 from harness.training.build import _load_teacher
-from harness.training.cost import PeakMemory, StepClock, device_use, macs, parameters
+from harness.training.cost import PeakMemory, Span, StepClock, device_use, macs, parameters
 from tests.support import tiny
 
 ROOT = Path(__file__).parent.parent.parent
@@ -90,6 +90,38 @@ def test_gpu_steps_are_timed_by_events_read_later(monkeypatch: pytest.MonkeyPatc
     assert clock.percentile(50) == pytest.approx(50)
     assert clock.percentile(50) == pytest.approx(50), "events are read once"
     assert len(synchronised) == 1
+
+
+def test_seconds_of_runs_in_step_on_a_gpu_are_the_devices(monkeypatch: pytest.MonkeyPatch, hand: Time) -> None:
+    """Work is queued at once, and the process waits only where a run asks; each still gets what its own work took."""
+    done_at = 0.0
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            pass
+
+        def record(self) -> None:
+            self.at = done_at
+
+        def elapsed_time(self, end: "Event") -> float:
+            return (end.at - self.at) * 1e3
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: setattr(hand, "now", max(hand.now, done_at)))
+    device = torch.device("cuda")
+    clocks, costs = [StepClock(device) for _ in range(2)], (0.25, 1.0)
+    for _ in range(2 * WARM_UP_STEPS):
+        with (teacher := Span(device)):
+            done_at += 0.5
+        for clock, own in zip(clocks, costs, strict=True):
+            with clock:
+                done_at += own
+            clock.before(teacher)
+    for clock, own in zip(clocks, costs, strict=True):
+        seconds, shared = clock.taken()
+        assert shared == pytest.approx(WARM_UP_STEPS) and seconds == pytest.approx(2 * WARM_UP_STEPS * (own + 0.5))
+        assert clock.percentile(50) == pytest.approx(1e3 * (own + 0.5))
+        assert clock.taken() == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
