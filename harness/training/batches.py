@@ -13,7 +13,7 @@ from harness.datasets.augment import augment
 from harness.datasets.base import DataInfo, Split
 from harness.experiment.recipe import Train
 from harness.experiment.spec import Run
-from harness.training.loader import items
+from harness.training.loader import copied_ahead, items
 from harness.training.normalize import normalised_images
 from harness.training.ranks import Ranks
 from harness.training.runtime import Runtime
@@ -37,7 +37,8 @@ def training_batches(
     require_one_size(split, info, run.train)
     batches = _Steps(split, info, run, runtime.rank, runtime.workers)
     on_gpu = runtime.device.type == "cuda"
-    for image, label in items(batches, range(start, stop), runtime.loader_workers, pin=on_gpu):
+    read = items(batches, range(start, stop), runtime.loader_workers, pin=on_gpu)
+    for image, label in copied_ahead(read, runtime.device) if on_gpu else read:
         yield to_batch(image, label, info, runtime.device, _layout(run.train))
 
 

@@ -1,4 +1,4 @@
-"""Reads the items of a dataset in order, in this process or in several beside it."""
+"""Reads the items of a dataset in order, in this process or in several beside it, and sends them to a GPU ahead."""
 
 import pickle
 import traceback
@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from harness.errors import text_of
@@ -38,6 +39,35 @@ def items(dataset: Dataset[Any], keys: Sequence[int], workers: int, pin: bool = 
         if isinstance(item, _Failure):
             raise item.error from RuntimeError(f"in a loader process:\n{item.where}")
         yield item
+
+
+def copied_ahead(batches: Iterator[tuple[Tensor, ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
+    """Batches on a GPU; the next one is copied, on a stream of its own, while the GPU works on the one that is given.
+
+    Args:
+        batches: tensors in page-locked memory.
+        device: a GPU.
+    """
+    own_stream: Any = torch.cuda.Stream  # untyped in torch
+    stream = own_stream(device)
+    given: tuple[tuple[Tensor, ...], Any] | None = None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            following = tuple(part.to(device, non_blocking=True) for part in batch), stream.record_event()
+        if given is not None:
+            yield _taken(*given)
+        given = following
+    if given is not None:
+        yield _taken(*given)
+
+
+def _taken(batch: tuple[Tensor, ...], copied: Any) -> tuple[Tensor, ...]:
+    """The batch for the stream that computes: it waits for the copy, and the memory is kept until it is done."""
+    computes: Any = torch.cuda.current_stream(batch[0].device)
+    computes.wait_event(copied)
+    for part in batch:
+        part.record_stream(computes)
+    return batch
 
 
 @dataclass

@@ -193,6 +193,19 @@ def compiled(proof: Proof) -> Rows:
     return found
 
 
+def fast_teacher(proof: Proof) -> Rows:
+    """Milliseconds a step of kd with `train.teacher_fast`, and without; the first value of its term."""
+    found = []
+    for precision in [each for each in ("fp32", "tf32", "bf16") if each in proof.precisions]:
+        for wanted in ("false", "true"):
+            settings = f"train.teacher_fast={wanted}", f"train.precision={precision}"
+            (row,) = proof.done(proof.runs("fast", ["kd"], *settings), "fast")
+            term = dict(row["losses"][0]["terms"])["kd"]
+            ms = round(row["step_ms"], 1)
+            found.append({"precision": precision, "teacher_fast": wanted, "step ms": ms, "first kd": round(term, 4)})
+    return found
+
+
 def kernels(proof: Proof) -> Rows:
     """Where the time of sstkd's steps goes."""
     runs = proof.runs("kernels", ["sstkd"], "train.precision=bf16", "train.steps=3")
@@ -239,6 +252,7 @@ SECTIONS: dict[str, Callable[[Proof], Rows]] = {
     "One rank": one_rank,
     "Out of memory": out_of_memory,
     "A dead context": dead_context,
+    "Fast teacher": fast_teacher,
     "Compiled": compiled,
     "Kernels of sstkd": kernels,
     "A short quickstart": quickstart,

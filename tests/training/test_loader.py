@@ -1,5 +1,6 @@
 """Items of a dataset are the same from any number of processes, and so are its errors."""
 
+import contextlib
 import os
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from harness.errors import machine_failed
-from harness.training.loader import items
+from harness.training.loader import copied_ahead, items
 from harness.training.ranks import Ranks
 from tests.support.segmenters import Pixelwise, counted, data, split
 
@@ -74,6 +75,67 @@ def test_an_error_of_the_users_data_is_not_the_machines(error: BaseException) ->
     with pytest.raises(RuntimeError, match="sizes differ") as caught:
         list(items(Failing(error), range(4), 2))
     assert not machine_failed(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.gpu
+def test_batches_on_a_gpu_are_those_that_were_read() -> None:
+    device = torch.device("cuda")
+    read = [
+        (torch.full((512, 512), i, dtype=torch.uint8).pin_memory(), torch.tensor([i]).pin_memory()) for i in range(9)
+    ]
+    busy, found = torch.randn(2048, 2048, device=device), []
+    for image, label in copied_ahead(iter(read), device):
+        busy = (busy @ busy).tanh()  # the GPU is behind while the next ones are copied
+        found.append((image.long().sum(), label))
+    assert [(int(a), int(b)) for a, b in found] == [(i * 512 * 512, i) for i in range(9)]
+
+
+class Part:
+    """A tensor that notes what is done with it and when."""
+
+    device = "cuda:0"
+
+    def __init__(self, number: int, done: list[str]) -> None:
+        self.number, self.done = number, done
+
+    def to(self, device: object, non_blocking: bool) -> "Part":
+        assert non_blocking
+        self.done.append(f"copy {self.number}")
+        return self
+
+    def record_stream(self, stream: object) -> None:
+        self.done.append(f"keep {self.number}")
+
+
+class Stream:
+    """A stream of a GPU that notes what it waits for."""
+
+    def __init__(self, done: list[str]) -> None:
+        self.done, self.copied = done, 0
+
+    def record_event(self) -> int:
+        self.copied += 1
+        return self.copied - 1
+
+    def wait_event(self, event: int) -> None:
+        self.done.append(f"wait for {event}")
+
+
+def test_the_next_batch_is_copied_before_a_step_which_waits_for_its_own_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(done))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(done))
+    read = ((Part(number, done),) for number in range(3))
+    for (part,) in copied_ahead(read, torch.device("cuda")):  # type: ignore[arg-type]
+        done.append(f"step {part.number}")  # type: ignore[attr-defined]
+    steps = [
+        ["copy 0", "copy 1", "wait for 0", "keep 0", "step 0"],
+        ["copy 2", "wait for 1", "keep 1", "step 1"],
+        ["wait for 2", "keep 2", "step 2"],
+    ]
+    assert done == [each for step in steps for each in step]
+    assert list(copied_ahead(iter(()), torch.device("cuda"))) == []
 
 
 class Elsewhere:
