@@ -3,6 +3,7 @@
     Exception
     ├── RunFailed    the run failed and its row says why; ends the other ranks of its worker group
     ├── WorkerLost   a worker of a group died, or its machine failed: the run can be tried again
+    ├── Preempted    the machine is about to be taken away; the run has written its checkpoint
     └── BadFiles     some files of a dataset cannot be read; which ones is reported beside it
 
 Wrong input is a ValueError that says what was given and what is allowed. A full disk is an OSError, a loss that is
@@ -88,6 +89,10 @@ class WorkerLost(Exception):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class Preempted(Exception):
+    """The machine is about to be taken away; the run has written its checkpoint and goes on elsewhere."""
 
 
 class BadFiles(Exception):

@@ -59,6 +59,13 @@ def submit(
     ] = None,
     image: Annotated[str | None, typer.Option(help="kuberay: container image that has the package installed.")] = None,
     claim: Annotated[str, typer.Option(help="kuberay: PersistentVolumeClaim shared by all pods.")] = "sstkd-bench",
+    queue: Annotated[
+        str | None, typer.Option(metavar="NAME", help="kuberay: Kueue's local queue, which starts the job.")
+    ] = None,
+    patch: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="kuberay: YAML with changes of the manifest, such as tolerations."),
+    ] = None,
     nodes: Annotated[
         int | None,
         typer.Option(min=1, help="Manifest: number of nodes; by default one per worker (kuberay) or one (slurm)."),
@@ -74,9 +81,9 @@ def submit(
     """
     code = 0
     with answering():
-        if manifest is None and (image or output or nodes):
+        if manifest is None and (image or output or nodes or queue or patch):
             raise ValueError(
-                "--image, --nodes and --output are a manifest's: add --manifest kuberay or --manifest slurm"
+                "--image, --nodes, --queue, --patch and --output are a manifest's: add --manifest kuberay or slurm"
             )
         if manifest is not None and (stop or exclude or include or list_files or python != DEFAULT_PYTHON):
             raise ValueError(
@@ -97,7 +104,7 @@ def submit(
             from harness.cluster import manifests
 
             options = manifests.Options(
-                settings, tuple(env or ()), cluster_results, retry_failed, nodes, memory, image, claim
+                settings, tuple(env or ()), cluster_results, retry_failed, nodes, memory, image, claim, queue, patch
             )
             write = manifests.kuberay if manifest is Manifest.KUBERAY else manifests.slurm
             text = write(file, experiment, options)

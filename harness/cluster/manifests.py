@@ -17,8 +17,10 @@ from typing import Any
 
 import yaml
 
+from harness.borders import one_line
 from harness.cluster import secrets
 from harness.cluster.job import override_arguments, shell_path
+from harness.cluster.patch import patched
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Experiment
 from harness.experiment.storage_uri import is_uri
@@ -41,6 +43,8 @@ class Options:
         memory: GiB per node.
         image: the pods' container image.
         claim: the pods' shared volume claim.
+        queue: Kueue's local queue that admits the job.
+        patch: a file with changes of the manifest.
     """
 
     overrides: tuple[str, ...] = ()
@@ -51,6 +55,8 @@ class Options:
     memory: int = 16
     image: str | None = None
     claim: str = "sstkd-bench"
+    queue: str | None = None
+    patch: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,10 @@ def slurm(file: Path, experiment: Experiment, options: Options) -> str:
         raise ValueError(
             f"--cluster-results {options.results}: is not a folder; for a URI, set resources.storage in the file"
         )
+    if options.queue is not None or options.patch is not None:
+        raise ValueError("--queue and --patch are for --manifest kuberay; change a Slurm script in the script itself")
+    if experiment.resources.autoscale:
+        raise ValueError("resources.autoscale: a Slurm job has the nodes that it asks for; leave it out")
     text, names = _checked(file, experiment, options)
     if "END_OF_EXPERIMENT" in text.splitlines():
         raise ValueError(f"{file}: the line END_OF_EXPERIMENT ends the file in the script; delete it")
@@ -161,12 +171,17 @@ def kuberay(file: Path, experiment: Experiment, options: Options) -> str:
         "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "sstkd-bench"}},
         "data": {"experiment.yaml": _Literal(text)},
     }
-    job = {
+    job: dict[str, Any] = {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
         "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "sstkd-bench"}},
         "spec": _ray_job(experiment, options, name, names),
     }
+    if options.queue is not None:
+        job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = _queue_name(options.queue)
+        job["spec"]["suspend"] = True  # Kueue starts it when the queue has room
+    if options.patch is not None:
+        config, job = patched((config, job), options.patch)
     needed = [
         f"the volume claim {options.claim} (ReadWriteMany; data, weights and results are below {MOUNT} in every pod)"
     ]
@@ -189,6 +204,10 @@ def _ray_job(experiment: Experiment, options: Options, name: str, names: Sequenc
     def pod(container: str, resources: dict[str, str]) -> dict[str, Any]:
         return _pod(container, resources, options, name, names)
 
+    scales = experiment.resources.autoscale
+    of_head = pod("ray-head", head)
+    # Ray's autoscaler, which KubeRay puts beside the head, asks Kubernetes for pods.
+    of_head["spec"]["automountServiceAccountToken"] = scales
     return {
         "entrypoint": shlex.join([*command, *_run_arguments(experiment, options)]),
         "submissionMode": "K8sJobMode",
@@ -199,16 +218,17 @@ def _ray_job(experiment: Experiment, options: Options, name: str, names: Sequenc
         "rayClusterSpec": {
             "rayVersion": version("ray"),
             "authOptions": {"mode": "token"},
+            **({"enableInTreeAutoscaling": True, "autoscalerOptions": {"idleTimeoutSeconds": 60}} if scales else {}),
             "headGroupSpec": {
                 "serviceType": "ClusterIP",
                 "rayStartParams": {"num-cpus": "0"},  # runs go to the workers
-                "template": pod("ray-head", head),
+                "template": of_head,
             },
             "workerGroupSpecs": [
                 {
                     "groupName": "workers",
-                    "replicas": part.nodes,
-                    "minReplicas": part.nodes,
+                    "replicas": 0 if scales else part.nodes,
+                    "minReplicas": 0 if scales else part.nodes,
                     "maxReplicas": part.nodes,
                     "rayStartParams": {"num-cpus": str(part.cpus)},
                     "template": pod("ray-worker", worker),
@@ -244,6 +264,13 @@ def _pod(
             ],
         }
     }
+
+
+def _queue_name(name: str) -> str:
+    """Raise ValueError unless it is a name as Kubernetes allows."""
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name):
+        raise ValueError(f"--queue {one_line(name)}: a name of Kubernetes has lower-case letters, digits and -")
+    return name
 
 
 def _dns_name(name: str) -> str:

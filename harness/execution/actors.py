@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from harness.execution.connection import this_node
 from harness.execution.imports import quick_imports
 from harness.execution.messages import Group
+from harness.execution.nodes import this_node
 from harness.training.progress import Progress
 
 

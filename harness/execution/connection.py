@@ -1,4 +1,4 @@
-"""The Ray cluster of a command: started or joined, and how many workers fit on it."""
+"""The Ray cluster of a command, started or joined; what nodes it has is in `execution.nodes`."""
 
 import os
 import shutil
@@ -18,7 +18,6 @@ from ray._private import ray_constants
 from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.experiment.resources import Resources
 
@@ -214,74 +213,3 @@ def _knock(address: str) -> None:
             f"resources.address: {address}: nothing answers there ({error}). "
             "Start Ray there (ray start --head), or set resources.address: local"
         ) from None
-
-
-def room(resources: Resources) -> dict[str, int]:
-    """How many workers fit on each node, by node id; only nodes that are alive and fit at least one."""
-    fit: dict[str, int] = {}
-    for node in ray.nodes():
-        there = node["Resources"]
-        workers = int(there.get("CPU", 0) // resources.cpus)
-        if resources.gpus_per_worker > 0:
-            workers = min(workers, _on_gpus(there, resources))
-        if node["Alive"] and workers > 0:
-            fit[node["NodeID"]] = workers
-    return fit
-
-
-def _on_gpus(there: Mapping[str, float], resources: Resources) -> int:
-    """How many workers the GPUs of a node are enough for."""
-    # A fraction of a GPU must be on one GPU: 0.6 fits once on each, not 1.66 times.
-    whole = int(there.get("GPU", 0))
-    if resources.gpus_per_worker > 1:
-        return int(whole // resources.gpus_per_worker)
-    return whole * int(1 / resources.gpus_per_worker + 1e-9)
-
-
-def idle_gpus(resources: Resources) -> str:
-    """What to say where GPUs stay idle for want of CPUs; empty if none do."""
-    if resources.gpus_per_worker == 0:
-        return ""
-    fit = sum(room(resources).values())
-    wanted = sum(_on_gpus(node["Resources"], resources) for node in ray.nodes() if node["Alive"])
-    if fit >= min(wanted, resources.workers * (resources.concurrent or wanted)):
-        return ""
-    each = f"cpus_per_worker {resources.cpus_per_worker}, loader_workers {resources.loader_workers}"
-    return (
-        f"resources: GPUs stay idle: the CPUs are enough for {fit} workers, the GPUs for {wanted}. A worker takes "
-        f"{resources.cpus} CPUs ({each}); lower these. A prepared cache needs few loader workers"
-    )
-
-
-def require_room(resources: Resources) -> None:
-    """Check that at least one run fits.
-
-    Raises:
-        ValueError: no run fits; says what was requested and what there is.
-    """
-    if sum(room(resources).values()) < resources.workers:
-        total = ray.cluster_resources()
-        raise ValueError(
-            f"resources: a run needs {resources.workers} workers x ({resources.cpus} CPUs, "
-            f"{resources.gpus_per_worker:g} GPUs); Ray has {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs. "
-            "Lower resources.workers, cpus_per_worker, loader_workers or gpus_per_worker."
-        )
-
-
-def answers(node: str, seconds: float = 10.0) -> bool:
-    """Whether a node still executes tasks."""
-    there = NodeAffinitySchedulingStrategy(node, soft=False)
-    try:
-        ray.get(
-            ray.remote(num_cpus=0, max_retries=0)(this_node).options(scheduling_strategy=there).remote(),
-            timeout=seconds,
-        )
-    except (ray.exceptions.RayError, TimeoutError):
-        return False
-    return True
-
-
-def this_node() -> str:
-    """The id of the node that this process is on."""
-    node: str = ray.get_runtime_context().get_node_id()
-    return node

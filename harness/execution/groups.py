@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.execution.actors import group_run
-from harness.execution.connection import answers, room, this_node
 from harness.execution.messages import Group, Outcome, lost
+from harness.execution.nodes import answers, no_node, room, selectors, this_node
 from harness.execution.pool import REFRESH_SECONDS, SILENT_SECONDS
 from harness.execution.queue import Queue
 from harness.experiment.resources import Resources
@@ -34,6 +35,8 @@ class Groups:
         self._attempts: Counter[str] = Counter()
         self._room: dict[str, int] = {}
         self._looked = -REFRESH_SECONDS
+        self._asked: list[Any] = []  # placement groups, for a cluster that grows
+        self._had_room = time.monotonic()
         here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
         self._task = ray.remote(num_cpus=0, max_retries=0)(group_run).options(scheduling_strategy=here)
 
@@ -45,25 +48,55 @@ class Groups:
     @property
     def slots(self) -> int:
         """How many runs can be executed at the same time."""
-        return max(1, min(sum(self._room.values()) // self._resources.workers, self._resources.concurrent or 10**9))
+        most = self._resources.concurrent or 10**9
+        return most if self._resources.autoscale else max(1, min(self._fit, most))
 
     @property
     def nodes(self) -> int:
         """How many nodes have room."""
         return len(self._room)
 
-    def refresh(self, waiting: int) -> None:
-        """Query the nodes; they may have come or gone."""
+    @property
+    def _fit(self) -> int:
+        return sum(self._room.values()) // self._resources.workers
+
+    def refresh(self, waiting: int, ready: int) -> None:
+        """Query the nodes; they may have come or gone. A cluster that grows is asked for what the ready runs need."""
         now = time.monotonic()
-        if now - self._looked >= REFRESH_SECONDS:
-            found = room(self._resources)
-            self._room = {node: fit for node, fit in found.items() if self._silent.get(node, 0.0) < now}
-            self._looked = now
+        if now - self._looked < REFRESH_SECONDS:
+            return
+        found = room(self._resources)
+        self._room = {node: fit for node, fit in found.items() if self._silent.get(node, 0.0) < now}
+        self._looked = now
+        if self._resources.autoscale:
+            self._ask(min(self.slots, ready + self.running) - self._fit)
+            if self._fit or self.running:
+                self._had_room = now
+            elif now - self._had_room > 60 * self._resources.node_minutes:
+                raise no_node(self._resources)
+
+    def _ask(self, groups: int) -> None:
+        """Let `groups` placement groups wait for nodes; those that have some have done their work.
+
+        Unlike `ray.autoscaler.sdk.request_resources` they vanish with this process, however it ends.
+        """
+        pending = [group for group in self._asked if not group.wait(0)][: max(0, groups)]
+        for group in self._asked:
+            if group not in pending:
+                remove_placement_group(group)
+        self._asked = pending
+        worker: dict[str, float] = {"CPU": self._resources.cpus}
+        if self._resources.gpus_per_worker > 0:
+            worker["GPU"] = self._resources.gpus_per_worker
+        (labels,) = selectors(self._resources)
+        while len(self._asked) < groups:
+            count = self._resources.workers
+            options: dict[str, Any] = {"bundle_label_selector": [labels] * count} if labels else {}
+            self._asked.append(placement_group([worker] * count, **options))
 
     def assign(self, queue: Queue, tries: Counter[str]) -> Iterator[Run]:
         """Start as many groups as there is room for; yields the runs that start."""
-        workers = self._resources.workers
-        while self.running < self.slots and sum(self._room.values()) >= workers * (self.running + 1):
+        while self.running < self.slots and self._fit > self.running:
             run = queue.take("", (), None)
             if run is None:
                 return

@@ -15,9 +15,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.execution.actors import ProgressActor
-from harness.execution.connection import STARTING, connected, doing, idle_gpus, require_room, this_node
+from harness.execution.connection import STARTING, connected, doing
 from harness.execution.groups import Groups
 from harness.execution.messages import Outcome
+from harness.execution.nodes import idle_gpus, require_room, this_node
 from harness.execution.pool import Pool
 from harness.execution.queue import Queue
 from harness.execution.status import ENDED, Status
@@ -144,8 +145,8 @@ class Executor(Protocol):
     def nodes(self) -> int:
         """How many nodes have room."""
 
-    def refresh(self, waiting: int) -> None:
-        """Adapt to the nodes there are now and to the number of pending runs."""
+    def refresh(self, waiting: int, ready: int) -> None:
+        """Adapt to the nodes there are now, to the number of pending runs, and of those that could begin."""
 
     def assign(self, queue: Queue, tries: Counter[str]) -> Iterator[Run]:
         """Start as many runs as there is room for; yields them."""
@@ -194,7 +195,7 @@ class _Launch:
         while len(self._queue) or executor.running:
             for orphan in self._queue.orphans():
                 self._fail_orphan(orphan)
-            executor.refresh(len(self._queue))
+            executor.refresh(len(self._queue), self._queue.ready)
             status.slots, status.nodes = max(1, executor.slots), max(1, executor.nodes)
             for run in executor.assign(self._queue, self._tries):
                 status.change(run, "running")
@@ -225,7 +226,10 @@ class _Launch:
         run, status = outcome.run, self._status
         if status.state[run.run_id] in ENDED:  # told by the run itself, while others in step with it went on
             return
-        if outcome.status == "waiting":
+        if outcome.status in ("waiting", "yielded"):
+            if outcome.status == "yielded":  # no fault of anybody's: it counts as no try
+                name = f"{failures.title(run)} ({run.run_id})"
+                status.notes.append(f"{name}: has left its machine, which is taken away, with a checkpoint; resumed")
             status.change(run, "waiting")
             self._queue.put_back(run)
             return

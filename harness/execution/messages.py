@@ -1,6 +1,5 @@
 """What the launcher and the workers tell each other; plain data."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from harness.errors import WorkerLost, text_of
@@ -27,19 +26,14 @@ class Group:
     barred: tuple[str, ...] = ()
 
 
-def not_on_nodes(nodes: Collection[str]) -> dict[str, str] | None:
-    """Ray's label selector for every node but these."""
-    return {"ray.io/node-id": f"!in({','.join(sorted(nodes))})"} if nodes else None
-
-
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt at a run ended.
 
     Attributes:
         run: which.
-        status: "ok", "failed" (its row says why), "lost" (there may be no row), or "waiting": it was not begun, for
-            lack of memory beside others.
+        status: "ok", "failed" (its row says why), "lost" (there may be no row), "waiting": it was not begun, for lack
+            of memory beside others, or "yielded": its machine is taken away, and it has written its checkpoint.
         reason: why it was lost.
         detail: all that is known of it, such as a traceback.
         node: where it was lost.

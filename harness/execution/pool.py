@@ -7,7 +7,7 @@ It only knows where runs are: `execution.queue` decides which is next, the launc
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.execution.actors import Worker
-from harness.execution.connection import room
-from harness.execution.messages import Outcome, lost, not_on_nodes
+from harness.execution.messages import Outcome, lost
+from harness.execution.nodes import draining, free, no_node, placed, room
 from harness.execution.queue import Key, Queue, key_of
 from harness.execution.sharing import SharedObjects
 from harness.experiment.resources import Resources
@@ -26,6 +26,7 @@ from harness.experiment.spec import Run
 REFRESH_SECONDS = 2.0  # between two queries of the nodes
 MOST_FALSE_STARTS = 5  # workers in a row that fail to start
 SILENT_SECONDS = 60.0  # that a node which did not answer is not used; by then Ray knows whether it is lost
+IDLE_SECONDS = 30.0  # after which a worker that nothing waits for is given back
 BAD_NODE = 3  # failures in a row after which a node gets no more runs, as long as there are others
 
 
@@ -37,6 +38,7 @@ class _Actor:
     node: str | None = None
     last: Key | None = None
     runs: tuple[Run, ...] = ()
+    idle_since: float | None = None
 
 
 def share(waiting: int, slots: int, together: int | str) -> int:
@@ -67,7 +69,10 @@ class Pool:
         self._false_starts = 0
         self._faults: Counter[str] = Counter()
         self._room: dict[str, int] = {}
+        self._most = 0
+        self._leaving: Collection[str] = ()
         self._looked = -REFRESH_SECONDS
+        self._had_node = time.monotonic()
 
     @property
     def running(self) -> int:
@@ -76,23 +81,49 @@ class Pool:
 
     @property
     def slots(self) -> int:
-        """How many runs can be executed at the same time."""
-        return min(sum(self._room.values()), self._resources.concurrent or 10**9)
+        """How many workers there can be at the same time."""
+        most = 10**9 if self._resources.concurrent is None else self._resources.concurrent
+        return most if self._resources.autoscale else min(self._most, most)
 
     @property
     def nodes(self) -> int:
         """How many nodes have room."""
         return len(self._room)
 
-    def refresh(self, waiting: int) -> None:
-        """Start as many actors as there is room and need for; nodes may have come or gone."""
-        if time.monotonic() - self._looked >= REFRESH_SECONDS:
-            self._room, self._looked = room(self._resources), time.monotonic()
-            for actor in [a for a in self._actors if a.node is None and a.avoids and not set(self._room) - a.avoids]:
-                self._end(actor)  # the nodes it waits for are gone
-        wanted = max(1, min(self.slots, waiting + self.running))
+    def refresh(self, waiting: int, ready: int) -> None:
+        """Start as many actors as there is room and need for, and end those that are not needed any more.
+
+        Nodes may have come or gone. An actor that has no room yet is what makes a cluster grow; it vanishes with this
+        process, as a request for nodes would not.
+        """
+        now = time.monotonic()
+        if now - self._looked >= REFRESH_SECONDS:
+            self._look(now)
+        wanted = max(1, min(self.slots, (ready if self._resources.autoscale else waiting) + self.running))
         while len(self._actors) < wanted:
             self._add()
+        if self._resources.autoscale or not waiting:
+            self._give_back(len(self._actors) - wanted, now)
+
+    def _look(self, now: float) -> None:
+        self._room, self._leaving, self._looked = room(self._resources), draining(), now
+        for actor in [a for a in self._actors if a.node is None and a.avoids and not set(self._room) - a.avoids]:
+            self._end(actor)  # the nodes it waits for are gone
+        for actor in [a for a in self._actors if a.future is None and a.node in self._leaving]:
+            self._end(actor)
+        # Actors that are starting may have their room already.
+        self._most = min(sum(self._room.values()), len(self._actors) + free(self._resources))
+        if any(actor.node is not None for actor in self._actors):
+            self._had_node = now
+        elif self._resources.autoscale and now - self._had_node > 60 * self._resources.node_minutes:
+            raise no_node(self._resources)
+
+    def _give_back(self, count: int, now: float) -> None:
+        """End up to `count` actors that wait for a node, or have been idle for a while."""
+        for_nothing = [a for a in self._actors if a.node is None and self._resources.autoscale]
+        idle = [a for a in self._actors if a.idle_since is not None and now - a.idle_since > IDLE_SECONDS]
+        for actor in [*for_nothing, *idle][: max(0, count)]:
+            self._end(actor)
 
     def assign(self, queue: Queue, tries: Counter[str]) -> Iterator[Run]:
         """Give idle actors their next run, or several that are fed with the same; yields the runs that start.
@@ -102,12 +133,13 @@ class Pool:
         nodes = {actor.node for actor in self._actors if actor.node is not None}
         most = share(len(queue), self.slots, self._resources.together)
         for actor in self._actors:
-            if actor.future is None and actor.node is not None:
+            if actor.future is None and actor.node is not None and actor.node not in self._leaving:
                 run = queue.take(actor.node, nodes, actor.last)
                 if run is not None:
                     again = tries[run.run_id]
                     others = [] if again else queue.more(run, most - 1, lambda other: fresh(other, queue, tries))
                     actor.runs, last_try = (run, *others), again >= self._resources.max_failures
+                    actor.idle_since = None
                     actor.future = actor.handle.run.remote([each.model_dump_json() for each in actor.runs], last_try)
                     actor.last = max(map(key_of, actor.runs), key=lambda key: key[0] is not None)
                     yield from actor.runs
@@ -124,7 +156,7 @@ class Pool:
             yield from self._settle(actor, future)
 
     def _settle(self, actor: _Actor, future: Any) -> list[Outcome]:
-        runs, actor.runs, actor.future = actor.runs, (), None
+        runs, actor.runs, actor.future, actor.idle_since = actor.runs, (), None, time.monotonic()
         try:
             answer: Any = ray.get(future)  # the node's id, or how each run ended
         except ray.exceptions.RayError as error:
@@ -140,6 +172,8 @@ class Pool:
             self._started(actor, answer)
             return []
         self._faults.pop(str(actor.node), None)
+        if "yielded" in answer.values():
+            self._looked = -REFRESH_SECONDS  # its node gets no more runs
         return [Outcome(run, answer[run.run_id]) for run in runs]
 
     def _add(self, not_on: str | None = None) -> None:
@@ -150,8 +184,7 @@ class Pool:
             avoid.add(not_on)
         if not set(self._room) - avoid:
             avoid = set()
-        kind = ray.remote(num_cpus=self._resources.cpus, num_gpus=self._resources.gpus_per_worker)(Worker)
-        handle = kind.options(label_selector=not_on_nodes(avoid)).remote(*self._arguments)
+        handle = ray.remote(**placed(self._resources, avoid))(Worker).remote(*self._arguments)
         self._actors.append(_Actor(handle, handle.node.remote(), frozenset(avoid)))
 
     def _started(self, actor: _Actor, node: str) -> None:

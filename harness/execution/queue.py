@@ -40,6 +40,12 @@ class Queue:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def ready(self) -> int:
+        """How many pending runs have their teacher, or need none."""
+        groups = [runs for round_ in self._rounds.values() for runs in round_.values()]
+        return sum(len(runs) for runs in groups if self._ready(runs[0]))
+
     def take(self, node: str, nodes: Collection[str], last: Key | None) -> Run | None:
         """The next run for a worker, removed from the queue; None if there is none for it now.
 

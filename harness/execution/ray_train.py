@@ -10,7 +10,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from harness.errors import RunFailed, WorkerLost, machine_failed, text_of
 from harness.execution.imports import quick_imports
-from harness.execution.messages import Group, not_on_nodes
+from harness.execution.messages import Group
+from harness.execution.nodes import selectors
 from harness.execution.workspace import Workspace
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
@@ -39,7 +40,7 @@ def run_group(group: Group, progress: Any) -> str:
             num_workers=resources.workers,
             use_gpu=use_gpu,
             resources_per_worker=per_worker,
-            label_selector=not_on_nodes(group.barred),
+            label_selector=selectors(resources, group.barred)[0] or None,
         ),
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         # The launcher retries: it knows the other nodes, and does not repeat a run that has a failed row.

@@ -12,9 +12,9 @@ from typing import Any
 import ray
 import torch
 
-from harness.execution.connection import this_node
 from harness.execution.loggers import watch
 from harness.execution.messages import Group
+from harness.execution.nodes import Notice, this_node
 from harness.execution.ray_metrics import Gauges
 from harness.execution.sharing import sharer
 from harness.execution.workspace import Workspace
@@ -78,7 +78,8 @@ class WarmWorker:
             last_try: of one run by itself: a machine's error is recorded in its row instead of raised.
 
         Returns:
-            "ok" or "failed" by run_id; "waiting" of a run that was not begun, for lack of memory beside the others.
+            "ok" or "failed" by run_id; "waiting" of a run that was not begun, for lack of memory beside the others;
+            "yielded" of one whose machine is taken away.
         """
         runs = {run.run_id: run for run in map(Run.model_validate_json, specs)}
         for run in runs.values():
@@ -90,7 +91,7 @@ class WarmWorker:
 
         def ended(run_id: str, how: str) -> None:
             status[run_id] = how
-            reports[run_id].close("lost" if how == "waiting" else how)
+            reports[run_id].close("lost" if how in ("waiting", "yielded") else how)
 
         try:
             if len(runs) == 1:
@@ -119,6 +120,7 @@ class WarmWorker:
             loader_workers=self._resources.loader_workers,
             on_progress=report,
             checkpoint_minutes=self._resources.checkpoints.minutes,
+            leaves=Notice(),
             **({} if self._share is None else {"share": self._share}),
         )
 
@@ -134,6 +136,7 @@ def run_rank(group: Group, progress: Any) -> str:
         loader_workers=resources.loader_workers,
         checkpoint_minutes=resources.checkpoints.minutes,
         bucket_mb=resources.bucket_mb,
+        leaves=Notice(),
     )
     ray.get(progress.set_node.remote(run.run_id, runtime.rank, this_node()))
     if runtime.rank != 0:
@@ -143,5 +146,5 @@ def run_rank(group: Group, progress: Any) -> str:
     try:
         status = execute(run, runtime, workspace.folder, workspace.publish, last_try=False)
     finally:
-        report.close(status)
+        report.close("lost" if status == "yielded" else status)
     return status

@@ -8,6 +8,16 @@ from pydantic import Field, field_validator, model_validator
 from harness.experiment.recipe import Count, Positive, Spec
 from harness.experiment.storage_uri import require_storage
 
+_NAME = r"[a-zA-Z0-9]([a-zA-Z0-9_.\-]{0,61}[a-zA-Z0-9])?"
+Labels = Annotated[
+    dict[
+        Annotated[str, Field(pattern=rf"^([a-zA-Z0-9.\-]{{1,253}}/)?{_NAME}$")],
+        Annotated[str, Field(pattern=rf"^!?({_NAME}|in\({_NAME}(, ?{_NAME})*\))$")],
+    ],
+    Field(max_length=16),
+]
+"""Ray's label selectors, by key."""
+
 
 class Checkpointing(Spec):
     """How a run's resumable checkpoints are kept."""
@@ -38,6 +48,15 @@ class Resources(Spec):
     together: Literal["auto"] | Count = 1
     """Most runs that a worker trains in step where they see the same batches and teacher; both are then made once for
     all of them. `auto`: as many as keep all workers busy and fit into memory. Not for runs on several workers."""
+    autoscale: bool = False
+    """The cluster adds nodes while runs wait, for up to `concurrent` runs at a time, and takes back those that idle."""
+    node_minutes: Positive = 15.0
+    """With autoscale: how long no node may come before the command ends with an error."""
+    labels: Labels = Field(default_factory=dict)
+    """Of the nodes that workers run on, as Ray's label selectors: {ray.io/accelerator-type: H100}, or a value such as
+    "in(H100, H200)" or "!spot"."""
+    fallback: Annotated[tuple[Labels, ...], Field(max_length=16)] = ()
+    """Other labels, in order, for workers that find no node with those of `labels`; {} for any node."""
     address: Annotated[str, Field(pattern=r"^(local|auto|[A-Za-z0-9.\-]+:[0-9]+|ray://.+)$", max_length=500)] = "local"
     """`local` starts Ray on this machine; `auto` or host:port joins a running cluster."""
     storage: Annotated[str, Field(max_length=2000)] | None = None
@@ -58,6 +77,20 @@ class Resources(Spec):
                 f"gpus_per_worker: {self.gpus_per_worker:g} puts several workers of one run on one GPU, which NCCL "
                 "refuses; give a whole number, or workers: 1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _scales(self) -> "Resources":
+        if self.autoscale and self.concurrent is None:
+            raise ValueError("autoscale needs concurrent: nodes are asked for until so many runs have one")
+        return self
+
+    @model_validator(mode="after")
+    def _falls_back(self) -> "Resources":
+        if self.fallback and not self.labels:
+            raise ValueError("fallback is for labels, of which there are none")
+        if self.fallback and self.workers > 1:
+            raise ValueError("fallback: the workers of one run are on nodes of one kind; write in(...) in labels")
         return self
 
     @property

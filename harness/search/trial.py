@@ -13,8 +13,8 @@ from typing import Any
 
 import ray.tune
 
-from harness.execution.connection import this_node
 from harness.execution.imports import quick_imports
+from harness.execution.nodes import this_node
 from harness.execution.sharing import sharer
 from harness.execution.workspace import Workspace
 from harness.experiment.resources import Resources

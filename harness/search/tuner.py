@@ -18,7 +18,8 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from harness.execution.connection import STARTING, connected, doing, require_room, room, this_node
+from harness.execution.connection import STARTING, connected, doing
+from harness.execution.nodes import require_room, room, this_node
 from harness.execution.sharing import SharedObjects
 from harness.execution.status import Status
 from harness.execution.status_file import StatusFile

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from harness.errors import RunFailed, WorkerLost, machine_failed, out_of_memory
+from harness.errors import Preempted, RunFailed, WorkerLost, machine_failed, out_of_memory
 from harness.experiment.spec import Run
 from harness.results import content, failures, record
 from harness.training.build import release_teacher
@@ -78,7 +78,7 @@ def executed(
         beside_others: in the same process: then being out of memory is raised too.
 
     Returns:
-        "ok" or "failed".
+        "ok", "failed", or "yielded": its machine is taken away, and it has written its checkpoint.
 
     Raises:
         OSError: the disk is full or read-only, so that no row can be written.
@@ -102,6 +102,8 @@ def executed(
             return "ok"
         measured = {**result.columns, **place, "weights_sha256": result.weights_sha256}
         record.write_row(run, directory, measured, started_at=started)
+    except Preempted:
+        return "yielded"
     except (Exception, SystemExit) as caught:  # the row records every cause
         # A generator, as the run is one, turns this error into a RuntimeError.
         turned = type(caught) is RuntimeError and isinstance(caught.__cause__, StopIteration)

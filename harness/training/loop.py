@@ -13,6 +13,7 @@ from torch import nn
 
 from harness import seeds
 from harness.datasets import Data
+from harness.errors import Preempted
 from harness.experiment.spec import Run
 from harness.metrics import miou
 from harness.models import TapNet, save_state
@@ -105,6 +106,7 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
     first, log, clock = resume.resume(runtime, run, data.info.content_hash, trained)
     runtime.on_progress(Progress(began=first))
     timer = resume.SaveTimer(runtime, runtime.checkpoint_minutes, first, time.monotonic)
+    leave = resume.Leave(runtime, first, time.monotonic)
     cast, fixed = autocast(recipe, device), in_fixed_order(recipe)
     finite = guards.FiniteTerms(runtime)
     guards.teacher_untouched(teacher)
@@ -115,8 +117,7 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
         fed = yield Need(i, run, runtime, data, teacher, shown, memory_held)
         # Other runs may have had their turns meanwhile; what was made for them too counts for each that needed it.
         tick = time.perf_counter()
-        before = fed.seconds(teacher is not None)
-        idle += tick - asked - before
+        idle += tick - asked - fed.seconds(teacher is not None)
         log.fed(fed)
         # Random streams are derived from (seed, name, step, rank), so resuming needs no saved state of them.
         torch.manual_seed(seeds.derive(run.stream_seed, "network noise", i, runtime.rank))
@@ -153,7 +154,8 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
         done = i + 1
         evaluates = done == count or (recipe.eval_every is not None and done % recipe.eval_every == 0)
         saves = evaluates if recipe.checkpoint_every is None else (done == count or done % recipe.checkpoint_every == 0)
-        saves = timer.due(done) or saves
+        leaves = leave.asked(done) and done < count
+        saves = timer.due(done) or saves or leaves
         logs = evaluates or done % max(1, count // 50) == 0
         log.add(sums)
         if logs or saves:
@@ -162,15 +164,15 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
             log.took(*clock.taken())
         if logs:
             _write_losses(log, runtime, run, done, optimizers.lr)
-        tick = time.perf_counter()
         if evaluates:
             with average.shown():
-                confusion = evaluate(student, data, "dev", run, runtime).confusion
-            log.curve.append({"step": done, "dev_miou": miou(confusion, run.protocol.absent_policy)})
-            log.eval_seconds += time.perf_counter() - tick
+                _on_dev(student, data, run, runtime, log, done)
         if saves:
             guards.teacher_untouched(teacher)
             resume.save(runtime, run, data.info.content_hash, done, trained, log, clock)
+        if leaves:
+            runtime.checkpoints.wait()
+            raise Preempted(f"{run.who}: after step {done}")
         if logs or saves:
             runtime.on_progress(log.progress(done, count, clock.percentile(50)))
         if evaluates and done < count:
@@ -187,6 +189,14 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
     runtime.checkpoints.wait()
     digest = save_state(student.saved_state(), weights_path(directory, run.run_id)) if run.trial is None else None
     return RunResult(facts, digest)
+
+
+def _on_dev(student: TapNet, data: Data, run: Run, runtime: Runtime, log: Log, step: int) -> None:
+    """A point of the learning curve."""
+    began = time.perf_counter()
+    confusion = evaluate(student, data, "dev", run, runtime).confusion
+    log.curve.append({"step": step, "dev_miou": miou(confusion, run.protocol.absent_policy)})
+    log.eval_seconds += time.perf_counter() - began
 
 
 def _evaluated(

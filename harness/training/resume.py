@@ -177,6 +177,30 @@ def _share(ranks: Tensor, runtime: Ranks) -> Tensor:
     return whole if runtime.rank == 0 else torch.zeros_like(whole)
 
 
+class Leave:
+    """Whether a run must yield the machine of one of its ranks. All ranks call it and get the same answer.
+
+    Args:
+        runtime: of the run.
+        step: the first one of this process.
+        clock: monotonic, in seconds.
+    """
+
+    SECONDS = 10.0  # between two times at which several ranks agree, for which they wait for each other
+
+    def __init__(self, runtime: Runtime, step: int, clock: Callable[[], float]) -> None:
+        self._runtime, self._when = runtime, SaveTimer(runtime, self.SECONDS / 60, step, clock)
+
+    def asked(self, step: int) -> bool:
+        """Whether it must, after `step` steps."""
+        if self._runtime.workers == 1:
+            return self._runtime.leaves()
+        if not self._when.due(step):
+            return False
+        leaving = torch.tensor([float(self._runtime.leaves())], device=self._runtime.device)
+        return bool(self._runtime.sum(leaving) > 0)
+
+
 class SaveTimer:
     """When a checkpoint is due by the clock. All ranks call it, rank 0's clock decides.
 

@@ -23,6 +23,7 @@ class Runtime(Ranks):
         on_progress: called with reports of the run.
         share: `share(key, make)` is `make()`, or an equal object that another process of this machine has made.
         checkpoint_minutes: a checkpoint is also written after so many minutes.
+        leaves: whether this process is about to lose its machine; asked between steps.
         on_evaluation: called with columns of the row so far after each evaluation but the last, when the checkpoint is
             written; it may end the process.
     """
@@ -32,6 +33,7 @@ class Runtime(Ranks):
     on_progress: Callable[[Progress], None] = field(default=lambda progress: None)
     share: Callable[[str, Callable[[], Any]], Any] = field(default=lambda key, make: make())
     checkpoint_minutes: float | None = None
+    leaves: Callable[[], bool] = field(default=lambda: False)
     on_evaluation: Callable[[dict[str, Any]], None] = field(default=lambda columns: None)
 
     @classmethod

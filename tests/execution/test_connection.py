@@ -8,14 +8,7 @@ from typing import Any
 import pytest
 
 from harness.execution import connection
-from harness.execution.connection import (
-    connected,
-    idle_gpus,
-    keep_token_private,
-    require_room,
-    room,
-    session_folder,
-)
+from harness.execution.connection import connected, keep_token_private, session_folder
 from harness.experiment.resources import Resources
 
 LATE = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
@@ -138,30 +131,3 @@ def test_a_session_folder_is_private_short_and_gone_afterwards(
     with session_folder() as name:
         assert mode(Path(name).parent) == 0o700 and Path(name).parent.parent == long
     assert Path(name).parent.exists()  # who chose the place wants to look at it
-
-
-def test_a_request_that_cannot_be_met_says_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = [{"NodeID": "a", "Alive": True, "Resources": {"CPU": 2.0}}]
-    monkeypatch.setattr(connection.ray, "nodes", lambda: nodes)
-    monkeypatch.setattr(connection.ray, "cluster_resources", lambda: {"CPU": 2.0})
-    require_room(Resources(workers=2))
-    too_much = {"workers": 3}, {"cpus_per_worker": 3}, {"loader_workers": 2}, {"gpus_per_worker": 1.0}
-    for wanted in too_much:
-        with pytest.raises(ValueError, match=r"Ray has 2 CPUs, 0 GPUs. Lower resources\.workers, cpus_per_worker, lo"):
-            require_room(Resources.model_validate(wanted))
-
-
-def test_gpus_that_stay_idle_for_want_of_cpus_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = {"CPU": 16.0, "GPU": 4.0}
-    nodes = [{"NodeID": name, "Alive": name != "c", "Resources": there} for name in "abc"]
-    monkeypatch.setattr(connection.ray, "nodes", lambda: nodes)
-    shipped = Resources(cpus_per_worker=2, gpus_per_worker=1.0, loader_workers=4)
-    assert room(shipped) == {"a": 2, "b": 2}
-    said = idle_gpus(shipped)
-    assert (
-        "the CPUs are enough for 4 workers, the GPUs for 8. A worker takes 6 CPUs (cpus_per_worker 2, loader_" in said
-    )
-    for enough in ({"loader_workers": 2}, {"gpus_per_worker": 2.0}, {"gpus_per_worker": 0.0}, {"concurrent": 4}):
-        assert idle_gpus(shipped.model_copy(update=enough)) == ""
-    assert room(shipped.model_copy(update={"loader_workers": 0, "gpus_per_worker": 0.5})) == {"a": 8, "b": 8}
-    assert idle_gpus(shipped.model_copy(update={"concurrent": 5})) != ""

@@ -8,7 +8,8 @@ import pytest
 
 from harness.errors import WorkerLost
 from harness.execution import pool as module
-from harness.execution.messages import lost, not_on_nodes
+from harness.execution.messages import lost
+from harness.execution.nodes import NODE_ID
 from harness.execution.pool import Pool
 from harness.execution.queue import Queue
 from harness.experiment.resources import Resources
@@ -23,10 +24,6 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Pool:
     monkeypatch.setattr(module.ray, "kill", lambda handle: made.killed.append(handle))
 
     class Kind:
-        def options(self, label_selector: Any) -> "Kind":
-            made.selectors.append(label_selector)
-            return self
-
         def remote(self, *arguments: Any) -> Any:
             return Handle(len(made.selectors))
 
@@ -37,14 +34,25 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Pool:
         def remote(self) -> str:
             return f"future {self.number}"
 
-    monkeypatch.setattr(module.ray, "remote", lambda **options: lambda worker: Kind())
+    def remote(**options: Any) -> Any:
+        made.selectors.append(options.get("label_selector"))
+        return lambda worker: Kind()
+
+    monkeypatch.setattr(module.ray, "remote", remote)
+    monkeypatch.setattr(module, "free", lambda resources: made.unused)
+    monkeypatch.setattr(module, "draining", lambda: made.leaving)
     made.there, made.killed, made.selectors = {"a": 1, "b": 1}, [], []
+    made.unused, made.leaving = 9, set()
     return made
 
 
-def look(pool: Pool, waiting: int) -> None:
+def look(pool: Pool, waiting: int, ready: int = 0) -> None:
     pool._looked = -100.0
-    pool.refresh(waiting)
+    pool.refresh(waiting, ready)
+
+
+def not_on(node: str) -> dict[str, str]:
+    return {NODE_ID: f"!in({node})"}
 
 
 def test_no_more_actors_than_there_is_room_or_need_for(pool: Pool) -> None:
@@ -60,7 +68,7 @@ def test_a_replacement_avoids_the_node_that_failed(pool: Pool) -> None:
     pool._actors[0].node = "a"
     pool._end(pool._actors[0])
     pool._add(not_on="a")
-    assert pool.selectors[-1] == not_on_nodes({"a"})
+    assert pool.selectors[-1] == not_on("a")
 
 
 def test_a_replacement_that_can_come_up_nowhere_any_more_is_made_anew(pool: Pool) -> None:
@@ -79,11 +87,86 @@ def test_a_node_that_only_fails_is_left_out_while_there_are_others(pool: Pool) -
     look(pool, 1)
     pool._faults = Counter({"a": module.BAD_NODE})
     pool._add()
-    assert pool.selectors[-1] == not_on_nodes({"a"})
+    assert pool.selectors[-1] == not_on("a")
     pool.there = {"a": 1}
     look(pool, 5)
     pool._add()
     assert pool.selectors[-1] is None
+
+
+def test_others_keep_what_they_use(pool: Pool) -> None:
+    pool.there, pool.unused = {"a": 8}, 2
+    look(pool, 9)
+    assert len(pool._actors) == pool.slots == 2
+    pool.unused = 0
+    look(pool, 9)
+    assert len(pool._actors) == 2
+    pool.unused = 3
+    look(pool, 9)
+    assert len(pool._actors) == 5
+
+
+def test_a_cluster_that_grows_is_asked_for_what_could_begin(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool._resources, pool.there, pool.unused = Resources(autoscale=True, concurrent=3), {}, 0
+    look(pool, waiting=12, ready=1)  # the teacher first
+    assert len(pool._actors) == 1 and pool.slots == 3
+    look(pool, waiting=11, ready=11)
+    assert len(pool._actors) == 3
+    look(pool, waiting=2, ready=2)
+    assert len(pool._actors) == 2 and len(pool.killed) == 1  # it waits for a node that nobody needs any more
+
+
+def test_a_node_that_never_comes_is_said(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    pool._resources, pool.there, pool._had_node = Resources(autoscale=True, concurrent=3, node_minutes=2.0), {}, now
+    look(pool, 5, 5)
+    now = 1119.0
+    look(pool, 5, 5)
+    pool._actors[0].node, pool._actors[0].future = "a", "busy"
+    now = 1500.0
+    look(pool, 5, 5)
+    pool._actors[0].node = None
+    now = 1619.0
+    look(pool, 5, 5)
+    now = 1621.0
+    with pytest.raises(ValueError, match="no node for a worker with 1 CPUs, 0 GPUs has come within 2 minutes"):
+        look(pool, 5, 5)
+
+
+@pytest.mark.parametrize("autoscale", [False, True])
+def test_idle_workers_are_given_back_after_a_while(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, autoscale: bool
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    pool._resources = Resources(autoscale=autoscale, concurrent=2)
+    look(pool, 2, 2)
+    for actor, node in zip(pool._actors, "ab", strict=True):
+        actor.node, actor.future, actor.idle_since = node, None, 0.0
+    pool._actors[1].runs, pool._actors[1].idle_since, pool._actors[1].future = ("one",), None, "busy"  # type: ignore[assignment]
+    now = module.IDLE_SECONDS
+    look(pool, 0)
+    assert not pool.killed
+    now += 1.0
+    look(pool, 1, 0)  # a run that waits for the teacher which is being trained
+    assert len(pool.killed) == autoscale
+    look(pool, 0)
+    assert len(pool.killed) == 1 and [actor.node for actor in pool._actors] == ["b"]
+    look(pool, 0)
+    assert len(pool.killed) == 1
+
+
+def test_a_node_that_is_taken_away_gets_no_run(pool: Pool, tmp_path: Path) -> None:
+    runs = tiny.plan(tmp_path)[:1]
+    queue = Queue(runs, {run.run_id: "waiting" for run in runs})
+    look(pool, 1)
+    pool._actors[0].node, pool._actors[0].future = "a", None
+    pool._leaving = {"a"}
+    assert not list(pool.assign(queue, Counter())) and queue.ready == len(queue) == 1
+    pool.leaving, pool.there = {"a"}, {"b": 1}
+    look(pool, 1)
+    assert len(pool.killed) == len(pool._actors) == 1 and pool._actors[0].node is None
 
 
 @pytest.mark.parametrize(

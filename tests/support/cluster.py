@@ -1,5 +1,6 @@
 """Ray nodes on this machine, which can be lost and come back."""
 
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from ray._private.authentication.authentication_token_setup import (
     enable_token_auth_by_default,
     ensure_token_if_auth_enabled,
 )
+from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeProvider
 from ray.cluster_utils import Cluster
 
 from harness.execution.connection import ENVIRONMENT
@@ -80,16 +82,34 @@ def add_node(cluster: Cluster, cpus: int = 1) -> Any:
     return _tried(lambda: cluster.add_node(num_cpus=cpus))
 
 
-class Head:
-    """`ray start --head` as processes of a session of their own, which can be killed and started again."""
+FAKE_HEAD = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
+"""The id that Ray's fake node provider expects of its head."""
 
-    def __init__(self, folder: Path, cpus: int = 2) -> None:
+
+def drain(address: str, node: str, seconds: int = 30) -> None:
+    """Tell a cluster that a node will be taken away in so many seconds, as a spot machine's notice does."""
+    line = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--address={address}", f"--node-id={node}"]
+    line += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=a test"]
+    subprocess.run([*line, f"--deadline-remaining-seconds={seconds}"], check=True, capture_output=True)
+
+
+class Head:
+    """`ray start --head` as processes of a session of their own, which can be killed and started again.
+
+    Args:
+        folder: for its files.
+        cpus: of the head.
+        grows: resources of a node that its autoscaler starts on this machine while something waits, and the most of
+            them; none by default.
+    """
+
+    def __init__(self, folder: Path, cpus: int = 2, grows: tuple[dict[str, float], int] | None = None) -> None:
         _with_token()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
-        self._folder, self._cpus = folder, cpus
+        self._folder, self._cpus, self._grows = folder, cpus, grows
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -98,16 +118,55 @@ class Head:
         line += ["--node-ip-address=127.0.0.1"]  # or Ray listens on all of this machine's addresses
         line += [f"--num-cpus={self._cpus}", "--include-dashboard=false", f"--temp-dir={self._folder}"]
         line += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
+        environment = {**os.environ, **GIVE_UP}
+        if self._grows is not None:
+            line.append(f"--autoscaling-config={self._autoscaling(*self._grows)}")
+            environment |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+            environment |= {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD}
+            environment |= {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD}
         with open(self._folder / "head.log", "ab") as log:
-            self._process = subprocess.Popen(
-                line, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **GIVE_UP}
-            )
+            self._process = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True, env=environment)
         deadline = time.monotonic() + PATIENCE
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
             assert self._process.poll() is None and time.monotonic() < deadline, (self._folder / "head.log").read_text()
             time.sleep(0.1)
+
+    def _autoscaling(self, resources: dict[str, float], most: int) -> Path:
+        """The configuration of Ray's fake node provider, which starts nodes as processes of this session."""
+        # By its type Ray looks for a file of defaults that its package lacks.
+        provider = {
+            "type": "external",
+            "module": f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}",
+        }
+        provider |= {"gcs_address": self.address, "head_node_id": FAKE_HEAD}
+        flags = ("use_node_id_as_ip", "disable_node_updaters", "disable_launch_config_check", "launch_multiple")
+        types = {
+            "ray.head.default": {"resources": {"CPU": self._cpus}, "node_config": {}, "max_workers": 0},
+            "worker": {"resources": resources, "node_config": {}, "min_workers": 0, "max_workers": most},
+        }
+        config = {
+            "cluster_name": "fake",
+            "max_workers": most,
+            "upscaling_speed": 1.0,
+            "idle_timeout_minutes": 0.1,
+            "provider": provider | dict.fromkeys(flags, True),
+            "available_node_types": types,
+            "auth": {},
+            "head_node_type": "ray.head.default",
+            "docker": {},
+            "file_mounts": {},
+            **{f"{name}_commands": [] for name in ("initialization", "setup", "head_setup", "worker_setup")},
+            **{f"{name}_start_ray_commands": [] for name in ("head", "worker")},
+            "cluster_synced_files": [],
+            "file_mounts_sync_continuously": False,
+            "rsync_exclude": [],
+            "rsync_filter": [],
+        }
+        path = self._folder / "autoscaling.json"
+        path.write_text(json.dumps(config))
+        return path
 
     def kill(self) -> None:
         """Lose every process of it at once, workers included."""
