@@ -126,7 +126,7 @@ def _block(
         caveats=(
             *(text for name, group in groups.items() if (text := _searched(name, group))),
             *(text for name, group in groups.items() if (text := _timed(name, group))),
-            *(text for name, group in groups.items() if (text := _code(name, group, runs))),
+            *_codes(groups, runs),
             *sorted({f"{s.method}: {s.caveat}" for s in rows if s.caveat}),
         ),
     )
@@ -242,16 +242,21 @@ def _timed(name: Label, rows: Sequence[Setting]) -> str | None:
     return f"{name}: {row.steps} steps, from a measured {row.budget_step_ms:.3g} ms per step"
 
 
-def _code(name: Label, rows: Sequence[Setting], runs: Runs[Setting]) -> str | None:
-    """Which seeds of a line were made by which code; None where it is the same, as far as it is known."""
-    made: dict[str, list[Setting]] = {}
-    for s in rows:
-        if s.status == "ok" and s.code_sha256 is not None:
-            made.setdefault(s.code_sha256, []).append(s)
-    if len(made) < 2:
-        return None
-    each = (f"{', '.join(map(str, sorted(runs.seeds(of))))} by {digest[:8]}" for digest, of in made.items())
-    return f"{name}: its rows were made by different code: seeds {'; '.join(each)}"
+def _codes(groups: Mapping[Label, Sequence[Setting]], runs: Runs[Setting]) -> list[str]:
+    """Lines some of whose seeds were made by other code than the rest, together where they are the same seeds."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name, rows in groups.items():
+        made: dict[str, list[Setting]] = {}
+        for s in rows:
+            if s.status == "ok" and s.code_sha256 is not None:
+                made.setdefault(s.code_sha256, []).append(s)
+        if len(made) > 1:
+            parts = sorted(", ".join(map(str, sorted(runs.seeds(of)))) for of in made.values())
+            found.setdefault(tuple(parts), []).append(str(name))
+    return [
+        f"rows of one line were made by different code, seeds {'; '.join(parts)}: {', '.join(names)}"
+        for parts, names in found.items()
+    ]
 
 
 def _ended(rows: Sequence[Setting], runs: Runs[Setting], status: str, crossing: Crossing, name: Label) -> set[Key]:

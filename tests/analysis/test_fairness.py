@@ -51,6 +51,20 @@ def notes(found: Block) -> list[str]:
     return [finding.text for finding in found.findings if not finding.unfair]
 
 
+def test_lines_of_which_the_same_seeds_have_other_code_are_told_once() -> None:
+    """Forty sentences that differ in a name hide what else must be known."""
+    old, new, other = ("a" * 64, "b" * 64, "c" * 64)
+    code = {"none": (old, old, new), "kd": (other, other, new), "cwd": (old, new, new), "sstkd": (new, new, new)}
+    rows = [
+        r | {"code_sha256": code[r["method"]][r["seed"]]} if r["role"] == "student" else r for r in make_experiment()
+    ]
+    said = [text for text in block(rows).caveats if "different code" in text]
+    assert said == [
+        "rows of one line were made by different code, seeds 0, 1; 2: none, kd",
+        "rows of one line were made by different code, seeds 0; 1, 2: cwd",
+    ]
+
+
 def test_a_fair_comparison_says_what_is_compared_and_finds_nothing_unfair() -> None:
     found = block(equally_fast())
     assert unfair(found) == []
