@@ -5,6 +5,7 @@ only methods with all their runs count, and a method that failed on a task is ra
 are not independent of each other, so intervals and tests are over datasets: pairs of one say nothing about others.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -274,19 +275,22 @@ def costs(found: Across, rows: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
 
     Args:
         found: the comparison.
-        rows: by run_id, with student_parameters, student_macs, train_seconds and student_latency_ms. Seconds are the
-            median over the method's runs, latency the median over all methods' runs on the task, because the method
-            does not affect inference.
+        rows: by run_id, with device, student_parameters, student_macs, train_seconds and student_latency_ms. Seconds
+            are the median over the method's runs, latency the median over all methods' runs on the task, because the
+            method does not affect inference; both of the device on which most runs of the task ran.
     """
     out = []
     for task in found.tasks:
         by_method = {x.label: [rows[run] for run in x.run_ids.values()] for x in task.block.methods}
-        latency = _median([row["student_latency_ms"] for mine in by_method.values() for row in mine])
+        counts = Counter(row["device"] for mine in by_method.values() for row in mine)
+        device = min(counts, key=lambda each: (-counts[each], each), default=None)
+        timed = {x: [row for row in mine if row["device"] == device] for x, mine in by_method.items()}
+        latency = _median([row["student_latency_ms"] for mine in timed.values() for row in mine])
         for x in task.block.methods:
             if x.miou is not None:
                 mine = by_method[x.label]
                 size = mine[0]["student_parameters"], mine[0]["student_macs"]
-                seconds = _median([row["train_seconds"] for row in mine])
+                seconds = _median([row["train_seconds"] for row in timed[x.label]])
                 out.append(Cost(x.label, task.name, x.miou.mean, *size, seconds, latency))
     return out
 

@@ -83,7 +83,8 @@ def _block(
         for column in ("search_sha256", "source_sha256"):
             refuse_mixture(column, {s.run_id: getattr(s, column) for s in group}, f"pair {pair!r}, {name}: ")
     expected = sorted(runs.seeds(rows) if seeds is None else set(seeds))
-    lines = {name: _line(name, group, runs, expected, crossing) for name, group in groups.items()}
+    devices = _devices(rows)
+    lines = {name: _line(name, group, runs, expected, crossing, devices[0]) for name, group in groups.items()}
     named = references(groups)
     failed = {
         name: _ended(group, runs, "failed", crossing, name) - lines[name].values.keys()
@@ -104,7 +105,7 @@ def _block(
         trials=_trials(rows),
         budget_amount=first.budget_amount,
         budget_unit=first.budget_unit,
-        devices=", ".join(sorted({s.device for s in rows})),
+        devices=", ".join(devices),
         floor=floors["val"],
         dev_floor=floors["dev"],
         teacher=Teacher(),
@@ -264,8 +265,21 @@ def _ended(rows: Sequence[Setting], runs: Runs[Setting], status: str, crossing: 
     return set(crossing.keys(runs, [s for s in rows if s.status == status], crossing.shared(name.method, rows)))
 
 
+def _devices(rows: Sequence[Setting]) -> list[str]:
+    """The devices of the runs, that of most results first: times and memory are those measured on it."""
+    results = Counter({s.device: 0 for s in rows})
+    for s in rows:
+        results[s.device] += len(s.places) if s.status == "ok" else 0
+    return sorted(results, key=lambda device: (-results[device], device))
+
+
 def _line(
-    name: Label, rows: Sequence[Setting], runs: Runs[Setting], expected: Sequence[int], crossing: Crossing
+    name: Label,
+    rows: Sequence[Setting],
+    runs: Runs[Setting],
+    expected: Sequence[int],
+    crossing: Crossing,
+    device: str,
 ) -> MethodRow:
     ok = [s for s in rows if s.status == "ok"]
     shared = crossing.shared(name.method, rows)
@@ -287,7 +301,10 @@ def _line(
     others = failed | skipped
     planned = crossing.expected(expected, shared)
     missing = len(set(planned).difference(keys, others))
-    known = {column: x[~np.isnan(x)] for column, x in own.items() if column in (*_SCORES, "step_ms", "peak_memory_mb")}
+    alike = runs.places([s for s in ok if s.device == device])
+    measured = {column: own[column] for column in _SCORES}
+    measured |= {column: runs.own[column][alike] for column in ("step_ms", "peak_memory_mb")}
+    known = {column: x[~np.isnan(x)] for column, x in measured.items()}
     scores = {column: score(100 * known[column]) if known[column].size else None for column in _SCORES}
     if len(planned) > len(expected) and scores["val_miou"] is not None:
         full = f"{len(crossing.teachers)}x{len(expected)}"

@@ -182,7 +182,7 @@ def judged(
         unit: of the budget, "steps" or "seconds".
         teacher_miou: val mIoU in percent.
         floor: mIoU of the single-pixel baseline on val, in percent.
-        devices: on which the runs ran.
+        devices: on which the runs ran, that of most results first.
         teachers: number of teachers.
     """
     baseline = next((s for s in sides if s.reference == "none"), None)
@@ -333,5 +333,7 @@ def _notes(ruleset: str, devices: tuple[str, ...]) -> list[str]:
         notes.append("exploratory: hyper-parameters were searched by an algorithm, each method with its own effort")
     if len(devices) > 1:
         kinds = ", ".join(devices)
-        notes.append(f"runs on different devices ({kinds}): times are not comparable, and rounding differs")
+        notes.append(
+            f"runs on different devices ({kinds}): rounding differs; times and memory are those on {devices[0]} alone"
+        )
     return notes

@@ -219,6 +219,21 @@ def test_the_latency_of_one_student_is_one_figure() -> None:
     assert {p.train_seconds for p in costs(found, records)} == {records[next(iter(records))]["train_seconds"]}
 
 
+def test_times_of_different_devices_are_not_one_comparison() -> None:
+    records = {r["run_id"]: r | {"train_seconds": 10.0, "student_latency_ms": 2.0} for r in rows("a")}
+    for row in records.values():
+        if row["method"] in ("cwd", "sstkd") and (row["method"] == "cwd" or row["seed"] > 0):
+            row |= {"device": "NVIDIA H100", "train_seconds": 1.0, "student_latency_ms": 0.1}
+    points = {p.label: p for p in costs(joined(rows("a")), records)}
+    assert {label: p.train_seconds for label, p in points.items()} == {
+        "none": 10.0,
+        "kd": 10.0,
+        "cwd": None,
+        "sstkd": 10.0,
+    }
+    assert {p.latency_ms for p in points.values()} == {2.0} and all(p.macs for p in points.values())
+
+
 def test_pictures_are_drawn() -> None:
     records = {r["run_id"]: r for experiment in three() for r in experiment}
     found = joined(*three(), rows("d", methods=("none", "kd", "cwd")))

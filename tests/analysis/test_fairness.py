@@ -202,8 +202,13 @@ def test_a_budget_of_seconds_is_equal_compute_whatever_the_steps() -> None:
 
 def test_different_devices_are_a_note() -> None:
     rows = equally_fast()
-    rows[-1]["device"] = "NVIDIA A100"
-    assert any("different devices (NVIDIA A100, cpu)" in text for text in notes(block(rows)))
+    rows[-1] |= {"device": "NVIDIA A100", "step_ms": 1.0}
+    found = block(rows)
+    (text,) = [text for text in notes(found) if "different devices" in text]
+    assert "(cpu, NVIDIA A100): rounding differs; times and memory are those on cpu alone" in text
+    assert {line.step_s for line in found.methods} == {0.1}  # of `sstkd` four of five runs
+    others = [row | {"device": "NVIDIA A100"} if row["method"] == "sstkd" else row for row in rows]
+    assert [line.step_s for line in block(others).methods if line.name.method == "sstkd"] == [None]
 
 
 def test_a_failed_run_is_a_loss_and_not_a_gap() -> None:
