@@ -64,7 +64,7 @@ class Worker:
         return self._worker.run(specs, last_try)
 
 
-def group_run(group: Group, progress: Any) -> str:
+def group_run(group: Group, progress: Any, shared: dict[str, Any]) -> str:
     """Task: one run as a Ray Train worker group: "ok" or "failed".
 
     Raises:
@@ -73,4 +73,4 @@ def group_run(group: Group, progress: Any) -> str:
     """
     from harness.execution.ray_train import run_group
 
-    return run_group(group, progress)
+    return run_group(group, progress, shared)

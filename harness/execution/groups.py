@@ -15,6 +15,7 @@ from harness.execution.messages import Group, Outcome, lost
 from harness.execution.nodes import answers, no_node, room, selectors, this_node
 from harness.execution.pool import REFRESH_SECONDS, SILENT_SECONDS
 from harness.execution.queue import Queue
+from harness.execution.sharing import on_node
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 
@@ -35,6 +36,7 @@ class Groups:
         self._attempts: Counter[str] = Counter()
         self._room: dict[str, int] = {}
         self._looked = -REFRESH_SECONDS
+        self._shared: dict[str, Any] = {}
         self._asked: list[Any] = []  # placement groups, for a cluster that grows
         self._had_room = time.monotonic()
         here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
@@ -131,4 +133,7 @@ class Groups:
             f"{int(time.time())}-{self._attempts[run.run_id]}",
             tuple(sorted(barred)) if elsewhere >= self._resources.workers else (),
         )
-        self._running[self._task.remote(group, self._progress)] = run
+        for node in self._room:
+            if node not in self._shared:
+                self._shared[node] = on_node(node)
+        self._running[self._task.remote(group, self._progress, self._shared)] = run

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.execution.actors import Worker
 from harness.execution.messages import Outcome, lost
 from harness.execution.nodes import draining, free, no_node, placed, room
 from harness.execution.queue import Key, Queue, key_of
-from harness.execution.sharing import SharedObjects
+from harness.execution.sharing import on_node
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 
@@ -190,8 +189,7 @@ class Pool:
     def _started(self, actor: _Actor, node: str) -> None:
         self._false_starts, actor.node = 0, node
         if node not in self._shared:
-            here = NodeAffinitySchedulingStrategy(node, soft=False)
-            self._shared[node] = ray.remote(num_cpus=0)(SharedObjects).options(scheduling_strategy=here).remote()
+            self._shared[node] = on_node(node)
         actor.handle.attach.remote(self._shared[node])
 
     def _end(self, actor: _Actor) -> None:

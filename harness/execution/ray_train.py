@@ -19,8 +19,13 @@ from harness.results import failures as kept
 from harness.results import record
 
 
-def run_group(group: Group, progress: Any) -> str:
-    """One run as a Ray Train worker group: "ok" or "failed".
+def run_group(group: Group, progress: Any, shared: Mapping[str, Any]) -> str:
+    """One run as a Ray Train worker group: "ok", "failed" or "yielded".
+
+    Args:
+        group: what the ranks need to know.
+        progress: handle of the `ProgressActor`.
+        shared: handles of `SharedObjects` actors, by node.
 
     Raises:
         WorkerLost: a worker died, or its machine failed.
@@ -35,7 +40,7 @@ def run_group(group: Group, progress: Any) -> str:
     name = f"{run.run_id}-{group.attempt}"
     trainer = TorchTrainer(
         rank_loop,
-        train_loop_config={"group": group, "progress": progress},
+        train_loop_config={"group": group, "progress": progress, "shared": dict(shared)},
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=use_gpu,
@@ -62,7 +67,7 @@ def rank_loop(config: dict[str, Any]) -> str:
     """What each rank does: "ok"; a failure is raised, to end the other ranks."""
     with quick_imports():
         from harness.execution.worker import run_rank
-    return run_rank(config["group"], config["progress"])
+    return run_rank(config["group"], config["progress"], config["shared"])
 
 
 def _failed(

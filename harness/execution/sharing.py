@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Packed = tuple[bytes, list[NDArray[np.uint8]]]
 
@@ -43,6 +44,12 @@ class SharedObjects:
             return []
         self._made[key] = ray.put(packed_value)
         return [self._made[key]]
+
+
+def on_node(node: str) -> Any:
+    """A new `SharedObjects` actor on a node; it ends with this process."""
+    here = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(num_cpus=0)(SharedObjects).options(scheduling_strategy=here).remote()
 
 
 def packed(value: Any) -> Packed:

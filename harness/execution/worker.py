@@ -5,7 +5,7 @@ Both write the row when the run ends. They send progress to the `ProgressActor`,
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +121,19 @@ class WarmWorker:
             on_progress=report,
             checkpoint_minutes=self._resources.checkpoints.minutes,
             leaves=Notice(),
+            gpu_share=min(1.0, self._resources.gpus_per_worker or 1.0),
             **({} if self._share is None else {"share": self._share}),
         )
 
 
-def run_rank(group: Group, progress: Any) -> str:
-    """What each rank of a Ray Train worker group does: "ok"; a failure is raised, to end the other ranks."""
+def run_rank(group: Group, progress: Any, shared: Mapping[str, Any]) -> str:
+    """What each rank of a Ray Train worker group does: "ok" or "yielded"; a failure is raised, to end the other ranks.
+
+    Args:
+        group: what the ranks need to know.
+        progress: handle of the `ProgressActor`.
+        shared: handles of `SharedObjects` actors, by node: data and teacher are read once per machine.
+    """
     run, resources = Run.model_validate_json(group.run), Resources.model_validate_json(group.resources)
     workspace = Workspace(Path(group.directory), resources)
     workspace.fetch(run)
@@ -137,6 +144,7 @@ def run_rank(group: Group, progress: Any) -> str:
         checkpoint_minutes=resources.checkpoints.minutes,
         bucket_mb=resources.bucket_mb,
         leaves=Notice(),
+        **({"share": sharer(shared[this_node()])} if this_node() in shared else {}),
     )
     ray.get(progress.set_node.remote(run.run_id, runtime.rank, this_node()))
     if runtime.rank != 0:

@@ -75,6 +75,7 @@ def run_trial(config: Mapping[str, Any], context: Context) -> None:
         device=torch.device("cuda" if resources.gpus_per_worker > 0 else "cpu"),
         threads=resources.cpus_per_worker,
         loader_workers=resources.loader_workers,
+        gpu_share=min(1.0, resources.gpus_per_worker or 1.0),
         checkpoint_minutes=resources.checkpoints.minutes,
         on_evaluation=tell,
         **({"share": share_over(context.shelf)} if this_node() == context.node else {}),

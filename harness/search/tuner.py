@@ -14,13 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.execution.connection import STARTING, connected, doing
 from harness.execution.nodes import require_room, room, this_node
-from harness.execution.sharing import SharedObjects
+from harness.execution.sharing import on_node
 from harness.execution.status import Status
 from harness.execution.status_file import StatusFile
 from harness.execution.workspace import Workspace, below, copy_teacher
@@ -105,8 +103,7 @@ def search(
             require_room(resources)
             status.doing = STARTING
             on_update(status)
-            here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
-            shelf = ray.remote(num_cpus=0)(SharedObjects).options(scheduling_strategy=here).remote()
+            shelf = on_node(this_node())
             context = Context(folder, resources, tuple(studies), proposer(experiment), shelf, this_node())
             for place in range(len(studies)):
                 outcomes = best.outcomes(experiment, directory)

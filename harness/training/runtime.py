@@ -23,6 +23,7 @@ class Runtime(Ranks):
         on_progress: called with reports of the run.
         share: `share(key, make)` is `make()`, or an equal object that another process of this machine has made.
         checkpoint_minutes: a checkpoint is also written after so many minutes.
+        gpu_share: of the GPU's memory, this process's; above it, it is out of memory and does not take that of others.
         leaves: whether this process is about to lose its machine; asked between steps.
         on_evaluation: called with columns of the row so far after each evaluation but the last, when the checkpoint is
             written; it may end the process.
@@ -33,6 +34,7 @@ class Runtime(Ranks):
     on_progress: Callable[[Progress], None] = field(default=lambda progress: None)
     share: Callable[[str, Callable[[], Any]], Any] = field(default=lambda key, make: make())
     checkpoint_minutes: float | None = None
+    gpu_share: float = 1.0
     leaves: Callable[[], bool] = field(default=lambda: False)
     on_evaluation: Callable[[dict[str, Any]], None] = field(default=lambda columns: None)
 
@@ -65,6 +67,8 @@ class Runtime(Ranks):
         )
 
     def enter(self) -> None:
-        """Set the number of threads of this process; OpenCV's own threads would compete with the worker's."""
+        """Set this process's threads and share of the GPU; OpenCV's own threads would compete with the worker's."""
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(0)
+        if self.device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(self.gpu_share, self.device)

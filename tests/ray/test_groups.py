@@ -2,13 +2,18 @@
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
+from harness.execution.actors import ProgressActor
+from harness.execution.groups import Groups
 from harness.execution.launcher import run_all
+from harness.execution.queue import Queue
 from harness.execution.status import Status
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
@@ -57,6 +62,26 @@ def test_a_killed_group_goes_on_with_the_same_bits(address: str, tmp_path: Path)
     expected, got = row(tmp_path / "undisturbed", run), row(tmp_path / "killed", run)
     assert {key: got[key] for key in MEASURED} == {key: expected[key] for key in MEASURED}
     assert (expected["resumed"], got["resumed"], got["worker_history"]) == (0, 1, None)
+
+
+def test_the_ranks_of_a_machine_read_data_and_teacher_once(address: str, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    teacher, _, run = tiny.plan(tmp_path)
+    assert tiny.in_process(teacher, folder) == "ok"
+    ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    try:
+        progress = ray.remote(num_cpus=0)(ProgressActor).remote()
+        groups = Groups(folder, Resources(workers=2, address=address), progress)
+        queue = Queue([run], {teacher.run_id: "ok", run.run_id: "waiting"})
+        groups.refresh(1, 1)
+        assert list(groups.assign(queue, Counter())) == [run]
+        outcomes = [outcome for _ in range(600) if groups.running for outcome in groups.wait(0.2)]
+        assert [outcome.status for outcome in outcomes] == ["ok"], outcomes
+        digest = row(folder, run)["teacher_sha256"]
+        (shared,) = groups._shared.values()
+        assert ray.get(shared.lookup.remote(f"weights {digest}"))[0] == "ready"
+    finally:
+        ray.shutdown()
 
 
 def test_a_mistake_of_one_rank_is_not_tried_again(address: str, tmp_path: Path) -> None:

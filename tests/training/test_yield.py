@@ -35,6 +35,16 @@ def runtime(folder: Path, run: Run, leaves: Callable[[], bool], background: bool
     return Runtime.local(checkpoints, device=torch.device("cpu"), leaves=leaves, **options)
 
 
+def test_a_process_with_a_part_of_a_gpu_has_that_part_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, torch.device]] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: asked.append(given))
+    device = torch.device("cuda")
+    Runtime.local(device=device, gpu_share=0.25).enter()
+    Runtime.local(device=device).enter()  # the same process, another run
+    Runtime.local(device=torch.device("cpu"), gpu_share=0.25).enter()
+    assert asked == [(0.25, device), (1.0, device)]
+
+
 def never() -> bool:
     return False
 
