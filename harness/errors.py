@@ -73,7 +73,18 @@ def text_of(error: BaseException) -> str:
 
 
 class RunFailed(Exception):
-    """The run failed and its row says why."""
+    """The run failed and its row says why.
+
+    Attributes:
+        run_id: of the run.
+    """
+
+    def __init__(self, message: str, run_id: str = "") -> None:
+        super().__init__(message, run_id)
+        self.run_id = run_id
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class WorkerLost(Exception):

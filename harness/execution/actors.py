@@ -64,8 +64,8 @@ class Worker:
         return self._worker.run(specs, last_try)
 
 
-def group_run(group: Group, progress: Any, shared: dict[str, Any]) -> str:
-    """Task: one run as a Ray Train worker group: "ok" or "failed".
+def group_run(group: Group, progress: Any, shared: dict[str, Any]) -> dict[str, str]:
+    """Task: runs as a Ray Train worker group, as `run_group`.
 
     Raises:
         WorkerLost: a worker died, or its machine failed.

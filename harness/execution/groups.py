@@ -13,15 +13,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from harness.execution.actors import group_run
 from harness.execution.messages import Group, Outcome, lost
 from harness.execution.nodes import answers, no_node, room, selectors, this_node
-from harness.execution.pool import REFRESH_SECONDS, SILENT_SECONDS
+from harness.execution.pool import REFRESH_SECONDS, SILENT_SECONDS, fresh, share
 from harness.execution.queue import Queue
 from harness.execution.sharing import on_node
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 
+OF_ITS_GROUP = "another run of its worker group failed, which ends the group"
+
 
 class Groups:
-    """Worker groups for runs on several workers.
+    """Worker groups for runs on several workers; a group trains one, or several in step.
 
     Args:
         directory: results folder of the experiment.
@@ -31,7 +33,7 @@ class Groups:
 
     def __init__(self, directory: Path, resources: Resources, progress: Any) -> None:
         self._directory, self._resources, self._progress = directory, resources, progress
-        self._running: dict[Any, Run] = {}  # by future
+        self._running: dict[Any, tuple[Run, ...]] = {}  # by future
         self._silent: dict[str, float] = {}  # nodes that did not answer, and until when they are not used
         self._attempts: Counter[str] = Counter()
         self._room: dict[str, int] = {}
@@ -45,7 +47,7 @@ class Groups:
     @property
     def running(self) -> int:
         """How many runs are being executed."""
-        return len(self._running)
+        return sum(map(len, self._running.values()))
 
     @property
     def slots(self) -> int:
@@ -71,8 +73,8 @@ class Groups:
         self._room = {node: fit for node, fit in found.items() if self._silent.get(node, 0.0) < now}
         self._looked = now
         if self._resources.autoscale:
-            self._ask(min(self.slots, ready + self.running) - self._fit)
-            if self._fit or self.running:
+            self._ask(min(self.slots, ready + len(self._running)) - self._fit)
+            if self._fit or self._running:
                 self._had_room = now
             elif now - self._had_room > 60 * self._resources.node_minutes:
                 raise no_node(self._resources)
@@ -97,13 +99,15 @@ class Groups:
             self._asked.append(placement_group([worker] * count, **options))
 
     def assign(self, queue: Queue, tries: Counter[str]) -> Iterator[Run]:
-        """Start as many groups as there is room for; yields the runs that start."""
-        while self.running < self.slots and self._fit > self.running:
+        """Start as many groups as there is room for, of one run or several that are fed with the same; yields these."""
+        most = share(len(queue), self.slots, self._resources.together)
+        while len(self._running) < min(self.slots, self._fit):
             run = queue.take("", (), None)
             if run is None:
                 return
-            self._start(run, queue.barred(run.run_id))
-            yield run
+            others = [] if tries[run.run_id] else queue.more(run, most - 1, lambda other: fresh(other, queue, tries))
+            self._start((run, *others), queue.barred(run.run_id))
+            yield from (run, *others)
 
     def wait(self, seconds: float) -> Iterator[Outcome]:
         """The runs that end within so many seconds; returns as soon as one did."""
@@ -112,28 +116,30 @@ class Groups:
             return
         done, _ = ray.wait(list(self._running), timeout=seconds)
         for future in done:
-            run = self._running.pop(future)
+            runs = self._running.pop(future)
             self._looked = -REFRESH_SECONDS
+            several = len(runs) > 1
             try:
-                yield Outcome(run, ray.get(future))
+                answer = ray.get(future)
+                yield from (Outcome(run, answer[run.run_id], OF_ITS_GROUP, beside_others=several) for run in runs)
             except ray.exceptions.RayError as error:
                 # Ray notices late that a node is lost; until then a new group would wait for it.
-                for node in set(ray.get(self._progress.nodes.remote(run.run_id)).values()):
+                for node in set(ray.get(self._progress.nodes.remote(runs[0].run_id)).values()):
                     if not answers(node):
                         self._silent[node] = time.monotonic() + SILENT_SECONDS
-                yield lost(run, error, None)
+                yield from (lost(run, error, None, beside_others=several) for run in runs)
 
-    def _start(self, run: Run, barred: set[str]) -> None:
+    def _start(self, runs: tuple[Run, ...], barred: set[str]) -> None:
         elsewhere = sum(fit for node, fit in self._room.items() if node not in barred)
-        self._attempts[run.run_id] += 1
+        self._attempts[runs[0].run_id] += 1
         group = Group(
-            run.model_dump_json(),
+            tuple(run.model_dump_json() for run in runs),
             str(self._directory),
             self._resources.model_dump_json(),
-            f"{int(time.time())}-{self._attempts[run.run_id]}",
+            f"{int(time.time())}-{self._attempts[runs[0].run_id]}",
             tuple(sorted(barred)) if elsewhere >= self._resources.workers else (),
         )
         for node in self._room:
             if node not in self._shared:
                 self._shared[node] = on_node(node)
-        self._running[self._task.remote(group, self._progress, self._shared)] = run
+        self._running[self._task.remote(group, self._progress, self._shared)] = runs

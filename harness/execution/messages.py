@@ -12,14 +12,14 @@ class Group:
     """What a worker group needs to know.
 
     Attributes:
-        run: as JSON.
+        runs: as JSON; several are fed with the same.
         directory: results folder of the experiment.
         resources: as JSON.
-        attempt: distinguishes this attempt from earlier ones of the same run, for Ray Train.
+        attempt: distinguishes this attempt from earlier ones of the same runs, for Ray Train.
         barred: ids of nodes on which the run has failed.
     """
 
-    run: str
+    runs: tuple[str, ...]
     directory: str
     resources: str
     attempt: str

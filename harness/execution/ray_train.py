@@ -1,6 +1,6 @@
-"""One run as a worker group of Ray Train. Loads no model code itself, which only the ranks need."""
+"""Runs as a worker group of Ray Train. Loads no model code itself, which only the ranks need."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +19,29 @@ from harness.results import failures as kept
 from harness.results import record
 
 
-def run_group(group: Group, progress: Any, shared: Mapping[str, Any]) -> str:
-    """One run as a Ray Train worker group: "ok", "failed" or "yielded".
+def run_group(group: Group, progress: Any, shared: Mapping[str, Any]) -> dict[str, str]:
+    """One run, or several in step, as a Ray Train worker group.
 
     Args:
         group: what the ranks need to know.
         progress: handle of the `ProgressActor`.
         shared: handles of `SharedObjects` actors, by node.
 
+    Returns:
+        By run_id "ok", "failed", "yielded", "waiting" (not begun, for lack of memory) or "lost" (another one failed).
+
     Raises:
         WorkerLost: a worker died, or its machine failed.
         OSError: the disk is full.
     """
-    run, resources = Run.model_validate_json(group.run), Resources.model_validate_json(group.resources)
+    runs = [Run.model_validate_json(each) for each in group.runs]
+    resources = Resources.model_validate_json(group.resources)
     workspace = Workspace(Path(group.directory), resources)
     use_gpu = resources.gpus_per_worker > 0
     per_worker: dict[str, float] = {"CPU": resources.cpus}
     if use_gpu:
         per_worker["GPU"] = resources.gpus_per_worker
-    name = f"{run.run_id}-{group.attempt}"
+    name = f"{runs[0].run_id}-{group.attempt}"
     trainer = TorchTrainer(
         rank_loop,
         train_loop_config={"group": group, "progress": progress, "shared": dict(shared)},
@@ -54,44 +58,50 @@ def run_group(group: Group, progress: Any, shared: Mapping[str, Any]) -> str:
         ),
     )
     try:
-        status: str = trainer.fit().return_value
+        status: dict[str, str] = trainer.fit().return_value
     except TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {})
-        return _failed(run, workspace, failures, str(error), ray.get(progress.nodes.remote(run.run_id)))
+        return _failed(runs, workspace, failures, str(error), ray.get(progress.nodes.remote(runs[0].run_id)))
     finally:
         workspace.place.remove_folder(f"ray/{name}")
     return status
 
 
-def rank_loop(config: dict[str, Any]) -> str:
-    """What each rank does: "ok"; a failure is raised, to end the other ranks."""
+def rank_loop(config: dict[str, Any]) -> dict[str, str]:
+    """What each rank does, as `run_rank`; a failure is raised, to end the other ranks."""
     with quick_imports():
         from harness.execution.worker import run_rank
     return run_rank(config["group"], config["progress"], config["shared"])
 
 
 def _failed(
-    run: Run, workspace: Workspace, failures: Mapping[int, BaseException], message: str, nodes: Mapping[int, str]
-) -> str:
-    """What the failures of ranks mean for the run.
+    runs: Sequence[Run],
+    workspace: Workspace,
+    failures: Mapping[int, BaseException],
+    message: str,
+    nodes: Mapping[int, str],
+) -> dict[str, str]:
+    """What the failures of ranks mean for the runs.
 
     Raises:
-        WorkerLost: it can be tried again.
+        WorkerLost: they can be tried again.
         OSError: the disk is full.
     """
     causes = {rank: getattr(error, "cause", None) or error for rank, error in failures.items()}
     for cause in causes.values():
         if isinstance(cause, RunFailed):
-            return "failed"
+            ended = {run.run_id: "ok" if workspace.status(run.run_id) == "ok" else "lost" for run in runs}
+            return ended | {cause.run_id: "failed"}
         if record.is_disk_full(cause):
             raise cause
     for rank, cause in causes.items():
         # Raised beside the training, whose own errors end as RunFailed.
-        if not machine_failed(cause) and type(cause).__module__ == "builtins":
+        if len(runs) == 1 and not machine_failed(cause) and type(cause).__module__ == "builtins":
+            (run,) = runs
             kept.keep_text(workspace.folder, run, "\n".join([text_of(failures[rank]), message]))
             record.write_row(run, workspace.folder, {}, "failed", f"rank {rank}: {record.failure(cause, run)}")
             workspace.publish(run.run_id)
-            return "failed"
+            return {run.run_id: "failed"}
     reason = "; ".join(f"rank {rank}: {_last_line(cause)}" for rank, cause in causes.items())
     raise WorkerLost(reason or " ".join(message.split()), tuple(nodes[rank] for rank in causes if rank in nodes))
 

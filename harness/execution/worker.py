@@ -99,18 +99,11 @@ class WarmWorker:
                 ended(run_id, execute(run, self._runtime(run_id, device, reports[run_id]), folder, publish, last_try))
             else:
                 runtimes = {run_id: self._runtime(run_id, device, reports[run_id]) for run_id in runs}
-                execute_together(runs, runtimes, folder, publish, ended, self._memory(device))
+                execute_together(runs, runtimes, folder, publish, ended, _memory(self._resources, device))
         finally:
             for run_id in [run_id for run_id, how in status.items() if how == "lost"]:
                 reports[run_id].close("lost")
         return status
-
-    def _memory(self, device: torch.device) -> int:
-        """Half of this worker's share of what is free: the other half is for a step's own maps."""
-        of_machine = (os.cpu_count() or 1) // self._resources.cpus
-        of_machine = min(of_machine, self._resources.concurrent or of_machine)
-        workers = max(1, of_machine) if device.type == "cpu" else max(1.0, 1 / self._resources.gpus_per_worker)
-        return int(free_bytes(device) / workers / 2)
 
     def _runtime(self, run_id: str, device: torch.device, report: Reporter) -> Runtime:
         return Runtime.local(
@@ -126,33 +119,64 @@ class WarmWorker:
         )
 
 
-def run_rank(group: Group, progress: Any, shared: Mapping[str, Any]) -> str:
-    """What each rank of a Ray Train worker group does: "ok" or "yielded"; a failure is raised, to end the other ranks.
+def _memory(resources: Resources, device: torch.device) -> int:
+    """Half of a worker's share of what is free: the other half is for a step's own maps."""
+    of_machine = (os.cpu_count() or 1) // resources.cpus
+    of_machine = min(of_machine, resources.workers * (resources.concurrent or of_machine))
+    workers = max(1, of_machine) if device.type == "cpu" else max(1.0, 1 / resources.gpus_per_worker)
+    return int(free_bytes(device) / workers / 2)
+
+
+def run_rank(group: Group, progress: Any, shared: Mapping[str, Any]) -> dict[str, str]:
+    """What each rank of a Ray Train worker group does; a failure is raised, to end the other ranks.
 
     Args:
         group: what the ranks need to know.
         progress: handle of the `ProgressActor`.
         shared: handles of `SharedObjects` actors, by node: data and teacher are read once per machine.
+
+    Returns:
+        By run_id "ok", "yielded", or "waiting" of a run that was not begun, for lack of memory beside the others.
     """
-    run, resources = Run.model_validate_json(group.run), Resources.model_validate_json(group.resources)
-    workspace = Workspace(Path(group.directory), resources)
-    workspace.fetch(run)
-    runtime = Runtime.ray_worker(
-        workspace.checkpoints(run.run_id),
-        threads=resources.cpus_per_worker,
-        loader_workers=resources.loader_workers,
-        checkpoint_minutes=resources.checkpoints.minutes,
-        bucket_mb=resources.bucket_mb,
-        leaves=Notice(),
-        **({"share": sharer(shared[this_node()])} if this_node() in shared else {}),
-    )
-    ray.get(progress.set_node.remote(run.run_id, runtime.rank, this_node()))
-    if runtime.rank != 0:
-        return execute(run, runtime, workspace.folder, workspace.publish, last_try=False)
-    runtime.on_progress = report = Reporter(run, resources, workspace.folder, progress, runtime.device)
-    status = "lost"
+    runs = {run.run_id: run for run in map(Run.model_validate_json, group.runs)}
+    resources, here = Resources.model_validate_json(group.resources), this_node()
+    workspace, leaves = Workspace(Path(group.directory), resources), Notice()
+    runtimes = {
+        run_id: Runtime.ray_worker(
+            workspace.checkpoints(run_id),
+            threads=resources.cpus_per_worker,
+            loader_workers=resources.loader_workers,
+            checkpoint_minutes=resources.checkpoints.minutes,
+            bucket_mb=resources.bucket_mb,
+            leaves=leaves,
+            **({"share": sharer(shared[here])} if here in shared else {}),
+        )
+        for run_id in runs
+    }
+    first = next(iter(runtimes.values()))
+    ray.get(progress.set_node.remote(next(iter(runs)), first.rank, here))
+    reports: dict[str, Reporter] = {}
+    for run_id, run in runs.items():
+        workspace.fetch(run)
+        if first.rank == 0:
+            reports[run_id] = Reporter(run, resources, workspace.folder, progress, first.device)
+            runtimes[run_id].on_progress = reports[run_id]
+    status: dict[str, str] = {}
+
+    def ended(run_id: str, how: str) -> None:
+        status[run_id] = how
+        if run_id in reports:
+            reports[run_id].close("lost" if how in ("waiting", "yielded") else how)
+
     try:
-        status = execute(run, runtime, workspace.folder, workspace.publish, last_try=False)
+        if len(runs) == 1:
+            ((run_id, run),) = runs.items()
+            ended(run_id, execute(run, first, workspace.folder, workspace.publish, last_try=False))
+        else:
+            # The ranks must agree on how many runs they begin.
+            memory = first.minimum(torch.tensor([_memory(resources, first.device)], device=first.device))
+            execute_together(runs, runtimes, workspace.folder, workspace.publish, ended, int(memory))
     finally:
-        report.close("lost" if status == "yielded" else status)
+        for run_id in reports.keys() - status.keys():
+            reports[run_id].close("lost")
     return status

@@ -47,7 +47,7 @@ class Resources(Spec):
     """Runs at the same time; as many as fit when not given."""
     together: Literal["auto"] | Count = 1
     """Most runs that a worker trains in step where they see the same batches and teacher; both are then made once for
-    all of them. `auto`: as many as keep all workers busy and fit into memory. Not for runs on several workers."""
+    all of them. `auto`: as many as keep all workers busy and fit into memory. A worker group does so too."""
     autoscale: bool = False
     """The cluster adds nodes while runs wait, for up to `concurrent` runs at a time, and takes back those that idle."""
     node_minutes: Positive = 15.0

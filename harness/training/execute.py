@@ -126,7 +126,7 @@ def executed(
             # After a fix the run starts from step 0: its first half had the fault.
             runtime.checkpoints.drop()
         if runtime.workers > 1:
-            raise RunFailed(message) from None
+            raise RunFailed(message, run.run_id) from None
         return "failed"
     failures.forget(directory, run.run_id)
     publish(run.run_id)

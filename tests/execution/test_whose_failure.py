@@ -194,13 +194,16 @@ def test_a_rank_fails_as_what_it_is(tmp_path: Path) -> None:
     """What one rank does wrong ends the others with errors of the network: those are not the cause."""
     run = tiny.plan(tmp_path)[1]
     workspace, peer = Workspace(tmp_path, Resources()), RuntimeError("gloo: Connection closed by peer")
-    told = ({0: peer, 1: RunFailed("rank 1: ...")}, "message", {0: "a", 1: "b"})
-    assert ray_train._failed(run, workspace, *told) == "failed"
+    told = ({0: peer, 1: pickle.loads(pickle.dumps(RunFailed("rank 1: ...", run.run_id)))}, "message", {0: "a", 1: "b"})
+    assert ray_train._failed([run], workspace, *told) == {run.run_id: "failed"}
+    assert str(told[0][1]) == "rank 1: ..."
+    other = tiny.plan(tmp_path)[2]  # trained in step with it
+    assert ray_train._failed([run, other], workspace, *told) == {run.run_id: "failed", other.run_id: "lost"}
     with pytest.raises(WorkerLost, match="rank 0: RuntimeError: gloo"):
-        ray_train._failed(run, workspace, {0: peer}, "message", {0: "a"})
+        ray_train._failed([run], workspace, {0: peer}, "message", {0: "a"})
     assert store.finished(tmp_path) == {}
     shape = pickle.loads(pickle.dumps(RuntimeError("size mismatch")))  # as it comes from another process
-    assert ray_train._failed(run, workspace, {0: peer, 1: shape}, "the traceback", {}) == "failed"
+    assert ray_train._failed([run], workspace, {0: peer, 1: shape}, "the traceback", {}) == {run.run_id: "failed"}
     assert "rank 1: RuntimeError: size mismatch (pair tiny" in store.read_run(tmp_path, run.run_id)["message"]
     assert "the traceback" in paths.failure_path(tmp_path, run.run_id).read_text()
 

@@ -84,6 +84,21 @@ def test_the_ranks_of_a_machine_read_data_and_teacher_once(address: str, tmp_pat
         ray.shutdown()
 
 
+def test_runs_of_one_group_in_step_have_the_bits_of_groups_of_their_own(address: str, tmp_path: Path) -> None:
+    teacher, *runs = tiny.plan(tmp_path)
+    found = []
+    for together in (1, "auto"):
+        folder = tmp_path / str(together)
+        assert tiny.in_process(teacher, folder) == "ok"
+        resources = Resources(workers=2, address=address, together=together)
+        states = run_all([teacher, *runs], resources, folder, lambda status: None)
+        assert set(states.values()) == {"ok"}
+        found.append([row(folder, run) for run in runs])
+    assert [each["together"] for each in found[1]] == [2, 2]
+    for alone, beside in zip(*found, strict=True):
+        assert {key: alone[key] for key in MEASURED} == {key: beside[key] for key in MEASURED}
+
+
 def test_a_mistake_of_one_rank_is_not_tried_again(address: str, tmp_path: Path) -> None:
     """Three workers do not divide the batch: no other node would do better."""
     (run,) = plain_student(tmp_path)
