@@ -178,6 +178,8 @@ def kuberay(file: Path, experiment: Experiment, options: Options) -> str:
         "spec": _ray_job(experiment, options, name, names),
     }
     if options.queue is not None:
+        if experiment.resources.autoscale:
+            raise ValueError("--queue: Kueue starts jobs of a fixed size; leave out --queue, or resources.autoscale")
         job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = _queue_name(options.queue)
         job["spec"]["suspend"] = True  # Kueue starts it when the queue has room
     if options.patch is not None:

@@ -15,7 +15,7 @@ MERGE_KEYS = {
     "workerGroupSpecs": "groupName",
 }
 """Lists whose items are merged by this key; other lists, such as tolerations, are replaced."""
-KIND = "RayJob"
+KIND, DIRECTIVE = "RayJob", "$patch"
 MOST_BYTES = 2**20
 
 
@@ -46,7 +46,10 @@ def patched(documents: Sequence[dict[str, Any]], file: Path) -> list[dict[str, A
         if index is None:
             kinds = ", ".join(each["kind"] for each in found)
             raise ValueError(f"{file}: kind: {quoted(kind)}: the manifest has {kinds}")
-        found[index] = _merged(found[index], change, file, "")
+        try:
+            found[index] = _merged(found[index], change, file, "")
+        except RecursionError:
+            raise ValueError(f"{file}: is nested too deeply, or holds itself by an alias") from None
     return found
 
 
@@ -56,6 +59,8 @@ def _merged(before: dict[str, Any], change: dict[Any, Any], file: Path, at: str)
         here = f"{at}.{key}" if at else str(key)
         if not isinstance(key, str):
             raise ValueError(f"{file}: {here}: keys are words; quote it")
+        if key == DIRECTIVE:
+            raise ValueError(f"{file}: {here}: is for items of lists with names; null deletes a key")
         old = found.get(key)
         if value is None:
             found.pop(key, None)
@@ -73,13 +78,17 @@ def _merged(before: dict[str, Any], change: dict[Any, Any], file: Path, at: str)
 
 
 def _merged_items(before: list[dict[str, Any]], change: Any, name: str, file: Path, at: str) -> list[dict[str, Any]]:
-    if not isinstance(change, list) or not all(isinstance(each, dict) and name in each for each in change):
+    if not isinstance(change, list) or not all(
+        isinstance(each, dict) and isinstance(each.get(name), str) for each in change
+    ):
         raise ValueError(f"{file}: {at}: is a list of mappings, each with its {name}")
     found = {each[name]: each for each in before}
     for each in change:
         item = dict(each)
-        if item.pop("$patch", None) == "delete":
+        if (directive := item.pop(DIRECTIVE, None)) == "delete":
             found.pop(item[name], None)
+        elif directive is not None:
+            raise ValueError(f"{file}: {at}[{item[name]}].{DIRECTIVE}: {quoted(directive)}; only delete is supported")
         else:
             found[item[name]] = _merged(found.get(item[name], {}), item, file, f"{at}[{item[name]}]")
     return [*found.values()]

@@ -37,6 +37,10 @@ class ProgressActor:
         """Note on which node a rank of a worker group is."""
         self._nodes.setdefault(run_id, {})[rank] = node
 
+    def forget_nodes(self, run_id: str) -> None:
+        """A new attempt begins."""
+        self._nodes.pop(run_id, None)
+
     def nodes(self, run_id: str) -> dict[int, str]:
         """The nodes of a run's ranks in its last attempt."""
         return self._nodes.get(run_id, {})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util import placement_group, remove_placement_group
+from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.execution.actors import group_run
@@ -74,29 +74,48 @@ class Groups:
         self._looked = now
         if self._resources.autoscale:
             self._ask(min(self.slots, ready + len(self._running)) - self._fit)
+            if not ready:
+                self._leave_nodes()
             if self._fit or self._running:
                 self._had_room = now
             elif now - self._had_room > 60 * self._resources.node_minutes:
                 raise no_node(self._resources)
 
     def _ask(self, groups: int) -> None:
-        """Let `groups` placement groups wait for nodes; those that have some have done their work.
+        """Let `groups` placement groups wait for nodes.
 
-        Unlike `ray.autoscaler.sdk.request_resources` they vanish with this process, however it ends.
+        One that has found nodes holds them, and has to go before a worker group can have them; so do the others, which
+        would take them first. Nothing is asked for while a group is starting, for the same reason. Unlike
+        `ray.autoscaler.sdk.request_resources` they vanish with this process, however it ends.
         """
-        pending = [group for group in self._asked if not group.wait(0)][: max(0, groups)]
-        for group in self._asked:
-            if group not in pending:
-                remove_placement_group(group)
-        self._asked = pending
+        found = any(placement_group_table(group)["state"] == "CREATED" for group in self._asked)
+        wanted = 0 if found or any(map(self._starting, self._running.values())) else max(0, groups)
+        for group in self._asked[wanted:]:
+            remove_placement_group(group)
+        del self._asked[wanted:]
         worker: dict[str, float] = {"CPU": self._resources.cpus}
         if self._resources.gpus_per_worker > 0:
             worker["GPU"] = self._resources.gpus_per_worker
         (labels,) = selectors(self._resources)
-        while len(self._asked) < groups:
+        while len(self._asked) < wanted:
             count = self._resources.workers
             options: dict[str, Any] = {"bundle_label_selector": [labels] * count} if labels else {}
             self._asked.append(placement_group([worker] * count, **options))
+
+    def _nodes_of(self, runs: tuple[Run, ...]) -> dict[int, str]:
+        nodes: dict[int, str] = ray.get(self._progress.nodes.remote(runs[0].run_id))
+        return nodes
+
+    def _starting(self, runs: tuple[Run, ...]) -> bool:
+        return len(self._nodes_of(runs)) < self._resources.workers
+
+    def _leave_nodes(self) -> None:
+        """End what is shared on nodes that no group is on: a node with an actor is never idle for its autoscaler."""
+        if any(map(self._starting, self._running.values())):
+            return
+        used = {node for runs in self._running.values() for node in self._nodes_of(runs).values()}
+        for node in self._shared.keys() - used:
+            ray.kill(self._shared.pop(node))
 
     def assign(self, queue: Queue, tries: Counter[str]) -> Iterator[Run]:
         """Start as many groups as there is room for, of one run or several that are fed with the same; yields these."""
@@ -124,7 +143,7 @@ class Groups:
                 yield from (Outcome(run, answer[run.run_id], OF_ITS_GROUP, beside_others=several) for run in runs)
             except ray.exceptions.RayError as error:
                 # Ray notices late that a node is lost; until then a new group would wait for it.
-                for node in set(ray.get(self._progress.nodes.remote(runs[0].run_id)).values()):
+                for node in set(self._nodes_of(runs).values()):
                     if not answers(node):
                         self._silent[node] = time.monotonic() + SILENT_SECONDS
                 yield from (lost(run, error, None, beside_others=several) for run in runs)
@@ -139,6 +158,7 @@ class Groups:
             f"{int(time.time())}-{self._attempts[runs[0].run_id]}",
             tuple(sorted(barred)) if elsewhere >= self._resources.workers else (),
         )
+        self._progress.forget_nodes.remote(runs[0].run_id)
         for node in self._room:
             if node not in self._shared:
                 self._shared[node] = on_node(node)

@@ -40,26 +40,33 @@ def has_labels(node: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     return True
 
 
+def _nodes(resources: Resources) -> list[dict[str, Any]]:
+    """The nodes that are alive, stay, and have the labels."""
+    leaving, wanted = draining(), selectors(resources)
+    return [
+        node
+        for node in ray.nodes()
+        if node["Alive"]
+        and node["NodeID"] not in leaving
+        and any(has_labels(node.get("Labels", {}), labels) for labels in wanted)
+    ]
+
+
 def room(resources: Resources) -> dict[str, int]:
     """How many workers fit on each node, by node id; only nodes that stay, and fit at least one.
 
     What others use is not looked at: a worker that does not fit yet waits for it.
     """
-    leaving, wanted = draining(), selectors(resources)
-    fit: dict[str, int] = {}
-    for node in ray.nodes():
-        if not node["Alive"] or node["NodeID"] in leaving:
-            continue
-        if not any(has_labels(node.get("Labels", {}), labels) for labels in wanted):
-            continue
-        if (workers := _fits(node["Resources"], resources)) > 0:
-            fit[node["NodeID"]] = workers
-    return fit
+    fit = {node["NodeID"]: _fits(node["Resources"], resources) for node in _nodes(resources)}
+    return {node: workers for node, workers in fit.items() if workers > 0}
 
 
 def free(resources: Resources) -> int:
-    """How many more workers there is room for now, beside what anybody uses; an estimate, of the cluster as a whole."""
-    return _fits(ray.available_resources(), resources)
+    """How many more workers there is room for now, beside what anybody uses; Ray's figures are a moment old."""
+    unused = _of_state("available_resources_per_node")
+    if unused is None:
+        return sum(room(resources).values())
+    return sum(_fits(unused.get(node["NodeID"], {}), resources) for node in _nodes(resources))
 
 
 def _fits(there: Mapping[str, float], resources: Resources) -> int:
@@ -69,18 +76,26 @@ def _fits(there: Mapping[str, float], resources: Resources) -> int:
 
 def _on_gpus(there: Mapping[str, float], resources: Resources) -> int:
     """How many workers the GPUs of a node are enough for."""
-    # A fraction of a GPU must be on one GPU: 0.6 fits once on each, not 1.66 times.
-    whole = int(there.get("GPU", 0))
-    if resources.gpus_per_worker > 1:
-        return int(whole // resources.gpus_per_worker)
-    return whole * int(1 / resources.gpus_per_worker + 1e-9)
+    gpus = there.get("GPU", 0)
+    if resources.gpus_per_worker >= 1:
+        return int(gpus // resources.gpus_per_worker)
+    # A fraction of a GPU must be on one GPU: 0.6 fits once on each, not 1.66 times. What is left of GPUs in use is
+    # taken as if it were on one.
+    on_one = 1 / resources.gpus_per_worker + 1e-9
+    return int(gpus) * int(on_one) + int((gpus - int(gpus)) * on_one)
+
+
+def _of_state(name: str) -> Any:
+    """What Ray knows under a name of its private state; None of a cluster at `ray://`, which hides it."""
+    try:
+        return getattr(ray._private.state.state, name)()
+    except ray.exceptions.RaySystemError:
+        return None
 
 
 def draining() -> Collection[str]:
     """Ids of the nodes that are about to be taken away: a spot machine's notice, or an autoscaler's own."""
-    # Ray has no public name for it; `ray.train.get_preemption_info` is one for the ranks of a worker group only.
-    found: Collection[str] = ray._private.state.state.get_draining_nodes()
-    return found
+    return _of_state("get_draining_nodes") or ()
 
 
 class Notice:
@@ -102,7 +117,7 @@ def idle_gpus(resources: Resources) -> str:
     if resources.gpus_per_worker == 0:
         return ""
     fit = sum(room(resources).values())
-    wanted = sum(_on_gpus(node["Resources"], resources) for node in ray.nodes() if node["Alive"])
+    wanted = sum(_on_gpus(node["Resources"], resources) for node in _nodes(resources))
     if fit >= min(wanted, resources.workers * (resources.concurrent or wanted)):
         return ""
     each = f"cpus_per_worker {resources.cpus_per_worker}, loader_workers {resources.loader_workers}"
@@ -128,10 +143,11 @@ def require_room(resources: Resources) -> None:
     if sum(room(resources).values()) < resources.workers:
         total = ray.cluster_resources()
         labels = f" on nodes with {' or '.join(map(_shown, selectors(resources)))}" if resources.labels else ""
+        leaving = f", and {len(draining())} of its nodes are taken away" if draining() else ""
         raise ValueError(
             f"resources: a run needs {resources.workers} workers x ({needs(resources)}){labels}; Ray has "
-            f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs. Lower resources.workers, cpus_per_worker, "
-            f"loader_workers or gpus_per_worker{', or change labels' if labels else ''}"
+            f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs{leaving}. Lower resources.workers, "
+            f"cpus_per_worker, loader_workers or gpus_per_worker{', or change labels' if labels else ''}"
         )
 
 

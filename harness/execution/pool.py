@@ -98,7 +98,8 @@ class Pool:
         now = time.monotonic()
         if now - self._looked >= REFRESH_SECONDS:
             self._look(now)
-        wanted = max(1, min(self.slots, (ready if self._resources.autoscale else waiting) + self.running))
+        busy = sum(bool(actor.runs) for actor in self._actors)  # with several runs each, where they are in step
+        wanted = max(1, min(self.slots, (ready if self._resources.autoscale else waiting) + busy))
         while len(self._actors) < wanted:
             self._add()
         if self._resources.autoscale or not waiting:
@@ -195,6 +196,9 @@ class Pool:
     def _end(self, actor: _Actor) -> None:
         self._actors.remove(actor)
         ray.kill(actor.handle)
+        node = actor.node
+        if node in self._shared and all(other.node != node for other in self._actors):
+            ray.kill(self._shared.pop(node))  # a node with an actor is never idle for its autoscaler
 
     def _failed_to_start(self, error: Exception) -> None:
         self._false_starts += 1

@@ -1,5 +1,6 @@
 """Runs as a worker group of Ray Train. Loads no model code itself, which only the ranks need."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 from harness.results import failures as kept
 from harness.results import record
+
+NO_RETRIES = {
+    name: 0
+    for name in ("max_failures", "max_preemption_failures")
+    if name in {field.name for field in dataclasses.fields(FailureConfig)}
+}
 
 
 def run_group(group: Group, progress: Any, shared: Mapping[str, Any]) -> dict[str, str]:
@@ -54,12 +61,15 @@ def run_group(group: Group, progress: Any, shared: Mapping[str, Any]) -> dict[st
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         # The launcher retries: it knows the other nodes, and does not repeat a run that has a failed row.
         run_config=RunConfig(
-            name=name, storage_path=workspace.place.below("ray").uri, failure_config=FailureConfig(max_failures=0)
+            name=name, storage_path=workspace.place.below("ray").uri, failure_config=FailureConfig(**NO_RETRIES)
         ),
     )
     try:
         status: dict[str, str] = trainer.fit().return_value
     except TrainingFailedError as error:
+        if type(error).__name__ == "PreemptionError":  # the ranks did not leave in time; it is nobody's fault either
+            ended = {run.run_id: workspace.status(run.run_id) for run in runs}
+            return {run_id: "ok" if found == "ok" else "yielded" for run_id, found in ended.items()}
         failures = getattr(error, "worker_failures", {})
         return _failed(runs, workspace, failures, str(error), ray.get(progress.nodes.remote(runs[0].run_id)))
     finally:

@@ -141,6 +141,8 @@ def run_rank(group: Group, progress: Any, shared: Mapping[str, Any]) -> dict[str
     runs = {run.run_id: run for run in map(Run.model_validate_json, group.runs)}
     resources, here = Resources.model_validate_json(group.resources), this_node()
     workspace, leaves = Workspace(Path(group.directory), resources), Notice()
+    # One function for all: what a process has loaded is kept by it, too.
+    shares = {"share": sharer(shared[here])} if here in shared else {}
     runtimes = {
         run_id: Runtime.ray_worker(
             workspace.checkpoints(run_id),
@@ -149,7 +151,7 @@ def run_rank(group: Group, progress: Any, shared: Mapping[str, Any]) -> dict[str
             checkpoint_minutes=resources.checkpoints.minutes,
             bucket_mb=resources.bucket_mb,
             leaves=leaves,
-            **({"share": sharer(shared[here])} if here in shared else {}),
+            **shares,
         )
         for run_id in runs
     }

@@ -302,7 +302,8 @@ class Train(Spec):
     """Only operations whose order of additions is fixed, so that a run has the same bits each time on one kind of GPU;
     slower. One without such a form fails the run, by its name. On a CPU runs have the same bits anyway."""
     teacher_fast: bool = False
-    """The teacher's forward pass in bfloat16 (autocast) and channels_last; the student's stays in `precision`."""
+    """The teacher's forward pass in bfloat16 (autocast; with `precision: fp16` in that) and channels_last; the
+    student's in `precision`."""
     sync_batchnorm: bool = True
     """With several workers: batch statistics over the global batch."""
     eval_every: Steps | None = None

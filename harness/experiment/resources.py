@@ -9,9 +9,10 @@ from harness.experiment.recipe import Count, Positive, Spec
 from harness.experiment.storage_uri import require_storage
 
 _NAME = r"[a-zA-Z0-9]([a-zA-Z0-9_.\-]{0,61}[a-zA-Z0-9])?"
+_LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9\-]{0,61}[a-zA-Z0-9])?"
 Labels = Annotated[
     dict[
-        Annotated[str, Field(pattern=rf"^([a-zA-Z0-9.\-]{{1,253}}/)?{_NAME}$")],
+        Annotated[str, Field(pattern=rf"^({_LABEL}(\.{_LABEL})*/)?{_NAME}$")],
         Annotated[str, Field(pattern=rf"^!?({_NAME}|in\({_NAME}(, ?{_NAME})*\))$")],
     ],
     Field(max_length=16),

@@ -145,6 +145,9 @@ def search_problems(experiment: Experiment) -> Problems:
     if steps <= train.schedule.warmup_steps:
         key = "fraction" if tuned else "steps"
         yield ("search", key), f"{steps} steps end in the warm-up (train.schedule.warmup_steps); give more"
+    for key in () if tuned else ("labels", "autoscale"):
+        if getattr(experiment.resources, key):
+            yield ("resources", key), "Ray Tune places the trials of the ruleset searched. Leave it out, or take tuned"
     yield from _tuned_problems(search, train.steps) if tuned else _searched_problems(search, train, steps)
 
 

@@ -111,6 +111,8 @@ class Fed:
         self.label, self.data_ms, self.ahead, self.runs, self.beside = batch.label, data_ms, ahead, runs, beside
         self._pieces: Iterator[Piece] | list[Piece] = pieces
         self._values, self._kept = values, ahead is not None
+        self.by_device = ahead is not None and batch.image.device.type == "cuda"
+        """Whether seconds are the device's, which works for several runs in turn without this process's waiting."""
         self._watched: list[_Watched] = []
         if ahead is not None:
             with ahead:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from harness.training.cost import StepClock
 from harness.training.progress import Progress
 from harness.training.ranks import Ranks
 
@@ -45,19 +46,29 @@ class Log:
     shared_seconds: float = 0.0
     workers: list[dict[str, int]] = field(default_factory=list)
 
-    def fed(self, fed: "Fed") -> None:
-        """Add what a step was fed with, and the seconds that it waited for the batch."""
-        seconds = fed.data_ms / 1e3
+    def fed(self, fed: "Fed", seconds: float) -> None:
+        """Add what a step was fed with, and the seconds that this took before the step."""
         self.data_ms.append(fed.data_ms)
-        self.train_seconds += seconds
         self.together = max(self.together, fed.beside)
-        if fed.runs > 1:
-            self.shared_seconds += seconds
+        if not fed.by_device:
+            self.train_seconds += seconds
+            self.shared_seconds += seconds if fed.runs > 1 else 0.0
 
-    def took(self, seconds: float, shared: float) -> None:
-        """Add seconds of steps, and of these what was spent for several runs at once (`StepClock.taken`)."""
-        self.train_seconds += seconds
-        self.shared_seconds += shared
+    def spent(self, seconds: float, by_device: bool, clock: StepClock, waits: bool) -> None:
+        """Add the seconds of a step: this process's, or the device's where it works for several runs in turn.
+
+        Args:
+            seconds: of this process.
+            by_device: as `Fed`'s.
+            clock: of the steps.
+            waits: the device has come to the end of the step, so that its times can be read.
+        """
+        if not by_device:
+            self.train_seconds += seconds
+        elif waits:
+            taken, shared = clock.taken()
+            self.train_seconds += taken
+            self.shared_seconds += shared
 
     def add(self, terms: Terms) -> None:
         """Add the terms of one step."""

@@ -117,8 +117,9 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
         fed = yield Need(i, run, runtime, data, teacher, shown, memory_held)
         # Other runs may have had their turns meanwhile; what was made for them too counts for each that needed it.
         tick = time.perf_counter()
-        idle += tick - asked - fed.seconds(teacher is not None)
-        log.fed(fed)
+        before, by_device = fed.seconds(teacher is not None), fed.by_device
+        idle += tick - asked - before
+        log.fed(fed, before)
         # Random streams are derived from (seed, name, step, rank), so resuming needs no saved state of them.
         torch.manual_seed(seeds.derive(run.stream_seed, "network noise", i, runtime.rank))
         stream = torch.Generator().manual_seed(seeds.derive(run.stream_seed, "distiller noise", i, runtime.rank))
@@ -161,9 +162,9 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
         if logs or saves:
             finite.check()
             guards.finite_weights(student, done, runtime)
-            log.took(*clock.taken())
         if logs:
             _write_losses(log, runtime, run, done, optimizers.lr)
+        log.spent(time.perf_counter() - tick, by_device, clock, waits=logs or saves)
         if evaluates:
             with average.shown():
                 _on_dev(student, data, run, runtime, log, done)
@@ -183,8 +184,7 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
     found = _evaluated(student, data, run, runtime, directory, log, clock)
     if found is None:
         return None
-    facts |= found
-    facts |= {"wall_seconds": time.perf_counter() - began - idle}
+    facts |= found | {"wall_seconds": time.perf_counter() - began - idle}
     facts |= {"peak_memory_mb": memory.mb() if log.together < 2 else None}  # of one among several it is not known
     runtime.checkpoints.wait()
     digest = save_state(student.saved_state(), weights_path(directory, run.run_id)) if run.trial is None else None

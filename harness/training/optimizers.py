@@ -14,6 +14,8 @@ from harness.models import TapNet
 
 ENCODERS = ("encoder", "backbone")
 """What a network of one's own calls its encoder."""
+IMPLEMENTATION = ("fused", "foreach")
+"""Settings that say how a step is computed, not which; a checkpoint may come from another device."""
 REFUSALS = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError, AssertionError)
 """How torch refuses an argument: by a check of its own, or by falling over it."""
 
@@ -117,7 +119,11 @@ class Optimizers:
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         """Load what `state_dict` returned."""
         for optimizer, state in zip(self.each(), states, strict=True):
-            optimizer.load_state_dict(state)
+            groups = [
+                {**saved, **{key: own[key] for key in IMPLEMENTATION if key in own}}
+                for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+            ]
+            optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def made(spec: Optimizer, groups: list[Any]) -> torch.optim.Optimizer:

@@ -18,7 +18,7 @@ from harness.training.average import Average
 from harness.training.checkpoints import State, copied
 from harness.training.cost import StepClock
 from harness.training.log import Log
-from harness.training.optimizers import Optimizers
+from harness.training.optimizers import IMPLEMENTATION, Optimizers
 from harness.training.progress import Progress
 from harness.training.ranks import Ranks
 from harness.training.runtime import Runtime
@@ -159,8 +159,9 @@ def _require_sense(state: State, steps: int, trained: Trained) -> None:
 
 
 def _settings(optimizer: State, scheduled: Collection[str]) -> list[State]:
-    """Parameters and settings of an optimizer but for what the schedule sets, such as the learning rate."""
-    return [{key: value for key, value in group.items() if key not in scheduled} for group in optimizer["param_groups"]]
+    """Parameters and settings of an optimizer but for its implementation and what the schedule sets."""
+    left_out = {*scheduled, *IMPLEMENTATION}
+    return [{key: value for key, value in group.items() if key not in left_out} for group in optimizer["param_groups"]]
 
 
 def _fits(shape: torch.Size, parameter: torch.Size) -> bool:
@@ -189,7 +190,7 @@ class Leave:
     SECONDS = 10.0  # between two times at which several ranks agree, for which they wait for each other
 
     def __init__(self, runtime: Runtime, step: int, clock: Callable[[], float]) -> None:
-        self._runtime, self._when = runtime, SaveTimer(runtime, self.SECONDS / 60, step, clock)
+        self._runtime, self._when = runtime, SaveTimer(runtime, self.SECONDS / 60, step, clock, first=1)
 
     def asked(self, step: int) -> bool:
         """Whether it must, after `step` steps."""
@@ -212,15 +213,16 @@ class SaveTimer:
         minutes: between checkpoints; None: never.
         step: the first one of this process.
         clock: monotonic, in seconds.
+        first: steps until the ranks agree first; by then the time per step is roughly known.
     """
 
-    FIRST = 10  # steps until the time per step is roughly known
-
-    def __init__(self, runtime: Runtime, minutes: float | None, step: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, runtime: Runtime, minutes: float | None, step: int, clock: Callable[[], float], first: int = 10
+    ) -> None:
         self._runtime, self._clock = runtime, clock
         self._seconds = None if minutes is None else 60 * minutes
         self._began = self._saved = clock()
-        self._first, self._next = step, step + self.FIRST
+        self._first, self._next = step, step + first
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is due after `step` steps."""

@@ -71,4 +71,4 @@ class Runtime(Ranks):
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(0)
         if self.device.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(self.gpu_share, self.device)
+            torch.cuda.set_per_process_memory_fraction(self.gpu_share, self.device.index)  # None: the current one

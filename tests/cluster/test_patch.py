@@ -94,6 +94,10 @@ def test_each_document_gets_the_changes_of_its_kind(tmp_path):
             "spec.workerGroupSpecs: is a list of mappings, each",
         ),
         ("spec: {workerGroupSpecs: {a: 1}}", "spec.workerGroupSpecs: a list in the manifest, a mapping in the patch"),
+        ("spec: {workerGroupSpecs: [{groupName: [a]}]}", "spec.workerGroupSpecs: is a list of mappings, each"),
+        ("spec: {workerGroupSpecs: [{groupName: workers, $patch: replace}]}", "only delete is supported"),
+        ("spec: {$patch: delete}", r"spec.\$patch: is for items of lists with names; null deletes a key"),
+        ("spec: &a {more: *a}", "holds itself by an alias"),
         ("spec: {1: 2}", "spec.1: keys are words"),
         ("spec: [", "not valid YAML"),
         ("spec: !!python/object/apply:os.system [echo]", "not valid YAML"),
@@ -143,6 +147,8 @@ def test_a_cluster_that_scales_begins_with_no_worker(tmp_path):
     assert cluster["headGroupSpec"]["template"]["spec"]["automountServiceAccountToken"]
     assert not workers["template"]["spec"]["automountServiceAccountToken"]
     assert "resources.autoscale=true" in job["spec"]["entrypoint"]
+    queued = ("submit", write(tmp_path), "--manifest", "kuberay", "--image", "i", "--queue", "a")
+    assert "jobs of a fixed size" in refused(*queued, *(f"--set={each}" for each in settings))
     assert "autoscale needs concurrent" in refused("submit", write(tmp_path), "--set", settings[0])
     assert "autoscale" in refused(
         "submit", write(tmp_path), "--manifest", "slurm", *(f"--set={each}" for each in settings)

@@ -78,19 +78,52 @@ def test_only_nodes_with_the_labels_have_room(monkeypatch: pytest.MonkeyPatch, l
     ]
     monkeypatch.setattr(nodes.ray, "nodes", lambda: there_are)
     monkeypatch.setattr(nodes.ray, "cluster_resources", lambda: {"CPU": 12.0})
-    monkeypatch.setattr(nodes.ray, "available_resources", lambda: {"CPU": 3.0, "GPU": 1.0})
     wanted = Resources(labels={TYPE: "H100"}, fallback=({TYPE: "A100"},))
     assert room(Resources()) == {"a": 4, "b": 4, "c": 4} and room(wanted) == {"a": 4, "b": 4}
     assert room(wanted.model_copy(update={"fallback": ({},)})) == {"a": 4, "b": 4, "c": 4}
     assert room(wanted.model_copy(update={"fallback": ()})) == {"a": 4}
     leaving.add("a")
     assert room(wanted) == {"b": 4}
-    assert (
-        free(Resources()) == 3 and free(Resources(gpus_per_worker=0.5)) == 2 and free(Resources(cpus_per_worker=4)) == 0
-    )
     said = r"on nodes with ray.io/accelerator-type=L4; Ray has 12 CPUs, .*or change labels"
     with pytest.raises(ValueError, match=said):
         require_room(Resources(labels={TYPE: "L4"}))
+
+
+def test_room_that_is_free_is_counted_on_each_node_that_may_be_used(
+    monkeypatch: pytest.MonkeyPatch, leaving: set[str]
+) -> None:
+    there_are = [
+        {"NodeID": name, "Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}, "Labels": {TYPE: kind}}
+        for name, kind in (("a", "H100"), ("b", "A100"), ("c", "H100"))
+    ]
+    unused: dict[str, dict[str, float]] | None = {"a": {"CPU": 3.0, "GPU": 1.75}, "b": {"CPU": 4.0}, "c": {"CPU": 1.0}}
+    monkeypatch.setattr(nodes.ray, "nodes", lambda: there_are)
+    monkeypatch.setattr(nodes, "_of_state", lambda name: unused)
+    assert free(Resources()) == 8 and free(Resources(labels={TYPE: "H100"})) == 4
+    assert free(Resources(cpus_per_worker=2)) == 3, "two halves of nodes are no room"
+    assert free(Resources(gpus_per_worker=0.25)) == 3 and free(Resources(gpus_per_worker=1.0)) == 1
+    leaving.add("a")
+    assert free(Resources(gpus_per_worker=0.25)) == 0
+    unused = None  # of a cluster that hides it
+    assert free(Resources(gpus_per_worker=1.0)) == 4
+
+
+def test_gpus_of_other_kinds_are_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    there_are = [
+        {"NodeID": name, "Alive": True, "Resources": {"CPU": 64.0, "GPU": 8.0}, "Labels": {TYPE: kind}}
+        for name, kind in (("a", "H100"), ("b", "A100"))
+    ]
+    monkeypatch.setattr(nodes.ray, "nodes", lambda: there_are)
+    assert idle_gpus(Resources(gpus_per_worker=1.0, labels={TYPE: "H100"})) == ""
+
+
+def test_a_cluster_whose_nodes_are_taken_away_says_so(monkeypatch: pytest.MonkeyPatch, leaving: set[str]) -> None:
+    there_are = [{"NodeID": "a", "Alive": True, "Resources": {"CPU": 4.0}}]
+    monkeypatch.setattr(nodes.ray, "nodes", lambda: there_are)
+    monkeypatch.setattr(nodes.ray, "cluster_resources", lambda: {"CPU": 4.0})
+    leaving.add("a")
+    with pytest.raises(ValueError, match="0 GPUs, and 1 of its nodes are taken away"):
+        require_room(Resources())
 
 
 def test_a_worker_is_placed_by_labels_in_order_and_not_on_bad_nodes() -> None:
@@ -109,6 +142,8 @@ def test_a_worker_is_placed_by_labels_in_order_and_not_on_bad_nodes() -> None:
         ({"labels": {"a b": "c"}}, "labels"),
         ({"labels": {"a": "in(b"}}, "labels"),
         ({"labels": {"a": "-b"}}, "labels"),
+        ({"labels": {"-a/b": "c"}}, "labels"),
+        ({"labels": {"a.-/b": "c"}}, "labels"),
         ({"fallback": [{"a": "b"}]}, "fallback is for labels"),
         ({"labels": {"a": "b"}, "fallback": [{}], "workers": 2}, r"write in\(...\) in labels"),
     ],

@@ -116,6 +116,31 @@ def test_a_cluster_that_grows_is_asked_for_what_could_begin(pool: Pool, monkeypa
     assert len(pool._actors) == 2 and len(pool.killed) == 1  # it waits for a node that nobody needs any more
 
 
+def test_runs_in_step_are_one_worker(pool: Pool) -> None:
+    pool._resources, pool.there = Resources(autoscale=True, concurrent=8, together="auto"), {"a": 1}
+    look(pool, 6, 6)
+    first, *others = pool._actors
+    for actor in others:
+        pool._end(actor)
+    first.node, first.future, first.runs = "a", "busy", ("one",) * 6  # type: ignore[assignment]
+    look(pool, 0, 0)
+    assert pool.running == 6 and len(pool._actors) == 1
+
+
+def test_what_is_shared_on_a_node_ends_with_its_last_worker(pool: Pool) -> None:
+    """A node with any actor on it is never idle for an autoscaler."""
+    pool.there = {"a": 2}
+    look(pool, 2)
+    for actor in pool._actors:
+        actor.node = "a"
+    pool._shared["a"] = "shared"
+    one, other = pool._actors
+    pool._end(one)
+    assert pool.killed == [one.handle]
+    pool._end(other)
+    assert pool.killed == [one.handle, other.handle, "shared"] and not pool._shared
+
+
 def test_a_node_that_never_comes_is_said(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)

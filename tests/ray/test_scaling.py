@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import ray
 
+from harness.execution import pool
 from harness.execution.launcher import run_all
 from harness.execution.nodes import draining, this_node
 from harness.execution.status import Status
@@ -45,8 +46,13 @@ def growing() -> Iterator[cluster.Head]:
             head.kill()
 
 
-def test_a_cluster_grows_from_nothing_and_shrinks_to_nothing(growing: cluster.Head, tmp_path: Path) -> None:
-    runs = tiny.plan(tmp_path, methods=["none", "kd"], seeds=[0, 1])
+def test_a_cluster_grows_from_nothing_and_shrinks_to_nothing(
+    growing: cluster.Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "IDLE_SECONDS", 2.0)
+    long = ("train.steps=1200", "train.eval_every=1200", "train.checkpoint_every=1200")
+    runs = [run for run in tiny.plan(tmp_path, *long, methods=["none"]) if run.role == "student"]
+    runs += [run for run in tiny.plan(tmp_path, methods=["none"], seeds=[0, 1, 2]) if run.role == "student"]
     resources = Resources(autoscale=True, concurrent=3, address=growing.address)
     nodes: list[int] = []
 
@@ -55,8 +61,9 @@ def test_a_cluster_grows_from_nothing_and_shrinks_to_nothing(growing: cluster.He
             nodes.append(alive())
 
     states = run_all(runs, resources, tmp_path / "results", look)
-    assert set(states.values()) == {"ok"} and len(store.finished(tmp_path / "results")) == 5
+    assert set(states.values()) == {"ok"} and len(store.finished(tmp_path / "results")) == 4
     assert nodes[0] == 0 and max(nodes) == 3
+    assert nodes[-1] == 1, "while the long run goes on, the other nodes are taken back"
     ray.init(address=growing.address, logging_level="ERROR", log_to_driver=False)
     deadline = time.monotonic() + 2 * PATIENCE
     while alive() and time.monotonic() < deadline:
@@ -65,10 +72,11 @@ def test_a_cluster_grows_from_nothing_and_shrinks_to_nothing(growing: cluster.He
 
 
 def test_a_worker_group_gets_the_nodes_it_waits_for(growing: cluster.Head, tmp_path: Path) -> None:
-    runs = [run for run in tiny.plan(tmp_path, methods=["none"]) if run.role == "student"]
-    resources = Resources(autoscale=True, concurrent=1, workers=2, address=growing.address)
+    """Also where more groups are allowed than can come: what waits must not hold the nodes of what could run."""
+    runs = [run for run in tiny.plan(tmp_path, methods=["none"], seeds=[0, 1]) if run.role == "student"]
+    resources = Resources(autoscale=True, concurrent=2, workers=2, address=growing.address)
     states = run_all(runs, resources, tmp_path / "results", lambda status: None)
-    assert states == {runs[0].run_id: "ok"}
+    assert states == {run.run_id: "ok" for run in runs}
     assert store.read_run(tmp_path / "results", runs[0].run_id)["workers"] == 2
 
 

@@ -20,6 +20,7 @@ from harness.experiment.recipe import Optimizer, Train
 from harness.experiment.spec import Network
 from harness.models import TapNet, build
 from harness.taps import View
+from harness.training import resume
 from harness.training.average import Average
 from harness.training.optimizers import Optimizers
 from harness.training.schedule import Rates, require_torch_takes
@@ -59,6 +60,18 @@ def test_a_step_of_a_gpus_weights_is_one_kernel(name: str) -> None:
             optimizers = Optimizers(Optimizer(name=name, lr=0.1), step, distiller)
         assert [each.defaults["fused"] for each in optimizers.each()] == [fused, fused]
         assert optimizers.alike().defaults["fused"] is None  # on the CPU, for a schedule
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_checkpoint_of_another_device_is_taken_up(name: str) -> None:
+    """How a step is computed is a setting of the optimizer too, and differs."""
+    optimizers = [built(name)[2], built(name)[2]]
+    for group in optimizers[0].main.param_groups:
+        group["fused"] = True
+    state = optimizers[0].state_dict()
+    assert resume._settings(state[0], {"lr"}) == resume._settings(optimizers[1].state_dict()[0], {"lr"})
+    optimizers[1].load_state_dict(state)
+    assert [group["fused"] for group in optimizers[1].main.param_groups] == [None]
 
 
 def gradients(step: nn.Module) -> None:
