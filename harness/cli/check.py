@@ -33,8 +33,9 @@ def check(
         wanted.require_current()
         for note in left_out(wanted.experiment.data):
             typer.echo(f"note: {note}")
-        _print_fairness(wanted.experiment, (_runs if wanted.experiment.search is None else _search)(wanted, measure))
-        for note in _proportions(wanted) if measure else []:
+        seconds = (_runs if wanted.experiment.search is None else _search)(wanted, measure)
+        _print_fairness(wanted.experiment, seconds)
+        for note in [*_hungry(wanted, seconds), *_proportions(wanted)] if measure else []:
             typer.echo(f"note: {note}")
 
 
@@ -74,6 +75,14 @@ def _measured(experiment: "Experiment") -> Seconds:
     from harness.training.estimate import step_seconds
 
     return step_seconds(outline(experiment), experiment.resources)
+
+
+def _hungry(wanted: "Bench", seconds: Seconds) -> list[str]:
+    """Which pairs wait for their batches."""
+    from harness.experiment.plan import outline
+    from harness.training.estimate import hungry
+
+    return hungry(outline(wanted.experiment), wanted.experiment.resources, seconds)
 
 
 def _proportions(wanted: "Bench") -> list[str]:

@@ -42,6 +42,11 @@ def training_batches(
         yield to_batch(image, label, info, runtime.device, _layout(run.train))
 
 
+def share_of_batch(split: Split, info: DataInfo, run: Run, workers: int, step: int) -> tuple[Tensor, Tensor]:
+    """The first rank's images (N, H, W, 3) and labels (N, H, W) of a step as bytes, as a loader process makes them."""
+    return _Steps(split, info, run, 0, workers)[step]
+
+
 def batch_of(split: Split, info: DataInfo, run: Run, runtime: Runtime, step: int) -> Batch:
     """This rank's batch of one step, made in this process; equal to what `training_batches` gives."""
     image, label = _Steps(split, info, run, runtime.rank, runtime.workers)[step]

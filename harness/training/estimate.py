@@ -1,8 +1,9 @@
 """Estimates what a run will cost, from a few real steps of each method on this machine."""
 
+import math
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
 from harness.models import TapNet, build
 from harness.taps import Pair, View
-from harness.training.batches import training_batches
+from harness.training.batches import share_of_batch, training_batches
 from harness.training.build import build_method, for_inputs, load_data
 from harness.training.cost import device_name
 from harness.training.deterministic import in_fixed_order
@@ -48,6 +49,39 @@ def step_seconds(runs: Sequence[Run], resources: Resources) -> dict[tuple[str, s
             except ValueError as error:
                 raise ValueError(f"pair {run.pair}, {run.method.label} ({run.role}): {error}") from None
     return seen
+
+
+def hungry(runs: Sequence[Run], resources: Resources, seconds: Mapping[tuple[str, str, str], float]) -> list[str]:
+    """What to say of pairs whose batches are made more slowly than their fastest run uses them up, a line each.
+
+    Args:
+        runs: of an experiment.
+        resources: with loader workers, or a GPU that the process which makes batches keeps waiting.
+        seconds: of a step, as `step_seconds` gives them.
+    """
+    if not resources.loader_workers and not resources.gpus_per_worker:
+        return []
+    found = {}
+    for run in runs:
+        key = run.pair, run.role, run.method.label
+        if run.role != "student" or key not in seconds or run.pair in found:
+            continue
+        step = min(each for (pair, role, _), each in seconds.items() if (pair, role) == (run.pair, "student"))
+        data = load_data(run.data)
+        making = []
+        for number in range(WARM_UP + TIMED):
+            began = time.perf_counter()
+            share_of_batch(data.train, data.info, run, resources.workers, number)
+            making.append(time.perf_counter() - began)
+        batch = statistics.median(making[WARM_UP:])
+        found[run.pair] = ""
+        if batch / max(1, resources.loader_workers) > step:
+            found[run.pair] = (
+                f"pair {run.pair}: one process makes a batch in {1e3 * batch:.0f} ms, and the fastest step takes "
+                f"{1e3 * step:.0f} ms: {resources.loader_workers} loader workers cannot feed it. Give "
+                f"resources.loader_workers {math.ceil(batch / step)} or more, or read a prepared cache (data prepare)"
+            )
+    return [text for text in found.values() if text]
 
 
 def calibrated(runs: Sequence[Run], resources: Resources) -> tuple[dict[tuple[str, str, str], float], str]:
