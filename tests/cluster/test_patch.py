@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from harness.cluster.patch import patched
-from tests.cluster.test_manifests import kuberay
 from tests.support.commands import call, refused
+from tests.support.kuberay import kuberay
 from tests.support.tiny import write
 
 TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.torch
 PACKAGE = Path(__file__).parents[2] / "harness"
 MODULE = "ray._private.ray_constants"
 CONSTANT = f"{MODULE}.ENABLE_RAY_CLUSTER"  # the module is imported, its constant set
