@@ -1,4 +1,4 @@
-"""Merges a user's changes into a manifest, by the rules of Kubernetes' strategic merge."""
+"""Merges a user's changes into a manifest, after the manner of Kubernetes' strategic merge."""
 
 from collections.abc import Sequence
 from pathlib import Path
