@@ -106,11 +106,11 @@ def test_a_machine_that_is_taken_away_costs_no_step_and_no_try(tmp_path: Path, w
                 if not told and (progress.step or 0) >= 10 and progress.node:
                     told.append(progress.step or 0)
                     # In a thread: the launcher goes on meanwhile.
-                    threading.Thread(target=cluster.drain, args=(made.address, progress.node, 60)).start()
+                    threading.Thread(target=cluster.drain, args=(made.address, progress.node, 600)).start()
 
         states = run_all(runs, resources, tmp_path / "results", take_away)
     row: dict[str, Any] = store.read_row(paths.run_path(tmp_path / "results", runs[0].run_id))
-    assert told and states == {runs[0].run_id: "ok"} and row["resumed"] == 1
+    assert told and states == {runs[0].run_id: "ok"} and row["resumed"] == 1, row["message"]
     (note,) = notes
     assert "has left its machine, which is taken away, with a checkpoint; resumed" in note
     assert began and min(began) >= told[0], "no step was lost"
