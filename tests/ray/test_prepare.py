@@ -227,7 +227,8 @@ def test_the_command_interrupted_and_called_again(tmp_path):
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=cluster.PATIENCE)[1]
     # On a fast machine it may have been done already.
-    assert (process.returncode == 130 and "re-run the same command to resume" in said) or process.returncode == 0
+    stopped = process.returncode == 130 and "re-run the same command to resume" in said
+    assert stopped or process.returncode == 0, said
     kept = shards(tmp_path / "to")
     done = call(*command[3:])
     assert f"{COUNT + 3} pairs" in done.stdout and "raw" in done.stdout
