@@ -35,10 +35,10 @@ slow: $(VENV)/.installed-dev  ## large networks, malformed inputs, commands of t
 	$(PYTEST) -m 'slow and not (ray or chaos)' $(TWO)
 
 ray: $(VENV)/.installed-dev  ## all of Ray, two kills of each kind
-	$(PYTEST) -m '(ray or chaos) and not smoke' $(RAY)
+	$(PYTEST) -m '(ray or chaos) and not (smoke or soak)' $(RAY)
 
 soak: $(VENV)/.installed-dev  ## ten kills of each kind, and the benchmarks (an hour)
-	$(PYTEST) -m chaos --kills 10
+	$(PYTEST) --kills 10 -m 'chaos or soak'
 	$(PYTEST) tests/benchmarks
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy

@@ -12,6 +12,7 @@ from _pytest.mark.expression import Expression
 
 ROOT = Path(__file__).parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = ("test", "slow", "ray", "soak")
 MARKS = ("ray", "chaos", "slow", "smoke")
 
 
@@ -20,6 +21,12 @@ def selections(*targets: str) -> list[Expression]:
     recipes = [re.search(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE) for target in targets]
     found = [text for recipe in recipes if recipe for text in re.findall(r"-m '?(.*?)'? ?(?:\$|\n)", recipe[1])]
     return [Expression.compile(text) for text in found]
+
+
+def test_what_only_a_soak_runs_is_left_out_elsewhere() -> None:
+    marks = ("ray", "soak")
+    chosen = {target: [c.evaluate(lambda name, **_: name in marks) for c in selections(target)] for target in TARGETS}
+    assert {target for target, commands in chosen.items() if any(commands)} == {"soak"}
 
 
 COMBINED = [c for n in range(5) for c in itertools.combinations(MARKS, n) if "ray" in c or "smoke" not in c]

@@ -232,7 +232,8 @@ def test_killed_drivers_and_restarted_heads(
         def lose(process: subprocess.Popen[str]) -> None:
             head.kill()
             said, _ = process.communicate(timeout=cluster.PATIENCE)
-            assert process.returncode != 2, said  # no usage error; 0 if it had just finished
+            # No usage error, but that nobody answers, of one that was connecting; 0 if it had just finished.
+            assert process.returncode != 2 or "nothing answers there" in said, said
             head.start()
 
         try:

@@ -64,6 +64,7 @@ def test_a_killed_group_goes_on_with_the_same_bits(address: str, tmp_path: Path)
     assert (expected["resumed"], got["resumed"], got["worker_history"]) == (0, 1, None)
 
 
+@pytest.mark.soak
 def test_the_ranks_of_a_machine_read_data_and_teacher_once(address: str, tmp_path: Path) -> None:
     folder = tmp_path / "results"
     teacher, _, run = tiny.plan(tmp_path)

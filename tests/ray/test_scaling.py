@@ -46,6 +46,15 @@ def growing() -> Iterator[cluster.Head]:
             head.kill()
 
 
+def test_a_cluster_grows_by_a_node_for_a_run(growing: cluster.Head, tmp_path: Path) -> None:
+    (run,) = [run for run in tiny.plan(tmp_path, methods=["none"]) if run.role == "student"]
+    resources = Resources(autoscale=True, concurrent=1, address=growing.address)
+    nodes: set[int] = set()
+    states = run_all([run], resources, tmp_path / "results", lambda status: nodes.add(ray.is_initialized() and alive()))
+    assert states == {run.run_id: "ok"} and nodes == {0, 1}
+
+
+@pytest.mark.soak
 def test_a_cluster_grows_from_nothing_and_shrinks_to_nothing(
     growing: cluster.Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +80,7 @@ def test_a_cluster_grows_from_nothing_and_shrinks_to_nothing(
     assert alive() == 0
 
 
+@pytest.mark.soak
 def test_a_worker_group_gets_the_nodes_it_waits_for(growing: cluster.Head, tmp_path: Path) -> None:
     """Also where more groups are allowed than can come: what waits must not hold the nodes of what could run."""
     runs = [run for run in tiny.plan(tmp_path, methods=["none"], seeds=[0, 1]) if run.role == "student"]
@@ -87,7 +97,7 @@ def test_a_node_that_never_comes_is_said_in_the_stated_time(growing: cluster.Hea
         run_all(runs, resources, tmp_path / "results", lambda status: None)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_a_machine_that_is_taken_away_costs_no_step_and_no_try(tmp_path: Path, workers: int) -> None:
     steps = {1: 400, 2: 200}[workers]  # long enough for the notice, and for the ranks to agree
     settings = (f"train.steps={steps}", f"train.eval_every={steps}", f"train.checkpoint_every={steps}")
