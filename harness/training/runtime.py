@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import torch
 
+from harness.training.allocator import keep_freed_memory
 from harness.training.checkpoints import Checkpoints
 from harness.training.progress import Progress
 from harness.training.ranks import Ranks
@@ -67,7 +68,8 @@ class Runtime(Ranks):
         )
 
     def enter(self) -> None:
-        """Set this process's threads and share of the GPU; OpenCV's own threads would compete with the worker's."""
+        """Set this process's threads and memory; OpenCV's own threads would compete with the worker's."""
+        keep_freed_memory()
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(0)
         if self.device.type == "cuda":
