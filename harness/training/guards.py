@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from harness.training.named import Named
 from harness.training.ranks import Ranks
 
 
@@ -13,14 +14,12 @@ class FiniteTerms:
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._bad_since: dict[str, Tensor] = {}
+        self._bad_since = Named()
 
-    def watch(self, terms: Mapping[str, Tensor], step: int) -> None:
+    def watch(self, terms: Named, step: int) -> None:
         """Record the first step at which each term is not finite; on a CPU raise at once."""
-        for name, value in terms.items():
-            now = torch.where(torch.isfinite(value), torch.inf, float(step))
-            before = self._bad_since.get(name)
-            self._bad_since[name] = now if before is None else torch.minimum(before, now)
+        now = terms.each(lambda values: torch.where(torch.isfinite(values), torch.inf, float(step)))
+        self._bad_since = self._bad_since.with_those(now, torch.minimum, missing=torch.inf)
         if self._ranks.device.type == "cpu":
             self.check()
 
@@ -30,10 +29,11 @@ class FiniteTerms:
         Raises:
             FloatingPointError: names the first terms that are not finite, and the step.
         """
-        names = sorted(self._bad_since)
+        since = self._bad_since.scalars()
+        names = sorted(since)
         if not names:
             return
-        first = self._ranks.minimum(torch.stack([self._bad_since[name] for name in names]))
+        first = self._ranks.minimum(torch.stack([since[name] for name in names]))
         step = float(first.min())
         if step == float("inf"):
             return

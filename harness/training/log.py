@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from harness.training.cost import StepClock
+from harness.training.named import Named
 from harness.training.progress import Progress
 from harness.training.ranks import Ranks
 
@@ -35,8 +36,8 @@ class Log:
     curve: list[dict[str, float]] = field(default_factory=list)
     losses: list[dict[str, Any]] = field(default_factory=list)
     gradients: list[dict[str, Any]] = field(default_factory=list)
-    total: Terms = field(default_factory=dict)
-    since: Terms = field(default_factory=dict)
+    total: Named = field(default_factory=Named)
+    since: Named = field(default_factory=Named)
     count: int = 0
     data_ms: list[float] = field(default_factory=list)
     train_seconds: float = 0.0
@@ -70,19 +71,20 @@ class Log:
             self.train_seconds += taken
             self.shared_seconds += shared
 
-    def add(self, terms: Terms) -> None:
+    def add(self, terms: Named) -> None:
         """Add the terms of one step."""
-        for name, value in terms.items():
-            self.since[name] = self.since.get(name, 0) + value.double()
-            self.total[name] = self.total.get(name, 0) + value.double().abs()
+        terms = terms.each(torch.Tensor.double)
+        self.since = self.since.with_those(terms, torch.add)
+        self.total = self.total.with_those(terms.each(torch.abs), torch.add)
         self.count += 1
 
     def write_losses(self, ranks: Ranks, step: int, lr: float) -> None:
         """An entry of `losses`: means over the ranks and over the steps since the last one."""
-        names = sorted(self.since)
-        means = ranks.sum(torch.stack([self.since[name] for name in names])) / (self.count * ranks.workers)
+        since = self.since.scalars()
+        names = sorted(since)
+        means = ranks.sum(torch.stack([since[name] for name in names])) / (self.count * ranks.workers)
         self.losses.append({"step": step, "lr": lr, "terms": dict(zip(names, means.tolist(), strict=True))})
-        self.since, self.count = {}, 0
+        self.since, self.count = Named(), 0
 
     def write_gradients(self, ranks: Ranks, step: int, norms: Terms) -> None:
         """An entry of `gradients`: means over the ranks."""

@@ -29,6 +29,7 @@ from harness.training.deterministic import in_fixed_order
 from harness.training.evaluate import evaluate
 from harness.training.feed import Need, compiled
 from harness.training.log import Log, Terms
+from harness.training.named import Named
 from harness.training.optimizers import Optimizers, optimizer_of
 from harness.training.precision import autocast, require_device, set_backend, teacher_layout
 from harness.training.progress import Progress
@@ -128,7 +129,7 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
             valid = runtime.sum(module.loss.counts(fed.label))
             # DDP averages over ranks, and micro-batches are averaged below; the task's sum must undo both.
             valid = valid.where(valid > 0, 1) / (runtime.workers * accumulate)
-            sums: Terms = {}
+            sums = Named()
             for number, piece in enumerate(fed.pieces()):
                 taught = piece.taught if teacher is not None else None
                 with runtime.unsynced(step, last=number == accumulate - 1):
@@ -138,9 +139,9 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
                         guards.connected(terms, run.method.label, teacher is not None)
                     if number == 0 and recipe.gradients_every is not None and i % recipe.gradients_every == 0:
                         log.write_gradients(runtime, i + 1, gradients.norms(terms, student, scaler.get_scale()))
-                    scaler.scale(torch.stack(list(terms.values())).sum() / accumulate).backward()  # type: ignore[no-untyped-call]
-                for name, value in terms.items():
-                    sums[name] = sums.get(name, 0) + value.detach().float() / accumulate
+                    own = Named.of(terms)
+                    scaler.scale(own.values.sum() / accumulate).backward()  # type: ignore[no-untyped-call]
+                sums = sums.with_those(own.each(lambda values: values.detach().float() / accumulate), torch.add)
             if i == first:
                 guards.all_used(step)
             if recipe.clip_norm is not None:
@@ -179,7 +180,7 @@ def steps(run: Run, runtime: Runtime, directory: Path) -> Steps[RunResult | None
         if evaluates and done < count:
             runtime.on_evaluation({"step": done, "step_ms": clock.percentile(50), **log.so_far()})
 
-    guards.all_contributed({name: float(value) for name, value in log.total.items()}, count)
+    guards.all_contributed({name: float(value) for name, value in log.total.scalars().items()}, count)
     average.keep()
     found = _evaluated(student, data, run, runtime, directory, log, clock)
     if found is None:

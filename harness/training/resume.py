@@ -18,6 +18,7 @@ from harness.training.average import Average
 from harness.training.checkpoints import State, copied
 from harness.training.cost import StepClock
 from harness.training.log import Log
+from harness.training.named import Named
 from harness.training.optimizers import IMPLEMENTATION, Optimizers
 from harness.training.progress import Progress
 from harness.training.ranks import Ranks
@@ -56,11 +57,12 @@ class Trained:
 
 def save(runtime: Runtime, run: Run, data_hash: str, step: int, trained: Trained, log: Log, clock: StepClock) -> None:
     """Write the run's checkpoint after `step` steps. Called by every rank; rank 0 writes."""
-    names = sorted(log.since)
-    partial = torch.stack([log.since[name] for name in names]) if names else torch.zeros(0, dtype=torch.float64)
+    since = log.since.scalars()
+    names = sorted(since)
+    partial = torch.stack([since[name] for name in names]) if names else torch.zeros(0, dtype=torch.float64)
     ranks = runtime.gather(partial[None].to(runtime.device))
     if runtime.rank == 0:
-        seen = {**vars(log), "since": {"names": names, "ranks": ranks.cpu()}}
+        seen = {**vars(log), "since": {"names": names, "ranks": ranks.cpu()}, "total": log.total.scalars()}
         known = {"run_id": run.run_id, "data_hash": data_hash, "step": step, "step_ms": clock.history()}
         runtime.checkpoints.save(step, {**known, **trained.state(), "log": seen})
 
@@ -109,11 +111,11 @@ def resume(runtime: Runtime, run: Run, data_hash: str, trained: Trained) -> tupl
 def _logged(state: State, runtime: Runtime) -> Log:
     """The log in a checkpoint, with this rank's share of the sums."""
     saved = dict(state["log"])
-    since = saved.pop("since")
+    since, total = saved.pop("since"), Named.of(saved.pop("total"))
     log = Log(**saved)
     own = _share(since["ranks"], runtime)
-    log.since = {name: own[i].to(runtime.device) for i, name in enumerate(since["names"])}
-    log.total = {name: value.to(runtime.device) for name, value in log.total.items()}
+    log.since = Named.of({name: own[i].to(runtime.device) for i, name in enumerate(since["names"])})
+    log.total = total.each(lambda values: values.to(runtime.device))
     return log
 
 
@@ -149,7 +151,7 @@ def _require_sense(state: State, steps: int, trained: Trained) -> None:
                 ):
                     raise ValueError(f"an optimizer's {name} of another shape, or not finite")
     for name, default in vars(Log()).items():
-        kind = (int, float) if isinstance(default, float) else type(default)
+        kind = (int, float) if isinstance(default, float) else dict if isinstance(default, Named) else type(default)
         if not isinstance(log.get(name, default), kind):  # an earlier version's lacks some
             raise ValueError(f"a log whose {name} is a {type(log[name]).__name__}")
     if not all(isinstance(ms, float) and 0 <= ms < float("inf") for ms in (*state["step_ms"], *log["data_ms"])):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from harness.training import guards
+from harness.training.named import Named
 from harness.training.ranks import Ranks
 
 
@@ -21,8 +22,8 @@ def local(device: str = "cpu") -> Ranks:
     return Ranks(torch.device(device))
 
 
-def terms(**named: float) -> dict[str, torch.Tensor]:
-    return {name: torch.tensor(value) for name, value in named.items()}
+def terms(**named: float) -> Named:
+    return Named.of({name: torch.tensor(value) for name, value in named.items()})
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

@@ -20,6 +20,8 @@ from harness.experiment.recipe import LossTerm
 from harness.taps import Pair, View
 from harness.testing.made_up import MAIN, SIZE, labels, net
 from harness.training.guards import FiniteTerms
+from harness.training.log import Log
+from harness.training.named import Named
 from harness.training.runtime import Runtime
 from harness.training.step import KDStep
 from harness.training.task_loss import TaskLoss
@@ -101,7 +103,7 @@ def waits(make: Callable[[Pair], Distiller], loss: LossTerm | None = None) -> li
     module = KDStep(student, distiller := make(MAIN), 255, loss=task).to("meta")
     image, label = torch.empty(SIZE[0], 3, *SIZE[1:], device="meta"), labels().to("meta")
     finite, stream = FiniteTerms(Runtime.local(device=torch.device("meta"))), torch.Generator().manual_seed(0)
-    found: list[str] = []
+    found, log = list[str](), Log()
     for i in range(2):
         with torch.no_grad():
             taught = teacher(image) if distiller.needs_teacher else None
@@ -109,9 +111,11 @@ def waits(make: Callable[[Pair], Distiller], loss: LossTerm | None = None) -> li
             made_anew(seen, patch)
             valid = module.loss.counts(label)
             terms = module(image, label, taught, valid.where(valid > 0, 1), 0.5, stream)
-            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            named = Named.of(terms)
+            named.values.sum().backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-            finite.watch({name: value.detach() for name, value in terms.items()}, i)
+            finite.watch(named.each(Tensor.detach), i)
+            log.add(named.each(Tensor.detach))
         found = seen.found
     return found
 
