@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from measure import peak_mib
 
 from sstkd import CDM, contourlet
+from tests.benchmarks.measure import peak_mib
 
 BYTES_PER_SAMPLE = 9.25 / 8  # in copies
 # CPU seconds and MiB that a plain prototype of each needs on the same kind of machine.

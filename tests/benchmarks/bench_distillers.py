@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable
 
 import torch
-from distiller_cases import Case, Loss, cases
-from measure import peak_mib
 from torch import Tensor
+
+from tests.benchmarks.distiller_cases import Case, Loss, cases
+from tests.benchmarks.measure import peak_mib
 
 SECONDS = 1.0  # of measuring per case, and this many times longer while ours seems too slow
 PATIENCE = 5

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from measure import peak_mib
 from torch import Tensor
 
 from sstkd.quantize import assign, cooccurrence, interpolate_vectors, stlnet_statistic, uniform_levels
+from tests.benchmarks.measure import peak_mib
 
 Call = Callable[[], object]
 

@@ -1,9 +1,10 @@
-"""Six methods in step, with one teacher's pass for all, against the same runs one after another.
+"""Six methods in step, with one teacher's pass for all, against the same runs one after another and public code's loop.
 
     pytest tests/benchmarks/bench_together.py
 
-DeepLabV3 with ResNet-101 teaches ResNet-18, crops of 128 x 128, batch 2, one thread. The ratio is of processor seconds in
-one process, of training without building and evaluation; the rows are compared first.
+DeepLabV3 with ResNet-101 teaches ResNet-18, crops of 128 x 128, batch 2, one thread. Ratios are of processor seconds in
+one process, of training without building and evaluation; the rows are compared first. Of public code's loop
+(plain_loop.py) it is the steps alone, without making batches.
 """
 
 import time
@@ -12,9 +13,14 @@ from pathlib import Path
 import torch
 
 from harness.experiment.spec import Run
+from harness.models import build
 from harness.results import paths, store
+from harness.taps import Pair
+from harness.training.batches import batch_of
+from harness.training.build import for_inputs, load_data
 from harness.training.execute import execute, execute_together
 from harness.training.runtime import Runtime
+from tests.benchmarks import plain_loop
 from tests.support import tiny
 
 METHODS = ["none", "kd", "cwd", "skd", "ifvd", "sstkd"]
@@ -38,6 +44,16 @@ def runs_of(folder: Path) -> list[Run]:
 
 def local(folder: Path, run: Run) -> Runtime:
     return Runtime.local(paths.checkpoint_directory(folder, run.run_id), device=torch.device("cpu"))
+
+
+def plain_seconds(run: Run, runtime: Runtime) -> float:
+    """Of public code's loop on the run's networks and batches."""
+    data = for_inputs(load_data(run.data, runtime.share), run.train.normalize, run.network)
+    drawn = [batch_of(data.train, data.info, run, runtime, step) for step in range(STEPS)]
+    student, teacher = (build(network, data.info.num_classes, 0) for network in (run.network, run.teacher))
+    pair = Pair(student.info(), teacher.info(), data.info.num_classes, data.info.ignore_index)
+    batches = [(batch.image.contiguous(), batch.label) for batch in drawn]
+    return plain_loop.seconds(run.method.name, pair, student, teacher, batches, data.info.ignore_index)
 
 
 def test_six_methods(tmp_path: Path) -> None:
@@ -71,6 +87,20 @@ def test_six_methods(tmp_path: Path) -> None:
         f"\n{len(runs)} methods, {STEPS} steps: one after another {trained[0]:.1f} s of training, together "
         f"{trained[1]:.1f} s, {trained[0] / trained[1]:.2f} times as fast; with building, evaluation and rows "
         f"{seconds[0]:.1f} and {seconds[1]:.1f} s, {seconds[0] / seconds[1]:.2f} times ({seconds[0] - trained[0]:.1f} s are not training)"
+    )
+    runs_of_them = dict(zip(METHODS, runs, strict=True))
+    taught = runs_of_them["kd"]  # whose teacher is everyone's; the run without distillation names none
+    loops = {
+        name: plain_seconds(
+            run if run.teacher else run.model_copy(update={"teacher": taught.teacher}), local(tmp_path, run)
+        )
+        for name, run in runs_of_them.items()
+    }
+    plain = sum(loops.values())
+    print(
+        f"public code's loop, one after another: {plain:.1f} s, {plain / trained[0]:.2f} times that of ours one after "
+        f"another, {plain / trained[1]:.2f} times that of ours together; ms a step: "
+        + ", ".join(f"{name} {1e3 * value / STEPS:.0f}" for name, value in loops.items())
     )
     print(
         "step ms alone, together: "

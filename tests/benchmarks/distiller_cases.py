@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import plain_distillers as plain
-import plain_relations
 import torch
 import torch.nn.functional as F
-from plain_critic import PlainCritic
 from torch import Tensor
 
 from harness.distillers import METHODS, Distiller
 from harness.distillers.af_dcd import omni_contrast
 from harness.taps import NetworkInfo, Pair, TapInfo, Taps, View
+from tests.benchmarks import plain_distillers as plain
+from tests.benchmarks import plain_relations
+from tests.benchmarks.plain_critic import PlainCritic
 
 Loss = Callable[[], Tensor]
 NOISE = 1.1

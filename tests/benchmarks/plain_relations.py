@@ -2,10 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from plain_distillers import rows
 from torch import Tensor
 
 from harness.distillers._queue import ClassQueue
+from tests.benchmarks.plain_distillers import rows
 
 # cirkd
 
