@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.execution.actors import group_run
 from harness.execution.messages import Group, Outcome, lost
-from harness.execution.nodes import answers, no_node, room, selectors, this_node
+from harness.execution.nodes import answers, bundle, no_node, room, selectors, this_node
 from harness.execution.pool import REFRESH_SECONDS, SILENT_SECONDS, fresh, share
 from harness.execution.queue import Queue
 from harness.execution.sharing import on_node
@@ -93,14 +93,11 @@ class Groups:
         for group in self._asked[wanted:]:
             remove_placement_group(group)
         del self._asked[wanted:]
-        worker: dict[str, float] = {"CPU": self._resources.cpus}
-        if self._resources.gpus_per_worker > 0:
-            worker["GPU"] = self._resources.gpus_per_worker
         (labels,) = selectors(self._resources)
         while len(self._asked) < wanted:
             count = self._resources.workers
             options: dict[str, Any] = {"bundle_label_selector": [labels] * count} if labels else {}
-            self._asked.append(placement_group([worker] * count, **options))
+            self._asked.append(placement_group([bundle(self._resources)] * count, **options))
 
     def _nodes_of(self, runs: tuple[Run, ...]) -> dict[int, str]:
         nodes: dict[int, str] = ray.get(self._progress.nodes.remote(runs[0].run_id))

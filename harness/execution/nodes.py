@@ -20,6 +20,12 @@ def selectors(resources: Resources, not_on: Collection[str] = ()) -> tuple[dict[
     return tuple({**labels, **other} for labels in (resources.labels, *resources.fallback))
 
 
+def bundle(resources: Resources) -> dict[str, float]:
+    """What a worker takes, by Ray's names."""
+    taken: dict[str, float] = {"CPU": resources.cpus, "GPU": resources.gpus_per_worker}
+    return {name: amount for name, amount in taken.items() if amount > 0}
+
+
 def placed(resources: Resources, not_on: Collection[str] = ()) -> dict[str, Any]:
     """Options of an actor that is a worker: what it takes, and on which nodes it may be."""
     first, *others = selectors(resources, not_on)

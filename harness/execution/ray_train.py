@@ -12,7 +12,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from harness.errors import RunFailed, WorkerLost, machine_failed, text_of
 from harness.execution.imports import quick_imports
 from harness.execution.messages import Group
-from harness.execution.nodes import selectors
+from harness.execution.nodes import bundle, selectors
 from harness.execution.workspace import Workspace
 from harness.experiment.resources import Resources
 from harness.experiment.spec import Run
@@ -45,9 +45,6 @@ def run_group(group: Group, progress: Any, shared: Mapping[str, Any]) -> dict[st
     resources = Resources.model_validate_json(group.resources)
     workspace = Workspace(Path(group.directory), resources)
     use_gpu = resources.gpus_per_worker > 0
-    per_worker: dict[str, float] = {"CPU": resources.cpus}
-    if use_gpu:
-        per_worker["GPU"] = resources.gpus_per_worker
     name = f"{runs[0].run_id}-{group.attempt}"
     trainer = TorchTrainer(
         rank_loop,
@@ -55,7 +52,7 @@ def run_group(group: Group, progress: Any, shared: Mapping[str, Any]) -> dict[st
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=use_gpu,
-            resources_per_worker=per_worker,
+            resources_per_worker=bundle(resources),
             label_selector=selectors(resources, group.barred)[0] or None,
         ),
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
