@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harness.analysis.tables import Table
     from harness.bench import Bench, compare
     from harness.datasets import DATASETS
+    from harness.deployment.export import export
     from harness.distillers import METHODS, Distiller
     from harness.experiment.load import load
     from harness.experiment.spec import Experiment, Run
@@ -42,6 +43,7 @@ _HOMES = {
     "Taps": "harness.taps",
     "View": "harness.taps",
     "compare": "harness.bench",
+    "export": "harness.deployment.export",
     "load": "harness.experiment.load",
     "load_student": "harness.training.student",
     "read_rows": "harness.results.store",
@@ -63,6 +65,7 @@ __all__ = [
     "View",
     "__version__",
     "compare",
+    "export",
     "load",
     "load_student",
     "read_rows",

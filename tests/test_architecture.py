@@ -46,6 +46,10 @@ RULES: dict[str, tuple[str, str]] = {
         "harness.search.tuning_curve",
         "numpy scipy matplotlib PIL rich",
     ),
+    "harness.deployment": (
+        "harness.experiment harness.datasets harness.models harness.results harness.training",
+        "torch timm safetensors onnx onnxruntime",
+    ),
     "harness.cluster": ("harness.experiment harness.results", "ray yaml"),
     "harness.testing": (
         "harness.experiment harness.datasets harness.models harness.distillers harness.training",

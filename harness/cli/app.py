@@ -15,6 +15,7 @@ from harness.cli.check import check, power
 from harness.cli.compare import compare
 from harness.cli.data import data_app
 from harness.cli.doctor import doctor
+from harness.cli.export import export
 from harness.cli.init import distill, init
 from harness.cli.methods import methods
 from harness.cli.predict import predict
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(quickstart, init, distill, check, power, run, status, tune, tables, compare, reproduce, predict),
+    export,
     *(submit, methods, schema, doctor),
 )
 for command in COMMANDS:

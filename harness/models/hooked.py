@@ -19,6 +19,10 @@ ENCODERS = ("encoder", "backbone")
 """What the encoder of a network from outside is called."""
 
 
+class Kept(dict[str, list[Any]]):
+    """What hooks have kept, by name. `torch.export` replaces a plain dict of a network by a copy, which none fills."""
+
+
 class Keep:
     """A forward hook that keeps what a module gives, for the network around it.
 
@@ -30,7 +34,7 @@ class Keep:
         incoming: keep the module's first argument instead of its output.
     """
 
-    def __init__(self, maps: dict[str, list[Any]], name: str, incoming: bool = False) -> None:
+    def __init__(self, maps: Kept, name: str, incoming: bool = False) -> None:
         self._maps, self._name, self._incoming = maps, name, incoming
 
     def __call__(self, module: nn.Module, given: Any, output: Any) -> None:
@@ -67,7 +71,7 @@ class HookedNet(TapNet):
     ) -> None:
         super().__init__(multiple)
         self.network, self._encoder, self._classes = network, encoder, classes
-        self._maps: dict[str, list[Any]] = {}
+        self._maps = Kept()
         self._named = dict(sorted(taps.items(), key=lambda item: stage_order(item[0])))
         modules = dict(network.named_modules())
         for name, path in self._named.items():

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from harness.borders import one_line
 from harness.experiment.method import nearest
 from harness.models import transformers_files
-from harness.models.hooked import Keep
+from harness.models.hooked import Keep, Kept
 from harness.models.tapnet import TapNet
 from harness.models.transformers_config import STAGES, configured
 from harness.taps import Taps
@@ -65,7 +65,7 @@ class TransformersNet(TapNet):
     def __init__(self, network: Any, kind: Kind) -> None:
         super().__init__(kind.multiple or int(network.config.image_size))
         self.network, self._kind = network, kind
-        self._kept: dict[str, list[Any]] = {}
+        self._kept = Kept()
         for name, path in kind.kept(network.config).items():
             module, _, end = path.partition(":")
             network.get_submodule(module).register_forward_hook(Keep(self._kept, name, end == "in"))

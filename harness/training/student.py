@@ -117,7 +117,7 @@ def load_student(run: str | Mapping[str, Any], results: str | Path = "results") 
         >>> student(image).argmax(1).shape  # doctest: +SKIP
         torch.Size([1, 128, 128])
     """
-    directory, row = _found(run, Path(results))
+    directory, row = found_run(run, Path(results))
     return student_of(directory, row)
 
 
@@ -131,7 +131,8 @@ def student_of(directory: Path, row: Mapping[str, Any]) -> Student:
     return Student(network, info, spec.train.evaluation, spec.data.parameters.get("short_side"), row["run_id"]).eval()
 
 
-def _found(run: str | Mapping[str, Any], results: Path) -> tuple[Path, dict[str, Any]]:
+def found_run(run: str | Mapping[str, Any], results: Path) -> tuple[Path, dict[str, Any]]:
+    """The results folder and the complete row of a finished run, which is named as for `load_student`."""
     if not isinstance(run, Mapping):
         return find_finished(results, run)
     if not isinstance(run.get("run_id"), str):

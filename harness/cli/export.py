@@ -1,0 +1,105 @@
+"""The command `sstkd-bench export`: a trained network as a file that others load."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.cli.common import DEFAULT_RESULTS, answering
+
+ANY = "dynamic"
+
+
+def export(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|DIRECTORY",
+            help="A run_id, its first characters, or method/seed such as kd/0. With two words, the first is the "
+            "results folder of an experiment.",
+        ),
+    ],
+    target: Annotated[str, typer.Option("--to", help="safetensors, smp, torch-export or onnx.")],
+    in_directory: Annotated[str | None, typer.Argument(metavar="RUN", help="The run, after a directory.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for the files; below the results folder when not given."),
+    ] = None,
+    size: Annotated[
+        str, typer.Option(help="Height and width of the images, e.g. 512x1024, or `dynamic`; of a graph.")
+    ] = ANY,
+    batch: Annotated[str, typer.Option(help="Images at a time, or `dynamic`; of a graph.")] = ANY,
+    with_preprocessing: Annotated[
+        bool, typer.Option("--with-preprocessing", help="The graph takes RGB bytes and gives labels.")
+    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise the graph after training; onnx.")] = False,
+    calibrate: Annotated[int, typer.Option(help="Train images by which it is quantised.")] = 64,
+    limit: Annotated[
+        int | None, typer.Option(help="Judge the file on so many images of val; all when not given.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of the timing.")] = 1,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="The dataset's folder, if it has moved since the run.")
+    ] = None,
+    results: Annotated[Path | None, typer.Option("--results", help="Results folder; `results` when not given.")] = None,
+) -> None:
+    """Write a run's network as a file that others load, and judge the file.
+
+    The file is evaluated by its own runtime on the run's val split, beside the network as it was trained, and timed.
+    One whose mIoU differs is an error and is not kept, unless --int8 is given.
+    """
+    with answering():
+        if in_directory is not None and results is not None:
+            raise ValueError(f"--results {results}: the folder {run} is given already; leave one out")
+        where, name = (results or DEFAULT_RESULTS, run) if in_directory is None else (Path(run), in_directory)
+        size_hw, images = _size(size), _batch(batch)
+
+        from harness.deployment.export import TARGETS, export_row, place_of
+        from harness.deployment.source import Form
+        from harness.results.find import find_finished
+
+        if target not in TARGETS:
+            raise ValueError(f"--to {target}: allowed are {', '.join(TARGETS)}")
+        directory, row = find_finished(where, name)
+        form = Form(size_hw, images, with_preprocessing, calibrate if int8 else None)
+        to = output or place_of(directory, row, target, form)
+        found = export_row(directory, row, target, to, form, limit, threads, root)
+        for line in said(found, to):
+            typer.echo(line)
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if text == ANY:
+        return None
+    found = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    if found is None or not int(found[1]) or not int(found[2]):
+        raise ValueError(f"--size {text}: height and width are needed, e.g. 512x1024, or {ANY}")
+    return int(found[1]), int(found[2])
+
+
+def _batch(text: str) -> int | None:
+    if text == ANY:
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,5}", text):
+        raise ValueError(f"--batch {text}: a number of images is needed, e.g. 1, or {ANY}")
+    return int(text)
+
+
+def said(row: Mapping[str, Any], to: Path) -> list[str]:
+    """What an export is worth, a line each."""
+    same = f"{100 * row['agreement']:.3f} % of the pixels have one label"
+    most = row["largest_difference"]
+    differs = "" if most is None else f", a class score differs by {most:.2g} at most"
+    height, width = row["latency_hw"]
+    int8 = "" if row["calibration"] is None else f" in int8 (calibrated on {row['calibration']} images of train)"
+    batch = f"{row['batch']} images" if row["batch"] not in (None, 1) else "an image"
+    threads = f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}"
+    return [
+        f"{to}: {row['target']}{int8}, {row['size_bytes'] / 2**20:.1f} MiB",
+        f"mIoU {100 * row['miou']:.2f} on {row['images']} images of {row['split']}, as trained "
+        f"{100 * row['student_miou']:.2f}; {same}{differs}",
+        f"{row['latency_ms']:.1f} ms for {batch} of {height}x{width} (p90 {row['latency_ms_p90']:.1f}), in PyTorch "
+        f"{row['student_latency_ms']:.1f} ms; {threads}, {row['device']}",
+    ]

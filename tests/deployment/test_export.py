@@ -1,0 +1,222 @@
+"""A trained network leaves as a file: what the file says is what the network says, by the file's own runtime."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import harness
+from harness.deployment import export as exporting
+from harness.deployment.export import TARGETS
+from harness.deployment.judge import Judged, require_equal
+from harness.experiment.spec import Run
+from harness.results import paths, store
+from harness.results.exports import exports_folder, read_exports
+from tests.support import tiny
+from tests.support.commands import call, refused
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+HALF = (48, 80)  # sides that are no multiples of 32
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    """Folder of the experiment and its student, which sees images of 64x64."""
+    folder = tmp_path_factory.mktemp("exported")
+    teacher, run = tiny.plan(folder, methods=["none"])
+    directory = folder / "results" / "tiny"
+    del teacher
+    assert tiny.in_process(run, directory) == "ok"
+    return directory, run
+
+
+def network(trained: tuple[Path, Run]) -> torch.nn.Module:
+    """As it was trained: normalised images to scores."""
+    return harness.load_student(trained[1].run_id, trained[0]).network
+
+
+def images(*size: int) -> torch.Tensor:
+    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+def export(trained: tuple[Path, Run], to: str, output: Path, **options: Any) -> dict[str, Any]:
+    return harness.export(trained[1].run_id, to, trained[0], output, **options)
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_a_file_says_what_the_network_says_and_has_a_row(trained: tuple[Path, Run], to: str, tmp_path: Path) -> None:
+    found = export(trained, to, tmp_path / "out")
+    row = store.read_row(paths.run_path(trained[0], trained[1].run_id))
+    assert found["miou"] == pytest.approx(found["student_miou"], abs=1e-4)
+    assert found["student_miou"] == row["val_miou"]
+    assert found["agreement"] > 0.999 and found["largest_difference"] < 1e-3
+    assert found["images"] == 3 and found["latency_ms"] > 0 and found["threads"] == 1
+    assert found["size_bytes"] == sum(p.stat().st_size for p in (tmp_path / "out").iterdir() if p.name != "export.json")
+    (kept,) = [each for each in read_exports(trained[0]) if each["target"] == to]
+    assert {name: kept[name] for name in found} == found
+    described = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert described["run_id"] == trained[1].run_id and len(described["classes"]) == 8
+    assert described["library"] == "segmentation_models_pytorch.FPN"
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_two_exports_have_the_same_bytes(trained: tuple[Path, Run], to: str, tmp_path: Path) -> None:
+    first, second = (export(trained, to, tmp_path / name, limit=1) for name in ("first", "second"))
+    assert first["sha256"] == second["sha256"]
+
+
+def test_smp_loads_the_folder_and_the_weights_by_itself(trained: tuple[Path, Run], tmp_path: Path) -> None:
+    wanted = network(trained)(images(64, 96)).full
+    export(trained, "smp", tmp_path / "folder", limit=1)
+    loaded = smp.from_pretrained(str(tmp_path / "folder")).eval()
+    export(trained, "safetensors", tmp_path / "weights", limit=1)
+    options = {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32}
+    plain = smp.FPN("tu-mobilenetv3_small_050", encoder_weights=None, classes=8, **options).eval()
+    plain.load_state_dict(load_file(tmp_path / "weights" / "model.safetensors"), strict=True)
+    with torch.no_grad():
+        assert torch.equal(loaded(images(64, 96)), wanted)
+        assert torch.equal(plain(images(64, 96)), wanted)
+    with safe_open(tmp_path / "weights" / "model.safetensors", "pt") as file:
+        described = json.loads(file.metadata()["sstkd-bench"])
+    assert described["run_id"] == trained[1].run_id and described["channels"] == "RGB"
+
+
+def test_graphs_take_any_number_of_images_of_any_size(trained: tuple[Path, Run], tmp_path: Path) -> None:
+    import onnxruntime
+
+    export(trained, "torch-export", tmp_path / "program", limit=1)
+    export(trained, "onnx", tmp_path / "onnx", limit=1)
+    program = torch.export.load(tmp_path / "program" / "model.pt2").module()
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.onnx"))
+    for count, size in ((1, (64, 64)), (2, (128, 96)), (5, (96, 256))):
+        image = images(*size).repeat(3, 1, 1, 1)[:count]
+        wanted = network(trained)(image).full
+        torch.testing.assert_close(program(image), wanted)
+        (scores,) = session.run(["scores"], {"image": image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(scores), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_a_graph_of_one_size_pads_inside(trained: tuple[Path, Run], tmp_path: Path) -> None:
+    export(trained, "onnx", tmp_path / "out", size_hw=(64, 64), batch=2)
+    with pytest.raises(ValueError, match="--size 48x80: the images to be judged on have 64x64 pixels"):
+        export(trained, "onnx", tmp_path / "other", size_hw=HALF)
+    assert not (tmp_path / "other").exists()
+
+
+def test_with_preprocessing_bytes_go_in_and_labels_come_out(trained: tuple[Path, Run], tmp_path: Path) -> None:
+    import onnxruntime
+
+    row = export(trained, "onnx", tmp_path / "out", preprocessing=True)
+    assert row["largest_difference"] is None and row["agreement"] > 0.999
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
+    (labels,) = session.run(["labels"], {"image": pixels})
+    student = harness.load_student(trained[1].run_id, trained[0])
+    with torch.no_grad():
+        wanted = student(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255).argmax(1)
+    assert labels.dtype == np.uint8 and (labels == wanted.numpy()).mean() > 0.999
+
+
+def test_int8_says_what_it_loses_and_is_smaller(trained: tuple[Path, Run], tmp_path: Path) -> None:
+    import onnx
+
+    whole = export(trained, "onnx", tmp_path / "whole", limit=1)
+    small = export(trained, "onnx", tmp_path / "small", int8=True, calibrate=4)
+    assert small["calibration"] == 4 and small["size_bytes"] < 0.6 * whole["size_bytes"]
+    assert (
+        0.3 < small["agreement"] < 1
+        and small["student_miou"] == store.read_row(paths.run_path(trained[0], trained[1].run_id))["val_miou"]
+    )
+    model = onnx.load(tmp_path / "small" / "model.onnx")
+    layers = [node for node in model.graph.node if node.op_type == "Conv"]
+    constants = {each.name for each in model.graph.initializer}
+    floats = [node.input[1] in constants for node in layers]  # the others' weights come out of DequantizeLinear
+    assert floats[0] and floats[-1] and not any(floats[1:-1])
+    assert {each.key: json.loads(each.value) for each in model.metadata_props}["run_id"] == trained[1].run_id
+
+
+def test_calibration_sees_train_images_alone(
+    trained: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.deployment import quantise
+    from harness.deployment.source import Form, Source
+    from harness.training.build import load_data
+
+    source = Source.of(trained[0], store.read_row(paths.run_path(trained[0], trained[1].run_id)))
+    data = load_data(trained[1].data)
+    given = [each["image"] for each in quantise._inputs(source, data, Form(calibration=4, preprocessing=True))]
+    assert [each.shape for each in given] == [(1, 64, 64, 3)] * 4
+    for place, each in enumerate(given):
+        assert (each[0] == data.train[place * 12 // 4][0]).all()
+
+
+def test_a_file_that_says_something_else_is_not_kept(
+    trained: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_exports(trained[0])
+    wrong = Judged(3, 0.5, 0.502, 0.9, 0.1)
+    monkeypatch.setattr(exporting, "judged", lambda *args, **options: wrong)
+    with pytest.raises(ValueError, match=r"mIoU on 3 images of val is 50.00, that of the network 50.20"):
+        export(trained, "safetensors", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [] and read_exports(trained[0]) == before
+    require_equal(Judged(3, 0.5, 0.5009, 0.9, 0.1), "onnx")
+
+
+def test_an_interrupted_export_leaves_the_earlier_one(
+    trained: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(trained, "safetensors", tmp_path / "out", limit=1)
+    rows, files = read_exports(trained[0]), sorted((tmp_path / "out").iterdir())
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporting, "latency", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(trained, "safetensors", tmp_path / "out")
+    assert sorted((tmp_path / "out").iterdir()) == files
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and read_exports(trained[0]) == rows
+
+
+def test_what_is_not_offered_is_said(
+    trained: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    for options, message in (
+        ({"to": "tflite"}, "--to tflite: allowed are safetensors, smp, torch-export, onnx"),
+        ({"to": "smp", "int8": True}, "--to smp: these are weights, without a size, a batch or preprocessing"),
+        ({"to": "torch-export", "int8": True}, "--int8: --to torch-export has no quantised form; allowed are onnx"),
+        ({"to": "onnx", "limit": 0}, "--limit 0: has to be 1 or more"),
+        ({"to": "onnx", "int8": True, "calibrate": 0}, "--calibrate 0: has to be 1 or more"),
+        ({"to": "safetensors", "output": foreign}, "is there and holds no export, so that it is not replaced"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            harness.export(trained[1].run_id, results=trained[0], **{"output": tmp_path / "out", **options})
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    with pytest.raises(ValueError, match=r"onnxruntime is not installed: pip install 'sstkd-bench\[export\]'"):
+        export(trained, "onnx", tmp_path / "out")
+    assert (foreign / "thesis.txt").read_text() == "mine" and not (tmp_path / "out").exists()
+
+
+def test_the_command_names_the_files_and_what_they_are_worth(trained: tuple[Path, Run], tmp_path: Path) -> None:
+    said = call("export", trained[0], "none/0", "--to", "onnx", "--size", "64x64", "--batch", "1", "--limit", "2")
+    place = trained[0] / "exports" / "files" / f"{trained[1].run_id}-onnx-64x64-batch1"
+    lines = said.stdout.splitlines()
+    assert lines[0].startswith(f"{place}: onnx, ") and (place / "model.onnx").is_file()
+    assert "on 2 images of val, as trained" in lines[1] and "ms for an image of 64x64" in lines[2]
+    for size in ("64", "0x64", "64x"):
+        assert f"--size {size}: height and width are needed" in refused(
+            "export", trained[0], "none/0", "--to", "onnx", "--size", size
+        )
+    assert "--batch 0: a number of images is needed" in refused(
+        "export", trained[0], "none/0", "--to", "onnx", "--batch", "0"
+    )
+    assert list(exports_folder(trained[0]).glob(".*")) == []
