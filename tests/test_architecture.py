@@ -48,7 +48,7 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     "harness.deployment": (
         "harness.experiment harness.datasets harness.models harness.results harness.training",
-        "torch timm safetensors onnx onnxruntime",
+        "torch numpy timm safetensors onnx onnxruntime",
     ),
     "harness.cluster": ("harness.experiment harness.results", "ray yaml"),
     "harness.testing": (

@@ -79,8 +79,8 @@ def with_fixed_padding(network: TapNet) -> TapNet:
 
     TensorFlow's "same" padding is computed at run time. For maps of sides that divide by the stride, as those of an
     image whose sides are multiples of `network.multiple`, it is always the same; as a formula it makes a graph of
-    dynamic size slow to build (minutes) and to run. Where two sizes give two paddings, it stays; but not where the
-    weights are frozen because nothing that the scores depend on follows: there it does not matter.
+    dynamic size slow to build (minutes) and to run. Where sizes give different paddings, it stays, but for
+    layers that are frozen because the scores do not depend on them: these are padded so that they take any map.
     """
     found: dict[str, list[tuple[int, int, int, int]]] = {}
     convolutions = [(name, module) for name, module in network.named_modules() if isinstance(module, Conv2dSame)]
@@ -99,15 +99,19 @@ def with_fixed_padding(network: TapNet) -> TapNet:
     ]
     image = network.dry_image()
     with torch.no_grad():
-        for side in (image.shape[-1], image.shape[-1] + network.multiple):
+        for more in range(4):
+            side = image.shape[-1] + more * network.multiple
             network(image.new_zeros(1, 3, side, side))
     for handle in handles:
         handle.remove()
     for name, module in convolutions:
-        same = len(set(found.get(name, ()))) == 1
-        if same or (name in found and not module.weight.requires_grad):
+        paddings = set(found.get(name, ()))
+        if len(paddings) > 1 and not module.weight.requires_grad:
+            rows, columns = (d * (k - 1) // 2 for k, d in zip(module.kernel_size, module.dilation, strict=True))
+            paddings = {(columns, columns, rows, rows)}
+        if len(paddings) == 1:
             above, _, last = name.rpartition(".")
-            setattr(network.get_submodule(above), last, _FixedPadding(module, found[name][0]))
+            setattr(network.get_submodule(above), last, _FixedPadding(module, paddings.pop()))
     return network
 
 
