@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, answering
+from harness.cli.common import DEFAULT_RESULTS, Set, answering, bench
 
 ANY = "dynamic"
 
@@ -16,16 +16,20 @@ def export(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|DIRECTORY",
+            metavar="RUN|DIRECTORY|FILE",
             help="A run_id, its first characters, or method/seed such as kd/0. With two words, the first is the "
-            "results folder of an experiment.",
+            "results folder of an experiment; with --all, the word is an experiment file.",
         ),
     ],
     target: Annotated[str, typer.Option("--to", help="safetensors, smp, torch-export or onnx.")],
     in_directory: Annotated[str | None, typer.Argument(metavar="RUN", help="The run, after a directory.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every student of an experiment that has finished.")] = False,
+    overrides: Set = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder for the files; below the results folder when not given."),
+        typer.Option(
+            "-o", "--output", help="Folder for the files (with --all, of all); below the results folder by default."
+        ),
     ] = None,
     size: Annotated[
         str, typer.Option(help="Height and width of the images, e.g. 512x1024, or `dynamic`; of a graph.")
@@ -53,21 +57,51 @@ def export(
     with answering():
         if in_directory is not None and results is not None:
             raise ValueError(f"--results {results}: the folder {run} is given already; leave one out")
+        if overrides and not every:
+            raise ValueError("--set belongs to --all, which names an experiment file")
+        if every and in_directory is not None:
+            raise ValueError(f"--all takes one experiment file; given {run} and {in_directory}")
         where, name = (results or DEFAULT_RESULTS, run) if in_directory is None else (Path(run), in_directory)
         size_hw, images = _size(size), _batch(batch)
 
         from harness.deployment.export import TARGETS, export_row, place_of
         from harness.deployment.source import Form
+        from harness.results.exports import files_folder
         from harness.results.find import find_finished
 
         if target not in TARGETS:
             raise ValueError(f"--to {target}: allowed are {', '.join(TARGETS)}")
-        directory, row = find_finished(where, name)
         form = Form(size_hw, images, with_preprocessing, calibrate if int8 else None)
-        to = output or place_of(directory, row, target, form)
-        found = export_row(directory, row, target, to, form, limit, threads, root)
-        for line in said(found, to):
-            typer.echo(line)
+        found = _students(Path(run), overrides, where) if every else [find_finished(where, name)]
+        for directory, row in found:
+            to = output or files_folder(directory)
+            if every or output is None:
+                to = place_of(to, row["run_id"], target, form)
+            if every:
+                typer.echo(f"{row['method']} seed {row['seed']}")
+            for line in said(export_row(directory, row, target, to, form, limit, threads, root), to):
+                typer.echo(line)
+
+
+def _students(file: Path, overrides: list[str] | None, results: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The finished students of an experiment; says how many have not finished.
+
+    Raises:
+        ValueError: there are none.
+    """
+    from harness.results.find import find_finished
+
+    asked = bench(file, overrides, results, reading=True)
+    states = asked.states()
+    students = [run for run in asked.runs() if run.role == "student"]
+    finished = [run.run_id for run in students if states.get(run.run_id) == "ok"]
+    if not finished:
+        raise ValueError(
+            f"{asked.directory}: none of the {len(students)} students of {file} has finished; run it first"
+        )
+    if len(finished) < len(students):
+        typer.echo(f"{len(students) - len(finished)} of {len(students)} students have not finished and are left out")
+    return [find_finished(asked.directory, run_id) for run_id in finished]
 
 
 def _size(text: str) -> tuple[int, int] | None:

@@ -23,7 +23,7 @@ from harness.deployment.quantise import quantise_onnx
 from harness.deployment.source import Form, Source
 from harness.deployment.weight_files import load_safetensors, load_smp, write_safetensors, write_smp
 from harness.files import sha256, write_atomic
-from harness.results.exports import write_export
+from harness.results.exports import files_folder, write_export
 from harness.results.provenance import code_version
 from harness.training.build import for_inputs, load_data
 from harness.training.cost import device_name
@@ -155,7 +155,7 @@ def export_row(
     form = form or Form()
     kind = _target(target, form, limit, threads)
     source = Source.of(directory, row)
-    to = to or place_of(directory, row, target, form)
+    to = to or place_of(files_folder(directory), row["run_id"], target, form)
     _require_own(to)
     run = source.run
     place = str(root.absolute()) if root is not None else run.data.root
@@ -179,12 +179,12 @@ def export_row(
     return found
 
 
-def place_of(directory: Path, row: Mapping[str, Any], target: str, form: Form) -> Path:
-    """Where the files go if no folder is given: one for each form."""
+def place_of(files: Path, run_id: str, target: str, form: Form) -> Path:
+    """A folder of its own for each run and form, below that of all exported files."""
     size = "" if form.size_hw is None else f"-{form.size_hw[0]}x{form.size_hw[1]}"
     batch = "" if form.batch is None else f"-batch{form.batch}"
     rest = f"{'-bytes' if form.preprocessing else ''}{'-int8' if form.calibration is not None else ''}"
-    return directory / "exports" / "files" / f"{row['run_id']}-{target}{size}{batch}{rest}"
+    return files / f"{run_id}-{target}{size}{batch}{rest}"
 
 
 def _written(

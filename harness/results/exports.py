@@ -1,6 +1,6 @@
 """What is known of the exports of an experiment's runs: one row in one Parquet file each, beside the runs.
 
-`<results>/<experiment>/exports/<export_id>.parquet`; the files themselves lie where the exporter was told to put them.
+`<results>/<experiment>/exports/<export_id>.parquet`; the files themselves lie where they were asked for.
 """
 
 import hashlib
@@ -51,6 +51,11 @@ SCHEMA = pa.schema([pa.field(name, kind, name in NULLABLE) for name, kind in _CO
 def exports_folder(directory: str | Path) -> Path:
     """The folder of an experiment's export rows."""
     return Path(directory) / "exports"
+
+
+def files_folder(directory: str | Path) -> Path:
+    """Where exported files go if no other folder is given."""
+    return exports_folder(directory) / "files"
 
 
 def export_id(row: Mapping[str, Any]) -> str:

@@ -220,3 +220,14 @@ def test_the_command_names_the_files_and_what_they_are_worth(trained: tuple[Path
         "export", trained[0], "none/0", "--to", "onnx", "--batch", "0"
     )
     assert list(exports_folder(trained[0]).glob(".*")) == []
+
+
+def test_all_students_of_an_experiment_are_exported(trained: tuple[Path, Run], tmp_path: Path) -> None:
+    file, results = trained[0].parent.parent / "tiny.yaml", trained[0].parent
+    two = ("--all", "--set", "methods=[none, kd]", "--results", results, "--to", "safetensors", "--limit", "1")
+    lines = call("export", file, *two, "-o", tmp_path / "files").stdout.splitlines()
+    assert lines[0] == "1 of 2 students have not finished and are left out" and lines[1] == "none seed 0"
+    assert [path.name for path in (tmp_path / "files").iterdir()] == [f"{trained[1].run_id}-safetensors"]
+    other = ("--all", "--set", "methods=[none]", "--set", "seeds=[7]", "--results", results, "--to", "smp")
+    assert "none of the 1 students of" in refused("export", file, *other)
+    assert "--set belongs to --all" in refused("export", trained[0], "none/0", "--to", "smp", "--set", "seeds=[7]")
