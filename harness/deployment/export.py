@@ -17,7 +17,16 @@ import torch
 
 from harness.datasets import Data
 from harness.deployment.deployed import Runner
-from harness.deployment.graphs import Graph, as_bytes, given_to, load_onnx, load_program, write_onnx, write_program
+from harness.deployment.graphs import (
+    Graph,
+    as_bytes,
+    given_to,
+    load_onnx,
+    load_program,
+    require_free,
+    write_onnx,
+    write_program,
+)
 from harness.deployment.judge import SPLIT, judged, latency, on_threads, require_equal
 from harness.deployment.quantise import quantise_onnx
 from harness.deployment.source import Form, Source
@@ -203,6 +212,7 @@ def _written(
         call = run = kind.load(source, folder)
     else:
         kind.write(source, form, folder)
+        require_free(kind.load(folder, threads), source, form, f"--to {target}")
         if form.calibration is not None and kind.quantise is not None:
             kind.quantise(source, data, form, folder)
         call = kind.load(folder, threads)

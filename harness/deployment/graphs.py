@@ -16,12 +16,15 @@ from harness.datasets import DataInfo
 from harness.deployment.deployed import Deployed, Runner, on_multiples, quiet
 from harness.deployment.source import Form, Source
 from harness.files import write_atomic
+from harness.training.normalize import normalised_images
 
 PROGRAM, ONNX = "model.pt2", "model.onnx"
 OPSET = 20
 INPUT, SCORES, LABELS = "image", "scores", "labels"
 Graph = Callable[[Tensor], Tensor]
 """A graph by its runtime: what it takes to what it gives, as `Form` says."""
+ROUNDING, LEAST_SAME = 1e-3, 0.99
+"""By how much class scores may differ, relative to the largest; the least share of equal labels."""
 LARGEST_BATCH, SMALLEST_SIDE, LARGEST_SIDE = 1024, 64, 16384
 
 
@@ -108,7 +111,7 @@ def load_onnx(folder: Path, threads: int) -> Graph:
     import onnxruntime  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
     session = onnxruntime.InferenceSession(str(folder / ONNX), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
@@ -146,10 +149,16 @@ def given_to(graph: Graph, source: Source, form: Form) -> Runner:
     info = source.info
 
     def run(image: Tensor) -> Tensor:
-        if form.size_hw is not None and tuple(image.shape[-2:]) != form.size_hw:
+        height, width = image.shape[-2:]
+        if form.size_hw is None and min(height, width) < SMALLEST_SIDE:
+            raise ValueError(
+                f"--size dynamic: the images to be judged on have {height}x{width} pixels, and a graph of any size "
+                f"takes sides from {SMALLEST_SIDE}. Give their size: --size {height}x{width}"
+            )
+        if form.size_hw is not None and (height, width) != form.size_hw:
             raise ValueError(
                 f"--size {form.size_hw[0]}x{form.size_hw[1]}: the images to be judged on have "
-                f"{image.shape[-2]}x{image.shape[-1]} pixels. Give this size, or none"
+                f"{height}x{width} pixels. Give this size, or none"
             )
         image = as_bytes(image, info) if form.preprocessing else image.contiguous()
         pieces = torch.split(image, form.batch or len(image))
@@ -159,6 +168,36 @@ def given_to(graph: Graph, source: Source, form: Form) -> Runner:
         return F.one_hot(found.long(), info.num_classes).permute(0, 3, 1, 2).float()
 
     return run if form.size_hw is not None else on_multiples(run, source.network.multiple)
+
+
+def require_free(graph: Graph, source: Source, form: Form, what: str) -> None:
+    """Check a graph on random images, in sizes and numbers that it was not made with where it takes any.
+
+    Exporters and runtimes may keep a size of the example without a word.
+
+    Raises:
+        ValueError: it fails, or gives something else than the network.
+    """
+    run, many = given_to(graph, source, form), source.network.multiple
+    fewest = -(-SMALLEST_SIDE // many)
+    free = [((fewest + rows) * many, (fewest + columns) * many) for rows, columns in ((1, 2), (3, 0), (0, 4))]
+    for count, size in enumerate([form.size_hw] if form.size_hw else free, start=1):
+        image = torch.randn(form.batch or count, 3, *size, generator=torch.Generator().manual_seed(count))
+        try:
+            found = run(image)
+        except Exception as error:  # each runtime raises its own
+            raise ValueError(_failed(f"{what} on images of {size[0]}x{size[1]}", source, form, error)) from error
+        if form.preprocessing:  # of values that bytes can have
+            image = normalised_images(as_bytes(image, source.info), source.info, torch.contiguous_format)
+        with torch.no_grad():
+            wanted = source.network(image).full
+        if form.preprocessing:
+            same = float((found.argmax(1) == wanted.argmax(1)).float().mean()) > LEAST_SAME
+        else:
+            same = float((found - wanted).abs().max()) <= ROUNDING * (1 + float(wanted.abs().max()))
+        if not same:
+            other = ArithmeticError(f"{size[0]}x{size[1]} pixels give other scores than the network's")
+            raise ValueError(_failed(what, source, form, other))
 
 
 def _padded(graph: Graph, images: Tensor, batch: int | None) -> Tensor:

@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 
 import harness
 from harness.deployment import export as exporting
+from harness.deployment import graphs
 from harness.deployment.export import TARGETS
 from harness.deployment.judge import Judged, require_equal
+from harness.deployment.source import Form, Source
 from harness.experiment.spec import Run
 from harness.results import paths, store
 from harness.results.exports import exports_folder, read_exports
@@ -109,6 +111,22 @@ def test_a_graph_of_one_size_pads_inside(trained: tuple[Path, Run], tmp_path: Pa
     assert not (tmp_path / "other").exists()
 
 
+def test_a_graph_that_keeps_the_size_of_its_example_is_not_kept(trained: tuple[Path, Run]) -> None:
+    source = Source.of(trained[0], store.read_row(paths.run_path(trained[0], trained[1].run_id)))
+
+    @torch.no_grad()
+    def stubborn(image: torch.Tensor) -> torch.Tensor:
+        if len(image) == 3:
+            raise RuntimeError("Got: 3 Expected: 2")
+        scores: torch.Tensor = source.network(image).full
+        return scores + 1 if len(image) == 2 and image.shape[-1] == 64 else scores
+
+    with pytest.raises(ValueError, match=r"onnx: ArithmeticError: 160x64 pixels give other scores .*--size 512x1024"):
+        graphs.require_free(stubborn, source, Form(), "onnx")
+    with pytest.raises(ValueError, match=r"on images of 64x192 fails on fpn with .*Got: 3 Expected: 2.*--batch 1"):
+        graphs.require_free(lambda image: stubborn(image) - float(image.shape[-1] == 64), source, Form(), "onnx")
+
+
 def test_with_preprocessing_bytes_go_in_and_labels_come_out(trained: tuple[Path, Run], tmp_path: Path) -> None:
     import onnxruntime
 
@@ -145,7 +163,6 @@ def test_calibration_sees_train_images_alone(
     trained: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from harness.deployment import quantise
-    from harness.deployment.source import Form, Source
     from harness.training.build import load_data
 
     source = Source.of(trained[0], store.read_row(paths.run_path(trained[0], trained[1].run_id)))

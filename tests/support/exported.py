@@ -1,0 +1,90 @@
+"""Which networks become a graph, and for which sizes: the table of docs/export.md."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from harness.datasets import DataInfo
+from harness.deployment.graphs import load_onnx, load_program, require_free, write_onnx, write_program
+from harness.deployment.source import Form, Source
+from harness.experiment.spec import Network
+from harness.models import build
+
+CLASSES = 3
+ENCODERS = ("resnet18", "efficientnet-b0", "mobilenet_v2", "tu-convnext_atto", "mit_b0")
+SMP = (
+    *("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet"),
+    "segformer",
+)
+OTHERS: tuple[tuple[str, str], ...] = (
+    *(("pspnet-papers", "tu-resnet18"), ("deeplabv3-cirkd", "tu-resnet18")),
+    *(("unet", "tu-tf_efficientnet_lite0"), ("dpt", "tu-vit_tiny_patch16_224")),
+    *((head, "tu-vit_tiny_patch16_224") for head in ("vit-linear", "vit-multilevel", "vit-dpt")),
+    *(("lraspp", "mobilenet_v3_large"), ("deeplabv3-torchvision", "mobilenet_v3_large")),
+    *(("fcn-torchvision", "resnet50"), ("segformer-transformers", "mit-b0")),
+)
+PAIRS = (*((architecture, encoder) for architecture in SMP for encoder in ENCODERS), *OTHERS)
+TARGETS = {"torch-export": (write_program, load_program), "onnx": (write_onnx, load_onnx)}
+ONE = Form(size_hw=(96, 160), batch=1)
+NOT_BUILT, ANY, FIXED, NO = "–", "any", "fixed", "no"
+
+
+def source(architecture: str, encoder: str) -> Source | None:
+    """The network with random weights as a run would have it; None where the library does not combine the two."""
+    network = Network(architecture=architecture, encoder=encoder)
+    try:
+        built = build(network, CLASSES, 0).eval()
+    except ValueError:
+        return None
+    names, colours = tuple("abc"), ((0, 0, 0), (1, 1, 1), (2, 2, 2))
+    info = DataInfo("made", CLASSES, names, colours, (127.5,) * 3, (127.5,) * 3, "", "")
+    row = {"run_id": "0" * 16, "experiment": "made", "method": "none", "weights_sha256": "0" * 64}
+    run: Any = SimpleNamespace(network=network)
+    return Source(Path(), row, run, built, info)
+
+
+def agrees(found: Source, target: str, form: Form, folder: Path) -> bool:
+    """Whether the graph is made, and gives the network's scores on images of other sizes."""
+    write, load = TARGETS[target]
+    try:
+        write(found, form, folder)
+        require_free(load(folder, 1), found, form, target)
+    except ValueError:
+        return False
+    return True
+
+
+def cell(architecture: str, encoder: str, folder: Path) -> dict[str, str]:
+    """By target: `any` size and number of images, one `fixed`, `no`, or that there is no such network."""
+    found = source(architecture, encoder)
+    if found is None:
+        return dict.fromkeys(TARGETS, NOT_BUILT)
+    cells = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for target in TARGETS:
+            forms = ((ANY, Form()), (FIXED, ONE))
+            cells[target] = next((name for name, form in forms if agrees(found, target, form, folder)), NO)
+    return cells
+
+
+def said(cells: dict[str, str]) -> str:
+    """A cell of the table: one word, or what differs between the targets."""
+    words = set(cells.values())
+    return words.pop() if len(words) == 1 else ", ".join(f"{word} ({target})" for target, word in cells.items())
+
+
+def table(folder: Path) -> Iterator[str]:
+    """The lines of both tables."""
+    yield f"| | {' | '.join(f'`{encoder}`' for encoder in ENCODERS)} |"
+    yield "|---|" + "---|" * len(ENCODERS)
+    for architecture in SMP:
+        cells = [said(cell(architecture, encoder, folder)) for encoder in ENCODERS]
+        yield f"| `{architecture}` | {' | '.join(cells)} |"
+    yield ""
+    yield "| other networks | |"
+    yield "|---|---|"
+    for architecture, encoder in OTHERS:
+        yield f"| `{architecture}`, `{encoder}` | {said(cell(architecture, encoder, folder))} |"
