@@ -39,7 +39,9 @@ def export(
         bool, typer.Option("--with-preprocessing", help="The graph takes RGB bytes and gives labels.")
     ] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise the graph after training; onnx.")] = False,
-    calibrate: Annotated[int, typer.Option(help="Train images by which it is quantised.")] = 64,
+    calibrate: Annotated[
+        int | None, typer.Option(help="Train images by which it is quantised; 64 when not given.")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Judge the file on so many images of val; all when not given.")
     ] = None,
@@ -59,28 +61,41 @@ def export(
             raise ValueError(f"--results {results}: the folder {run} is given already; leave one out")
         if overrides and not every:
             raise ValueError("--set belongs to --all, which names an experiment file")
+        if calibrate is not None and not int8:
+            raise ValueError(f"--calibrate {calibrate}: belongs to --int8; give both or neither")
         if every and in_directory is not None:
             raise ValueError(f"--all takes one experiment file; given {run} and {in_directory}")
         where, name = (results or DEFAULT_RESULTS, run) if in_directory is None else (Path(run), in_directory)
         size_hw, images = _size(size), _batch(batch)
 
-        from harness.deployment.export import TARGETS, export_row, place_of
+        from harness.deployment.export import TARGETS, export_row
+        from harness.deployment.place import place_of
         from harness.deployment.source import Form
         from harness.results.exports import files_folder
         from harness.results.find import find_finished
 
         if target not in TARGETS:
             raise ValueError(f"--to {target}: allowed are {', '.join(TARGETS)}")
-        form = Form(size_hw, images, with_preprocessing, calibrate if int8 else None)
+        form = Form(size_hw, images, with_preprocessing, (64 if calibrate is None else calibrate) if int8 else None)
         found = _students(Path(run), overrides, where) if every else [find_finished(where, name)]
+        failed = []
         for directory, row in found:
             to = output or files_folder(directory)
             if every or output is None:
                 to = place_of(to, row["run_id"], target, form)
             if every:
                 typer.echo(f"{row['method']} seed {row['seed']}")
-            for line in said(export_row(directory, row, target, to, form, limit, threads, root), to):
+            try:
+                exported = export_row(directory, row, target, to, form, limit, threads, root)
+            except ValueError as error:
+                if not every:
+                    raise
+                failed.append(f"{row['method']} seed {row['seed']}: {error}")
+                continue
+            for line in said(exported, to):
                 typer.echo(line)
+        if failed:
+            raise ValueError("\n".join(failed))
 
 
 def _students(file: Path, overrides: list[str] | None, results: Path) -> list[tuple[Path, dict[str, Any]]]:

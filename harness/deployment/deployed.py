@@ -80,10 +80,12 @@ def with_fixed_padding(network: TapNet) -> TapNet:
     TensorFlow's "same" padding is computed at run time. For maps of sides that divide by the stride, as those of an
     image whose sides are multiples of `network.multiple`, it is always the same; as a formula it makes a graph of
     dynamic size slow to build (minutes) and to run. Where sizes give different paddings, it stays, but for
-    layers that are frozen because the scores do not depend on them: these are padded so that they take any map.
+    layers that the scores do not depend on, which are padded so that they take any map.
     """
     found: dict[str, list[tuple[int, int, int, int]]] = {}
     convolutions = [(name, module) for name, module in network.named_modules() if isinstance(module, Conv2dSame)]
+    if not convolutions:
+        return network
 
     def note(name: str, convolution: nn.Conv2d, size: torch.Size) -> None:
         rows, columns = (
@@ -97,21 +99,22 @@ def with_fixed_padding(network: TapNet) -> TapNet:
         module.register_forward_pre_hook(lambda module, given, name=name: note(name, module, given[0].shape))
         for name, module in convolutions
     ]
-    image = network.dry_image()
+    side, stream = network.dry_image().shape[-1], torch.Generator().manual_seed(0)
+    sizes = [side + more * network.multiple for more in range(4)]
+    images = [torch.randn(1, 3, size, size, generator=stream) for size in sizes]
     with torch.no_grad():
-        for more in range(4):
-            side = image.shape[-1] + more * network.multiple
-            network(image.new_zeros(1, 3, side, side))
+        wanted = [network(image).full for image in images]
     for handle in handles:
         handle.remove()
     for name, module in convolutions:
+        above, _, last = name.rpartition(".")
         paddings = set(found.get(name, ()))
-        if len(paddings) > 1 and not module.weight.requires_grad:
-            rows, columns = (d * (k - 1) // 2 for k, d in zip(module.kernel_size, module.dilation, strict=True))
-            paddings = {(columns, columns, rows, rows)}
-        if len(paddings) == 1:
-            above, _, last = name.rpartition(".")
-            setattr(network.get_submodule(above), last, _FixedPadding(module, paddings.pop()))
+        rows, columns = (d * (k - 1) // 2 for k, d in zip(module.kernel_size, module.dilation, strict=True))
+        padding = paddings.pop() if len(paddings) == 1 else (columns, columns, rows, rows)
+        setattr(network.get_submodule(above), last, _FixedPadding(module, padding))
+        with torch.no_grad():
+            if any(not torch.equal(network(image).full, scores) for image, scores in zip(images, wanted, strict=True)):
+                setattr(network.get_submodule(above), last, module)
     return network
 
 

@@ -1,11 +1,9 @@
 """Exports a trained network: writes the file, judges it through its own runtime, keeps it and its row."""
 
+import dataclasses
 import hashlib
-import importlib.metadata
+import importlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -14,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
-from harness.datasets import Data
-from harness.deployment.deployed import Runner
+from harness.deployment.deployed import Deployed, Runner, padded
 from harness.deployment.graphs import (
     Graph,
     as_bytes,
@@ -28,17 +26,16 @@ from harness.deployment.graphs import (
     write_program,
 )
 from harness.deployment.judge import SPLIT, judged, latency, on_threads, require_equal
+from harness.deployment.place import place_of, put, require_place, written_beside
 from harness.deployment.quantise import quantise_onnx
 from harness.deployment.source import Form, Source
 from harness.deployment.weight_files import load_safetensors, load_smp, write_safetensors, write_smp
-from harness.files import sha256, write_atomic
+from harness.files import sha256
 from harness.results.exports import files_folder, write_export
 from harness.results.provenance import code_version
-from harness.training.build import for_inputs, load_data
+from harness.training.batches import to_batch
 from harness.training.cost import device_name
-from harness.training.student import found_run, require_current
-
-DESCRIPTION = "export.json"
+from harness.training.student import found_run
 
 
 @dataclass(frozen=True)
@@ -70,12 +67,12 @@ class Graphs:
     write: Callable[[Source, Form, Path], None]
     load: Callable[[Path, int], Graph]
     packages: tuple[str, ...]
-    quantise: Callable[[Source, Data, Form, Path], None] | None = None
+    quantise: Callable[[Source, Form, Path], None] | None = None
 
 
 TARGETS: dict[str, Weights | Graphs] = {
     "safetensors": Weights(write_safetensors, load_safetensors, ("safetensors", "torch")),
-    "smp": Weights(write_smp, load_smp, ("segmentation-models-pytorch", "timm", "torch")),
+    "smp": Weights(write_smp, load_smp, ("segmentation_models_pytorch", "timm", "torch")),
     "torch-export": Graphs(write_program, load_program, ("torch",)),
     "onnx": Graphs(write_onnx, load_onnx, ("onnx", "onnxscript", "onnxruntime", "torch"), quantise_onnx),
 }
@@ -144,14 +141,14 @@ def export_row(
 ) -> dict[str, Any]:
     """As `export`, of a row in an experiment's results folder.
 
-    The file is written beside its place, loaded by its own runtime, evaluated on the run's val split beside the network
-    as it was trained, timed, and only then put in its place.
+    The files are written beside their place, loaded by their own runtime, evaluated beside the network as it was
+    trained, timed, and only then put in their place.
 
     Args:
         directory: results folder of the experiment.
         row: the complete row of the run.
         target: a key of `TARGETS`.
-        to: the folder for the files, which is replaced if it is an export; by default below `directory`.
+        to: the folder for the files; by default below `directory`. Only an earlier export there is replaced.
         form: of a graph.
         limit: the most images that it is judged on; None: all of val.
         threads: of the timing.
@@ -162,146 +159,98 @@ def export_row(
             form, or the file does not say what the network says.
     """
     form = form or Form()
-    kind = _target(target, form, limit, threads)
-    source = Source.of(directory, row)
-    to = to or place_of(files_folder(directory), row["run_id"], target, form)
-    _require_own(to)
-    run = source.run
-    place = str(root.absolute()) if root is not None else run.data.root
-    data = for_inputs(load_data(run.data.model_copy(update={"root": place})), run.train.normalize, run.network)
-    require_current(directory, row, data.info.content_hash)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    hidden = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".tmp", dir=to.parent))
-    try:
-        found = _written(source, data, target, kind, form, hidden, limit, threads)
-        described = source.described() | {"target": target, **_given(form), "judged": _plain(found)}
-        lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in described.items())
-        write_atomic(hidden / DESCRIPTION, f"{{\n{lines}\n}}\n")
-        if to.exists():
-            shutil.rmtree(to)
-        hidden.chmod(0o755)
-        os.replace(hidden, to)
-    except BaseException:
-        shutil.rmtree(hidden, ignore_errors=True)
-        raise
-    write_export(directory, found)
-    return found
-
-
-def place_of(files: Path, run_id: str, target: str, form: Form) -> Path:
-    """A folder of its own for each run and form, below that of all exported files."""
-    size = "" if form.size_hw is None else f"-{form.size_hw[0]}x{form.size_hw[1]}"
-    batch = "" if form.batch is None else f"-batch{form.batch}"
-    rest = f"{'-bytes' if form.preprocessing else ''}{'-int8' if form.calibration is not None else ''}"
-    return files / f"{run_id}-{target}{size}{batch}{rest}"
+    kind, versions = _target(target, form, limit, threads)
+    to = require_place(to or place_of(files_folder(directory), row["run_id"], target, form), directory)
+    source = Source.of(directory, row, root)
+    if form.calibration is not None:
+        form = dataclasses.replace(form, calibration=min(form.calibration, len(source.data.train)))
+    with written_beside(to) as hidden:
+        found = _written(source, target, kind, form, hidden, limit, threads)
+        found |= {"versions": json.dumps(versions, sort_keys=True), "code_version": code_version()}
+        said = ("split", "images", "miou", "student_miou", "agreement", "largest_difference")
+        description = source.described() | {"target": target, **_given(form)}
+        put(hidden, to, description | {"judged": {name: found[name] for name in said}})
+    return write_export(directory, found)
 
 
 def _written(
-    source: Source,
-    data: Data,
-    target: str,
-    kind: Weights | Graphs,
-    form: Form,
-    folder: Path,
-    limit: int | None,
-    threads: int,
+    source: Source, target: str, kind: Weights | Graphs, form: Form, folder: Path, limit: int | None, threads: int
 ) -> dict[str, Any]:
-    """Write, judge and time; returns the row."""
+    """Write, judge and time; returns columns of the row."""
     if isinstance(kind, Weights):
         kind.write(source, folder)
         call = run = kind.load(source, folder)
     else:
         kind.write(source, form, folder)
         require_free(kind.load(folder, threads), source, form, f"--to {target}")
-        if form.calibration is not None and kind.quantise is not None:
-            kind.quantise(source, data, form, folder)
+        if kind.quantise is not None and form.calibration is not None:
+            kind.quantise(source, form, folder)
         call = kind.load(folder, threads)
         run = given_to(call, source, form)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    contents = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
-    with on_threads(threads), torch.no_grad():
-        scores = judged(source, data, run, limit, compares=not form.preprocessing)
-        if form.calibration is None:
-            require_equal(scores, target)
-        side = source.network.multiple
-        image = data.val[0][0]
-        size = form.size_hw or (-(-image.shape[0] // side) * side, -(-image.shape[1] // side) * side)
-        normalised = torch.zeros(1, 3, *size)
-        example = as_bytes(normalised, source.info) if form.preprocessing else normalised
-        example = example.expand(form.batch or 1, *example.shape[1:]).contiguous()
-        median, slow = latency(lambda: call(example))
-        own, _ = latency(lambda: source.network(normalised.expand(form.batch or 1, 3, *size)).full)
+    scores = judged(source, run, form, limit)
+    if form.calibration is None:
+        require_equal(scores, target)
+    files = sorted(path for path in folder.iterdir())
+    contents = {path.name: sha256(path) for path in files}
+    example = _example(source, form)
+    network = Deployed(source.network, source.info, form.preprocessing)
+    with on_threads(threads):
+        taken, own = latency(lambda: call(example)), latency(lambda: network(example))
     return {
         "run_id": source.row["run_id"],
+        "weights_sha256": source.row["weights_sha256"],
         "target": target,
         **_given(form),
         "sha256": hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest(),
         "size_bytes": sum(path.stat().st_size for path in files),
-        "versions": json.dumps({name: importlib.metadata.version(name) for name in kind.packages}, sort_keys=True),
-        "code_version": code_version(),
         "exported_at": datetime.now(timezone.utc),
         "split": SPLIT,
-        "images": scores.images,
-        "miou": scores.miou,
-        "student_miou": scores.student_miou,
-        "agreement": scores.agreement,
-        "largest_difference": scores.largest_difference,
+        **dataclasses.asdict(scores),
         "device": device_name(torch.device("cpu")),
         "threads": threads,
-        "latency_hw": list(size),
-        "latency_ms": median,
-        "latency_ms_p90": slow,
-        "student_latency_ms": own,
+        "latency_hw": list(example.shape[1:3] if form.preprocessing else example.shape[2:]),
+        "latency_ms": taken.median,
+        "latency_ms_p90": taken.p90,
+        "latency_calls": taken.calls,
+        "student_latency_ms": own.median,
     }
+
+
+def _example(source: Source, form: Form) -> torch.Tensor:
+    """What is timed: images of the graph's size, or of val's first one padded to the network's multiple."""
+    image = torch.from_numpy(source.data.val[0][0].copy())[None]
+    normalised = padded(to_batch(image, image[..., 0], source.info, torch.device("cpu")).image, source.network.multiple)
+    if form.size_hw is not None:
+        normalised = F.interpolate(normalised, form.size_hw, mode="bilinear")
+    normalised = normalised.expand(form.batch or 1, *normalised.shape[1:]).contiguous()
+    return as_bytes(normalised, source.info) if form.preprocessing else normalised
 
 
 def _given(form: Form) -> dict[str, Any]:
-    size = None if form.size_hw is None else list(form.size_hw)
-    return {
-        "size_hw": size,
-        "batch": form.batch,
-        "preprocessing": form.preprocessing,
-        "calibration": form.calibration,
-    }
+    return dataclasses.asdict(form) | {"size_hw": None if form.size_hw is None else list(form.size_hw)}
 
 
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said of the file beside it: figures that do not change when it is made again are its content's."""
-    return {name: row[name] for name in ("split", "images", "miou", "student_miou", "agreement", "largest_difference")}
-
-
-def _target(target: str, form: Form, limit: int | None, threads: int) -> Weights | Graphs:
-    """The target, if it and the form are offered and its packages are there.
+def _target(target: str, form: Form, limit: int | None, threads: int) -> tuple[Weights | Graphs, dict[str, str]]:
+    """The target and the versions of its packages, if it and the form are offered and the packages are there.
 
     Raises:
         ValueError: they are not.
     """
     if target not in TARGETS:
         raise ValueError(f"--to {target}: allowed are {', '.join(TARGETS)}")
-    numbers = {"limit": limit, "threads": threads, "batch": form.batch, "calibrate": form.calibration}
-    for name, value in numbers.items():
+    for name, value in {"limit": limit, "threads": threads}.items():
         if value is not None and value < 1:
             raise ValueError(f"--{name} {value}: has to be 1 or more")
     kind = TARGETS[target]
-    if isinstance(kind, Weights) and form != Form():
-        raise ValueError(f"--to {target}: these are weights, without a size, a batch or preprocessing; leave these out")
-    if form.calibration is not None and getattr(kind, "quantise", None) is None:
+    if form.calibration is not None and (isinstance(kind, Weights) or kind.quantise is None):
         able = ", ".join(name for name, each in TARGETS.items() if isinstance(each, Graphs) and each.quantise)
         raise ValueError(f"--int8: --to {target} has no quantised form; allowed are {able}")
-    missing = [name for name in kind.packages if find_spec(name.replace("-", "_")) is None]
+    if isinstance(kind, Weights) and form != Form():
+        raise ValueError(f"--to {target}: these are weights, without a size, a batch or preprocessing; leave these out")
+    missing = [name for name in kind.packages if find_spec(name) is None]
     if missing:
         raise ValueError(
             f"--to {target}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed: "
             "pip install 'sstkd-bench[export]'"
         )
-    return kind
-
-
-def _require_own(to: Path) -> None:
-    """Check that a folder may be replaced.
-
-    Raises:
-        ValueError: it holds something else than an export.
-    """
-    if to.exists() and not (to.is_dir() and (not any(to.iterdir()) or (to / DESCRIPTION).is_file())):
-        raise ValueError(f"-o {to}: is there and holds no export, so that it is not replaced; give another folder")
+    return kind, {name: str(importlib.import_module(name).__version__) for name in kind.packages}

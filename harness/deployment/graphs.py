@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from harness.borders import one_line
 from harness.datasets import DataInfo
 from harness.deployment.deployed import Deployed, Runner, on_multiples, quiet
-from harness.deployment.source import Form, Source
+from harness.deployment.source import LARGEST_BATCH, LARGEST_SIDE, Form, Source
 from harness.files import write_atomic
 from harness.training.normalize import normalised_images
 
@@ -25,7 +25,7 @@ Graph = Callable[[Tensor], Tensor]
 """A graph by its runtime: what it takes to what it gives, as `Form` says."""
 ROUNDING, LEAST_SAME = 1e-3, 0.99
 """By how much class scores may differ, relative to the largest; the least share of equal labels."""
-LARGEST_BATCH, SMALLEST_SIDE, LARGEST_SIDE = 1024, 64, 16384
+SMALLEST_SIDE = 64
 
 
 def program_of(source: Source, form: Form) -> Any:
@@ -34,14 +34,17 @@ def program_of(source: Source, form: Form) -> Any:
     Raises:
         ValueError: it cannot be exported in this form; names the line of the network at which it fails, and the remedy.
     """
-    deployed = Deployed(source.network, source.info, form.preprocessing).eval()
     sizes, dimensions = _shape(form, source.network.multiple)
-    image = torch.zeros(sizes, dtype=torch.uint8 if form.preprocessing else torch.float32)
     try:
         with torch.no_grad(), quiet():
+            deployed = Deployed(source.network, source.info, form.preprocessing).eval()
+            image = torch.zeros(sizes, dtype=torch.uint8 if form.preprocessing else torch.float32)
             program = torch.export.export(deployed, (image,), dynamic_shapes=(dimensions,))
             program.graph_module.graph.eliminate_dead_code()  # stages that the decoder does not read
+            for node in program.graph_module.graph.nodes:
+                node.meta.pop("stack_trace", None)  # paths of this machine
             program.graph_module.recompile()
+            program.example_inputs = None  # which would be written too
             return program
     except Exception as error:  # torch raises its own kinds for what a graph cannot hold
         raise ValueError(_failed("torch.export", source, form, error)) from error
@@ -92,6 +95,9 @@ def write_onnx(source: Source, form: Form, folder: Path) -> None:
             )
         assert made is not None
         model = made.model_proto
+        for node in (*model.graph.node, *(node for each in model.functions for node in each.node)):
+            node.ClearField("metadata_props")  # paths of this machine
+            node.ClearField("doc_string")
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # torch, onnxscript and onnx each raise their own
         raise ValueError(_failed("torch.onnx", source, form, error)) from error
@@ -124,7 +130,8 @@ def load_onnx(folder: Path, threads: int) -> Graph:
 def _shape(form: Form, multiple: int) -> tuple[tuple[int, ...], dict[int, Any]]:
     """Sizes of an example, and which of them may change."""
     batch = form.batch or 2
-    height, width = form.size_hw or (max(128, 2 * multiple), max(128, 2 * multiple) + multiple)
+    least = (_fewest(multiple) + 1) * multiple
+    height, width = form.size_hw or (least, least + multiple)
     free: dict[str, Any] = {}
     if form.batch is None:
         free["batch"] = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
@@ -140,8 +147,13 @@ def _shape(form: Form, multiple: int) -> tuple[tuple[int, ...], dict[int, Any]]:
 
 def _steps(name: str, multiple: int) -> Any:
     """How often a side holds the multiple."""
-    fewest = max(2, SMALLEST_SIDE // multiple)
+    fewest = _fewest(multiple)
     return torch.export.Dim(f"{name}_{multiple}", min=fewest, max=max(fewest + 1, LARGEST_SIDE // multiple))
+
+
+def _fewest(multiple: int) -> int:
+    """How often the smallest side of a graph of any size holds the multiple."""
+    return -(-SMALLEST_SIDE // multiple)
 
 
 def given_to(graph: Graph, source: Source, form: Form) -> Runner:
@@ -152,22 +164,25 @@ def given_to(graph: Graph, source: Source, form: Form) -> Runner:
         height, width = image.shape[-2:]
         if form.size_hw is None and min(height, width) < SMALLEST_SIDE:
             raise ValueError(
-                f"--size dynamic: the images to be judged on have {height}x{width} pixels, and a graph of any size "
-                f"takes sides from {SMALLEST_SIDE}. Give their size: --size {height}x{width}"
-            )
-        if form.size_hw is not None and (height, width) != form.size_hw:
-            raise ValueError(
-                f"--size {form.size_hw[0]}x{form.size_hw[1]}: the images to be judged on have "
-                f"{height}x{width} pixels. Give this size, or none"
+                f"--size dynamic: a graph of any size takes sides from {SMALLEST_SIDE}, and there are images of "
+                f"{height}x{width} pixels. Give the size that the device uses: --size {height}x{width}"
             )
         image = as_bytes(image, info) if form.preprocessing else image.contiguous()
-        pieces = torch.split(image, form.batch or len(image))
+        pieces = torch.split(image, form.batch or LARGEST_BATCH)
         found = torch.cat([_padded(graph, piece, form.batch) for piece in pieces])
-        if not form.preprocessing:
-            return found
-        return F.one_hot(found.long(), info.num_classes).permute(0, 3, 1, 2).float()
+        return one_hot(found, info.num_classes) if form.preprocessing else found
 
     return run if form.size_hw is not None else on_multiples(run, source.network.multiple)
+
+
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Labels (N, H, W) as scores (N, K, H, W), 1 for the label's class."""
+    return F.one_hot(labels.long(), classes).permute(0, 3, 1, 2).float()
+
+
+def as_labels(scores: Tensor) -> Tensor:
+    """Scores (N, K, H, W) as those of their labels."""
+    return one_hot(scores.argmax(1), scores.shape[1])
 
 
 def require_free(graph: Graph, source: Source, form: Form, what: str) -> None:
@@ -179,7 +194,7 @@ def require_free(graph: Graph, source: Source, form: Form, what: str) -> None:
         ValueError: it fails, or gives something else than the network.
     """
     run, many = given_to(graph, source, form), source.network.multiple
-    fewest = -(-SMALLEST_SIDE // many)
+    fewest = _fewest(many)
     free = [((fewest + rows) * many, (fewest + columns) * many) for rows, columns in ((1, 2), (3, 0), (0, 4))]
     for count, size in enumerate([form.size_hw] if form.size_hw else free, start=1):
         image = torch.randn(form.batch or count, 3, *size, generator=torch.Generator().manual_seed(count))

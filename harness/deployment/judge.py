@@ -3,70 +3,28 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.datasets import Data
-from harness.datasets.base import Split
 from harness.deployment.deployed import Runner
-from harness.deployment.source import Source
+from harness.deployment.graphs import as_labels
+from harness.deployment.source import Form, Source
+from harness.experiment.recipe import Evaluation
 from harness.metrics import miou
-from harness.models import TapNet
 from harness.taps import Taps
-from harness.training.evaluate import evaluate
-from harness.training.ranks import Ranks
+from harness.training.batches import to_batch
+from harness.training.confusion import Confusion
+from harness.training.evaluate import class_scores
 
 SPLIT = "val"
-WARM_UP, CALLS = 10, 100
+WARM_UP, CALLS, SECONDS = 10, 100, 60.0
 MOST = 0.001
 """Difference of mIoU that an export without quantisation may have, 0.1 percentage points."""
-
-
-class First:
-    """The first images of a split.
-
-    Args:
-        split: the split.
-        count: of images.
-    """
-
-    def __init__(self, split: Split, count: int) -> None:
-        self._split, self._count = split, min(count, len(split))
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Any:
-        if index >= self._count:
-            raise IndexError(index)
-        return self._split[index]
-
-
-class _Beside(nn.Module):
-    """A file's runtime as a network, which compares its class scores with those of the network itself.
-
-    Args:
-        network: as it was trained.
-        run: the file.
-        compares: scores, not labels alone.
-    """
-
-    def __init__(self, network: TapNet, run: Runner, compares: bool) -> None:
-        super().__init__()
-        self.network, self._run, self._compares = network, run, compares
-        self.same, self.pixels, self.largest = 0, 0, 0.0
-
-    def forward(self, image: Tensor) -> Taps:
-        found, own = self._run(image), self.network(image).full
-        self.same += int((found.argmax(1) == own.argmax(1)).sum())
-        self.pixels += own[:, 0].numel()
-        if self._compares:
-            self.largest = max(self.largest, float((found - own).abs().max()))
-        return Taps({}, found, found, found)
 
 
 @dataclass(frozen=True)
@@ -80,33 +38,65 @@ class Judged:
     largest_difference: float | None
 
 
-def judged(source: Source, data: Data, run: Runner, limit: int | None, compares: bool) -> Judged:
-    """Evaluate a file and the network by the run's own protocol.
+class _Scorer(nn.Module):
+    """A runner as a network that is evaluated; images smaller than a graph of one size are padded by their border."""
+
+    def __init__(self, run: Runner, size_hw: tuple[int, int] | None) -> None:
+        super().__init__()
+        self._run, self._size = run, size_hw
+
+    def forward(self, image: Tensor) -> Taps:
+        height, width = image.shape[-2:]
+        if self._size is not None:
+            bottom, right = self._size[0] - height, self._size[1] - width
+            image = F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
+        scores = self._run(image)[..., :height, :width]
+        return Taps({}, scores, scores, scores)
+
+
+def one_pass(how: Evaluation, form: Form) -> Evaluation:
+    """How both are evaluated: a run's evaluation at one scale without mirroring, in windows of a graph's size."""
+    plain = how.model_copy(update={"scales": (1.0,), "flip": False})
+    return plain.model_copy(update={"window_hw": form.size_hw, "stride_hw": None}) if form.size_hw else plain
+
+
+@torch.no_grad()
+def judged(source: Source, run: Runner, form: Form, limit: int | None) -> Judged:
+    """Evaluate a file and the network in the same way, image by image.
 
     Args:
         source: the run.
-        data: its dataset, normalised for the network.
         run: the file by its runtime.
+        form: of a graph; one that gives labels is compared by labels, and so is the network then.
         limit: the most images; None: all of the split.
-        compares: it gives scores, not labels alone.
     """
-    if limit is not None:
-        data = replace(data, val=First(data.val, limit))
-    ranks, beside = Ranks(torch.device("cpu")), _Beside(source.network, run, compares)
+    info, how, split = source.info, one_pass(source.run.train.evaluation, form), source.data.val
+    own: Runner = lambda image: source.network(image).full  # noqa: E731
+    reference = (lambda image: as_labels(own(image))) if form.preprocessing else own
+    file, network = _Scorer(run, form.size_hw), _Scorer(reference, form.size_hw)
+    theirs, ours = (Confusion(info.num_classes, info.ignore_index) for _ in range(2))
+    count, same, pixels, largest = min(len(split), limit or len(split)), 0, 0, 0.0
+    for index in range(count):
+        image, label = (torch.from_numpy(array.copy())[None] for array in split[index])
+        batch = to_batch(image, label, info, torch.device("cpu"))
+        found, wanted = class_scores(file, batch.image, how), class_scores(network, batch.image, how)
+        labels, expected = found.argmax(1), wanted.argmax(1)
+        theirs.update(labels, batch.label)
+        ours.update(expected, batch.label)
+        same, pixels = same + int((labels == expected).sum()), pixels + labels.numel()
+        largest = max(largest, float((found - wanted).abs().max()))
     policy = source.run.protocol.absent_policy
-    theirs, own = (
-        miou(evaluate(each, data, SPLIT, source.run, ranks).confusion, policy) for each in (beside, source.network)
-    )
-    return Judged(len(data.val), theirs, own, beside.same / beside.pixels, beside.largest if compares else None)
+    file_miou, student_miou = (miou(each.numpy(), policy) for each in (theirs, ours))
+    return Judged(count, file_miou, student_miou, same / pixels, None if form.preprocessing else largest)
 
 
 def require_equal(found: Judged, target: str) -> None:
     """Check that the file says what the network says.
 
     Raises:
-        ValueError: its mIoU differs by more than rounding can explain.
+        ValueError: its mIoU is no number, or differs by more than rounding can explain.
     """
-    if abs(found.miou - found.student_miou) > MOST:
+    if not abs(found.miou - found.student_miou) <= MOST:
         raise ValueError(
             f"--to {target}: the file's mIoU on {found.images} images of {SPLIT} is {100 * found.miou:.2f}, that of "
             f"the network {100 * found.student_miou:.2f}; {100 * found.agreement:.2f} % of the pixels have one label. "
@@ -114,16 +104,28 @@ def require_equal(found: Judged, target: str) -> None:
         )
 
 
-def latency(call: Callable[[], object]) -> tuple[float, float]:
-    """Median and 90th percentile of a call's milliseconds after warm-up."""
-    for _ in range(WARM_UP):
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of a call: the median and the 90th percentile of so many calls after warm-up."""
+
+    median: float
+    p90: float
+    calls: int
+
+
+@torch.no_grad()
+def latency(call: Callable[[], Any]) -> Latency:
+    """Time a call: a hundred times, or as often as a minute allows."""
+    began = time.perf_counter()
+    taken: list[float] = []
+    for turn in range(WARM_UP + CALLS):
+        before = time.perf_counter()
+        if len(taken) >= 2 and before - began > SECONDS:
+            break
         call()
-    taken = []
-    for _ in range(CALLS):
-        began = time.perf_counter()
-        call()
-        taken.append(1e3 * (time.perf_counter() - began))
-    return float(np.median(taken)), float(np.percentile(taken, 90))
+        if turn >= WARM_UP or before - began > SECONDS / 2:
+            taken.append(1e3 * (time.perf_counter() - before))
+    return Latency(float(np.median(taken)), float(np.percentile(taken, 90)), len(taken))
 
 
 @contextmanager

@@ -10,8 +10,10 @@ from harness.experiment.spec import Run
 from harness.models import TapNet
 from harness.models.library import library_of
 from harness.results import store
-from harness.training.build import for_inputs
-from harness.training.student import info_of, require_current, trained_network
+from harness.training.build import for_inputs, load_data
+from harness.training.student import require_current, trained_network
+
+LARGEST_BATCH, LARGEST_SIDE = 1024, 16384
 
 
 @dataclass(frozen=True)
@@ -23,27 +25,33 @@ class Source:
         row: the complete row of the run.
         run: its specification.
         network: with its trained weights, in eval mode on the CPU.
-        info: the data as the network sees it.
+        data: the run's dataset, normalised for the network.
     """
 
     directory: Path
     row: Mapping[str, Any]
     run: Run
     network: TapNet
-    info: DataInfo
+    data: Data
 
     @classmethod
-    def of(cls, directory: Path, row: Mapping[str, Any]) -> "Source":
-        """Of a finished run.
+    def of(cls, directory: Path, row: Mapping[str, Any], root: Path | None = None) -> "Source":
+        """Of a finished run, whose data may have moved to `root`.
 
         Raises:
             ValueError: its weights are missing or not the row's, or what it was made from has changed.
         """
-        require_current(directory, row, None)
         run = store.run_of(directory, row)
-        known = Data(info_of(run.data, row), (), (), ())  # without its images
-        info = for_inputs(known, run.train.normalize, run.network).info
-        return cls(directory, row, run, trained_network(directory, row, run, info.num_classes), info)
+        place = str(root.absolute()) if root is not None else run.data.root
+        raw = load_data(run.data.model_copy(update={"root": place}))
+        require_current(directory, row, raw.info.content_hash)
+        data = for_inputs(raw, run.train.normalize, run.network)
+        return cls(directory, row, run, trained_network(directory, row, run, data.info.num_classes), data)
+
+    @property
+    def info(self) -> DataInfo:
+        """The data as the network sees it."""
+        return self.data.info
 
     def described(self) -> dict[str, Any]:
         """What whoever loads the weights has to know, as JSON values."""
@@ -62,6 +70,8 @@ class Source:
             "channels": "BGR" if info.bgr else "RGB",
             "classes": list(info.class_names),
             "palette": [list(colour) for colour in info.palette],
+            "short_side": self.run.data.parameters.get("short_side"),  # to which larger images are shrunk first
+            "evaluation": self.run.train.evaluation.model_dump(mode="json"),
             "weights_sha256": self.row["weights_sha256"],
             "licence": "none stated: that of the data, the encoder's weights and the library have to be looked at",
         }
@@ -82,3 +92,15 @@ class Form:
     batch: int | None = None
     preprocessing: bool = False
     calibration: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: a number is out of range."""
+        if self.size_hw is not None:
+            object.__setattr__(self, "size_hw", tuple(self.size_hw))
+        size = self.size_hw or (1, 1)
+        if len(size) != 2 or not all(isinstance(side, int) and 0 < side <= LARGEST_SIDE for side in size):
+            raise ValueError(f"--size {size}: height and width are needed, from 1 to {LARGEST_SIDE}, e.g. 512x1024")
+        if self.batch is not None and not 0 < self.batch <= LARGEST_BATCH:
+            raise ValueError(f"--batch {self.batch}: has to be from 1 to {LARGEST_BATCH}")
+        if self.calibration is not None and self.calibration < 1:
+            raise ValueError(f"--calibrate {self.calibration}: has to be 1 or more")

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from harness.deployment.deployed import Runner, on_multiples, quiet
 from harness.deployment.source import Source
 from harness.files import write_atomic
-from harness.models import build
+from harness.models import build, load_into
 from harness.models.described import SMP
 from harness.models.hooked import HookedNet, TappedNet
 from harness.models.library import library_state, plain_network, require_smp
-from harness.models.transformers_nets import TransformersNet
 
 WEIGHTS = "model.safetensors"
 
@@ -31,18 +30,18 @@ def write_safetensors(source: Source, folder: Path) -> None:
 
 
 def load_safetensors(source: Source, folder: Path) -> Runner:
-    """The library's own network with these weights, which have to fit by every name."""
-    network = source.run.network
-    plain = plain_network(network, source.info.num_classes)
-    plain.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+    """The network with these weights, which have to fit the library's own network by every name."""
+    network, path = source.run.network, folder / WEIGHTS
+    state = load_file(path)
     if network.architecture in SMP:
+        plain = plain_network(network, source.info.num_classes)
+        plain.load_state_dict(state, strict=True)
         return _scores(plain.eval(), source.network.multiple)
-    whole = build(network.model_copy(update={"encoder_weights": None}), source.info.num_classes, 0)
-    if isinstance(whole, HookedNet | TappedNet | TransformersNet):
-        whole.network.load_state_dict(plain.state_dict(), strict=True)
-    else:
-        whole.load_state_dict(plain.state_dict(), strict=True)
-    whole.eval()
+    whole = build(network.model_copy(update={"encoder_weights": None}), source.info.num_classes, 0).eval()
+    if isinstance(whole, HookedNet | TappedNet):
+        whole.network.load_state_dict(state, strict=True)
+    else:  # transformers writes other names than its classes have, which it renames as it reads
+        load_into(whole, state, str(path))
 
     @torch.no_grad()
     def run(image: Tensor) -> Tensor:
@@ -57,9 +56,9 @@ def write_smp(source: Source, folder: Path) -> None:
     require_smp(source.run.network)
     plain: Any = plain_network(source.run.network, source.info.num_classes)
     plain.load_state_dict(library_state(source.run.network, source.network), strict=True)
-    plain.save_pretrained(str(folder), dataset=source.row["dataset"])
-    for path in folder.iterdir():
-        path.chmod(0o644)  # safetensors' own files are their owner's alone
+    with quiet():
+        plain.save_pretrained(str(folder))
+    (folder / "README.md").unlink(missing_ok=True)  # it states a licence
 
 
 def load_smp(source: Source, folder: Path) -> Runner:

@@ -7,11 +7,10 @@ import segmentation_models_pytorch as smp
 from torch import Tensor, nn
 
 from harness.experiment.spec import Network
-from harness.models.build import ARCHITECTURES, build
+from harness.models.build import ARCHITECTURES
 from harness.models.described import SMP
-from harness.models.hooked import HookedNet, TappedNet
 from harness.models.tapnet import TapNet
-from harness.models.transformers_nets import TransformersNet
+from harness.models.vit import any_size
 
 
 def library_of(network: Network) -> str:
@@ -30,28 +29,25 @@ def library_of(network: Network) -> str:
 
 
 def library_state(network: Network, built: TapNet) -> dict[str, Tensor]:
-    """Weights by the names of the network's library; an auxiliary head, which smp's networks have not, is left out."""
+    """Weights by the names of the network's library."""
     state = built.saved_state()
     if network.architecture not in SMP:
         return dict(state)
-    renamed = {_in_smp(name): value for name, value in state.items()}
-    return {name: value for name, value in renamed.items() if not name.startswith("auxiliary.")}
-
-
-def _in_smp(name: str) -> str:
-    return f"segmentation_{name}" if name.startswith("head.") else name
+    return {f"segmentation_{name}" if name.startswith("head.") else name: value for name, value in state.items()}
 
 
 def plain_network(network: Network, num_classes: int) -> nn.Module:
-    """The library's own module, with random weights, that `library_state` fits."""
-    if network.architecture in SMP:
-        options = {key: tuple(value) if isinstance(value, list) else value for key, value in network.parameters.items()}
-        made: nn.Module = require_smp(network)(
-            encoder_name=network.encoder, encoder_weights=None, classes=num_classes, **options
-        )
-        return made
-    built = build(network.model_copy(update={"encoder_weights": None}), num_classes, 0)
-    return built.network if isinstance(built, HookedNet | TappedNet | TransformersNet) else built
+    """The network as segmentation-models-pytorch makes it, with random weights, that `library_state` fits.
+
+    Raises:
+        ValueError: it is of another library.
+    """
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in network.parameters.items()}
+    options = any_size(options) if network.architecture == "dpt" else options
+    made: nn.Module = require_smp(network)(
+        encoder_name=network.encoder, encoder_weights=None, classes=num_classes, **options
+    )
+    return made
 
 
 def require_smp(network: Network) -> Any:

@@ -107,7 +107,7 @@ def vit_dpt(
 
 def dpt(encoder_name: str, encoder_weights: None, classes: int, **options: Any) -> TapNet:
     """segmentation-models-pytorch's DPT, for patches of 16; `options` are its own and timm's."""
-    network: Any = smp.DPT(encoder_name, encoder_weights=None, classes=classes, **_any_size(options))
+    network: Any = smp.DPT(encoder_name, encoder_weights=None, classes=classes, **any_size(options))
     return DptNet(network.encoder, network.decoder, network.segmentation_head)
 
 
@@ -120,7 +120,7 @@ def _encoder(name: str, options: dict[str, Any]) -> tuple[Any, list[int]]:
     if not name.startswith("tu-"):
         raise ValueError(f"the encoder is a plain vision transformer of timm, tu-NAME; given {name!r}")
     try:
-        encoder: Any = TimmViTEncoder(name.removeprefix("tu-"), pretrained=False, depth=STAGES, **_any_size(options))
+        encoder: Any = TimmViTEncoder(name.removeprefix("tu-"), pretrained=False, depth=STAGES, **any_size(options))
     except TypeError as error:
         if "dynamic_img_size" not in str(error) or "dynamic_img_size" in options:
             raise
@@ -132,7 +132,7 @@ def _encoder(name: str, options: dict[str, Any]) -> tuple[Any, list[int]]:
     return encoder, [blocks * (stage + 1) // STAGES - 1 for stage in range(STAGES)]
 
 
-def _any_size(options: dict[str, Any]) -> dict[str, Any]:
+def any_size(options: dict[str, Any]) -> dict[str, Any]:
     """timm's option to take images of other sizes than the pretraining's."""
     return {"dynamic_img_size": True} | options
 

@@ -19,6 +19,7 @@ _COLUMNS = {
     # What it is.
     "export_id": _TEXT,
     "run_id": _TEXT,
+    "weights_sha256": _TEXT,
     "target": _TEXT,
     "size_hw": pa.list_(_WHOLE),  # null: any
     "batch": _WHOLE,  # null: any
@@ -42,6 +43,7 @@ _COLUMNS = {
     "latency_hw": pa.list_(_WHOLE),
     "latency_ms": _REAL,  # median
     "latency_ms_p90": _REAL,
+    "latency_calls": _WHOLE,
     "student_latency_ms": _REAL,  # of the network as it was trained, in the same process
 }
 NULLABLE = ("size_hw", "batch", "calibration", "largest_difference")
@@ -60,13 +62,13 @@ def files_folder(directory: str | Path) -> Path:
 
 def export_id(row: Mapping[str, Any]) -> str:
     """Sixteen hex digits of what was exported, in which form, by which versions and measured where."""
-    form = ("run_id", "target", "size_hw", "batch", "preprocessing", "calibration")
+    form = ("run_id", "weights_sha256", "target", "size_hw", "batch", "preprocessing", "calibration")
     of = (*form, "sha256", "versions", "device", "threads", "images")
     return hashlib.sha256(json.dumps({name: row[name] for name in of}, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def write_export(directory: str | Path, row: Mapping[str, Any]) -> Path:
-    """Write a row; one of the same export is replaced, since it has been measured again.
+def write_export(directory: str | Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a row and return it; one of the same export is replaced, since it has been measured again.
 
     Args:
         directory: the experiment's directory.
@@ -87,7 +89,7 @@ def write_export(directory: str | Path, row: Mapping[str, Any]) -> Path:
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     write_atomic(path, buffer.getvalue().to_pybytes())
-    return path
+    return whole
 
 
 def read_exports(directory: str | Path) -> list[dict[str, Any]]:

@@ -14,9 +14,10 @@ def keep_freed_memory() -> bool:
     A training step allocates and frees the same maps each time. glibc hands freed blocks back to the system, which
     fills each page with zeros when it is next used: a third of a step of a small network, and more than half in a
     process whose earlier allocations led glibc to give back at once. Other C libraries, and a process whose
-    environment says how glibc is to do this (`OF_THE_USER`), are left as they are.
+    environment says how glibc is to do this, are left as they are; another allocator in glibc's place is not affected.
     """
-    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in OF_THE_USER):
+    told = any(name in os.environ for name in OF_THE_USER) or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "")
+    if platform.libc_ver()[0] != "glibc" or told:
         return False
     mallopt = ctypes.CDLL("libc.so.6").mallopt
     return bool(mallopt(TRIM_THRESHOLD, 2**31 - 1)) and bool(mallopt(MMAP_MAX, 0))

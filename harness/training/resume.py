@@ -153,7 +153,7 @@ def _require_sense(state: State, steps: int, trained: Trained) -> None:
     for name, default in vars(Log()).items():
         kind = (int, float) if isinstance(default, float) else dict if isinstance(default, Named) else type(default)
         if not isinstance(log.get(name, default), kind):  # an earlier version's lacks some
-            raise ValueError(f"a log whose {name} is a {type(log[name]).__name__}")
+            raise ValueError(f"a log whose {name} is a {type(log.get(name)).__name__}")
     if not all(isinstance(ms, float) and 0 <= ms < float("inf") for ms in (*state["step_ms"], *log["data_ms"])):
         raise ValueError("times that are no numbers")
     if not all({"step", "dev_miou"} <= point.keys() for point in log["curve"]):

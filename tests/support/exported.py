@@ -6,9 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from harness.datasets import DataInfo
+from harness.datasets import Data, DataInfo
 from harness.deployment.graphs import load_onnx, load_program, require_free, write_onnx, write_program
 from harness.deployment.source import Form, Source
+from harness.experiment.recipe import Evaluation
 from harness.experiment.spec import Network
 from harness.models import build
 
@@ -41,8 +42,9 @@ def source(architecture: str, encoder: str) -> Source | None:
     names, colours = tuple("abc"), ((0, 0, 0), (1, 1, 1), (2, 2, 2))
     info = DataInfo("made", CLASSES, names, colours, (127.5,) * 3, (127.5,) * 3, "", "")
     row = {"run_id": "0" * 16, "experiment": "made", "method": "none", "weights_sha256": "0" * 64}
-    run: Any = SimpleNamespace(network=network)
-    return Source(Path(), row, run, built, info)
+    recipe = SimpleNamespace(evaluation=Evaluation())
+    run: Any = SimpleNamespace(network=network, train=recipe, data=SimpleNamespace(parameters={}))
+    return Source(Path(), row, run, built, Data(info, (), (), ()))
 
 
 def agrees(found: Source, target: str, form: Form, folder: Path) -> bool:

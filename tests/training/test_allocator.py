@@ -48,8 +48,11 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
 
 
 @pytest.mark.torch
-def test_what_the_environment_says_of_the_allocator_holds() -> None:
-    amount, says = filled("enter", MALLOC_TRIM_THRESHOLD_="131072")
+@pytest.mark.parametrize(
+    "told", [{"MALLOC_TRIM_THRESHOLD_": "131072"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}], ids=str
+)
+def test_what_the_environment_says_of_the_allocator_holds(told: dict[str, str]) -> None:
+    amount, says = filled("enter", **told)
     assert says == "False"
     if platform.libc_ver()[0] == "glibc":
         assert amount > 100
