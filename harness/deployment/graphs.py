@@ -25,7 +25,6 @@ Graph = Callable[[Tensor], Tensor]
 """A graph by its runtime: what it takes to what it gives, as `Form` says."""
 ROUNDING, LEAST_SAME = 1e-3, 0.99
 """By how much class scores may differ, relative to the largest; the least share of equal labels."""
-SMALLEST_SIDE = 64
 
 
 def program_of(source: Source, form: Form) -> Any:
@@ -34,7 +33,7 @@ def program_of(source: Source, form: Form) -> Any:
     Raises:
         ValueError: it cannot be exported in this form; names the line of the network at which it fails, and the remedy.
     """
-    sizes, dimensions = _shape(form, source.network.multiple)
+    sizes, dimensions = _shape(form, source)
     try:
         with torch.no_grad(), quiet():
             deployed = Deployed(source.network, source.info, form.preprocessing).eval()
@@ -127,17 +126,17 @@ def load_onnx(folder: Path, threads: int) -> Graph:
     return run
 
 
-def _shape(form: Form, multiple: int) -> tuple[tuple[int, ...], dict[int, Any]]:
+def _shape(form: Form, source: Source) -> tuple[tuple[int, ...], dict[int, Any]]:
     """Sizes of an example, and which of them may change."""
     batch = form.batch or 2
-    least = (_fewest(multiple) + 1) * multiple
-    height, width = form.size_hw or (least, least + multiple)
+    multiple, least = source.network.multiple, source.smallest_side
+    height, width = form.size_hw or (least + multiple, least + 2 * multiple)
     free: dict[str, Any] = {}
     if form.batch is None:
         free["batch"] = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     if form.size_hw is None:
         for name in ("height", "width"):
-            free[name] = torch.export.Dim.DYNAMIC if multiple == 1 else multiple * _steps(name, multiple)
+            free[name] = torch.export.Dim.DYNAMIC if multiple == 1 else multiple * _steps(name, multiple, least)
     if form.preprocessing:
         sizes, names = (batch, height, width, 3), ("batch", "height", "width", "")
     else:
@@ -145,15 +144,10 @@ def _shape(form: Form, multiple: int) -> tuple[tuple[int, ...], dict[int, Any]]:
     return sizes, {axis: free[name] for axis, name in enumerate(names) if name in free}
 
 
-def _steps(name: str, multiple: int) -> Any:
+def _steps(name: str, multiple: int, least: int) -> Any:
     """How often a side holds the multiple."""
-    fewest = _fewest(multiple)
+    fewest = least // multiple
     return torch.export.Dim(f"{name}_{multiple}", min=fewest, max=max(fewest + 1, LARGEST_SIDE // multiple))
-
-
-def _fewest(multiple: int) -> int:
-    """How often the smallest side of a graph of any size holds the multiple."""
-    return -(-SMALLEST_SIDE // multiple)
 
 
 def given_to(graph: Graph, source: Source, form: Form) -> Runner:
@@ -162,9 +156,9 @@ def given_to(graph: Graph, source: Source, form: Form) -> Runner:
 
     def run(image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        if form.size_hw is None and min(height, width) < SMALLEST_SIDE:
+        if form.size_hw is None and min(height, width) < source.smallest_side:
             raise ValueError(
-                f"--size dynamic: a graph of any size takes sides from {SMALLEST_SIDE}, and there are images of "
+                f"--size dynamic: a graph of any size takes sides from {source.smallest_side}, and there are images of "
                 f"{height}x{width} pixels. Give the size that the device uses: --size {height}x{width}"
             )
         image = as_bytes(image, info) if form.preprocessing else image.contiguous()
@@ -194,8 +188,8 @@ def require_free(graph: Graph, source: Source, form: Form, what: str) -> None:
         ValueError: it fails, or gives something else than the network.
     """
     run, many = given_to(graph, source, form), source.network.multiple
-    fewest = _fewest(many)
-    free = [((fewest + rows) * many, (fewest + columns) * many) for rows, columns in ((1, 2), (3, 0), (0, 4))]
+    least = source.smallest_side
+    free = [(least + rows * many, least + columns * many) for rows, columns in ((1, 2), (3, 0), (0, 4))]
     for count, size in enumerate([form.size_hw] if form.size_hw else free, start=1):
         image = torch.randn(form.batch or count, 3, *size, generator=torch.Generator().manual_seed(count))
         try:

@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from harness.datasets import Data, DataInfo
 from harness.experiment.spec import Run
@@ -13,7 +16,7 @@ from harness.results import store
 from harness.training.build import for_inputs, load_data
 from harness.training.student import require_current, trained_network
 
-LARGEST_BATCH, LARGEST_SIDE = 1024, 16384
+LARGEST_BATCH, SMALLEST_SIDE, LARGEST_SIDE = 1024, 64, 16384
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,18 @@ class Source:
     def info(self) -> DataInfo:
         """The data as the network sees it."""
         return self.data.info
+
+    @cached_property
+    def smallest_side(self) -> int:
+        """The smallest side of an image, from 64, that a graph of any size takes: one that the network takes."""
+        network, multiple = self.network, self.network.multiple
+        small, sure = -(-SMALLEST_SIDE // multiple) * multiple, network.dry_image().shape[-1]
+        try:
+            with torch.no_grad():
+                network(torch.zeros(1, 3, small, small))
+        except (RuntimeError, ValueError, AssertionError):  # PAN pools its deepest map three times
+            return sure
+        return small
 
     def described(self) -> dict[str, Any]:
         """What whoever loads the weights has to know, as JSON values."""

@@ -28,7 +28,7 @@ OTHERS: tuple[tuple[str, str], ...] = (
 )
 PAIRS = (*((architecture, encoder) for architecture in SMP for encoder in ENCODERS), *OTHERS)
 TARGETS = {"torch-export": (write_program, load_program), "onnx": (write_onnx, load_onnx)}
-ONE = Form(size_hw=(96, 160), batch=1)
+ONE = Form(size_hw=(128, 160), batch=1)
 NOT_BUILT, ANY, FIXED, NO = "–", "any", "fixed", "no"
 
 
