@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Have this process keep the memory that it frees, for its next tensors; whether it does so. Results are the same.
 
     A training step allocates and frees the same maps each time. glibc hands freed blocks back to the system, which
-    fills each page with zeros when it is next used: a third of a step of a small network, and more than half in a
+    fills each page with zeros when it is next used: 15 to 30 % of a step of a small network, and more than half in a
     process whose earlier allocations led glibc to give back at once. Other C libraries, and a process whose
     environment says how glibc is to do this, are left as they are; another allocator in glibc's place is not affected.
     """
