@@ -22,17 +22,17 @@ quickstart: $(VENV)/.installed  ## train 4 methods and a control x 5 seeds on th
 	@$(BIN)/sstkd-bench run experiments/quickstart.yaml
 
 quick: $(VENV)/.installed-dev  ## the tests that need no torch
-	$(QUICK) -m 'not slow'
+	$(QUICK) -m 'not (slow or soak)'
 
 test: $(VENV)/.installed-dev  ## install what the tests need, run them
-	$(QUICK) --passed=$(VENV)/passed -m 'not (ray or chaos or slow)'
-	$(PYTEST) --passed=$(VENV)/passed -m 'not (ray or chaos or slow)' $(TWO)
+	$(QUICK) --passed=$(VENV)/passed -m 'not (ray or chaos or slow or soak)'
+	$(PYTEST) --passed=$(VENV)/passed -m 'not (ray or chaos or slow or soak)' $(TWO)
 	$(PYTEST) -m smoke $(RAY)
 
 rest: slow ray  ## what .ci/run adds to `make test`; with -j2 both at once
 
 slow: $(VENV)/.installed-dev  ## large networks, malformed inputs, commands of the docs
-	$(PYTEST) -m 'slow and not (ray or chaos)' $(TWO)
+	$(PYTEST) -m 'slow and not (ray or chaos or soak)' $(TWO)
 
 ray: $(VENV)/.installed-dev  ## all of Ray, two kills of each kind
 	$(PYTEST) -m '(ray or chaos) and not (smoke or soak)' $(RAY)
