@@ -39,8 +39,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    *(quickstart, init, distill, check, power, run, status, tune, tables, compare, reproduce, predict),
-    export,
+    *(quickstart, init, distill, check, power, run, status, tune, tables, compare, reproduce),
+    *(predict, export),
     *(submit, methods, schema, doctor),
 )
 for command in COMMANDS:

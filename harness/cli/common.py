@@ -37,7 +37,27 @@ RerunChanged = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print progress and tables as JSON, one object per line.")]
 Directory = Annotated[Path, typer.Argument(help="An experiment's results folder, e.g. results/quickstart.")]
+NAMING = (
+    "A run_id, its first characters, or method/seed such as kd/0. With two words, the first is the results folder of "
+    "an experiment"
+)
+InDirectory = Annotated[str | None, typer.Argument(metavar="RUN", help="The run, after a directory.")]
+ResultsOf = Annotated[Path | None, typer.Option("--results", help="Results folder; `results` when not given.")]
+Moved = Annotated[Path | None, typer.Option("--root", help="The dataset's folder, if it has moved since the run.")]
 RunId = Annotated[str, typer.Argument(help="The run_id, or its first characters.")]
+
+
+def place_and_name(run: str, in_directory: str | None, results: Path | None) -> tuple[Path, str]:
+    """The results folder and what the run in it is called, from one word or two.
+
+    Raises:
+        ValueError: the folder is given twice.
+    """
+    if in_directory is None:
+        return results or DEFAULT_RESULTS, run
+    if results is not None:
+        raise ValueError(f"--results {results}: the folder {run} is given already; leave one out")
+    return Path(run), in_directory
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, Set, answering, bench
+from harness.cli.common import NAMING, InDirectory, Moved, ResultsOf, Set, answering, bench, place_and_name
 
 ANY = "dynamic"
 
@@ -15,14 +15,10 @@ ANY = "dynamic"
 def export(
     run: Annotated[
         str,
-        typer.Argument(
-            metavar="RUN|DIRECTORY|FILE",
-            help="A run_id, its first characters, or method/seed such as kd/0. With two words, the first is the "
-            "results folder of an experiment; with --all, the word is an experiment file.",
-        ),
+        typer.Argument(metavar="RUN|DIRECTORY|FILE", help=f"{NAMING}; with --all, the word is an experiment file."),
     ],
     target: Annotated[str, typer.Option("--to", help="safetensors, smp, torch-export or onnx.")],
-    in_directory: Annotated[str | None, typer.Argument(metavar="RUN", help="The run, after a directory.")] = None,
+    in_directory: InDirectory = None,
     every: Annotated[bool, typer.Option("--all", help="Every student of an experiment that has finished.")] = False,
     overrides: Set = None,
     output: Annotated[
@@ -46,10 +42,8 @@ def export(
         int | None, typer.Option(help="Judge the file on so many images of val; all when not given.")
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of the timing.")] = 1,
-    root: Annotated[
-        Path | None, typer.Option("--root", help="The dataset's folder, if it has moved since the run.")
-    ] = None,
-    results: Annotated[Path | None, typer.Option("--results", help="Results folder; `results` when not given.")] = None,
+    root: Moved = None,
+    results: ResultsOf = None,
 ) -> None:
     """Write a run's network as a file that others load, and judge the file.
 
@@ -57,15 +51,13 @@ def export(
     One whose mIoU differs is an error and is not kept, unless --int8 is given.
     """
     with answering():
-        if in_directory is not None and results is not None:
-            raise ValueError(f"--results {results}: the folder {run} is given already; leave one out")
+        where, name = place_and_name(run, in_directory, results)
         if overrides and not every:
             raise ValueError("--set belongs to --all, which names an experiment file")
         if calibrate is not None and not int8:
             raise ValueError(f"--calibrate {calibrate}: belongs to --int8; give both or neither")
         if every and in_directory is not None:
             raise ValueError(f"--all takes one experiment file; given {run} and {in_directory}")
-        where, name = (results or DEFAULT_RESULTS, run) if in_directory is None else (Path(run), in_directory)
         size_hw, images = _size(size), _batch(batch)
 
         from harness.deployment.export import TARGETS, export_row

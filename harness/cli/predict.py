@@ -5,35 +5,23 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, answering
+from harness.cli.common import NAMING, InDirectory, Moved, ResultsOf, answering, place_and_name
 
 SPLITS = ("val", "dev", "train", "test")
 
 
 def predict(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|DIRECTORY",
-            help="A run_id, its first characters, or method/seed such as kd/0. With two words, the first is the "
-            "results folder of an experiment.",
-        ),
-    ],
+    run: Annotated[str, typer.Argument(metavar="RUN|DIRECTORY", help=f"{NAMING}.")],
     to: Annotated[Path, typer.Option("--to", help="Folder for the PNGs.")],
-    in_directory: Annotated[str | None, typer.Argument(metavar="RUN", help="The run, after a directory.")] = None,
+    in_directory: InDirectory = None,
     images: Annotated[
         Path | None, typer.Option("--images", help="Folder of images, or one image, of any size and without labels.")
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="Of the run's dataset: val (default), dev, train, or test (without labels).")
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option("--root", help="The dataset's folder, if it has moved since the run.")
-    ] = None,
-    results: Annotated[
-        Path | None,
-        typer.Option("--results", help="Results folder; `results` when not given."),
-    ] = None,
+    root: Moved = None,
+    results: ResultsOf = None,
 ) -> None:
     """Write a run's predictions as PNGs.
 
@@ -46,9 +34,7 @@ def predict(
         given = [name for name, value in (("--split", split), ("--root", root)) if value is not None]
         if images is not None and given:
             raise ValueError(f"--images and {' and '.join(given)}: images of your own, or the run's dataset; give one")
-        if in_directory is not None and results is not None:
-            raise ValueError(f"--results {results}: the folder {run} is given already; leave one out")
-        where, name = (results or DEFAULT_RESULTS, run) if in_directory is None else (Path(run), in_directory)
+        where, name = place_and_name(run, in_directory, results)
         if images is None:
             from harness.training.predict import write_predictions
 

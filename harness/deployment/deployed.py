@@ -34,7 +34,7 @@ class Deployed(nn.Module):
 
     def __init__(self, network: TapNet, info: DataInfo, preprocessing: bool = False) -> None:
         super().__init__()
-        self.network, self.multiple = with_fixed_padding(deepcopy(network).eval()), network.multiple
+        self.network = with_fixed_padding(deepcopy(network).eval())
         self.preprocessing, self._bgr = preprocessing, info.bgr
         for name, values in (("mean", info.mean), ("std", info.std)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)

@@ -97,6 +97,7 @@ def write_onnx(source: Source, form: Form, folder: Path) -> None:
         for node in (*model.graph.node, *(node for each in model.functions for node in each.node)):
             node.ClearField("metadata_props")  # paths of this machine
             node.ClearField("doc_string")
+        model.graph.ClearField("metadata_props")  # sets in any order
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # torch, onnxscript and onnx each raise their own
         raise ValueError(_failed("torch.onnx", source, form, error)) from error

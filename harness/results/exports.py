@@ -44,7 +44,7 @@ _COLUMNS = {
     "latency_ms": _REAL,  # median
     "latency_ms_p90": _REAL,
     "latency_calls": _WHOLE,
-    "student_latency_ms": _REAL,  # of the network as it was trained, in the same process
+    "student_latency_ms": _REAL,  # of what was exported, in PyTorch and in the same process
 }
 NULLABLE = ("size_hw", "batch", "calibration", "largest_difference")
 SCHEMA = pa.schema([pa.field(name, kind, name in NULLABLE) for name, kind in _COLUMNS.items()])
