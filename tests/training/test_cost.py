@@ -217,7 +217,8 @@ def test_use_of_a_cpu_is_that_of_this_process_since_the_last_call(monkeypatch: p
 def test_memory_of_a_cpu_is_what_is_resident_now() -> None:
     before = device_use(CPU)["memory_mb"]
     with mmap.mmap(-1, 200 * 2**20) as pages:  # not by the allocator, which may keep what is freed
-        pages.write(b"1" * len(pages))
+        for page in range(0, len(pages), mmap.PAGESIZE):  # in place: bytes to write would be of the allocator
+            pages[page] = 1
         held = device_use(CPU)["memory_mb"]
     after = device_use(CPU)["memory_mb"]
     assert before is not None and held is not None and after is not None
