@@ -19,6 +19,7 @@ from harness.results import paths, reuse, step_times, store
 
 if TYPE_CHECKING:
     from harness.analysis.across import Across
+    from harness.analysis.exports import ExportTable
     from harness.analysis.tables import Table
     from harness.execution.status import Status
     from harness.search.outcome import Outcome
@@ -381,18 +382,18 @@ def compare(benches: Iterable[Bench]) -> "Across":
     return compared(benches)[0]
 
 
-def compared(benches: Iterable[Bench]) -> "tuple[Across, dict[str, dict[str, Any]]]":
-    """As `compare`, and the rows behind it by run_id."""
-    from harness.analysis.across import across
-    from harness.analysis.comparison import COLUMNS, quick_table
+def compared(benches: Iterable[Bench]) -> "tuple[Across, dict[str, dict[str, Any]], list[ExportTable]]":
+    """As `compare`; the rows behind it by run_id; the tables of exports, where a corrupt row is a ValueError too."""
+    from harness.analysis import across, comparison, exports
 
     if isinstance(benches, Bench):
         raise ValueError("to compare: one Bench given; a list of them is needed: compare([bench])")
-    tables, rows = [], dict[str, dict[str, Any]]()
+    tables, rows, exported = [], dict[str, dict[str, Any]](), list[exports.ExportTable]()
     for bench in benches:
         if not isinstance(bench, Bench):
             raise ValueError(f"to compare: {type(bench).__name__} given; a list of Bench is needed")
-        read = bench.rows([*COLUMNS, *ACROSS])
-        tables.append(quick_table(read, rules.labels(bench.experiment), bench.experiment.seeds))
+        read = bench.rows([*comparison.COLUMNS, *ACROSS])
+        tables.append(comparison.quick_table(read, rules.labels(bench.experiment), bench.experiment.seeds))
         rows |= {row["run_id"]: row for row in read.to_pylist()}
-    return across(tables), rows
+        exported += exports.read(bench.directory, tables[-1]).tables
+    return across.across(tables), rows, exported

@@ -6,6 +6,7 @@ from typing import Any
 
 from harness.analysis.lines import Comparison, MethodRow
 from harness.analysis.sheets import Cell, Column
+from harness.analysis.stats import Score
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ def _score(line: MethodRow) -> Cell:
 _NUMBERS = ("mean", "low", "high", "n", "p", "significant", "p_paired", "p_holm", "bootstrap_low", "bootstrap_high")
 
 
-def _numbers(what: str, c: Comparison | None) -> dict[str, Any]:
+def numbers_of_difference(what: str, c: Comparison | None) -> dict[str, Any]:
     """A comparison by the names of the CSV file's columns."""
     values: tuple[Any, ...] = (None,) * len(_NUMBERS)
     if c is not None:
@@ -34,30 +35,40 @@ def _numbers(what: str, c: Comparison | None) -> dict[str, Any]:
     return {f"{what}_{name}": value for name, value in zip(_NUMBERS, values, strict=True)}
 
 
+def cell_of_difference(c: Comparison | None, miou: Score | None, reference: bool) -> Cell:
+    """A difference to a reference.
+
+    Args:
+        c: the comparison; None where there is none.
+        miou: what the line itself scored.
+        reference: whether the line is the reference.
+    """
+    if c is None:
+        return Cell("–" if reference or miou is None else "no pair")
+    d = c.difference
+    # The line's own n holds for its differences too, unless the reference lacks a seed.
+    fewer = miou is not None and 1 < d.n < miou.n
+    text = c.text + (f" (n={d.n})" if fewer else "")
+    return Cell(text, tone=("better" if d.mean > 0 else "worse") if c.significant else "")
+
+
 def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
 
 
 def control_numbers(line: MethodRow) -> dict[str, Any]:
     """The line's own control, and the comparison with it."""
-    return {"control": line.control or None} | _numbers("vs_control", line.vs_control)
+    return {"control": line.control or None} | numbers_of_difference("vs_control", line.vs_control)
 
 
 def _against(reference: str, of: Callable[[MethodRow], Comparison | None]) -> Measure:
     """The column of the differences to a reference."""
 
     def cell(line: MethodRow) -> Cell:
-        c = of(line)
-        if c is None:
-            return Cell("–" if line.reference == reference or line.miou is None else "no pair")
-        d = c.difference
-        # The line's own n holds for its differences too, unless the reference lacks a seed.
-        fewer = line.miou is not None and 1 < d.n < line.miou.n
-        text = c.text + (f" (n={d.n})" if fewer else "")
-        return Cell(text, tone=("better" if d.mean > 0 else "worse") if c.significant else "")
+        return cell_of_difference(of(line), line.miou, line.reference == reference)
 
     def numbers(line: MethodRow) -> dict[str, Any]:
-        return _numbers(f"vs_{reference}", of(line))
+        return numbers_of_difference(f"vs_{reference}", of(line))
 
     def hint(line: MethodRow) -> str:
         c = of(line)

@@ -105,6 +105,7 @@ class Sheet:
         rows: of cells.
         sections: remarks, in this order.
         records: gives the numbers behind it, unrounded, all with the same keys: the lines of CSV.
+        alone: whether its own remarks say how to read it; the legend of other tables is not for it.
     """
 
     id: str
@@ -113,6 +114,7 @@ class Sheet:
     rows: tuple[tuple[Cell, ...], ...]
     sections: tuple[Section, ...] = ()
     records: Callable[[], list[dict[str, Any]]] = list
+    alone: bool = False
 
 
 def sheet(

@@ -26,11 +26,11 @@ def compare(
         from harness.report.across import pictures, to_markdown
 
         folder = to or results / "compare"
-        found, rows = compared(bench(file, overrides, results, reading=True) for file in files)
+        found, rows, exported = compared(bench(file, overrides, results, reading=True) for file in files)
         _print(found)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "compare.md", to_markdown(found, rows))
-        for name, content in pictures(found, rows).items():
+        write_atomic(folder / "compare.md", to_markdown(found, rows, exported))
+        for name, content in pictures(found, rows, exported).items():
             write_atomic(folder / name, content)
         typer.echo(f"\ntables and pictures: {folder}")
 

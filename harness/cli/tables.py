@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.borders import quoted
 from harness.cli.common import DEFAULT_RESULTS, Results, Set, answering, bench, load
 
 if TYPE_CHECKING:
+    from harness.analysis.sheets import Sheet
     from harness.analysis.tables import Table
     from harness.papers.cells import Grid
     from harness.papers.lines import PaperTable
     from harness.papers.published import Figure
+
+EXPORTS = "exports"
+"""What --with takes."""
 
 
 class Paper(str, Enum):
@@ -59,11 +64,19 @@ def tables(
     published: Annotated[
         Path | None, typer.Option("--published", help="Folder of the published figures; RESULTS/published by default.")
     ] = None,
+    below: Annotated[
+        str | None,
+        typer.Option("--with", help="`exports`: mIoU, gain, size and latency of the exported files, below the table."),
+    ] = None,
 ) -> None:
     """Rebuild the table, the plots and the HTML page from the finished runs, or print a paper's tables."""
     with answering():
         if published is not None and paper is None:
             raise ValueError("--published belongs to --paper: name the paper whose figures these are")
+        if below not in (None, EXPORTS):
+            raise ValueError(f"--with {quoted(below)}: allowed is {EXPORTS}")
+        if below is not None and paper is not None:
+            raise ValueError(f"--with {EXPORTS} belongs to an experiment's own table; leave it or --paper out")
         if overrides and (folder := next((file for file in files if file.is_dir()), None)):
             raise ValueError(f"--set changes an experiment file, and {folder} is a results folder: name the file")
         if paper is not None:
@@ -73,21 +86,41 @@ def tables(
             return
         for file in files:
             if file.is_dir():
-                print_folder(file, form)
+                print_folder(file, form, below)
             else:
-                _print_experiment(file, overrides, results, form, keep_stale)
+                _print_experiment(file, overrides, results, form, keep_stale, below)
 
 
 def _print_experiment(
-    file: Path, overrides: list[str] | None, results: Path, form: Format | None, keep_stale: bool
+    file: Path, overrides: list[str] | None, results: Path, form: Format | None, keep_stale: bool, below: str | None
 ) -> None:
     wanted = bench(file, overrides, results, reading=True)
     if form is not None:
-        _write(wanted.table(keep_stale), form)
+        table = wanted.table(keep_stale)
+        _write(table, form, _below(below, wanted.directory, table, str(file)))
         return
     from harness.report.console import print_table
 
-    print_table(wanted.write_report(keep_stale=keep_stale), directory=wanted.directory)
+    table = wanted.write_report(keep_stale=keep_stale)
+    print_table(table, directory=wanted.directory, more=_below(below, wanted.directory, table, str(file)))
+
+
+def _below(below: str | None, directory: Path, table: "Table", file: str = "FILE") -> "list[Sheet]":
+    """The tables that --with adds.
+
+    Raises:
+        ValueError: there is no export that could be shown; names the command that makes them.
+    """
+    if below is None:
+        return []
+    from harness.analysis.export_sheets import sheets
+    from harness.analysis.exports import read
+
+    found = read(directory, table)
+    if not found.tables:
+        what = found.left_out or "no exports yet"
+        raise ValueError(f"{directory}: {what}. First: sstkd-bench export {file} --all --to onnx")
+    return sheets(found, table.experiment)
 
 
 def print_paper(
@@ -141,27 +174,29 @@ def _costs(table: "PaperTable", figures: "Sequence[Figure]") -> "Grid":
     return costs(table, counted, figures)
 
 
-def print_folder(directory: Path, form: Format | None) -> None:
+def print_folder(directory: Path, form: Format | None, below: str | None = None) -> None:
     """Print the table of all rows of a folder, whatever experiment file they came from.
 
     Args:
         directory: an experiment's results folder.
         form: which; a terminal's table when not given.
+        below: as --with takes it.
 
     Raises:
-        ValueError: no results yet, or rows that must not be compared.
+        ValueError: no results yet, rows that must not be compared, or no exports where these are asked for.
     """
     from harness.report.console import print_table
     from harness.report.write import table_of
 
     table, _ = table_of(directory)
+    more = _below(below, directory, table)
     if form is None:
-        print_table(table)
+        print_table(table, more=more)
     else:
-        _write(table, form)
+        _write(table, form, more)
 
 
-def _write(table: "Table", form: Format) -> None:
+def _write(table: "Table", form: Format, more: "Sequence[Sheet]") -> None:
     from harness.report.formats import TABLE_FORMATS
 
-    sys.stdout.write(TABLE_FORMATS[form](table))
+    sys.stdout.write(TABLE_FORMATS[form](table, more))

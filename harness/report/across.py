@@ -1,10 +1,13 @@
 """A comparison over many pairs as sheets, Markdown and pictures: gains, standings, and gains by class."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.analysis import exports
 from harness.analysis.across import WITHIN, Across, class_gains, costs, profile_gaps
+from harness.analysis.export_sheets import sheet_of
+from harness.analysis.exports import ExportCost, ExportTable
 from harness.analysis.lines import FEWEST_SEEDS
 from harness.analysis.sheets import Sheet, sheet
 from harness.borders import label
@@ -81,12 +84,13 @@ def notes(found: Across) -> list[str]:
     return [*said, *(f"Not ranked: {', '.join(names)}: {why}." for why, names in reasons.items())]
 
 
-def to_markdown(found: Across, rows: Rows) -> str:
-    """All tables, with those of the gains by class.
+def to_markdown(found: Across, rows: Rows, exported: Sequence[ExportTable] = ()) -> str:
+    """All tables, with those of the gains by class and of the exports.
 
     Args:
         found: the comparison.
         rows: with class_names, val_confusion and val_boundary_confusion.
+        exported: of its tasks.
     """
     sheets = [gains(found), *([standings(found)] if found.ranked else [])]
     for task in found.tasks:
@@ -97,21 +101,37 @@ def to_markdown(found: Across, rows: Rows) -> str:
                 title = f"{task.name}: gain of IoU {what}"
                 note = "Percentage points, mean over paired seeds; –: no such class."
                 sheets.append(sheet(column.removesuffix("_confusion"), title, ("method", *names), lines, [note]))
-    return "# Comparison\n\n![Gains](gains.png)\n\n" + sheets_to_markdown(sheets)
+    shown = {name: f"![{title}]({name}.png)" for name, (title, _) in _of_exports(found, exported).items()}
+    below = "\n" + sheets_to_markdown(sheet_of(table, "", "") for table in exported) if exported else ""
+    below += "".join(f"\n{picture}\n" for picture in shown.values())
+    return "# Comparison\n\n![Gains](gains.png)\n\n" + sheets_to_markdown(sheets) + below
+
+
+def _of_exports(found: Across, exported: Sequence[ExportTable]) -> dict[str, tuple[str, list[ExportCost]]]:
+    """By name of a picture its title and points: one for each dataset and form."""
+    out: dict[str, tuple[str, list[ExportCost]]] = {}
+    for task in found.tasks:
+        for table in exported:
+            if table.block is task.block:
+                name = f"exports-{label(task.block.dataset)}-{label(table.form.text)}"
+                title = f"mIoU of files against latency and size: {task.block.dataset}, {table.form.text}"
+                out.setdefault(name, (title, []))[1].extend(exports.costs(table, task.name))
+    return {name: (title, points) for name, (title, points) in out.items() if points}
 
 
 def _signed(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:+.1f}"
 
 
-def pictures(found: Across, rows: Rows) -> dict[str, str | bytes]:
+def pictures(found: Across, rows: Rows, exported: Sequence[ExportTable] = ()) -> dict[str, str | bytes]:
     """PNG and SVG by file name.
 
     Args:
         found: the comparison.
         rows: as `harness.analysis.across.costs` needs them.
+        exported: of its tasks.
     """
-    from harness.report.plots.across import cost_plot, heat_map, profile_plot, rank_plot
+    from harness.report.plots.across import cost_plot, export_plot, heat_map, profile_plot, rank_plot
     from harness.report.plots.style import figure_png, figure_svg
 
     figures = {"gains": heat_map(found)}
@@ -122,6 +142,8 @@ def pictures(found: Across, rows: Rows) -> dict[str, str | bytes]:
     for dataset in dict.fromkeys(task.block.dataset for task in found.tasks):
         names = {task.name for task in found.tasks if task.block.dataset == dataset}
         figures[f"cost-{label(dataset)}"] = cost_plot(found, [p for p in points if p.task in names])
+    for name, (title, mine) in _of_exports(found, exported).items():
+        figures[name] = export_plot(found, mine, title)
     out: dict[str, str | bytes] = {}
     for name, figure in figures.items():
         out |= {f"{name}.png": figure_png(figure), f"{name}.svg": figure_svg(figure)}

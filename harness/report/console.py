@@ -2,7 +2,8 @@
 
 import re
 import sys
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_FOLDED = 1_000
 """Rows up to which a table that is too wide for the terminal is folded by columns, which is slow."""
+_HEAD = 16
+"""Letters of a line of a column's head where a table is too wide."""
 _TONES = {"better": "green", "worse": "magenta", "": ""}
 
 
@@ -68,13 +71,19 @@ def print_columns(columns: list[str], rows: list[list[str]], right: tuple[str, .
     console.print(grid)
 
 
-def print_table(table: "Table", console: "Console | None" = None, directory: str | Path | None = None) -> None:
+def print_table(
+    table: "Table",
+    console: "Console | None" = None,
+    directory: str | Path | None = None,
+    more: "Sequence[Sheet]" = (),
+) -> None:
     """Print the comparison on the terminal.
 
     Args:
         table: what `quick_table` returns.
         console: where to; standard output when not given.
         directory: the experiment's directory; when given, the lines below the table say where rows, plots and page are.
+        more: tables below it.
     """
     from rich.text import Text
 
@@ -82,6 +91,8 @@ def print_table(table: "Table", console: "Console | None" = None, directory: str
     for one in table.sheets():
         print_sheet(one, console)
     console.print(Text("\n" + table.legend, style="dim"))
+    for one in more:
+        print_sheet(one, console)
     if directory is not None:
         base = Path(directory)
         for what, name in (("rows", "runs"), ("table", "table.md"), ("curves", "curves.png"), ("page", "report.html")):
@@ -95,10 +106,8 @@ def print_sheet(one: "Sheet", console: "Console | None" = None) -> None:
     console = console or output()
     console.print(Text(f"\n{one.title}", style="bold"))
     _say([section for section in one.sections if section.above], console)
-    grid = _grid(one, stacked=False)
-    if console.measure(grid, options=console.options.update(max_width=10_000)).maximum > console.width:
-        grid = _grid(one, stacked=True)
-    console.print(grid)
+    for grid in _parts(one, console):
+        console.print(grid)
     _say([section for section in one.sections if not section.above], console)
 
 
@@ -112,21 +121,44 @@ def _say(sections: "Iterable[Section]", console: "Console") -> None:
             console.print(Text(str(remark), style="red" if remark.bad else "dim"))
 
 
-def _grid(one: "Sheet", stacked: bool) -> "Grid":
-    """The table for the terminal; `stacked` breaks each cell before its brackets, for narrow windows."""
+def _parts(one: "Sheet", console: "Console") -> "Iterator[Grid]":
+    """The table; where it is too wide with its cells broken, and where that is not enough in parts of some columns."""
+
+    def fits(grid: "Grid") -> bool:
+        return console.measure(grid, options=console.options.update(max_width=10_000)).maximum <= console.width
+
+    left = list(range(1, len(one.columns)))
+    if fits(whole := _grid(one, left, stacked=False)):
+        yield whole
+        return
+    while left:
+        count = len(left)
+        while count > 1 and not fits(_grid(one, left[:count], stacked=True)):
+            count -= 1
+        yield _grid(one, left[:count], stacked=True)
+        left = left[count:]
+
+
+def _grid(one: "Sheet", places: "Sequence[int]", stacked: bool) -> "Grid":
+    """The first column and those at these places; `stacked` breaks cells before brackets, for narrow windows."""
     from rich.table import Table as Grid
     from rich.text import Text
 
     def fit(text: str) -> str:
         return re.sub(r" (?=[(\[])", "\n", text.replace("; ", "\n")) if stacked else text
 
+    def head(text: str) -> str:
+        return "\n".join(textwrap.fill(line, _HEAD, break_long_words=False) for line in fit(text).splitlines())
+
     grid = Grid(box=None, pad_edge=False, header_style="dim")
-    for i, column in enumerate(one.columns):
-        grid.add_column(fit(column.name), justify=column.align, overflow="fold", no_wrap=i > 0)
+    for i in (0, *places):
+        column = one.columns[i]
+        name = head(column.name) if stacked else column.name
+        grid.add_column(Text(name), justify=column.align, overflow="fold", no_wrap=i > 0)
     for row in one.rows:
         cells = []
-        for i, cell in enumerate(row):
-            style = "red" if cell.missing else _TONES[cell.tone]
-            cells.append(Text(fit(str(cell)) if i else str(cell), style=style))
+        for i in (0, *places):
+            style = "red" if row[i].missing else _TONES[row[i].tone]
+            cells.append(Text(fit(str(row[i])) if i else str(row[i]), style=style))
         grid.add_row(*cells)
     return grid

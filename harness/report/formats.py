@@ -73,10 +73,14 @@ def sheets_to_latex(sheets: Iterable[Sheet], legend: str = "") -> str:
 
 
 def sheets_to_csv(sheets: Iterable[Sheet], legend: str = "") -> str:
-    """The numbers behind the tables, unrounded, and empty where there are none; no legend."""
+    """The numbers behind the tables, unrounded, and empty where there are none; no legend.
+
+    Tables with other numbers have columns of their own, which are empty in the lines of the others.
+    """
     out = io.StringIO()
-    records = [record for sheet in sheets for record in sheet.records()]
-    writer = csv.DictWriter(out, list(records[0]) if records else [], lineterminator="\n")
+    found = [records for sheet in sheets if (records := sheet.records())]
+    records = [record for each in found for record in each]
+    writer = csv.DictWriter(out, list(dict.fromkeys(name for each in found for name in each[0])), lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: csv_cell(value) for name, value in record.items()} for record in records)
     return out.getvalue()
@@ -107,7 +111,8 @@ def sheets_to_html(sheets: Iterable[Sheet], legend: str = "") -> str:
 
 def _notes(sheet: Sheet, legend: str) -> list[str]:
     """All remarks on a table, one text after the other."""
-    return [*(text for section in sheet.sections for text in section.texts), *filter(None, (legend,))]
+    own = "" if sheet.alone else legend
+    return [*(text for section in sheet.sections for text in section.texts), *filter(None, (own,))]
 
 
 FORMATS: dict[str, Callable[[Sequence[Sheet], str], str]] = {
@@ -118,34 +123,35 @@ FORMATS: dict[str, Callable[[Sequence[Sheet], str], str]] = {
 }
 
 
-def to_markdown(table: "Table") -> str:
-    """The comparison as Markdown."""
-    return f"# {markdown(table.experiment)}\n\n" + sheets_to_markdown(_untitled(table), table.legend)
+def to_markdown(table: "Table", more: Sequence[Sheet] = ()) -> str:
+    """The comparison as Markdown, and more tables below it."""
+    below = "\n" + sheets_to_markdown(_untitled(more)) if more else ""
+    return f"# {markdown(table.experiment)}\n\n" + sheets_to_markdown(_untitled(table.sheets()), table.legend) + below
 
 
-def _untitled(table: "Table") -> list[Sheet]:
+def _untitled(sheets: Sequence[Sheet]) -> list[Sheet]:
     """The sheets without ids, which are for links."""
-    return [replace(sheet, id="") for sheet in table.sheets()]
+    return [replace(sheet, id="") for sheet in sheets]
 
 
-def to_csv(table: "Table") -> str:
+def to_csv(table: "Table", more: Sequence[Sheet] = ()) -> str:
     """The numbers behind the comparison, unrounded, one line per pair and method; empty where there is none."""
-    return sheets_to_csv(table.sheets())
+    return sheets_to_csv([*table.sheets(), *more])
 
 
-def to_latex(table: "Table") -> str:
-    """The comparison for the package booktabs."""
-    return sheets_to_latex(_entitled(table), table.legend)
+def to_latex(table: "Table", more: Sequence[Sheet] = ()) -> str:
+    """The comparison for the package booktabs, and more tables below it."""
+    return sheets_to_latex(_entitled(table, more), table.legend)
 
 
-def to_html(table: "Table") -> str:
+def to_html(table: "Table", more: Sequence[Sheet] = ()) -> str:
     """The comparison as a page that loads nothing; `harness.report.page` is the one with curves and pictures."""
-    return sheets_to_html(_entitled(table), table.legend)
+    return sheets_to_html(_entitled(table, more), table.legend)
 
 
-def _entitled(table: "Table") -> list[Sheet]:
+def _entitled(table: "Table", more: Sequence[Sheet]) -> list[Sheet]:
     """The sheets with the experiment in their titles, for formats without a heading above them."""
-    return [replace(sheet, title=f"{table.experiment}: {sheet.title}") for sheet in table.sheets()]
+    return [replace(sheet, title=f"{table.experiment}: {sheet.title}") for sheet in (*table.sheets(), *more)]
 
 
 def to_json(table: "Table") -> str:
@@ -159,7 +165,7 @@ def to_json(table: "Table") -> str:
     return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
 
 
-TABLE_FORMATS: "dict[str, Callable[[Table], str]]" = {
+TABLE_FORMATS: "dict[str, Callable[[Table, Sequence[Sheet]], str]]" = {
     "md": to_markdown,
     "latex": to_latex,
     "csv": to_csv,

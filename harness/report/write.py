@@ -57,6 +57,7 @@ def write_report(
         ValueError: no student rows, rows that must not be compared, or a corrupt file.
         OSError: the disk is full or cannot be written.
     """
+    from harness.analysis import exports
     from harness.analysis.compact import compact_rows
     from harness.report.page.page import render
     from harness.report.plots.curves import curve_figure, panel
@@ -69,6 +70,7 @@ def write_report(
     # Samples are the heavy part; only the few runs whose predictions are shown are read whole.
     columns = [name for name in store.SCHEMA.names if name != "samples"]
     table, total = compared or table_of(base, methods, seeds, run_ids)
+    exported = exports.read(base, table)
     on_page = table if total <= ON_PAGE else _fewer(table)
     wanted = run_ids if total <= ON_PAGE else _run_ids(on_page)
     records = compact_rows(store.read_rows(base, columns, run_ids=wanted))
@@ -89,7 +91,7 @@ def write_report(
         "svg": ("curves.svg", figure_svg(figure)),
         "html": (
             "report.html",
-            render(on_page, records, samples, panels, file, total, outcomes),
+            render(on_page, records, samples, panels, file, total, outcomes, [exported.of(b) for b in table.blocks]),
         ),
         **search_files(outcomes),
     }

@@ -2,7 +2,7 @@
 
 `<experiment>/packs/*.parquet` hold rows of students that are ok, in the order of their run_ids; they are final. Rows
 of teachers, which runs look for by name, and of failed or skipped runs, which may be replaced, stay single files. A
-file is removed only after its row was read back from the pack.
+file is removed only after its row was read back from the pack. Rows of exports are packed by `harness.results.exports`.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.files import sweep
-from harness.results import paths, store
+from harness.results import exports, paths, store
 
 GROUP_ROWS = 2_000
 """Rows of a row group, the unit that is held in memory and read at once."""
@@ -29,11 +29,12 @@ WRITING: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 @dataclass(frozen=True)
 class Packed:
-    """The rows that `pack` moved into a pack, and their bytes before and after."""
+    """The rows that `pack` moved into a pack, and their bytes before and after; and how many rows of exports."""
 
     rows: int
     before: int
     after: int
+    exports: int = 0
 
 
 def pack(directory: str | Path) -> Packed:
@@ -70,11 +71,11 @@ def _pack(base: Path) -> Packed:
     after = _write(base, new) if new else 0
     for run_id in ids:
         _remove(paths.run_path(base, run_id))
-    return Packed(len(new), before, after)
+    return Packed(len(new), before, after, exports.pack(base))
 
 
 def unpack(directory: str | Path) -> int:
-    """Make every packed row a single file again and remove the packs; returns the number of rows.
+    """Make every packed row a single file again and remove the packs; returns the number of rows, without exports.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -102,6 +103,7 @@ def _unpack(base: Path) -> int:
         _remove(path)
     if (base / "packs").is_dir() and not any((base / "packs").iterdir()):
         (base / "packs").rmdir()
+    exports.unpack(base)
     return rows
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import sha256, write_atomic
-from harness.results import store
+from harness.results import exports, store
 from harness.results.storage import Storage
 
 MEASURED = ("dev_confusion", "val_confusion", "curve", "weights_sha256", "student_init_sha256", "data_hash")
@@ -19,15 +19,22 @@ THREADS = 16
 
 @dataclass(frozen=True)
 class Pulled:
-    """How many rows a pull fetched (new ones, or in place of a failed one), and how many were already present."""
+    """How many rows a pull fetched (new ones, or in place of a failed one), and how many were already present.
+
+    Attributes:
+        weights: files of weights and of single images' confusion matrices that were fetched.
+        exports: rows of exports that were fetched.
+    """
 
     new: int
     kept: int
     weights: int = 0
+    exports: int = 0
 
 
 def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool = False) -> Pulled:
-    """Fetch all rows of an experiment from `source` into `directory`, those of its step times and its search included.
+    """Fetch all rows of an experiment from `source` into `directory`, those of its step times, its search and its
+    exports included.
 
     Args:
         source: the experiment's folder at the storage, with `runs/` in it.
@@ -65,9 +72,24 @@ def pull(source: Storage, directory: Path, weights: bool = False, trusting: bool
         reasons = _failures(source, directory, merged)
         files = _files(source, directory, dict.fromkeys(there.intersection(names), "kept") | merged) if weights else []
         list(pool.map(lambda name: fetch(source, directory, name), [*files, *reasons]))
-    if problems := [text for text in outcomes if text not in ("new", "kept")] + problems:
+        exported, corrupt = _exports(source, directory, trusting, pool)
+    if problems := [text for text in outcomes if text not in ("new", "kept")] + problems + corrupt:
         raise ValueError("\n".join(problems))
-    return Pulled(outcomes.count("new"), outcomes.count("kept"), len(files))
+    return Pulled(outcomes.count("new"), outcomes.count("kept"), len(files), exported)
+
+
+def _exports(source: Storage, directory: Path, trusting: bool, pool: ThreadPoolExecutor) -> tuple[int, list[str]]:
+    """Merge the rows of exports: how many are new or later than those here, and the errors of corrupt files."""
+    names = [f"exports/{entry.name}" for entry in source.entries("exports") if entry.name.endswith(".parquet")]
+    wanted = [name for name in names if not (trusting and (directory / name).exists())]
+    contents = dict(zip(wanted, pool.map(source.read, wanted), strict=True))
+    for name in wanted:
+        if (directory / name).exists() and (directory / name).read_bytes() == contents[name]:
+            del contents[name]
+    try:
+        return exports.merge(directory, {f"{source.place}/{name}": content for name, content in contents.items()})
+    except ValueError as error:  # of a file that is here
+        return 0, [str(error)]
 
 
 def fetch(source: Storage, directory: Path, name: str) -> None:

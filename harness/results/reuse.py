@@ -17,7 +17,7 @@ from typing import Any
 from harness.borders import quoted
 from harness.experiment.spec import VERSIONS, Run
 from harness.files import sha256
-from harness.results import content, paths, store
+from harness.results import content, exports, paths, store
 
 _COLUMNS = (
     *("run_id", "status", "role", "method", "seed", "pair", "dataset", "data_hash", "student_network", "recipe"),
@@ -156,16 +156,19 @@ def changed_files(directory: Path, run_ids: Iterable[str]) -> list[str]:
 def set_aside(directory: Path, run_ids: Iterable[str]) -> None:
     """Move rows, and what belongs to them, to a results folder `replaced/TIME`, so that their runs are trained anew.
 
+    Rows of exported networks go with those of their runs, and so do the exported files in the results folder.
+
     Raises:
-        ValueError: a row is packed.
+        ValueError: a row is packed, or a row of an export is corrupt; then nothing is moved.
         OSError: the folder cannot be written.
     """
     to = directory / "replaced" / datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    for run_id in run_ids:
-        row = paths.run_path(directory, run_id)
-        if not row.is_file():
-            raise ValueError(f"{directory}: the row {run_id} is packed. First: sstkd-bench results unpack {directory}")
-        # The row last: without it the run is pending, and an interrupted command moves the rest the next time.
+    moved = list(run_ids)
+    if packed := [run_id for run_id in moved if not paths.run_path(directory, run_id).is_file()]:
+        raise ValueError(f"{directory}: the row {packed[0]} is packed. First: sstkd-bench results unpack {directory}")
+    # The rows last: without them the runs are pending, and an interrupted command moves the rest the next time.
+    exports.move(directory, to, moved)
+    for run_id in moved:
         for place in (paths.weights_path, paths.per_image_path, paths.run_path):
             if place(directory, run_id).is_file():
                 place(to, run_id).parent.mkdir(parents=True, exist_ok=True)

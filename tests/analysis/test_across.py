@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from harness.analysis.across import WITHIN, Across, across, class_gains, costs, pareto, profile_gaps
 from harness.analysis.comparison import COLUMNS, quick_table
+from harness.analysis.exports import ExportCost, Timing
 from harness.analysis.ranking import critical_difference
 from harness.analysis.stats import mean_interval
 from harness.cli.app import app
@@ -20,9 +21,10 @@ from harness.metrics import class_iou
 from harness.report.plots import across as acrossplots
 from harness.report.plots.style import figure_png
 from harness.results import store
+from harness.results.exports import write_export
 from harness.results.schema import SCHEMA
 from tests.support import tiny
-from tests.support.rows import make_experiment, make_row
+from tests.support.rows import make_experiment, make_export, make_row
 
 METHODS = ("none", "kd", "cwd", "sstkd")
 LEVEL = {"none": 0.50, "kd": 0.51, "cwd": 0.53, "sstkd": 0.52}
@@ -265,6 +267,7 @@ def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
     for run in tiny.plan(tmp_path, methods=["none", "kd", "cwd"], seeds=[0, 1, 2]):
         row = make_row("none" if run.role == "teacher" else run.method.name, run.seed, role=run.role, run_id=run.run_id)
         row |= {"experiment": "tiny", "pair": "tiny", "teacher_run_id": run.teacher_run, "data_hash": None}
+        row |= {} if run.role == "teacher" else {"weights_sha256": "0" * 64}
         store.write_run(tmp_path / "r" / "tiny", row)
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
@@ -274,3 +277,29 @@ def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "compare.md").read_text()
     assert "## tiny on texmosaic: gain of IoU by class (val)" in text and "| brick |" in text
     assert not math.isnan(float(text.split("| kd | ")[1].split(" ")[0]))
+    # Once there are exports, they are in the page and have a picture for each form.
+    for row in store.read_rows(tmp_path / "r" / "tiny", ["run_id", "role", "val_miou", "weights_sha256"]).to_pylist():
+        if row["role"] == "student":
+            write_export(tmp_path / "r" / "tiny", make_export(row, device="A"))
+            write_export(tmp_path / "r" / "tiny", make_export(row, device="B"))
+    assert CliRunner().invoke(app, words).exit_code == 0
+    picture = "exports-texmosaic-onnx-int8-by-64-images-of-train"
+    added = {path.name for path in (tmp_path / "out").iterdir()} - written
+    assert added == {f"{picture}.png", f"{picture}.svg"}
+    more = (tmp_path / "out" / "compare.md").read_text()
+    assert more.startswith(text) and f"({picture}.png)" in more and "| mIoU int8 |" in more
+
+
+def test_exports_are_drawn_against_latency_and_size() -> None:
+    """A panel for each device and one for the size; the front is that of `pareto`."""
+    found = joined(*three())
+    slow, fast = Timing("A", 1, (8, 8)), Timing("B", 4, (8, 8))
+    points = [ExportCost("none", "t", 50.0, 1.0, {slow: 3.0, fast: 1.0}), ExportCost("kd", "t", 51.0, 2.0, {slow: 4.0}),
+              ExportCost("cwd", "t", 49.0, 3.0, {slow: 5.0, fast: 2.0})]  # fmt: skip
+    figure = acrossplots.export_plot(found, points, "what it is")
+    assert [axes.get_xlabel().replace("\n", " ") for axes in figure.axes] == [
+        "latency on A, 1 thread, 8x8, ms", "latency on B, 4 threads, 8x8, ms", "size of the files, MiB",
+    ]  # fmt: skip
+    fronts = [axes.get_lines()[-1 if i else -4].get_xydata().tolist() for i, axes in enumerate(figure.axes)]
+    assert fronts == [[[3.0, 50.0], [4.0, 51.0]], [[1.0, 50.0]], [[1.0, 50.0], [2.0, 51.0]]]
+    assert len(figure_png(figure, 60)) > 4_000

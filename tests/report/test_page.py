@@ -7,9 +7,10 @@ import pytest
 from harness.report import write
 from harness.report.write import write_report
 from harness.results import store
+from harness.results.exports import write_export
 from tests.support.browser import needs_chromium, opened
 from tests.support.commands import ROOT
-from tests.support.rows import make_experiment, make_row
+from tests.support.rows import make_experiment, make_export, make_row
 
 pytestmark = [needs_chromium, pytest.mark.slow]
 METHODS = ["none", "kd", "cwd", "sstkd"]
@@ -107,6 +108,22 @@ def test_numbers_without_a_comparison_say_so(tmp_path):
         for _ in range(2):
             page.locator("table.main thead button").nth(1).click()
             assert set(column(page, "table.main", 0)[-2:]) == {"kd", "fitnet"}
+
+
+@pytest.mark.parametrize("width", [1440, 360])
+def test_tables_of_exports_sort_and_fit(tmp_path, width):
+    for i, row in enumerate(make_experiment(seeds=2)):
+        row |= {"weights_sha256": f"{i:064x}"} if row["role"] == "student" else {}
+        store.write_run(tmp_path, row)
+        if row["role"] == "student":
+            loss = 0.2 if row["method"] == "sstkd" else 0.0
+            write_export(tmp_path, make_export(row, miou=row["val_miou"] - loss))
+    with opened(write_report(tmp_path, METHODS)["html"], width=width) as page:
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert column(page, "table.exports", 0) == METHODS
+        if width > 720:
+            page.locator("table.exports thead button").nth(2).click()
+            assert column(page, "table.exports", 0) == ["sstkd", "none", "kd", "cwd"]
 
 
 def test_of_a_part_of_the_runs_the_dialog_says_so(tmp_path, monkeypatch):

@@ -15,7 +15,8 @@ from harness.report import write
 from harness.report.page import samples
 from harness.report.write import write_report
 from harness.results import store
-from tests.support.rows import CLASSES, make_experiment, make_row, png
+from harness.results.exports import write_export
+from tests.support.rows import CLASSES, make_experiment, make_export, make_row, png
 
 METHODS = ["none", "kd", "cwd", "sstkd"]
 
@@ -173,6 +174,22 @@ def test_only_the_rows_asked_for_are_reported(tmp_path, rows):
     assert old["run_id"] not in paths["html"].read_text()
     with pytest.raises(ValueError, match="recipe"):
         write_report(tmp_path, METHODS)
+
+
+def test_exports_have_a_section_where_there_are_some(tmp_path, report):
+    assert "Exports" not in report["html"].read_text()
+    evil = "<script>alert(1)</script>\"'&"
+    for i, row in enumerate(make_experiment(("none", "kd"), 2)):
+        row |= {"weights_sha256": f"{i:064x}"} if row["role"] == "student" else {}
+        store.write_run(tmp_path, row)
+        if row["role"] == "student":
+            write_export(tmp_path, make_export(row))
+            write_export(tmp_path, make_export(row, calibration=None, target=evil, device=evil))
+    page = Page(text := write_report(tmp_path, ["none", "kd"])["html"].read_text())
+    assert text.count("<script") == 2 and page.tags.count("table") == 1 + 2 + 1  # compared, exported, by class
+    words = "".join(page.words)
+    for expected in ("Exports", "mIoU int8", f"mIoU {evil}", f"latency on {evil}, 1 thread, 96x96 (ms)", "(n=2)"):
+        assert expected in words
 
 
 def test_the_page_says_for_which_teacher_it_is(report):

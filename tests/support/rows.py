@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.results.exports import SCHEMA as EXPORT
+
 CLASSES = ["brick", "grass", "gravel", "moon", "tissue", "hubble"]
 PALETTE = [[178, 76, 58], [86, 160, 72], [146, 146, 152], [214, 202, 160], [190, 92, 160], [52, 74, 140]]
 LEVEL = {"none": 0.56, "kd": 0.58, "cwd": 0.60, "sstkd": 0.63, "teacher": 0.72}
@@ -210,3 +212,41 @@ def make_longer(rows: list[dict], steps: int = 600) -> list[dict]:
                "dev_miou": row["dev_miou"] + 0.01, "val_miou": row["val_miou"] + 0.01}
         for row in rows if row["method"] == "none"
     ]  # fmt: skip
+
+
+def make_export(run: dict, **changes: Any) -> dict:
+    """The row of an int8 export of a run in ONNX, without `export_id`; `changes` replace columns."""
+    own = run["val_miou"]
+    return (
+        dict.fromkeys(name for name in EXPORT.names if name != "export_id")
+        | {
+            "run_id": run["run_id"],
+            "weights_sha256": run["weights_sha256"],
+            "target": "onnx",
+            "size_hw": None,
+            "batch": None,
+            "preprocessing": False,
+            "calibration": 64,
+            "sha256": "ef" * 32,
+            "size_bytes": 2**18,
+            "versions": json.dumps({"onnxruntime": "1.23.0"}),
+            "code_version": "0.2.0",
+            "exported_at": START,
+            "split": "val",
+            "images": 200,
+            "split_images": 200,
+            "miou": own,
+            "student_miou": own,
+            "agreement": 0.98,
+            "largest_difference": None,
+            "device": "CPU of one kind",
+            "threads": 1,
+            "latency_hw": [96, 96],
+            "latency_ms": 1.5,
+            "latency_ms_p90": 1.6,
+            "latency_calls": 100,
+            "student_latency_ms": 8.5,
+            "device_agreement": None,
+        }
+        | changes
+    )

@@ -51,6 +51,18 @@ const filter = (label, change) => {
   return box;
 };
 
+// Sort a table's lines by a click on a head; a field above many lines filters them.
+function lines(node) {
+  const body = node.tBodies[0], all = [...body.rows];
+  sortable(node.tHead, (column, down) => body.append(...sorted(all, tr => {
+    const text = tr.cells[column].textContent;
+    return column === 0 ? text : number(text);
+  }, down)));
+  if (all.length > 8) node.parentNode.before(filter("Filter", text => {
+    for (const tr of all) tr.hidden = !tr.textContent.toLowerCase().includes(text);
+  }));
+}
+
 // --- the dialog
 
 const dialog = make("dialog"), inside = make("div", "", "inside");
@@ -145,14 +157,9 @@ document.querySelectorAll("table[data-block]").forEach(node => {
     td.append(node);
     node.setAttribute("aria-label", tr.cells[0].textContent + ", " + head[column] + ": " + td.textContent + "; where it comes from");
   }));
-  sortable(node.tHead, (column, down) => body.append(...sorted(all, tr => {
-    const text = tr.cells[column].textContent;
-    return column === 0 ? text : number(text);
-  }, down)));
-  if (all.length > 8) node.parentNode.before(filter("Filter", text => {
-    for (const tr of all) tr.hidden = !tr.textContent.toLowerCase().includes(text);
-  }));
+  lines(node);
 });
+document.querySelectorAll("table.exports").forEach(lines);
 function ofClass(block, column, k, name) {
   const line = block.lines.find(x => x.label === column);
   const runs = line ? seeds(line).map(seed => line.runs[seed]) : [block.teacher];

@@ -17,8 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.columns import MEASURES
+from harness.analysis.exports import ExportTable
+from harness.analysis.sheets import Tone
 from harness.analysis.tables import Block, Table
 from harness.borders import html as _e
+from harness.report.page import exports as pageexports
 from harness.report.page import samples as pagesamples
 from harness.report.page.colours import Row, class_colours, class_names, rgb
 from harness.report.page.data import ious, page_data
@@ -74,6 +77,7 @@ def render(
     experiment_file: str,
     total: int | None = None,
     outcomes: Sequence["Outcome"] = (),
+    exported: Sequence[Sequence[ExportTable]] = (),
 ) -> str:
     """The page.
 
@@ -85,6 +89,7 @@ def render(
         experiment_file: experiment file for the command that repeats a run.
         total: number of rows of the experiment; None if `rows` are all.
         outcomes: of the experiment's search, if it has one.
+        exported: the tables of each block's exports; none where there are no exports.
 
     Raises:
         ValueError: a sample or a palette does not match the row's schema.
@@ -102,7 +107,7 @@ def render(
     iou = ious(rows)
     iou_of = {str(row["run_id"]): values for row, values in zip(rows, iou, strict=True) if values is not None}
     blocks = [
-        _block(i, block, table, by_id, iou_of, one, samples, outcomes)
+        _block(i, block, table, by_id, iou_of, one, samples, outcomes, exported[i] if exported else ())
         for i, (block, one) in enumerate(zip(table.blocks, panels, strict=True))
     ]
     some = "" if total in (None, len(rows)) else f" The list, the curves and the classes are of {len(rows)} of them."
@@ -130,6 +135,7 @@ def _block(
     curves: Panel,
     samples: Mapping[str, Sequence[Row] | None],
     outcomes: Sequence["Outcome"],
+    exported: Sequence[ExportTable],
 ) -> str:
     floor = "not measured" if block.floor is None else f"{block.floor:.2f}"
     teacher, taught = block.teacher, block.of_teachers()
@@ -150,7 +156,7 @@ def _block(
 {_table(i, block)}
 <p class="note">{_e(block.for_whom)} {_e(table.legend)} {block.comparisons} comparisons in this table;
 p: adjusted for all of them.</p>
-{_said(block)}<h3>Learning curves</h3>
+{_said(block)}{pageexports.section(exported, _swatch, _CLASSES)}<h3>Learning curves</h3>
 {_curves(i, curves)}
 {_search(i, [each for each in outcomes if each.study.template.pair == block.pair])}
 {_gradients(i, block, by_id)}
@@ -178,7 +184,7 @@ def _said(block: Block) -> str:
     return "".join(f"{line}\n" for line in out)
 
 
-_CLASSES = {"better": "significant", "worse": "significant worse", "": ""}
+_CLASSES: dict[Tone, str] = {"better": "significant", "worse": "significant worse", "": ""}
 
 
 def _table(number: int, block: Block) -> str:

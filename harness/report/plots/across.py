@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.analysis.across import WITHIN, Across, Cost, Task, pareto
+from harness.analysis.exports import ExportCost
 from harness.analysis.ranking import profile
 from harness.report.plots.style import FAINT, INK, MUTED, style
 
@@ -169,28 +170,54 @@ def cost_plot(found: Across, points: Sequence[Cost]) -> "Figure":
         points: `harness.analysis.across.costs` of one dataset, because mIoU is not comparable between datasets.
     """
     # Old rows have no latency.
-    shown_axes = [(title, value) for title, value in _AXES if any(value(c) is not None for c in points)] or _AXES[:1]
+    shown = [(title, value) for title, value in _AXES if any(value(c) is not None for c in points)] or _AXES[:1]
+    panels = [(title, [(v, c) for c in points if (v := value(c)) is not None]) for title, value in shown]
+    return _fronts(found, panels, "mIoU on val (%)")
+
+
+def export_plot(found: Across, points: Sequence[ExportCost], title: str = "") -> "Figure":
+    """mIoU of exported files against their latency on each device and their size, with the Pareto front.
+
+    Args:
+        found: the comparison.
+        points: `harness.analysis.exports.costs` of one form on one dataset.
+        title: above the panels.
+    """
+    timings = dict.fromkeys(timing for c in points for timing in c.latency_ms)
+    panels = [
+        (textwrap.fill(f"{t.text}, ms", 36), [(c.latency_ms[t], c) for c in points if t in c.latency_ms])
+        for t in sorted(timings, key=lambda t: (t.device, t.threads, t.hw))
+    ]
+    panels.append(("size of the files, MiB", [(c.size_mib, c) for c in points]))
+    figure = _fronts(found, panels, "mIoU of the files on val (%)")
+    figure.suptitle(title, fontsize=10, color=INK)
+    return figure
+
+
+def _fronts(
+    found: Across, panels: "Sequence[tuple[str, Sequence[tuple[float, Cost | ExportCost]]]]", score: str
+) -> "Figure":
+    """A panel for each cost, of (cost, point), with the Pareto front; `score` names what all of them share."""
     figure = _figure(_COST_WIDTH, 4.4)
-    panels = figure.subplots(1, len(shown_axes), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     places = {name: i for i, name in enumerate(found.methods)}
-    for axes, (title, value) in zip(panels, shown_axes, strict=True):
-        known = [(v, c) for c in points if (v := value(c)) is not None]
+    for panel, (title, known) in zip(axes, panels, strict=True):
         for v, c in known:
             colour, _, marker = style(places[c.label])
-            axes.plot(v, c.miou, color=colour, marker=marker, markersize=7, linestyle="none", markeredgecolor="white")
+            panel.plot(v, c.miou, color=colour, marker=marker, markersize=7, linestyle="none", markeredgecolor="white")
         front = pareto([(v, c.miou) for v, c in known])
-        axes.step([known[i][0] for i in front], [known[i][1].miou for i in front], where="post", color=MUTED,
-                  linewidth=1.2, zorder=1)  # fmt: skip
-        axes.set_xlabel(title, fontsize=9, color=INK)
-        axes.grid(color=FAINT, linewidth=0.7)
-        axes.margins(0.08)
-        _plain_axes(axes)
-    panels[0].set_ylabel("mIoU on val (%)", fontsize=10, color=INK)
-    shown = dict.fromkeys(c.label for c in points)
+        panel.step([known[i][0] for i in front], [known[i][1].miou for i in front], where="post", color=MUTED,
+                   linewidth=1.2, zorder=1)  # fmt: skip
+        panel.set_xlabel(title, fontsize=9, color=INK)
+        panel.grid(color=FAINT, linewidth=0.7)
+        panel.margins(0.08)
+        _plain_axes(panel)
+    axes[0].set_ylabel(score, fontsize=10, color=INK)
+    shown = dict.fromkeys(c.label for _, known in panels for _, c in known)
     handles = []
     for name in shown:
         colour, _, marker = style(places[name])
-        handles += panels[0].plot([], [], color=colour, marker=marker, linestyle="none", label=name)
+        handles += axes[0].plot([], [], color=colour, marker=marker, linestyle="none", label=name)
     columns = max(1, int(_COST_WIDTH / (0.6 + _LETTER * max(map(len, shown), default=0))))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     figure.set_size_inches(_COST_WIDTH, 3.9 + 0.2 * -(-len(shown) // columns))
