@@ -47,8 +47,8 @@ RULES: dict[str, tuple[str, str]] = {
         "numpy scipy matplotlib PIL rich",
     ),
     "harness.deployment": (
-        "harness.experiment harness.datasets harness.models harness.results harness.training",
-        "torch numpy timm safetensors onnx onnxruntime",
+        "harness.experiment harness.datasets harness.models harness.results harness.training harness.analysis",
+        "torch numpy timm safetensors onnx onnxruntime openvino nncf executorch torchao huggingface_hub",
     ),
     "harness.cluster": ("harness.experiment harness.results", "ray yaml"),
     "harness.testing": (

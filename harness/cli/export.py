@@ -17,7 +17,7 @@ def export(
         str,
         typer.Argument(metavar="RUN|DIRECTORY|FILE", help=f"{NAMING}; with --all, the word is an experiment file."),
     ],
-    target: Annotated[str, typer.Option("--to", help="safetensors, smp, torch-export or onnx.")],
+    target: Annotated[str, typer.Option("--to", help="safetensors, smp, torch-export, onnx, openvino or executorch.")],
     in_directory: InDirectory = None,
     every: Annotated[bool, typer.Option("--all", help="Every student of an experiment that has finished.")] = False,
     overrides: Set = None,
@@ -34,7 +34,9 @@ def export(
     with_preprocessing: Annotated[
         bool, typer.Option("--with-preprocessing", help="The graph takes RGB bytes and gives labels.")
     ] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Quantise the graph after training; onnx.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise the graph after training; onnx, openvino, executorch.")
+    ] = False,
     calibrate: Annotated[
         int | None, typer.Option(help="Train images by which it is quantised; 64 when not given.")
     ] = None,
@@ -42,6 +44,15 @@ def export(
         int | None, typer.Option(help="Judge the file on so many images of val; all when not given.")
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of the timing.")] = 1,
+    bench_script: Annotated[
+        bool,
+        typer.Option("--bench-script", help="Put a script and 20 images beside it that time it elsewhere; onnx."),
+    ] = False,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(metavar="ORGANISATION/NAME", help="Then upload it to a Hugging Face hub, with HF_TOKEN's rights."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="A repository made by that is one for everybody.")] = False,
     root: Moved = None,
     results: ResultsOf = None,
 ) -> None:
@@ -58,16 +69,23 @@ def export(
             raise ValueError(f"--calibrate {calibrate}: belongs to --int8; give both or neither")
         if every and in_directory is not None:
             raise ValueError(f"--all takes one experiment file; given {run} and {in_directory}")
+        if every and push_to_hub is not None:
+            raise ValueError(f"--push-to-hub {push_to_hub}: takes one export, not those of --all")
+        if public and push_to_hub is None:
+            raise ValueError("--public: belongs to --push-to-hub")
         size_hw, images = _size(size), _batch(batch)
 
         from harness.deployment.export import TARGETS, export_row
         from harness.deployment.place import place_of
+        from harness.deployment.push import push, require_pushable
         from harness.deployment.source import Form
         from harness.results.exports import files_folder
         from harness.results.find import find_finished
 
         if target not in TARGETS:
             raise ValueError(f"--to {target}: allowed are {', '.join(TARGETS)}")
+        if push_to_hub is not None:
+            require_pushable(push_to_hub)
         form = Form(size_hw, images, with_preprocessing, (64 if calibrate is None else calibrate) if int8 else None)
         found = _students(Path(run), overrides, where) if every else [find_finished(where, name)]
         failed = []
@@ -78,7 +96,7 @@ def export(
             if every:
                 typer.echo(f"{row['method']} seed {row['seed']}")
             try:
-                exported = export_row(directory, row, target, to, form, limit, threads, root)
+                exported = export_row(directory, row, target, to, form, limit, threads, root, bench_script)
             except ValueError as error:
                 if not every:
                     raise
@@ -86,6 +104,8 @@ def export(
                 continue
             for line in said(exported, to):
                 typer.echo(line)
+            if push_to_hub is not None:
+                typer.echo(push(to, push_to_hub, private=not public))
         if failed:
             raise ValueError("\n".join(failed))
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.common import Directory, RunId, answering
+from harness.cli.common import DEFAULT_RESULTS, Directory, ResultsOf, RunId, answering
 
 results_app = typer.Typer(help="List, show, fetch and pack rows.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -73,8 +73,9 @@ def results_pull(
         from harness.results.storage import Storage
 
         pulled = pull(Storage(source), directory, weights)
-        networks = f", {pulled.weights} other files" if weights else ""
-        typer.echo(f"{directory}: {pulled.new} rows fetched, {pulled.kept} already present{networks}")
+        more = f", {pulled.exports} rows of exports" if pulled.exports else ""
+        more += f", {pulled.weights} other files" if weights else ""
+        typer.echo(f"{directory}: {pulled.new} rows fetched, {pulled.kept} already present{more}")
 
 
 @results_app.command("pack")
@@ -86,11 +87,32 @@ def results_pack(
         from harness.results.packs import pack
 
         done = pack(directory)
+        if done.exports:
+            typer.echo(f"{directory}: {done.exports} rows of exports packed into one file")
         if not done.rows:
-            typer.echo(f"{directory}: every row is packed already")
+            if not done.exports:
+                typer.echo(f"{directory}: every row is packed already")
             return
         typer.echo(
             f"{directory}: {done.rows} rows packed into one file of {_size(done.after)} (before: {_size(done.before)})"
+        )
+
+
+@results_app.command("add-latency")
+def results_add_latency(
+    file: Annotated[Path, typer.Argument(help="latency.json of the bench.py that `export --bench-script` writes.")],
+    results: ResultsOf = None,
+) -> None:
+    """Add the latency that another device measured to the export of the same model."""
+    with answering():
+        from harness.results.latency import add_latency
+
+        directory, row = add_latency(file, results or DEFAULT_RESULTS)
+        height, width = row["latency_hw"]
+        typer.echo(
+            f"{directory}: {row['latency_ms']:.1f} ms for {height}x{width} (p90 {row['latency_ms_p90']:.1f}), "
+            f"{row['threads']} threads, {row['device']}; {100 * row['device_agreement']:.3f} % of the pixels have the "
+            "labels found where it was exported"
         )
 
 

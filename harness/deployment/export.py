@@ -2,11 +2,11 @@
 
 import dataclasses
 import hashlib
-import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from harness.analysis.comparison import COLUMNS, quick_table
+from harness.analysis.tables import Table
+from harness.deployment.bench_script import write_bench
+from harness.deployment.card import CARD, card_of
 from harness.deployment.deployed import Deployed, Runner, padded
+from harness.deployment.executorch_program import load_executorch, quantise_executorch, write_executorch
 from harness.deployment.graphs import (
     Graph,
     as_bytes,
@@ -26,11 +31,13 @@ from harness.deployment.graphs import (
     write_program,
 )
 from harness.deployment.judge import SPLIT, judged, latency, on_threads, require_equal
+from harness.deployment.openvino_model import load_openvino, quantise_openvino, write_openvino
 from harness.deployment.place import place_of, put, require_place, written_beside
 from harness.deployment.quantise import quantise_onnx
 from harness.deployment.source import Form, Source
 from harness.deployment.weight_files import load_safetensors, load_smp, write_safetensors, write_smp
-from harness.files import sha256
+from harness.files import sha256, write_atomic
+from harness.results import store
 from harness.results.exports import files_folder, write_export
 from harness.results.provenance import code_version
 from harness.training.batches import to_batch
@@ -62,19 +69,24 @@ class Graphs:
         load: what its runtime, with so many threads, makes of the folder.
         packages: whose versions matter.
         quantise: replaces the file in a folder by its int8 form; None: there is none.
+        quantisers: further packages whose versions matter for that.
     """
 
     write: Callable[[Source, Form, Path], None]
     load: Callable[[Path, int], Graph]
     packages: tuple[str, ...]
     quantise: Callable[[Source, Form, Path], None] | None = None
+    quantisers: tuple[str, ...] = ()
 
 
+_ONNX = ("onnx", "onnxscript", "torch")
 TARGETS: dict[str, Weights | Graphs] = {
     "safetensors": Weights(write_safetensors, load_safetensors, ("safetensors", "torch")),
     "smp": Weights(write_smp, load_smp, ("segmentation_models_pytorch", "timm", "torch")),
     "torch-export": Graphs(write_program, load_program, ("torch",)),
-    "onnx": Graphs(write_onnx, load_onnx, ("onnx", "onnxscript", "onnxruntime", "torch"), quantise_onnx),
+    "onnx": Graphs(write_onnx, load_onnx, (*_ONNX, "onnxruntime"), quantise_onnx),
+    "openvino": Graphs(write_openvino, load_openvino, (*_ONNX, "openvino"), quantise_openvino, ("nncf",)),
+    "executorch": Graphs(write_executorch, load_executorch, ("executorch", "torch"), quantise_executorch, ("torchao",)),
 }
 
 
@@ -92,23 +104,25 @@ def export(
     limit: int | None = None,
     threads: int = 1,
     root: str | Path | None = None,
+    bench_script: bool = False,
 ) -> dict[str, Any]:
     """Write the trained network of a finished run as a file that others load, and judge the file by its own runtime.
 
     Args:
         run: as for `harness.load_student`.
-        to: "safetensors", "smp", "torch-export" or "onnx".
+        to: "safetensors", "smp", "torch-export", "onnx", "openvino" or "executorch" (of one size and batch).
         results: folder of all results, or the results folder of one experiment.
         output: the folder for the files; by default below the experiment's results folder.
         size_hw: height and width of a graph's images; None: any whose sides are multiples of the network's `multiple`.
         batch: images at a time of a graph; None: any number.
         preprocessing: the graph takes RGB bytes (N, H, W, 3) and gives labels (N, H, W), in place of normalised images
             and class scores.
-        int8: quantise the graph after training ("onnx").
+        int8: quantise the graph after training ("onnx", "openvino", "executorch").
         calibrate: number of train images by which it is quantised.
         limit: the most images of val that the file is judged on; None: all.
         threads: of the timing.
         root: the dataset's folder, if it has moved since the run.
+        bench_script: put a script and images beside the graph, which time it elsewhere ("onnx").
 
     Returns:
         The export's row: the columns of `harness.results.exports`.
@@ -126,7 +140,8 @@ def export(
     directory, row = found_run(run, Path(results))
     form = Form(size_hw, batch, preprocessing, calibrate if int8 else None)
     place = None if root is None else Path(root)
-    return export_row(directory, row, to, None if output is None else Path(output), form, limit, threads, place)
+    folder = None if output is None else Path(output)
+    return export_row(directory, row, to, folder, form, limit, threads, place, bench_script)
 
 
 def export_row(
@@ -138,6 +153,7 @@ def export_row(
     limit: int | None = None,
     threads: int = 1,
     root: Path | None = None,
+    bench_script: bool = False,
 ) -> dict[str, Any]:
     """As `export`, of a row in an experiment's results folder.
 
@@ -153,6 +169,7 @@ def export_row(
         limit: the most images that it is judged on; None: all of val.
         threads: of the timing.
         root: the dataset's folder, if it has moved since the run.
+        bench_script: put a script and images beside the graph, which time it elsewhere.
 
     Raises:
         ValueError: a target or form that is not offered, a package is missing, the network cannot be exported in this
@@ -160,13 +177,18 @@ def export_row(
     """
     form = form or Form()
     kind, versions = _target(target, form, limit, threads)
+    if bench_script and target != "onnx":
+        raise ValueError(f"--bench-script: times a graph by onnxruntime, and belongs to --to onnx; given --to {target}")
     to = require_place(to or place_of(files_folder(directory), row["run_id"], target, form), directory)
     source = Source.of(directory, row, root)
     if form.calibration is not None:
         form = dataclasses.replace(form, calibration=min(form.calibration, len(source.data.train)))
     with written_beside(to) as hidden:
         found = _written(source, target, kind, form, hidden, limit, threads)
+        if bench_script:
+            write_bench(source, form, load_onnx(hidden, threads), _example(source, form), hidden)
         found |= {"versions": json.dumps(versions, sort_keys=True), "code_version": code_version()}
+        write_atomic(hidden / CARD, card_of(source, found, compared))
         said = ("split", "images", "miou", "student_miou", "agreement", "largest_difference")
         description = source.described() | {"target": target, **_given(form)}
         put(hidden, to, description | {"judged": {name: found[name] for name in said}})
@@ -206,6 +228,7 @@ def _written(
         "exported_at": datetime.now(timezone.utc),
         "split": SPLIT,
         **dataclasses.asdict(scores),
+        "split_images": len(source.data.val),
         "device": device_name(torch.device("cpu")),
         "threads": threads,
         "latency_hw": list(example.shape[1:3] if form.preprocessing else example.shape[2:]),
@@ -213,7 +236,13 @@ def _written(
         "latency_ms_p90": taken.p90,
         "latency_calls": taken.calls,
         "student_latency_ms": own.median,
+        "device_agreement": None,
     }
+
+
+def compared(directory: Path) -> Table:
+    """The comparison of an experiment's finished runs."""
+    return quick_table(store.read_rows(directory, list(COLUMNS)))
 
 
 def _example(source: Source, form: Form) -> torch.Tensor:
@@ -247,10 +276,13 @@ def _target(target: str, form: Form, limit: int | None, threads: int) -> tuple[W
         raise ValueError(f"--int8: --to {target} has no quantised form; allowed are {able}")
     if isinstance(kind, Weights) and form != Form():
         raise ValueError(f"--to {target}: these are weights, without a size, a batch or preprocessing; leave these out")
-    missing = [name for name in kind.packages if find_spec(name) is None]
+    packages = kind.packages
+    if isinstance(kind, Graphs) and form.calibration is not None:
+        packages += kind.quantisers
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ValueError(
             f"--to {target}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed: "
             "pip install 'sstkd-bench[export]'"
         )
-    return kind, {name: str(importlib.import_module(name).__version__) for name in kind.packages}
+    return kind, {name: version(name) for name in packages}

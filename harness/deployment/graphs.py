@@ -46,7 +46,7 @@ def program_of(source: Source, form: Form) -> Any:
             program.example_inputs = None  # which would be written too
             return program
     except Exception as error:  # torch raises its own kinds for what a graph cannot hold
-        raise ValueError(_failed("torch.export", source, form, error)) from error
+        raise ValueError(failed("torch.export", source, form, error)) from error
 
 
 def write_program(source: Source, form: Form, folder: Path) -> None:
@@ -60,7 +60,7 @@ def write_program(source: Source, form: Form, folder: Path) -> None:
         with quiet():
             torch.export.save(program, content)
     except Exception as error:
-        raise ValueError(_failed("torch.export.save", source, form, error)) from error
+        raise ValueError(failed("torch.export.save", source, form, error)) from error
     write_atomic(folder / PROGRAM, content.getvalue())
 
 
@@ -100,7 +100,7 @@ def write_onnx(source: Source, form: Form, folder: Path) -> None:
         model.graph.ClearField("metadata_props")  # sets in any order
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # torch, onnxscript and onnx each raise their own
-        raise ValueError(_failed("torch.onnx", source, form, error)) from error
+        raise ValueError(failed("torch.onnx", source, form, error)) from error
     described_in(model, source)
     write_atomic(folder / ONNX, model.SerializeToString(deterministic=True))
 
@@ -114,7 +114,7 @@ def described_in(model: Any, source: Source) -> None:
 
 def load_onnx(folder: Path, threads: int) -> Graph:
     """What onnxruntime makes of the model, on the CPU."""
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
@@ -196,7 +196,7 @@ def require_free(graph: Graph, source: Source, form: Form, what: str) -> None:
         try:
             found = run(image)
         except Exception as error:  # each runtime raises its own
-            raise ValueError(_failed(f"{what} on images of {size[0]}x{size[1]}", source, form, error)) from error
+            raise ValueError(failed(f"{what} on images of {size[0]}x{size[1]}", source, form, error)) from error
         if form.preprocessing:  # of values that bytes can have
             image = normalised_images(as_bytes(image, source.info), source.info, torch.contiguous_format)
         with torch.no_grad():
@@ -207,7 +207,7 @@ def require_free(graph: Graph, source: Source, form: Form, what: str) -> None:
             same = float((found - wanted).abs().max()) <= ROUNDING * (1 + float(wanted.abs().max()))
         if not same:
             other = ArithmeticError(f"{size[0]}x{size[1]} pixels give other scores than the network's")
-            raise ValueError(_failed(what, source, form, other))
+            raise ValueError(failed(what, source, form, other))
 
 
 def _padded(graph: Graph, images: Tensor, batch: int | None) -> Tensor:
@@ -224,8 +224,8 @@ def as_bytes(image: Tensor, info: DataInfo) -> Tensor:
     return (image * std + mean).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def _failed(what: str, source: Source, form: Form, error: Exception) -> str:
-    """The message: which network, where, and what else there is."""
+def failed(what: str, source: Source, form: Form, error: Exception) -> str:
+    """The message of what cannot be exported: which network, where, and what else there is."""
     place = ""
     tail = error.__traceback__
     while tail is not None:

@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import harness
+from harness.deployment import calibration, graphs
 from harness.deployment import export as exporting
-from harness.deployment import graphs, quantise
-from harness.deployment.export import TARGETS
+from harness.deployment.export import TARGETS, Graphs
 from harness.deployment.judge import Judged, require_equal
 from harness.deployment.place import KIND
 from harness.deployment.source import Form, Source
@@ -30,6 +30,8 @@ from tests.support.commands import ROOT, call, refused
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 HALF = (48, 80)  # sides that are no multiples of 32
+INT8 = [name for name, kind in TARGETS.items() if isinstance(kind, Graphs) and kind.quantise]
+ONE = ["--size", "64x64", "--batch", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,14 @@ def images(*size: int) -> torch.Tensor:
 
 
 def export(trained: tuple[Path, Run], to: str, output: Path, **options: Any) -> dict[str, Any]:
+    if to == "executorch":  # takes one size
+        options = {"size_hw": (64, 64), "batch": 1, **options}
     return harness.export(trained[1].run_id, to, trained[0], output, **options)
+
+
+def model_files(folder: Path) -> dict[str, bytes]:
+    """Without the description and the card, which have times."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in ("export.json", "README.md")}
 
 
 @pytest.mark.parametrize("to", TARGETS)
@@ -64,26 +73,26 @@ def test_a_file_says_what_the_network_says_and_has_a_row(trained: tuple[Path, Ru
     assert found["student_miou"] == row["val_miou"]
     assert found["agreement"] > 0.999 and found["largest_difference"] < 1e-3
     assert found["images"] == 3 and found["latency_ms"] > 0 and found["threads"] == 1
-    assert found["size_bytes"] == sum(p.stat().st_size for p in (tmp_path / "out").iterdir() if p.name != "export.json")
+    assert found["size_bytes"] == sum(len(content) for content in model_files(tmp_path / "out").values())
     (kept,) = [each for each in read_exports(trained[0]) if each["target"] == to]
     assert {name: kept[name] for name in found} == found
     described = json.loads((tmp_path / "out" / "export.json").read_text())
     assert described["run_id"] == trained[1].run_id and len(described["classes"]) == 8
     assert described["library"] == "segmentation_models_pytorch.FPN"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"{100 * found['miou']:.2f}" in card and "Licence: to be filled in" in card
 
 
 @pytest.mark.parametrize("to", [name for name in TARGETS if name != "torch-export"])
 def test_two_processes_export_the_same_bytes(trained: tuple[Path, Run], to: str, tmp_path: Path) -> None:
     """But for programs of torch, which writes a number of its own into each."""
-    words = ["-m", "harness.cli", "export", str(trained[0]), "none/0", "--to", to, "--limit", "1", "-o"]
+    words = ["-m", "harness.cli", "export", str(trained[0]), "none/0", "--to", to, "--limit", "1"]
+    words += [*(ONE if to == "executorch" else []), "-o"]
     for seed in ("1", "2"):
         known = {**os.environ, "PYTHONHASHSEED": seed}
         subprocess.run([sys.executable, *words, str(tmp_path / seed)], cwd=ROOT, env=known, check=True)
-    contents = [
-        {path.name: path.read_bytes() for path in (tmp_path / seed).iterdir() if path.name != "export.json"}
-        for seed in ("1", "2")
-    ]
-    assert contents[0] == contents[1] != {}
+    first, second = (model_files(tmp_path / seed) for seed in ("1", "2"))
+    assert first == second != {}
 
 
 def test_smp_loads_the_folder_and_the_weights_by_itself(trained: tuple[Path, Run], tmp_path: Path) -> None:
@@ -161,17 +170,27 @@ def test_with_preprocessing_bytes_go_in_and_labels_come_out(trained: tuple[Path,
     assert labels.dtype == np.uint8 and (labels == wanted.numpy()).mean() > 0.999
 
 
-def test_int8_says_what_it_loses_and_is_smaller(trained: tuple[Path, Run], tmp_path: Path) -> None:
-    import onnx
-
-    whole = export(trained, "onnx", tmp_path / "whole", limit=1)
-    small = export(trained, "onnx", tmp_path / "small", int8=True)
+@pytest.mark.parametrize("to", INT8)
+def test_int8_says_what_it_loses_and_is_smaller(trained: tuple[Path, Run], to: str, tmp_path: Path) -> None:
+    whole = export(trained, to, tmp_path / "whole", limit=1)
+    small = export(trained, to, tmp_path / "small", int8=True)
     assert small["calibration"] == 12, "all there are"
-    assert small["size_bytes"] < 0.6 * whole["size_bytes"]
+    weights = [
+        sum(len(content) for name, content in model_files(tmp_path / each).items() if name != "model.xml")
+        for each in ("whole", "small")
+    ]
+    assert weights[1] < 0.6 * weights[0]
     assert (
         0.3 < small["agreement"] < 1
         and small["student_miou"] == store.read_row(paths.run_path(trained[0], trained[1].run_id))["val_miou"]
     )
+    assert json.loads(small["versions"]).keys() - json.loads(whole["versions"]).keys() == set(TARGETS[to].quantisers)
+
+
+def test_int8_of_onnx_keeps_the_outermost_layers_and_the_description(trained: tuple[Path, Run], tmp_path: Path) -> None:
+    import onnx
+
+    export(trained, "onnx", tmp_path / "small", int8=True, limit=1)
     model = onnx.load(tmp_path / "small" / "model.onnx")
     layers = [node for node in model.graph.node if node.op_type == "Conv"]
     constants = {each.name for each in model.graph.initializer}
@@ -180,11 +199,53 @@ def test_int8_says_what_it_loses_and_is_smaller(trained: tuple[Path, Run], tmp_p
     assert {each.key: json.loads(each.value) for each in model.metadata_props}["run_id"] == trained[1].run_id
 
 
+def test_int8_of_openvino_keeps_the_outermost_layers_and_the_description(
+    trained: tuple[Path, Run], tmp_path: Path
+) -> None:
+    export(trained, "openvino", tmp_path / "small", int8=True, limit=1)
+    import openvino  # after the export, which keeps it from reporting
+
+    model = openvino.Core().read_model(tmp_path / "small" / "model.xml")
+    layers = [op for op in model.get_ordered_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
+    floats = [op.input_value(0).get_node().get_type_name() != "FakeQuantize" for op in layers]
+    assert floats[0] and floats[-1] and sum(floats) < 0.2 * len(floats)
+    assert json.loads(model.get_rt_info(["sstkd-bench"]).astype(str))["run_id"] == trained[1].run_id
+
+
+def test_openvino_reports_to_nobody(trained: tuple[Path, Run], tmp_path: Path) -> None:
+    """Its packages report each import to their makers, and leave a number in the home folder."""
+    words = ["-m", "harness.cli", "export", str(trained[0]), "none/0", "--to", "openvino", "--int8", "--limit", "1"]
+    (tmp_path / "home").mkdir()
+    known = {**os.environ, "HOME": str(tmp_path / "home")}
+    subprocess.run([sys.executable, *words, "-o", str(tmp_path / "o")], cwd=ROOT, env=known, check=True)
+    assert not (tmp_path / "home" / "intel").exists()
+
+
+def test_which_layers_stay() -> None:
+    """in -> a -> b -> c -> out, with b read past c, and d beside a."""
+    after = {
+        "in": ["a", "d"],
+        "a": ["b"],
+        "d": ["b"],
+        "b": ["relu"],
+        "relu": ["c", "add"],
+        "c": ["add"],
+        "add": ["out"],
+    }
+    before: dict[str, list[str]] = {}
+    for name, readers in after.items():
+        for reader in readers:
+            before.setdefault(reader, []).append(name)
+    assert calibration.outermost({*"abcde"}, ["in"], ["out"], after, before) == {"a", "d", "c", "b"}
+    with pytest.raises(ValueError, match="no layer between its first and its last"):
+        calibration.outermost({"a", "d", "c"}, ["in"], ["out"], after, before)
+
+
 def test_calibration_sees_train_images_alone(
     trained: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Source.of(trained[0], store.read_row(paths.run_path(trained[0], trained[1].run_id)))
-    given = [each["image"] for each in quantise.inputs(source, Form(calibration=4, preprocessing=True))]
+    given = [each.numpy() for each in calibration.inputs(source, Form(calibration=4, preprocessing=True))]
     assert [each.shape for each in given] == [(1, 64, 64, 3)] * 4
     for place, each in enumerate(given):
         assert (each[0] == source.data.train[place * 12 // 4][0]).all()
@@ -226,14 +287,18 @@ def test_what_is_not_offered_is_said(
     (foreign / "thesis.txt").write_text("mine")
     (foreign / "export.json").write_text(json.dumps({"kind": KIND, "files": []}))
     for options, message in (
-        ({"to": "tflite"}, "--to tflite: allowed are safetensors, smp, torch-export, onnx"),
+        ({"to": "tflite"}, "--to tflite: allowed are safetensors, smp, torch-export, onnx, openvino, executorch"),
         ({"to": "smp", "batch": 1}, "--to smp: these are weights, without a size, a batch or preprocessing"),
-        ({"to": "smp", "int8": True}, "--int8: --to smp has no quantised form; allowed are onnx"),
+        ({"to": "smp", "int8": True}, "--int8: --to smp has no quantised form; allowed are onnx, openvino, exe"),
         ({"to": "onnx", "size_hw": (0, 5)}, r"--size \(0, 5\): height and width are needed, from 1 to 16384"),
+        ({"to": "executorch", "batch": 1}, "--to executorch: a program reserves the memory of its largest input"),
         ({"to": "onnx", "batch": 2000}, "--batch 2000: has to be from 1 to 1024"),
         ({"to": "safetensors", "output": trained[0] / "exports"}, "lies among the results of tiny"),
         ({"to": "safetensors", "output": trained[0] / "weights" / "new"}, "lies among the results of tiny"),
-        ({"to": "torch-export", "int8": True}, "--int8: --to torch-export has no quantised form; allowed are onnx"),
+        (
+            {"to": "torch-export", "int8": True},
+            "--int8: --to torch-export has no quantised form; allowed are onnx, openvino, exe",
+        ),
         ({"to": "onnx", "limit": 0}, "--limit 0: has to be 1 or more"),
         ({"to": "onnx", "int8": True, "calibrate": 0}, "--calibrate 0: has to be 1 or more"),
         ({"to": "safetensors", "output": foreign}, "holds something else than one export, which is not replaced"),
@@ -270,7 +335,8 @@ def test_only_the_files_of_an_earlier_export_are_replaced(
     monkeypatch.chdir(tmp_path / "real")
     export(trained, "smp", Path("."), limit=1)
     export(trained, "safetensors", tmp_path / "link", limit=1)
-    assert sorted(path.name for path in (tmp_path / "real").iterdir()) == ["export.json", "model.safetensors"]
+    files = ["README.md", "export.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "real").iterdir()) == files
     (tmp_path / "real" / "int8").mkdir()
     with pytest.raises(ValueError, match="holds something else than one export"):
         export(trained, "safetensors", tmp_path / "real", limit=1)

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from harness.datasets import Data, DataInfo
-from harness.deployment.graphs import load_onnx, load_program, require_free, write_onnx, write_program
+from harness.deployment.export import TARGETS as EVERY
+from harness.deployment.export import Graphs
+from harness.deployment.graphs import require_free
 from harness.deployment.source import Form, Source
 from harness.experiment.recipe import Evaluation
 from harness.experiment.spec import Network
@@ -27,7 +29,7 @@ OTHERS: tuple[tuple[str, str], ...] = (
     *(("fcn-torchvision", "resnet50"), ("segformer-transformers", "mit-b0")),
 )
 PAIRS = (*((architecture, encoder) for architecture in SMP for encoder in ENCODERS), *OTHERS)
-TARGETS = {"torch-export": (write_program, load_program), "onnx": (write_onnx, load_onnx)}
+TARGETS = {name: kind for name, kind in EVERY.items() if isinstance(kind, Graphs)}
 ONE = Form(size_hw=(128, 160), batch=1)
 NOT_BUILT, ANY, FIXED, NO = "–", "any", "fixed", "no"
 
@@ -49,10 +51,10 @@ def source(architecture: str, encoder: str) -> Source | None:
 
 def agrees(found: Source, target: str, form: Form, folder: Path) -> bool:
     """Whether the graph is made, and gives the network's scores on images of other sizes."""
-    write, load = TARGETS[target]
+    kind = TARGETS[target]
     try:
-        write(found, form, folder)
-        require_free(load(folder, 1), found, form, target)
+        kind.write(found, form, folder)
+        require_free(kind.load(folder, 1), found, form, target)
     except ValueError:
         return False
     return True
@@ -73,9 +75,16 @@ def cell(architecture: str, encoder: str, folder: Path) -> dict[str, str]:
 
 
 def said(cells: dict[str, str]) -> str:
-    """A cell of the table: one word, or what differs between the targets."""
-    words = set(cells.values())
-    return words.pop() if len(words) == 1 else ", ".join(f"{word} ({target})" for target, word in cells.items())
+    """A cell of the table: one word, or what differs between the targets; ExecuTorch has one size alone."""
+    if NOT_BUILT in cells.values():
+        return NOT_BUILT
+    free = {target: word for target, word in cells.items() if target != "executorch"}
+    by_word: dict[str, list[str]] = {}
+    for target, word in free.items():
+        by_word.setdefault(word, []).append(target)
+    many = len(by_word) > 1
+    words = [f"{word} ({', '.join(targets)})" if many else word for word, targets in by_word.items()]
+    return ", ".join(words + (["no executorch"] if cells["executorch"] == NO else []))
 
 
 def table(folder: Path) -> Iterator[str]:
