@@ -16,6 +16,7 @@ from harness.cli.compare import compare
 from harness.cli.data import data_app
 from harness.cli.doctor import doctor
 from harness.cli.export import export
+from harness.cli.help import Whole
 from harness.cli.init import distill, init
 from harness.cli.methods import methods
 from harness.cli.predict import predict
@@ -31,22 +32,21 @@ from harness.cli.tables import tables
 from harness.cli.tune import tune
 
 app = typer.Typer(
+    cls=Whole,
     help="Compare methods of knowledge distillation for semantic segmentation under one recipe, paired by seed.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    *(quickstart, init, distill, check, power, run, status, tune, tables, compare, reproduce),
-    *(predict, export),
-    *(submit, methods, schema, doctor),
+    *(doctor, quickstart, init, distill, check, run, status, tune, submit),
+    *(tables, compare, power, reproduce, predict, export, methods, schema),
 )
 for command in COMMANDS:
     app.command()(command)
 for name, group in (("results", results_app), ("data", data_app), ("show", show_app)):
-    app.add_typer(group, name=name)
+    app.add_typer(group, name=name, cls=Whole)
 
 
 def _version(wanted: bool) -> None:

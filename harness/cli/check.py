@@ -24,7 +24,10 @@ def check(
     results: Results = DEFAULT_RESULTS,
     measure: Annotated[bool, typer.Option(help="Time a few steps of each method on this machine.")] = True,
 ) -> None:
-    """Validate an experiment file, list its runs, estimate their cost, and report how fair the comparison is."""
+    """Check an experiment file before anything trains.
+
+    Lists its runs, estimates their cost, and reports how fair the comparison is.
+    """
     with answering():
         from harness.datasets.inspect import left_out
 
@@ -47,7 +50,10 @@ def power(
         list[int] | None, typer.Option("--seeds", min=2, help="Compute it for this number of seeds; repeatable.")
     ] = None,
 ) -> None:
-    """From the finished seeds, compute the smallest difference to the baseline that given numbers of seeds detect."""
+    """Compute which differences so many seeds can detect.
+
+    These are differences to the baseline; the standard deviations are those of the seeds that have finished.
+    """
     with answering():
         from harness.analysis.comparison import COLUMNS, quick_table
         from harness.analysis.lines import FEWEST_SEEDS

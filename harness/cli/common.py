@@ -1,6 +1,7 @@
 """What the commands share: options, the experiment that is read, tables of plain columns, errors with an exit code."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ WRONG_PATH = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExis
 DEFAULT_RESULTS = Path("results")
 LONGEST = 15_000
 """Characters of an error that are printed."""
+COMMAND = re.compile(r": ((?:sstkd-bench|pip install) (?:'[^']*'|[^;()`'])*?)(?:$|[;,.] | (?=\())")
+"""A command after a colon, up to what ends its part of the sentence."""
 
 File = Annotated[Path, typer.Argument(help="Experiment file (YAML).")]
 Files = Annotated[list[Path], typer.Argument(help="Experiment files (YAML).")]
@@ -78,9 +81,28 @@ def answering() -> Iterator[None]:
         text = text_of(error)
         if len(text) > LONGEST:
             text = f"{text[:LONGEST]} ... ({len(text):,} characters)"
-        for line in text.splitlines() or [type(error).__name__]:
-            typer.echo(f"error: {line}", err=True)
+        for line in error_lines(text, type(error).__name__):
+            typer.echo(line, err=True)
         raise typer.Exit(2 if isinstance(error, (ValueError, *WRONG_PATH)) else 1) from None
+
+
+def error_lines(text: str, kind: str) -> list[str]:
+    """The lines of an error; a command to run is on a line of its own, without a prefix, so that it can be copied.
+
+    Args:
+        text: of the error.
+        kind: what is said if there is no text.
+    """
+    found = []
+    for line in text.splitlines() or [kind]:
+        first, *rest = COMMAND.split(line)
+        found.append(f"error: {first}{':' if rest else ''}")
+        for place, part in enumerate(rest, 1):
+            if place % 2:
+                found.append(f"    {part}")
+            elif part:
+                found.append(f"       {part}{':' * (place < len(rest))}")
+    return found
 
 
 def require_place(results: Path) -> None:

@@ -55,7 +55,10 @@ def data_info(
     name: Annotated[str | None, typer.Argument(help="A dataset; without it, all are listed, one per line.")] = None,
     classes: Annotated[bool, typer.Option(help="List the classes with their colours.")] = True,
 ) -> None:
-    """Describe a dataset: classes and colours, splits, folder layout, licence, how to get it, parameters."""
+    """Describe a dataset, and how to get it.
+
+    Prints classes and colours, splits, folder layout, licence and parameters.
+    """
     with answering():
         from harness.datasets import inspect
         from harness.report.console import print_columns
@@ -77,6 +80,12 @@ def data_check(name: Name, root: Root = None, settings: Set = None) -> None:
         from harness.report.console import print_columns
 
         found = inspect.check(name, root, _parameters(name, settings))
+        if found.problems:
+            whole = any(int(line[1]) for line in found.splits)
+            _say_problems(name, root, settings or [], found.problems, whole)
+            if not whole:
+                raise typer.Exit(1)
+            typer.echo("\nThe rest of it:")
         if found.splits:
             print_columns(["split", "pairs", "published", "height", "width"], found.splits, ("pairs", "published"))
         if found.classes:
@@ -84,13 +93,31 @@ def data_check(name: Name, root: Root = None, settings: Set = None) -> None:
             print_columns(columns, found.classes, tuple(columns[1:]))
         for note in found.notes:
             typer.echo(f"note: {note}")
-        for problem in found.problems[:SHOWN]:
-            typer.echo(f"wrong: {problem}", err=True)
-        if len(found.problems) > SHOWN:
-            typer.echo(f"wrong: ... and {len(found.problems) - SHOWN} more", err=True)
-        typer.echo(f"{len(found.problems)} problems" if found.problems else "no problems found")
-    if found.problems:
-        raise typer.Exit(1)
+        if found.problems:
+            raise typer.Exit(1)
+        typer.echo("no problems found")
+
+
+def _say_problems(name: str, root: Path | None, settings: list[str], problems: list[str], whole: bool) -> None:
+    """What is wrong with a copy, and what to do; `whole` is False where nothing of the dataset is there."""
+    from harness.borders import shell
+    from harness.datasets import SOURCES
+
+    count = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+    typer.echo(f"{name}{'' if root is None else f' in {root}'}: {count}")
+    for problem in problems[:SHOWN]:
+        typer.echo(f"wrong: {problem}", err=True)
+    if len(problems) > SHOWN:
+        typer.echo(f"wrong: and {len(problems) - SHOWN} more", err=True)
+    if name not in SOURCES or root is None:
+        return
+    if not whole:
+        layout = SOURCES[name](None).layout
+        typer.echo(f"{root} has no images of {name} with label maps. Its folder has:\n{layout}")
+    again = ["sstkd-bench", "data", "check", name, "--root", str(root)]
+    again += [word for setting in settings for word in ("--set", setting)]
+    typer.echo(f"Where its files come from:\n    {shell('sstkd-bench', 'data', 'info', name)}")
+    typer.echo(f"When they are there, check again:\n    {shell(*again)}")
 
 
 @data_app.command("prepare")
@@ -105,6 +132,7 @@ def data_prepare(
 ) -> None:
     """Build the prepared cache, in parallel. Interrupt it at any time; re-run the same command to resume."""
     with answering():
+        import yaml
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         from harness.datasets import inspect
@@ -133,4 +161,5 @@ def data_prepare(
             raise typer.Exit(130) from None
         size = sum(shard.bytes for shard in manifest.shards)
         pairs = sum(shard.rows for shard in manifest.shards)
-        typer.echo(f"{to}: {pairs} pairs, {size / 2**20:,.0f} MiB, {form.value}. Use it as data.root: {to.absolute()}")
+        typer.echo(f"{to}: {pairs} pairs, {size / 2**20:,.0f} MiB, {form.value}. Use it as data.root:")
+        typer.echo("    " + yaml.safe_dump({"root": str(to.absolute())}, width=10_000).rstrip())

@@ -51,7 +51,10 @@ def init(
     gpus: Gpus = None,
     force: Force = False,
 ) -> None:
-    """Write a commented experiment file from five answers: flags, or on a terminal questions for those not given."""
+    """Write a commented experiment file from five answers.
+
+    They are given by flags; on a terminal those that are not given are asked for.
+    """
     with answering():
         from harness.borders import shell
         from harness.files import write_atomic
@@ -59,7 +62,9 @@ def init(
         given = {"data": data, "teacher": teacher, "student": student, "methods": methods, "gpus": gpus}
         _require_free(file, force)
         write_atomic(file, _checked(_complete(given), file))
-        typer.echo(f"{file}: written. Next: {shell('sstkd-bench', 'check', str(file))}, then run")
+        typer.echo(f"{file}: written. Next:")
+        for command in ("check", "run"):
+            typer.echo(f"    {shell('sstkd-bench', command, str(file))}")
 
 
 def distill(
@@ -76,7 +81,7 @@ def distill(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare methods on your data and networks: write the experiment file, run it, print the table.
+    """Compare methods on your data: write the file, run it, print the table.
 
     Re-run the same command to resume.
     """

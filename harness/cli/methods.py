@@ -8,7 +8,7 @@ from harness.cli.common import answering
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="One method: print its equation, paper and parameters.")] = None,
+    name: Annotated[str | None, typer.Argument(help="One method: print its equation, parameters and source.")] = None,
     pair: Annotated[
         str,
         typer.Option(
@@ -19,13 +19,18 @@ def methods(
     side: Annotated[int, typer.Option(help="Height and width of the random images used for terms and times.")] = 128,
     measure: Annotated[bool, typer.Option(help="Time a few steps of each method on this machine.")] = True,
 ) -> None:
-    """List the methods: loss terms, hyper-parameters, extra parameters, cost, and which apply to a pair."""
+    """List the methods, or explain one.
+
+    The list has loss terms, hyper-parameters, extra parameters and cost, and says which methods apply to a pair.
+    """
     with answering():
+        if name is not None:
+            from harness.experiment.explain import explain
+
+            typer.echo(explain(name))
+            return
         from harness.training import catalogue
 
-        if name is not None:
-            typer.echo(catalogue.explain(name))
-            return
         columns = [
             "method",
             "terms",

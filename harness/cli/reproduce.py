@@ -56,7 +56,10 @@ def reproduce(
         typer.Option(help="Percentage points by which a reproduction may differ from the published mIoU."),
     ] = 0.5,
 ) -> None:
-    """Plan a paper's table: its experiments, their cost, and the state of each cell; then run them."""
+    """Plan a paper's table, then run it.
+
+    Prints its experiments, their cost and the state of each cell. Without a table, lists all of them.
+    """
     with answering():
         from harness.files import write_atomic
 
@@ -88,7 +91,7 @@ def _list_tables() -> None:
 
     tables = [table for several in PAPERS.values() for table in several if table.columns]
     print_columns(["table", "what", "published under"], [[t.id, t.title, t.protocol] for t in tables])
-    typer.echo("\nsstkd-bench reproduce TABLE --dry-run shows its runs, their cost and their state")
+    typer.echo("\nThe runs of a table, their cost and their state:\n    sstkd-bench reproduce TABLE --dry-run")
 
 
 def _show(table: str, dry_run: bool, results: Path, write: Path | None, measure: bool, margin: float) -> list[Path]:
@@ -129,8 +132,8 @@ def _show(table: str, dry_run: bool, results: Path, write: Path | None, measure:
     for name in unknown:
         typer.echo(f"{name}: {_UNKNOWN}")
     if dry_run and known:
-        typer.echo(f"its experiment files: sstkd-bench reproduce {table} --write FOLDER")
-        typer.echo(f"to run them:          sstkd-bench reproduce {table}")
+        typer.echo(f"its experiment files:\n    sstkd-bench reproduce {table} --write FOLDER")
+        typer.echo(f"to run them:\n    sstkd-bench reproduce {table}")
     return [] if dry_run else paths
 
 

@@ -77,12 +77,15 @@ def say_what_is_left_out(show: "Display | Events", experiment: "Experiment") -> 
 def exit_by(states: list[str], directory: Path) -> None:
     """Exit code 1 where a run failed."""
     if failed := sum(state in ("failed", "skipped") for state in states):
-        typer.echo(f"{failed} of {len(states)} runs failed; see `sstkd-bench results list {directory}`", err=True)
+        from harness.borders import shell
+
+        typer.echo(f"{failed} of {len(states)} runs failed; they are listed by:", err=True)
+        typer.echo(f"    {shell('sstkd-bench', 'results', 'list', str(directory))}", err=True)
         raise typer.Exit(1)
 
 
 def say_where_networks_are(wanted: "Bench") -> None:
-    """One line: the folder of the trained networks, and how to use one."""
+    """The folder of the trained networks, and how to use one."""
     from harness.borders import shell
     from harness.results.find import name_of
     from harness.results.paths import weights_path
@@ -93,15 +96,15 @@ def say_where_networks_are(wanted: "Bench") -> None:
         storage = wanted.experiment.resources.storage
         if storage is not None:
             pull = shell("sstkd-bench", "results", "pull", "--weights", f"{storage}/{wanted.directory.name}")
-            typer.echo(f"networks: in {storage}; fetch them: {pull} {shell(str(wanted.directory))}")
+            typer.echo(f"networks: in {storage}; fetch them:\n    {pull} {shell(str(wanted.directory))}")
         return
     # The last of the students: of a method rather than the baseline.
     run = next((run for run in reversed(here) if run.role == "student" and run.control is None), here[-1])
     name, folder = name_of(run, runs), str(wanted.directory)
     command = shell("sstkd-bench", "predict", folder, name, "--images", "DIR", "--to", "DIR")
     typer.echo(
-        f"networks: {weights_path(wanted.directory, run.run_id).parent}; to use one: {command}, or in Python: "
-        f"harness.load_student({name!r}, {folder!r})"
+        f"networks: {weights_path(wanted.directory, run.run_id).parent}; to use one:\n    {command}\nor in Python:\n"
+        f"    harness.load_student({name!r}, {folder!r})"
     )
 
 

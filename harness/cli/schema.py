@@ -12,7 +12,10 @@ from harness.cli.common import answering
 def schema(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of printing.")] = None,
 ) -> None:
-    """Print the JSON Schema of experiment files, for editors (yaml-language-server)."""
+    """Print the JSON Schema of experiment files, for editors.
+
+    yaml-language-server reads it, for instance.
+    """
     with answering():
         import json
 

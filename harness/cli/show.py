@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harness.training.texture import Networks
     from sstkd import CDM, DTIEM
 
-show_app = typer.Typer(help="Pictures of what the methods see.", no_args_is_help=True, rich_markup_mode=None)
+show_app = typer.Typer(help="Draw what the methods see.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @show_app.command("texture")
@@ -34,10 +34,10 @@ def show_texture(
     ] = None,
     run: Annotated[str | None, typer.Option(help="A student's run in it: its textures beside its teacher's.")] = None,
 ) -> None:
-    """Draw an image's contourlet subbands, the frequency wedges, the levels and histograms of its intensities.
+    """Draw an image's subbands, frequency wedges and intensity levels.
 
-    With --results and --run also what a student and its teacher make of the image, by the options of the run where
-    it is one of sstkd.
+    Subbands are the contourlet transform's; the levels come with their histograms. With --results and --run also what
+    a student and its teacher make of the image, by the options of the run where it is one of sstkd.
     """
     with answering():
         depths = tuple(int(k) if k.strip().isdecimal() else 0 for k in levels.split(","))

@@ -23,7 +23,10 @@ ALWAYS = ("ok", "failed")
 
 
 def status(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS) -> None:
-    """Show what a running experiment does, from its results folder; needs no Ray. Exit code 1 if a run failed."""
+    """Show what a running experiment does, in a second terminal.
+
+    It is read from the results folder and needs no Ray. Exit code 1 if a run failed.
+    """
     with answering():
         from harness.results.paths import search_folder, times_folder
 

@@ -75,7 +75,9 @@ def submit(
         Path | None, typer.Option("--output", "-o", help="Write the manifest to this file instead of printing it.")
     ] = None,
 ) -> None:
-    """Run an experiment as a job on a Ray cluster: start the job or find it running, follow its log, fetch its rows.
+    """Run an experiment as a job on a Ray cluster, and fetch its rows.
+
+    Starts the job or finds it running, and follows its log.
 
     Ctrl-C does not stop the job; re-run the same command to follow it again. The exit code is the job's.
     """
@@ -163,7 +165,7 @@ def _submit(address: str, job: "Job", directory: Path) -> int:
     except KeyboardInterrupt:
         typer.echo(
             f"\n{name}: continues without this command. Re-run the same command to follow it and fetch its rows; to "
-            f"stop it:\nsstkd-bench submit --stop {name} --address {address}"
+            f"stop it:\n    sstkd-bench submit --stop {name} --address {address}"
         )
         return 130
     code = exit_code(info)

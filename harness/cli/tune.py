@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def tune(file: File, overrides: Set = None, results: Results = DEFAULT_RESULTS, as_json: AsJson = False) -> None:
-    """Search each method's hyper-parameters and learning rate; then use them with: run FILE --from-search.
+    """Search each method's hyper-parameters and learning rate.
+
+    `run FILE --from-search` uses what was found.
 
     Under `tuned` the published point comes first, and every point is trained with each search seed.
 
@@ -121,7 +123,9 @@ def _print(outcomes: "Sequence[Outcome]", wanted: "Bench", show: "Events | None"
     for what, name in (("trials", "runs"), ("points", FILE), ("pictures", "trials.png"), ("", "best_so_far.png")):
         typer.echo(f"{what:9}{folder / name}")
     if all(outcome.best is not None for outcome in outcomes):
-        typer.echo(f"final runs: sstkd-bench run {wanted.file} --from-search")
+        from harness.borders import shell
+
+        typer.echo(f"final runs:\n    {shell('sstkd-bench', 'run', str(wanted.file), '--from-search')}")
 
 
 def _remarks(outcomes: "Sequence[Outcome]", wanted: "Bench") -> list[str]:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from harness.borders import quoted
 from harness.experiment import controls, network_rules, rules, yaml_reader
-from harness.experiment.method import Method, dataset_entry, loss_entry, method_entry, nearest
+from harness.experiment.meanings import nearest
+from harness.experiment.method import Method, dataset_entry, loss_entry, method_entry
 from harness.experiment.recipe import Spec, Train
 from harness.experiment.signatures import plain
 from harness.experiment.spec import Experiment, Network
@@ -140,7 +141,9 @@ def validate(model: type[M], data: Any, at: KeyPath, report: Report) -> M | None
             message = problem["type"]
         elif problem["type"] == "extra_forbidden":
             allowed = [key for key in _model_at(model, loc[:-1]).model_fields if key not in FILLED_IN]
-            message = f"unknown key.{nearest(str(loc[-1]), allowed)} Allowed: {', '.join(allowed) or 'no keys'}"
+            message = (
+                f"unknown key.{nearest(str(loc[-1]), allowed, keys=True)} Allowed: {', '.join(allowed) or 'no keys'}"
+            )
         elif problem["type"] == "missing" and isinstance(loc[-1], int):
             message = f"the list ends before this item; given {_given(problem['input'])}"
         elif problem["type"] == "missing":

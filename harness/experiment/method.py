@@ -1,15 +1,15 @@
 """A method as an experiment file names it, and its entry in the METHODS table."""
 
-import difflib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from harness.borders import quoted
 from harness.experiment import signatures
+from harness.experiment.meanings import nearest
 from harness.experiment.recipe import Spec
 
 
@@ -154,16 +154,6 @@ def _known(name: str, table: dict[str, signatures.Entry], what: str) -> signatur
     if name in table:
         return table[name]
     raise ValueError(f"unknown {what} '{quoted(name)}'.{nearest(name, table)} Allowed: {', '.join(sorted(table))}")
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the closest of `allowed`, or nothing."""
-    if len(name) > 100:  # no name is
-        return ""
-    by_lower = {item.lower(): item for item in allowed}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=5, cutoff=0.5)
-    near.sort(key=lambda found: sorted(found) != sorted(name.lower()))  # letters in another order come first
-    return f" Did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
 def _jsonable(value: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.borders import quoted
-from harness.experiment.method import nearest
+from harness.experiment.meanings import nearest
 from harness.experiment.signatures import source_file
 from harness.experiment.yaml_reader import KeyPath
 

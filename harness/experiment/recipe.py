@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from harness.borders import quoted
 from harness.experiment import torch_names
+from harness.experiment.meanings import nearest
 
 # Every number has bounds, so that none can take a machine's memory or never end.
 MOST_PIXELS = 2**26
@@ -176,7 +177,7 @@ class LossTerm(Spec):
             return data
         if ":" not in name and name not in LOSSES:
             allowed = f"{', '.join(LOSSES)}, or a function of your own: package.module:function"
-            raise ValueError(f"unknown loss '{quoted(name)}'. Allowed: {allowed}")
+            raise ValueError(f"unknown loss '{quoted(name)}'.{nearest(name, LOSSES)} Allowed: {allowed}")
         own: dict[str, Any] = {"parameters": {}} if ":" in name else LOSSES[name]
         for key, value in data.items():
             if key in cls.model_fields and key not in ("name", "weight", *own) and value is not None:

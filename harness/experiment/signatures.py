@@ -99,6 +99,21 @@ def entry(target: str, name: str | None = None) -> Entry:
     )
 
 
+def documentation(target: str) -> tuple[str, str]:
+    """The docstrings of a class's or function's file, and its own; empty where there is none.
+
+    Args:
+        target: "package.module:Name".
+
+    Raises:
+        ValueError: the module cannot be found or read.
+    """
+    module, _, symbol = target.partition(":")
+    tree = _parsed(source_file(module))
+    own = next((n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == symbol), None)
+    return ast.get_docstring(tree) or "", (ast.get_docstring(own) or "") if own is not None else ""
+
+
 def _init(node: ast.ClassDef, tree: ast.Module) -> ast.FunctionDef | None:
     """A class's own `__init__`, or that of the first of its bases in the same file."""
     classes = {item.name: item for item in tree.body if isinstance(item, ast.ClassDef)}

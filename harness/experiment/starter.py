@@ -10,7 +10,7 @@ import yaml
 
 from harness.borders import label, quoted
 from harness.experiment import signatures
-from harness.experiment.method import nearest
+from harness.experiment.meanings import nearest
 from harness.experiment.network_rules import ARCHITECTURES
 from harness.experiment.weights import HUB
 

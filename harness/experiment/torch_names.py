@@ -1,13 +1,13 @@
 """Optimizers and schedules by torch's own names, with their keyword arguments, read without importing it."""
 
 import ast
-import difflib
 import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from harness.borders import quoted
+from harness.experiment.meanings import nearest
 from harness.experiment.signatures import source_file
 
 OPTIMIZERS, SCHEDULES = "torch.optim", "torch.optim.lr_scheduler"
@@ -99,13 +99,13 @@ def problem(module: str, own: tuple[str, ...], name: str, keywords: Mapping[str,
         return f"{name} {NOT_HERE[name]}. Allowed: {', '.join((*own, *known(module)))}"
     if name not in known(module):
         names = (*own, *known(module))
-        return f"unknown name '{quoted(name)}'.{_near(name, names)} Allowed: {', '.join(names)}"
+        return f"unknown name '{quoted(name)}'.{nearest(name, names)} Allowed: {', '.join(names)}"
     allowed, needed, kinds = known(module)[name]
     for key, value in keywords.items():
         if key == FROM_LR.get(name):
             return f"{key} of {name} is train.optimizer.lr; delete it here"
         if key not in allowed:
-            return f"{name} has no '{quoted(str(key))}'.{_near(str(key), allowed)} Allowed: {', '.join(allowed)}"
+            return f"{name} has no '{quoted(str(key))}'.{nearest(str(key), allowed)} Allowed: {', '.join(allowed)}"
         if not _plain(value):
             return f"{key} is {quoted(repr(value))}; allowed: a number up to {LARGEST:g}, true, false, text, or a list"
         kind = kinds[key]
@@ -155,9 +155,3 @@ def _is_a(kind: ast.expr, value: Any) -> bool:
                 return len(value) == len(parts) and all(map(_is_a, parts, value))
             return all(_is_a(parts[0], item) for item in value)
     return True
-
-
-def _near(name: str, allowed: tuple[str, ...]) -> str:
-    by_lower = {item.lower(): item for item in reversed(allowed)}  # of sgd and SGD the first
-    near = difflib.get_close_matches(name[:100].lower(), by_lower, n=1, cutoff=0.5)
-    return f" Did you mean {by_lower[near[0]]!r}?" if near else ""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from harness.experiment import network_rules
-from harness.experiment.method import nearest
+from harness.experiment.meanings import nearest
 from harness.experiment.spec import Network
 from harness.experiment.yaml_reader import dotted
 from harness.models.deeplabv3 import deeplabv3

@@ -6,7 +6,7 @@ from typing import Any
 import segmentation_models_pytorch as smp
 from torch import Tensor, nn
 
-from harness.experiment.method import nearest
+from harness.experiment.meanings import nearest
 
 ENCODERS = tuple(f"tu-resnet{depth}" for depth in (18, 34, 50, 101, 152))
 STRIDE = 8

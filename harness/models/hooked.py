@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.experiment.method import nearest
+from harness.experiment.meanings import nearest
 from harness.experiment.network_rules import STAGE, stage_order
 from harness.models.scores import require_maps, scores_of, trained
 from harness.models.tapnet import TapNet

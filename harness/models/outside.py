@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from harness.borders import one_line
-from harness.experiment.method import nearest
+from harness.experiment.meanings import nearest
 from harness.experiment.spec import Network, NetworkInput
 from harness.models.hooked import HookedNet, TappedNet
 from harness.models.tapnet import TapNet

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision import models as torchvision_models
 
 from harness.borders import without_secrets
-from harness.experiment.method import nearest
+from harness.experiment.meanings import nearest
 from harness.experiment.spec import Experiment, Network
 from harness.experiment.weights import FORMS, IN_FOLDERS, Weights, in_package
 from harness.files import sha256

@@ -5,7 +5,7 @@ from typing import Any
 
 from torchvision.models import segmentation
 
-from harness.experiment.method import nearest
+from harness.experiment.meanings import nearest
 from harness.models.hooked import HookedNet
 from harness.models.tapnet import TapNet
 

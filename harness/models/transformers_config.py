@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from harness.experiment.method import nearest
+from harness.experiment.meanings import nearest
 
 STAGES = 4
 

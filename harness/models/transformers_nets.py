@@ -19,7 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from harness.borders import one_line
-from harness.experiment.method import nearest
+from harness.experiment.meanings import nearest
 from harness.models import transformers_files
 from harness.models.hooked import Keep, Kept
 from harness.models.tapnet import TapNet

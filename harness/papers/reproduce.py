@@ -77,7 +77,7 @@ def find_table(table: str) -> PaperTable:
     if table not in by_id:
         raise ValueError(f"unknown table {table!r}. Allowed: {', '.join(by_id)}")
     if not by_id[table].columns:
-        raise ValueError(f"{table}: nothing is trained for it: sstkd-bench tables FILE --paper PAPER computes it")
+        raise ValueError(f"{table}: nothing is trained for it. Compute it: sstkd-bench tables FILE --paper PAPER")
     return by_id[table]
 
 

@@ -1,7 +1,5 @@
 """Describes every method on one pair: terms, hyper-parameters, extra parameters and cost."""
 
-import inspect
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,20 +121,6 @@ def describe(teacher: Network, student: Network, num_classes: int, side: int, me
             buffers_mb=sum(b.numel() * b.element_size() for b in distiller.buffers()) / 2**20,
             relative_step=seconds / plain if measure and plain else None,
         )
-
-
-def explain(name: str) -> str:
-    """The documentation of a method: equation, paper, deviations, parameters.
-
-    Raises:
-        ValueError: there is no such method.
-    """
-    method_entry(name)
-    if name not in METHODS:
-        raise ValueError(f"{name}: only the project's own methods are explained; see the package it comes from")
-    kind = METHODS[name]
-    module = inspect.getdoc(sys.modules[kind.__module__]) or ""
-    return f"{name}\n\n{module}\n\n{inspect.getdoc(kind) or ''}"
 
 
 def _hyperparameters(entry: Entry, space: Any) -> tuple[str, ...]:

@@ -201,7 +201,7 @@ def test_run_reports_and_fails_when_a_run_failed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(launcher, "run_all", run_all)
     result = call("run", path, "--results", tmp_path / "r", code=1)
-    assert "1 of 3 runs failed; see `sstkd-bench results list" in result.stderr
+    assert "1 of 3 runs failed; they are listed by:\n    sstkd-bench results list" in result.stderr
     assert str(runs[0].pair) in result.stdout and (directory / "report.html").is_file()
     call("run", path, "--results", tmp_path / "r", code=1)
     assert launched == [False]  # a failed run is not tried again unless asked
@@ -275,7 +275,7 @@ def test_a_missing_logger_is_told_before_training(tmp_path, monkeypatch):
 
 def test_tables_without_rows_says_what_to_do(tmp_path):
     path = write(tmp_path)
-    assert "Run it first: sstkd-bench run" in refused("tables", path, "--results", tmp_path / "r")
+    assert "Run it first:\n    sstkd-bench run" in refused("tables", path, "--results", tmp_path / "r")
 
 
 # --- schema and results ------------------------------------------------------------------------------------------------
@@ -380,7 +380,9 @@ def test_doctor_checks_weights(tmp_path):
         return doctor._experiment(write(tmp_path, pairs=[pair]))
 
     assert [okay for _, okay, _ in lines(digest)] == [True, True]
-    assert lines("0" * 64)[1] == ("p: teacher.checkpoint", False, f"{tmp_path / 'w.pt'} has another sha256")
+    name, okay, text = lines("0" * 64)[1]
+    assert (name, okay) == ("p: teacher.checkpoint", False)
+    assert text.startswith(f"{tmp_path / 'w.pt'} has another sha256. Fetch the file again")
 
 
 def test_what_cannot_be_built_is_told_before_a_teacher_is_trained(tmp_path):

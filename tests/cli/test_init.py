@@ -220,7 +220,7 @@ def test_distill_writes_the_file_runs_it_and_is_resumed(tmp_path, monkeypatch):
     assert call(*words).stdout == ""
     assert calls == [((file, ["train.steps=20"], tmp_path), {"as_json": False})] * 2
     said = refused(*words, "--methods", "cwd")
-    assert f"If you have edited it: sstkd-bench run {file}. --force writes it anew and loses the edits" in said
+    assert f"If you have edited it:\n    sstkd-bench run {file}\n       --force writes it anew and loses" in said
     assert "train.bogus" in refused(*words, "--set", "train.bogus=1")
     call(*words, "--methods", "cwd", "--force")
     assert [m.label for m in load(file).methods] == ["none", "kd", "cwd"]
@@ -243,9 +243,12 @@ def test_run_says_where_the_networks_are_and_how_to_use_one(tmp_path, capsys):
     path.write_bytes(b"")
     say_where_networks_are(wanted)
     said = capsys.readouterr().out
-    assert said.count("\n") == 1 and said.startswith(f"networks: {path.parent}; ")
-    assert f"sstkd-bench predict '{wanted.directory}' {run.method.name}/{run.seed} --images DIR --to DIR" in said
-    assert f"harness.load_student('{run.method.name}/{run.seed}', '{wanted.directory}')" in said
+    assert said.splitlines() == [
+        f"networks: {path.parent}; to use one:",
+        f"    sstkd-bench predict '{wanted.directory}' {run.method.name}/{run.seed} --images DIR --to DIR",
+        "or in Python:",
+        f"    harness.load_student('{run.method.name}/{run.seed}', '{wanted.directory}')",
+    ]
     assert find_finished(wanted.directory, f"{run.method.name}/{run.seed}")[1]["run_id"] == run.run_id
 
 

@@ -94,7 +94,8 @@ def said(*arguments):
     """The errors of a command, without what stands before them, and its exit code."""
     done = CliRunner().invoke(app, [str(word) for word in arguments])
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    lines = [line.removeprefix("error: ").removeprefix("wrong: ") for line in done.stderr.splitlines()]
+    text = done.stderr.replace(":\n    sstkd-bench", ": sstkd-bench")  # a command is alone on its line
+    lines = [line.removeprefix("error: ").removeprefix("wrong: ") for line in text.splitlines()]
     return [line for line in lines if line], done.exit_code
 
 

@@ -211,7 +211,7 @@ def test_the_doctor_looks_at_the_folder(name, tmp_path):
     assert fine and f"{train} train" in text and f"{val} val" in text
     (tmp_path / trees.ONE[name][1]).unlink()
     ((_, fine, text),) = doctor._data(Dataset(name=name, root=str(tmp_path)))
-    assert not fine and text.startswith("1 problems, see `sstkd-bench data check") and "is missing" in text
+    assert not fine and text.startswith("1 problem; the first: ") and "is missing" in text
     ((_, fine, text),) = doctor._data(Dataset(name=name, root=str(tmp_path / "nowhere")))
     assert not fine and "no such folder" in text
 

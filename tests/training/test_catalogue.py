@@ -63,15 +63,6 @@ def test_step_cost_is_relative_to_the_plain_student():
     assert next(facts).relative_step > 0
 
 
-def test_one_method_is_explained_by_its_own_words():
-    text = call("cwd").stdout
-    assert (
-        text.startswith("cwd\n")
-        and "softmax_positions(map / tau)" in text
-        and "tau: temperature of both terms." in text
-    )
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

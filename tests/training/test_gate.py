@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import harness
 from harness.cli.app import app
+from harness.cli.common import error_lines
 from harness.datasets import Data
 from harness.distillers import METHODS
 from harness.execution import launcher
@@ -144,7 +145,7 @@ def test_check_says_what_run_says(rule: str, tmp_path: Path) -> None:
     given = [word for override in overrides for word in ("--set", override)]
     done = CliRunner().invoke(app, ["check", str(file), "--no-measure", "--results", str(tmp_path / "results"), *given])
     assert done.exit_code == 2
-    assert done.stderr.splitlines() == [f"error: {line}" for line in str(caught.value).splitlines()]
+    assert done.stderr.splitlines() == error_lines(str(caught.value), "ValueError")
     assert "weights_only" not in str(caught.value) and "Traceback" not in done.output
 
 
