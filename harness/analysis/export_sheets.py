@@ -88,6 +88,7 @@ def _record(table: ExportTable, line: ExportLine, experiment: str) -> dict[str, 
     found |= {"pair": block.pair, "method": line.method.label}
     found |= {"export_target": form.target, "export_size": size, "export_batch": form.batch}
     found |= {"export_preprocessing": form.preprocessing, "export_calibration_images": form.calibration}
+    found |= {"export_every_layer": form.every_layer}
     found |= {"export_images": table.images, "export_device": table.device, "export_size_bytes": line.size_bytes}
     for what, x, c in (("trained", line.trained, line.gain_trained), ("file", line.exported, line.gain_exported)):
         numbers = (None, None, 0) if x is None else (x.mean, x.deviation, x.n)

@@ -41,6 +41,7 @@ class Form:
         batch: images at a time; None: any number.
         preprocessing: whether the graph takes RGB bytes and gives labels.
         calibration: train images by which it was quantised to int8; None: it is not.
+        every_layer: whether its first and last layers were too.
     """
 
     target: str
@@ -48,17 +49,25 @@ class Form:
     batch: int | None = None
     preprocessing: bool = False
     calibration: int | None = None
+    every_layer: bool = False
 
     @classmethod
     def of(cls, row: Row) -> "Form":
         """Of an export's row."""
         size = None if row["size_hw"] is None else (row["size_hw"][0], row["size_hw"][1])
-        return cls(row["target"], size, row["batch"], row["preprocessing"], row["calibration"])
+        return cls(row["target"], size, row["batch"], row["preprocessing"], row["calibration"], row["every_layer"])
 
     @property
     def order(self) -> tuple[Any, ...]:
         """By which tables are sorted: targets, what is not quantised first."""
-        return self.target, self.calibration or 0, self.size_hw or (0, 0), self.batch or 0, self.preprocessing
+        return (
+            self.target,
+            self.calibration or 0,
+            self.every_layer,
+            self.size_hw or (0, 0),
+            self.batch or 0,
+            self.preprocessing,
+        )
 
     @property
     def kind(self) -> str:
@@ -71,6 +80,7 @@ class Form:
         parts = (
             self.target,
             "" if self.calibration is None else f"int8 by {self.calibration} images of train",
+            "every layer" if self.every_layer else "",
             "" if self.size_hw is None else f"{self.size_hw[0]}x{self.size_hw[1]}",
             "" if self.batch is None else f"batch {self.batch}",
             "with preprocessing" if self.preprocessing else "",

@@ -40,6 +40,9 @@ def export(
     calibrate: Annotated[
         int | None, typer.Option(help="Train images by which it is quantised; 64 when not given.")
     ] = None,
+    every_layer: Annotated[
+        bool, typer.Option("--every-layer", help="Quantise the first and the last layers too, which stay otherwise.")
+    ] = False,
     limit: Annotated[
         int | None, typer.Option(help="Judge the file on so many images of val; all when not given.")
     ] = None,
@@ -86,7 +89,8 @@ def export(
             raise ValueError(f"--to {target}: allowed are {', '.join(TARGETS)}")
         if push_to_hub is not None:
             require_pushable(push_to_hub)
-        form = Form(size_hw, images, with_preprocessing, (64 if calibrate is None else calibrate) if int8 else None)
+        images_of_train = (64 if calibrate is None else calibrate) if int8 else None
+        form = Form(size_hw, images, with_preprocessing, images_of_train, every_layer)
         found = _students(Path(run), overrides, where) if every else [find_finished(where, name)]
         failed = []
         for directory, row in found:
@@ -154,7 +158,8 @@ def said(row: Mapping[str, Any], to: Path) -> list[str]:
     most = row["largest_difference"]
     differs = "" if most is None else f", a class score differs by {most:.2g} at most"
     height, width = row["latency_hw"]
-    int8 = "" if row["calibration"] is None else f" in int8 (calibrated on {row['calibration']} images of train)"
+    every = ", every layer" if row["every_layer"] else ""
+    int8 = "" if row["calibration"] is None else f" in int8 (calibrated on {row['calibration']} images of train{every})"
     batch = f"{row['batch']} images" if row["batch"] not in (None, 1) else "an image"
     threads = f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}"
     return [

@@ -266,7 +266,8 @@ def _judged(source: Source, exported: Mapping[str, Any]) -> str:
     where = f"{threads} thread{'' if threads == 1 else 's'}, {exported['device']}" if threads else MISSING
     versions = json.loads(exported.get("versions") or "{}")
     int8 = exported["calibration"]
-    form = "float32" if int8 is None else f"int8, calibrated on {int8} images of train"
+    every = " in every layer" if exported["every_layer"] else ", first and last layers float32"
+    form = "float32" if int8 is None else f"int8{every}, calibrated on {int8} images of train"
     same = _said(exported.get("agreement"), "{:.3f} % of the pixels have one label", 100)
     if _known(differs):
         same += f"; a class score differs by {differs:.2g} at most"

@@ -77,13 +77,15 @@ def _without_log() -> Iterator[None]:
 
 
 def quantise_executorch(source: Source, form: Form, folder: Path) -> None:
-    """Replace the program by one with int8 weights, per channel, and int8 maps; the first and the last layers stay.
+    """Replace the program by one with int8 weights, per channel, and int8 maps.
+
+    The first and the last layers stay unless told otherwise.
 
     Raises:
         ValueError: there is no layer between the first and the last, or the network cannot be quantised.
     """
     module = program_of(source, form).module()
-    kept = _kept(module.graph)
+    kept = set() if form.every_layer else _kept(module.graph)
     try:
         with quiet(), torch.no_grad():
             from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (

@@ -101,6 +101,7 @@ def export(
     preprocessing: bool = False,
     int8: bool = False,
     calibrate: int = 64,
+    every_layer: bool = False,
     limit: int | None = None,
     threads: int = 1,
     root: str | Path | None = None,
@@ -119,6 +120,7 @@ def export(
             and class scores.
         int8: quantise the graph after training ("onnx", "openvino", "executorch").
         calibrate: number of train images by which it is quantised.
+        every_layer: quantise the first and the last layers too, which stay otherwise.
         limit: the most images of val that the file is judged on; None: all.
         threads: of the timing.
         root: the dataset's folder, if it has moved since the run.
@@ -138,7 +140,7 @@ def export(
         True
     """
     directory, row = found_run(run, Path(results))
-    form = Form(size_hw, batch, preprocessing, calibrate if int8 else None)
+    form = Form(size_hw, batch, preprocessing, calibrate if int8 else None, every_layer)
     place = None if root is None else Path(root)
     folder = None if output is None else Path(output)
     return export_row(directory, row, to, folder, form, limit, threads, place, bench_script)

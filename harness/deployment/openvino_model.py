@@ -68,7 +68,9 @@ def load_openvino(folder: Path, threads: int) -> Graph:
 
 
 def quantise_openvino(source: Source, form: Form, folder: Path) -> None:
-    """Replace the model by one with int8 weights, per channel, and int8 maps; the first and the last layers stay.
+    """Replace the model by one with int8 weights, per channel, and int8 maps.
+
+    The first and the last layers stay unless told otherwise.
 
     Raises:
         ValueError: there is no layer between the first and the last.
@@ -78,6 +80,7 @@ def quantise_openvino(source: Source, form: Form, folder: Path) -> None:
     import openvino
 
     model = openvino.Core().read_model(folder / MODEL)
+    stay = [] if form.every_layer else sorted(_kept(model))
     images = [image.numpy() for image in inputs(source, form)]
     with quiet():
         small = nncf.quantize(
@@ -85,7 +88,7 @@ def quantise_openvino(source: Source, form: Form, folder: Path) -> None:
             nncf.Dataset(images),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(images),
-            ignored_scope=nncf.IgnoredScope(names=sorted(_kept(model))),
+            ignored_scope=nncf.IgnoredScope(names=stay),
         )
     _save(small, source, folder)
 

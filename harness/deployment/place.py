@@ -23,7 +23,8 @@ def place_of(files: Path, run_id: str, target: str, form: Form) -> Path:
     """A folder of its own for each run and form, below that of all exported files."""
     size = "" if form.size_hw is None else f"-{form.size_hw[0]}x{form.size_hw[1]}"
     batch = "" if form.batch is None else f"-batch{form.batch}"
-    rest = f"{'-bytes' if form.preprocessing else ''}{'-int8' if form.calibration is not None else ''}"
+    int8 = "" if form.calibration is None else "-int8-every" if form.every_layer else "-int8"
+    rest = f"{'-bytes' if form.preprocessing else ''}{int8}"
     return files / f"{run_id}-{target}{size}{batch}{rest}"
 
 

@@ -17,7 +17,9 @@ LAYERS = ("Conv", "Gemm", "MatMul")
 
 
 def quantise_onnx(source: Source, form: Form, folder: Path) -> None:
-    """Replace the model by one with int8 weights, per channel, and uint8 maps; the first and the last layers stay.
+    """Replace the model by one with int8 weights, per channel, and uint8 maps.
+
+    The first and the last layers stay unless told otherwise.
 
     The ranges of the maps are their least and greatest values on train images.
 
@@ -39,7 +41,7 @@ def quantise_onnx(source: Source, form: Form, folder: Path) -> None:
             per_channel=True,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QUInt8,
-            nodes_to_exclude=sorted(_kept(onnx.load(whole).graph)),
+            nodes_to_exclude=[] if form.every_layer else sorted(_kept(onnx.load(whole).graph)),
         )
         made = onnx.load(small)
     described_in(made, source)

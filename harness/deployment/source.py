@@ -101,12 +101,14 @@ class Form:
         batch: images at a time; None: any number.
         preprocessing: RGB bytes (N, H, W, 3) to labels (N, H, W), in place of normalised images to class scores.
         calibration: number of train images by which it is quantised to int8; None: it is not.
+        every_layer: whether its first and last layers are quantised too.
     """
 
     size_hw: tuple[int, int] | None = None
     batch: int | None = None
     preprocessing: bool = False
     calibration: int | None = None
+    every_layer: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError: a number is out of range."""
@@ -119,3 +121,5 @@ class Form:
             raise ValueError(f"--batch {self.batch}: has to be from 1 to {LARGEST_BATCH}")
         if self.calibration is not None and self.calibration < 1:
             raise ValueError(f"--calibrate {self.calibration}: has to be 1 or more")
+        if self.every_layer and self.calibration is None:
+            raise ValueError("--every-layer: belongs to --int8; give both or neither")

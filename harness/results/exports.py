@@ -30,6 +30,7 @@ _COLUMNS = {
     "batch": _WHOLE,  # null: any
     "preprocessing": pa.bool_(),
     "calibration": _WHOLE,  # train images by which it was quantised to int8; null: it is not
+    "every_layer": pa.bool_(),  # whether its first and last layers were too
     "sha256": _TEXT,  # of the files, by name
     "size_bytes": _WHOLE,
     "versions": _TEXT,  # JSON
@@ -74,7 +75,7 @@ def files_folder(directory: str | Path) -> Path:
 
 def export_id(row: Mapping[str, Any]) -> str:
     """Sixteen hex digits of what was exported, in which form, by which versions and measured where."""
-    form = ("run_id", "weights_sha256", "target", "size_hw", "batch", "preprocessing", "calibration")
+    form = ("run_id", "weights_sha256", "target", "size_hw", "batch", "preprocessing", "calibration", "every_layer")
     of = (*form, "sha256", "versions", "device", "threads", "images")
     return hashlib.sha256(json.dumps({name: row[name] for name in of}, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -31,7 +31,7 @@ from tests.support.rows import make_longer, make_row
 pytestmark = pytest.mark.torch
 NAMES = ("road", "sky", "a | b", "<b>x</b>", "line\nbreak", "---", "[x](http://y)", "`z`")
 MEASURED: dict[str, Any] = {
-    "target": "onnx", "size_hw": None, "batch": None, "preprocessing": False, "calibration": None, "split": "val",
+    "target": "onnx", "size_hw": None, "batch": None, "preprocessing": False, "calibration": None, "every_layer": False, "split": "val",
     "images": 3, "miou": 0.61234, "student_miou": 0.61236, "agreement": 0.99991, "largest_difference": 1.2e-5,
     "size_bytes": 3 * 2**20, "versions": json.dumps({"onnx": "1.2", "torch": "3.4"}), "device": "CPU Some (model 2)",
     "threads": 2, "latency_hw": [64, 96], "latency_ms": 1.25, "latency_ms_p90": 1.5, "latency_calls": 100,
@@ -317,7 +317,7 @@ def test_how_the_file_was_judged(run: Run) -> None:
     text = card(run, rows(run), {"calibration": 12, "images": 2, "size_hw": [512, 1024], "batch": 1})
     assert "61.23 % on 2 of 3 images of val" in text and "61.24 %" in text and "99.991 %" in text and "1.2e-05" in text
     assert "1.25 ms (median of 100; 90th percentile 1.50 ms)" in text and "2 threads, CPU Some (model 2)" in text
-    assert "3.75 ms" in text and "3.0 MiB" in text and "int8, calibrated on 12 images of train" in text
+    assert "3.75 ms" in text and "3.0 MiB" in text and "int8, first and last layers float32, calibrated on 12" in text
     assert "512x1024" in text and "onnx 1.2, torch 3.4" in text
     assert "a class score differs by" in text
     assert "a class score differs by" not in card(run, rows(run), {"largest_difference": None})

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ INT8 = [name for name, kind in TARGETS.items() if isinstance(kind, Graphs) and k
 ONE = ["--size", "64x64", "--batch", "1"]
 
 
+Kept = Callable[..., tuple[dict[str, Any], Path]]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
     """Folder of the experiment and its student, which sees images of 64x64."""
@@ -60,64 +64,72 @@ def export(trained: tuple[Path, Run], to: str, output: Path, **options: Any) -> 
     return harness.export(trained[1].run_id, to, trained[0], output, **options)
 
 
+@pytest.fixture(scope="module")
+def kept(trained: tuple[Path, Run], tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """One export of each kind, for the tests that only look at it."""
+    made: dict[tuple[str, bool], tuple[dict[str, Any], Path]] = {}
+
+    def get(to: str, int8: bool = False) -> tuple[dict[str, Any], Path]:
+        if (to, int8) not in made:
+            folder = tmp_path_factory.mktemp("kept") / "out"
+            made[to, int8] = export(trained, to, folder, int8=int8), folder
+        return made[to, int8]
+
+    return get
+
+
 def model_files(folder: Path) -> dict[str, bytes]:
     """Without the description and the card, which have times."""
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in ("export.json", "README.md")}
 
 
 @pytest.mark.parametrize("to", TARGETS)
-def test_a_file_says_what_the_network_says_and_has_a_row(trained: tuple[Path, Run], to: str, tmp_path: Path) -> None:
-    found = export(trained, to, tmp_path / "out")
+def test_a_file_says_what_the_network_says_and_has_a_row(trained: tuple[Path, Run], kept: Kept, to: str) -> None:
+    found, folder = kept(to)
     row = store.read_row(paths.run_path(trained[0], trained[1].run_id))
     assert found["miou"] == pytest.approx(found["student_miou"], abs=1e-4)
     assert found["student_miou"] == row["val_miou"]
     assert found["agreement"] > 0.999 and found["largest_difference"] < 1e-3
     assert found["images"] == 3 and found["latency_ms"] > 0 and found["threads"] == 1
-    assert found["size_bytes"] == sum(len(content) for content in model_files(tmp_path / "out").values())
-    (kept,) = [each for each in read_exports(trained[0]) if each["target"] == to]
-    assert {name: kept[name] for name in found} == found
-    described = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert found["size_bytes"] == sum(len(content) for content in model_files(folder).values())
+    (row,) = [each for each in read_exports(trained[0]) if each["export_id"] == found["export_id"]]
+    assert {name: row[name] for name in found} == found
+    described = json.loads((folder / "export.json").read_text())
     assert described["run_id"] == trained[1].run_id and len(described["classes"]) == 8
     assert described["library"] == "segmentation_models_pytorch.FPN"
-    card = (tmp_path / "out" / "README.md").read_text()
+    card = (folder / "README.md").read_text()
     assert f"{100 * found['miou']:.2f}" in card and "Licence: to be filled in" in card
 
 
 @pytest.mark.parametrize("to", [name for name in TARGETS if name != "torch-export"])
-def test_two_processes_export_the_same_bytes(trained: tuple[Path, Run], to: str, tmp_path: Path) -> None:
+def test_two_processes_export_the_same_bytes(trained: tuple[Path, Run], kept: Kept, to: str, tmp_path: Path) -> None:
     """But for programs of torch, which writes a number of its own into each."""
     words = ["-m", "harness.cli", "export", str(trained[0]), "none/0", "--to", to, "--limit", "1"]
-    words += [*(ONE if to == "executorch" else []), "-o"]
-    for seed in ("1", "2"):
-        known = {**os.environ, "PYTHONHASHSEED": seed}
-        subprocess.run([sys.executable, *words, str(tmp_path / seed)], cwd=ROOT, env=known, check=True)
-    first, second = (model_files(tmp_path / seed) for seed in ("1", "2"))
-    assert first == second != {}
+    words += [*(ONE if to == "executorch" else []), "-o", str(tmp_path / "other")]
+    subprocess.run([sys.executable, *words], cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "1"}, check=True)
+    assert model_files(tmp_path / "other") == model_files(kept(to)[1]) != {}
 
 
-def test_smp_loads_the_folder_and_the_weights_by_itself(trained: tuple[Path, Run], tmp_path: Path) -> None:
+def test_smp_loads_the_folder_and_the_weights_by_itself(trained: tuple[Path, Run], kept: Kept) -> None:
     wanted = network(trained)(images(64, 96)).full
-    export(trained, "smp", tmp_path / "folder", limit=1)
-    loaded = smp.from_pretrained(str(tmp_path / "folder")).eval()
-    export(trained, "safetensors", tmp_path / "weights", limit=1)
+    loaded = smp.from_pretrained(str(kept("smp")[1])).eval()
+    weights = kept("safetensors")[1] / "model.safetensors"
     options = {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32}
     plain = smp.FPN("tu-mobilenetv3_small_050", encoder_weights=None, classes=8, **options).eval()
-    plain.load_state_dict(load_file(tmp_path / "weights" / "model.safetensors"), strict=True)
+    plain.load_state_dict(load_file(weights), strict=True)
     with torch.no_grad():
         assert torch.equal(loaded(images(64, 96)), wanted)
         assert torch.equal(plain(images(64, 96)), wanted)
-    with safe_open(tmp_path / "weights" / "model.safetensors", "pt") as file:
+    with safe_open(weights, "pt") as file:
         described = json.loads(file.metadata()["sstkd-bench"])
     assert described["run_id"] == trained[1].run_id and described["channels"] == "RGB"
 
 
-def test_graphs_take_any_number_of_images_of_any_size(trained: tuple[Path, Run], tmp_path: Path) -> None:
+def test_graphs_take_any_number_of_images_of_any_size(trained: tuple[Path, Run], kept: Kept) -> None:
     import onnxruntime
 
-    export(trained, "torch-export", tmp_path / "program", limit=1)
-    export(trained, "onnx", tmp_path / "onnx", limit=1)
-    program = torch.export.load(tmp_path / "program" / "model.pt2").module()
-    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.onnx"))
+    program = torch.export.load(kept("torch-export")[1] / "model.pt2").module()
+    session = onnxruntime.InferenceSession(str(kept("onnx")[1] / "model.onnx"))
     for count, size in ((1, (64, 64)), (2, (128, 96)), (5, (96, 256))):
         image = images(*size).repeat(3, 1, 1, 1)[:count]
         wanted = network(trained)(image).full
@@ -171,13 +183,12 @@ def test_with_preprocessing_bytes_go_in_and_labels_come_out(trained: tuple[Path,
 
 
 @pytest.mark.parametrize("to", INT8)
-def test_int8_says_what_it_loses_and_is_smaller(trained: tuple[Path, Run], to: str, tmp_path: Path) -> None:
-    whole = export(trained, to, tmp_path / "whole", limit=1)
-    small = export(trained, to, tmp_path / "small", int8=True)
+def test_int8_says_what_it_loses_and_is_smaller(trained: tuple[Path, Run], kept: Kept, to: str) -> None:
+    (whole, large), (small, folder) = kept(to), kept(to, int8=True)
     assert small["calibration"] == 12, "all there are"
     weights = [
-        sum(len(content) for name, content in model_files(tmp_path / each).items() if name != "model.xml")
-        for each in ("whole", "small")
+        sum(len(content) for name, content in model_files(each).items() if name != "model.xml")
+        for each in (large, folder)
     ]
     assert weights[1] < 0.6 * weights[0]
     assert (
@@ -187,25 +198,30 @@ def test_int8_says_what_it_loses_and_is_smaller(trained: tuple[Path, Run], to: s
     assert json.loads(small["versions"]).keys() - json.loads(whole["versions"]).keys() == set(TARGETS[to].quantisers)
 
 
-def test_int8_of_onnx_keeps_the_outermost_layers_and_the_description(trained: tuple[Path, Run], tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [False, True])
+def test_int8_of_onnx_keeps_the_outermost_layers_and_the_description(
+    trained: tuple[Path, Run], kept: Kept, every: bool, tmp_path: Path
+) -> None:
     import onnx
 
-    export(trained, "onnx", tmp_path / "small", int8=True, limit=1)
-    model = onnx.load(tmp_path / "small" / "model.onnx")
+    found, folder = kept("onnx", int8=True)
+    if every:
+        other, folder = found, tmp_path / "every"
+        found = export(trained, "onnx", folder, int8=True, every_layer=True, limit=1)
+        assert found["export_id"] != other["export_id"] and found["every_layer"]
+    model = onnx.load(folder / "model.onnx")
     layers = [node for node in model.graph.node if node.op_type == "Conv"]
     constants = {each.name for each in model.graph.initializer}
     floats = [node.input[1] in constants for node in layers]  # the others' weights come out of DequantizeLinear
-    assert floats[0] and floats[-1] and not any(floats[1:-1])
+    assert floats == [place in (0, len(layers) - 1) and not every for place in range(len(layers))]
     assert {each.key: json.loads(each.value) for each in model.metadata_props}["run_id"] == trained[1].run_id
 
 
-def test_int8_of_openvino_keeps_the_outermost_layers_and_the_description(
-    trained: tuple[Path, Run], tmp_path: Path
-) -> None:
-    export(trained, "openvino", tmp_path / "small", int8=True, limit=1)
+def test_int8_of_openvino_keeps_the_outermost_layers_and_the_description(trained: tuple[Path, Run], kept: Kept) -> None:
+    _, folder = kept("openvino", int8=True)
     import openvino  # after the export, which keeps it from reporting
 
-    model = openvino.Core().read_model(tmp_path / "small" / "model.xml")
+    model = openvino.Core().read_model(folder / "model.xml")
     layers = [op for op in model.get_ordered_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
     floats = [op.input_value(0).get_node().get_type_name() != "FakeQuantize" for op in layers]
     assert floats[0] and floats[-1] and sum(floats) < 0.2 * len(floats)
@@ -299,6 +315,7 @@ def test_what_is_not_offered_is_said(
             {"to": "torch-export", "int8": True},
             "--int8: --to torch-export has no quantised form; allowed are onnx, openvino, exe",
         ),
+        ({"to": "onnx", "every_layer": True}, "--every-layer: belongs to --int8; give both or neither"),
         ({"to": "onnx", "limit": 0}, "--limit 0: has to be 1 or more"),
         ({"to": "onnx", "int8": True, "calibrate": 0}, "--calibrate 0: has to be 1 or more"),
         ({"to": "safetensors", "output": foreign}, "holds something else than one export, which is not replaced"),
@@ -343,10 +360,9 @@ def test_only_the_files_of_an_earlier_export_are_replaced(
     assert (tmp_path / "real" / "model.safetensors").is_file() and (tmp_path / "real" / "int8").is_dir()
 
 
-def test_no_file_holds_a_path_of_this_machine(trained: tuple[Path, Run], tmp_path: Path) -> None:
+def test_no_file_holds_a_path_of_this_machine(trained: tuple[Path, Run], kept: Kept) -> None:
     for to in TARGETS:
-        export(trained, to, tmp_path / to, limit=1)
-        for path in (tmp_path / to).iterdir():
+        for path in kept(to)[1].iterdir():
             content = path.read_bytes()
             if path.suffix == ".pt2":
                 with zipfile.ZipFile(path) as archive:

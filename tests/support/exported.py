@@ -1,7 +1,7 @@
 """Which networks become a graph, and for which sizes: the table of docs/export.md."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +29,13 @@ OTHERS: tuple[tuple[str, str], ...] = (
     *(("fcn-torchvision", "resnet50"), ("segformer-transformers", "mit-b0")),
 )
 PAIRS = (*((architecture, encoder) for architecture in SMP for encoder in ENCODERS), *OTHERS)
+GRAPHS = ("torch-export", "onnx")
+OTHER_TARGETS = ("openvino", "executorch")
+TRIED = (
+    *(("unet", encoder) for encoder in ENCODERS),
+    *(("pspnet", "resnet18"), ("segformer", "mit_b0"), ("lraspp", "mobilenet_v3_large")),
+)
+"""With `OTHER_TARGETS`."""
 TARGETS = {name: kind for name, kind in EVERY.items() if isinstance(kind, Graphs)}
 ONE = Form(size_hw=(128, 160), batch=1)
 NOT_BUILT, ANY, FIXED, NO = "–", "any", "fixed", "no"
@@ -60,35 +67,34 @@ def agrees(found: Source, target: str, form: Form, folder: Path) -> bool:
     return True
 
 
-def cell(architecture: str, encoder: str, folder: Path) -> dict[str, str]:
+def cell(architecture: str, encoder: str, folder: Path, targets: Sequence[str] = GRAPHS) -> dict[str, str]:
     """By target: `any` size and number of images, one `fixed`, `no`, or that there is no such network."""
     found = source(architecture, encoder)
     if found is None:
-        return dict.fromkeys(TARGETS, NOT_BUILT)
+        return dict.fromkeys(targets, NOT_BUILT)
     cells = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for target in TARGETS:
+        for target in targets:
             forms = ((ANY, Form()), (FIXED, ONE))
             cells[target] = next((name for name, form in forms if agrees(found, target, form, folder)), NO)
     return cells
 
 
 def said(cells: dict[str, str]) -> str:
-    """A cell of the table: one word, or what differs between the targets; ExecuTorch has one size alone."""
-    if NOT_BUILT in cells.values():
-        return NOT_BUILT
-    free = {target: word for target, word in cells.items() if target != "executorch"}
-    by_word: dict[str, list[str]] = {}
-    for target, word in free.items():
-        by_word.setdefault(word, []).append(target)
-    many = len(by_word) > 1
-    words = [f"{word} ({', '.join(targets)})" if many else word for word, targets in by_word.items()]
-    return ", ".join(words + (["no executorch"] if cells["executorch"] == NO else []))
+    """A cell of the table: one word, or what differs between the targets."""
+    words = set(cells.values())
+    return words.pop() if len(words) == 1 else ", ".join(f"{word} ({target})" for target, word in cells.items())
+
+
+def line_of_others(architecture: str, encoder: str, folder: Path) -> str:
+    """A line of the table of the targets in `OTHER_TARGETS`."""
+    cells = cell(architecture, encoder, folder, OTHER_TARGETS)
+    return f"| `{architecture}`, `{encoder}` | {' | '.join(cells[target] for target in OTHER_TARGETS)} |"
 
 
 def table(folder: Path) -> Iterator[str]:
-    """The lines of both tables."""
+    """The lines of all tables."""
     yield f"| | {' | '.join(f'`{encoder}`' for encoder in ENCODERS)} |"
     yield "|---|" + "---|" * len(ENCODERS)
     for architecture in SMP:
@@ -99,3 +105,8 @@ def table(folder: Path) -> Iterator[str]:
     yield "|---|---|"
     for architecture, encoder in OTHERS:
         yield f"| `{architecture}`, `{encoder}` | {said(cell(architecture, encoder, folder))} |"
+    yield ""
+    yield f"| | {' | '.join(f'`{target}`' for target in OTHER_TARGETS)} |"
+    yield "|---|" + "---|" * len(OTHER_TARGETS)
+    for architecture, encoder in TRIED:
+        yield line_of_others(architecture, encoder, folder)
