@@ -279,19 +279,23 @@ def costs(found: Across, rows: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
             are the median over the method's runs, latency the median over all methods' runs on the task, because the
             method does not affect inference; both of the device on which most runs of the task ran.
     """
+    return [cost for task in found.tasks for cost in costs_of(task, rows)]
+
+
+def costs_of(task: Task, rows: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
+    """One point for each line of a task with results; arguments as for `costs`."""
     out = []
-    for task in found.tasks:
-        by_method = {x.label: [rows[run] for run in x.run_ids.values()] for x in task.block.methods}
-        counts = Counter(row["device"] for mine in by_method.values() for row in mine)
-        device = min(counts, key=lambda each: (-counts[each], each), default=None)
-        timed = {x: [row for row in mine if row["device"] == device] for x, mine in by_method.items()}
-        latency = _median([row["student_latency_ms"] for mine in timed.values() for row in mine])
-        for x in task.block.methods:
-            if x.miou is not None:
-                mine = by_method[x.label]
-                size = mine[0]["student_parameters"], mine[0]["student_macs"]
-                seconds = _median([row["train_seconds"] for row in timed[x.label]])
-                out.append(Cost(x.label, task.name, x.miou.mean, *size, seconds, latency))
+    by_method = {x.label: [rows[run] for run in x.run_ids.values()] for x in task.block.methods}
+    counts = Counter(row["device"] for mine in by_method.values() for row in mine)
+    device = min(counts, key=lambda each: (-counts[each], each), default=None)
+    timed = {x: [row for row in mine if row["device"] == device] for x, mine in by_method.items()}
+    latency = _median([row["student_latency_ms"] for mine in timed.values() for row in mine])
+    for x in task.block.methods:
+        if x.miou is not None:
+            mine = by_method[x.label]
+            size = mine[0]["student_parameters"], mine[0]["student_macs"]
+            seconds = _median([row["train_seconds"] for row in timed[x.label]])
+            out.append(Cost(x.label, task.name, x.miou.mean, *size, seconds, latency))
     return out
 
 

@@ -64,15 +64,20 @@ class Comparison:
         )
 
     @property
-    def significant(self) -> bool:
-        """Whether the interval leaves 0 out, over enough seeds and teachers, and no failed run is against it.
+    def enough(self) -> bool:
+        """Whether there are as many runs as a claim needs.
 
         Enough are `FEWEST_SEEDS` seeds and, where the pair has several teachers, `FEWEST_TEACHERS` of them.
         """
-        d = self.difference
-        if d.low is None or d.high is None or d.n // max(1, self.teachers) < FEWEST_SEEDS:
+        if self.difference.n // max(1, self.teachers) < FEWEST_SEEDS:
             return False
-        if self.several and 0 < self.teachers < FEWEST_TEACHERS:
+        return not self.several or self.teachers == 0 or self.teachers >= FEWEST_TEACHERS
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval leaves 0 out, over enough seeds and teachers, and no failed run is against it."""
+        d = self.difference
+        if d.low is None or d.high is None or not self.enough:
             return False
         if self.lost if d.mean > 0 else self.won:
             return False

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ON_PAGE = 20_000
 """Rows up to which the page and the curves hold every run; of more, the first seeds of each line."""
 
-_FILES = "\nRows: `runs/`. Curves: `curves.png`. Page: `report.html`.\n"
+_FILES = "\nRows: `runs/`. Curves: `curves.png`.{forest} Page: `report.html`.\n"
 
 
 def write_report(
@@ -37,8 +37,9 @@ def write_report(
     experiment: "Experiment | None" = None,
 ) -> dict[str, Path]:
     """Write table.md, table.csv, fairness.json, curves.png, curves.svg and report.html next to `runs/`, each complete
-    or not at all; of an experiment with a search best_so_far.csv, .png and .svg too, gradients.png where gradients were
-    logged, and sensitivity.png and .svg where lines of a method differ in numbers only.
+    or not at all; forest.png and .svg where a line has a difference to a reference; of an experiment with a search
+    best_so_far.csv, .png and .svg too, gradients.png where gradients were logged, and sensitivity.png and .svg where
+    lines of a method differ in numbers only.
 
     Args:
         directory: the experiment's directory, `<results>/<experiment>`.
@@ -51,7 +52,7 @@ def write_report(
 
     Returns:
         The files by what they are: "markdown", "csv", "fairness", "png", "svg", "html", "gradients", "sensitivity_png",
-        "sensitivity_svg"; those of `search_files`.
+        "sensitivity_svg"; those of `search_files` and `forest_files`.
 
     Raises:
         ValueError: no student rows, rows that must not be compared, or a corrupt file.
@@ -83,8 +84,10 @@ def write_report(
     figure = curve_figure(panels)
     pulls = [ratios(block, {record["run_id"]: record["gradients"] for record in records}) for block in on_page.blocks]
     file = experiment_file or f"experiments/{table.experiment}.yaml"
+    forests = forest_files(table)
+    below = _FILES.format(forest=" Differences: `forest.png`." if forests else "")
     contents: dict[str, tuple[str, str | bytes]] = {
-        "markdown": ("table.md", to_markdown(table) + _FILES),
+        "markdown": ("table.md", to_markdown(table) + below),
         "csv": ("table.csv", to_csv(table)),
         "fairness": ("fairness.json", to_json(table)),
         "png": ("curves.png", figure_png(figure)),
@@ -94,6 +97,7 @@ def write_report(
             render(on_page, records, samples, panels, file, total, outcomes, [exported.of(b) for b in table.blocks]),
         ),
         **search_files(outcomes),
+        **forests,
     }
     if any(pulls):
         contents["gradients"] = "gradients.png", figure_png(gradient_figure(pulls))
@@ -124,6 +128,21 @@ def search_files(outcomes: Sequence["Outcome"]) -> dict[str, tuple[str, str | by
         "search_csv": ("best_so_far.csv", curves_csv(outcomes)),
         "search_png": ("best_so_far.png", figure_png(figure)),
         "search_svg": ("best_so_far.svg", figure_svg(figure)),
+    }
+
+
+def forest_files(table: Table) -> dict[str, tuple[str, str | bytes]]:
+    """Names and contents of the forest plot's files: "forest_png", "forest_svg"; none without a difference."""
+    from harness.report.plots.forest import forest, forest_figure
+    from harness.report.plots.style import figure_png, figure_svg
+
+    found = [one for block in table.blocks if (one := forest(block)) is not None]
+    if not found:
+        return {}
+    figure = forest_figure(found)
+    return {
+        "forest_png": ("forest.png", figure_png(figure, dpi=200)),
+        "forest_svg": ("forest.svg", figure_svg(figure)),
     }
 
 

@@ -87,7 +87,7 @@ def test_of_an_experiment_file(tmp_path: Path) -> None:
         row |= {} if run.role == "teacher" else {"weights_sha256": f"{i:064x}"}
         store.write_run(tmp_path / "r" / "tiny", row | {"samples": None})
     words = ("tables", path, "--results", tmp_path / "r", "--with", "exports")
-    first = f"First: sstkd-bench export {path} --all --to onnx"
+    first = f"First:\n    sstkd-bench export {path} --all --to onnx"
     for more in ((), ("--format", "md")):
         assert f"{tmp_path / 'r' / 'tiny'}: no exports yet. {first}" in refused(*words, *more)
     write_export(tmp_path / "r" / "tiny", make_export(row, weights_sha256="f" * 64))
@@ -96,7 +96,7 @@ def test_of_an_experiment_file(tmp_path: Path) -> None:
     shown = call(*words).stdout
     assert "Not exported: none, kd." in shown and "1 export left out: 1 of other weights" in shown
     page = (tmp_path / "r" / "tiny" / "report.html").read_text()
-    assert "<h3>Exports</h3>" in page and "mIoU int8" in page
+    assert ">Exports<a " in page and "mIoU int8" in page
 
 
 def test_what_is_not_offered_is_named(folder: Path) -> None:

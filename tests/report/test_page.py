@@ -1,5 +1,8 @@
 """The results page in a real browser: sorting, filtering, where numbers come from, keys, widths, colours, paper."""
 
+import csv
+import io
+import re
 import shutil
 
 import pytest
@@ -30,38 +33,172 @@ def column(page, table, i):
     return page.locator(f"{table} tbody tr").evaluate_all(f"rows => rows.map(r => r.cells[{i}].innerText.trim())")
 
 
-def test_the_comparison_sorts_by_numbers_and_back(page_file):
+def test_a_click_sorts_best_first_then_worst_first_then_as_it_was(page_file):
     with opened(page_file) as page:
         head = page.locator("table.main thead th")
         assert column(page, "table.main", 0) == METHODS
-        head.nth(1).locator("button").click()
-        scores = [float(text.split()[0]) for text in column(page, "table.main", 1)]
-        assert scores == sorted(scores) and head.nth(1).get_attribute("aria-sort") == "ascending"
-        head.nth(1).locator("button").click()
-        assert column(page, "table.main", 0)[0] == "sstkd" and head.nth(1).get_attribute("aria-sort") == "descending"
+
+        def click(i):
+            head.nth(i).locator("button").click()
+            return head.nth(i).get_attribute("aria-sort"), column(page, "table.main", i)
+
+        found = [click(1) for _ in range(3)]
+        assert [sort for sort, _ in found] == ["descending", "ascending", None]
+        scores = [[float(text.split()[0]) for text in texts] for _, texts in found]
+        assert scores[0] == sorted(scores[0], reverse=True) and scores[1] == sorted(scores[0])
+        assert column(page, "table.main", 0) == METHODS
+        # The best of a cost is the smallest.
+        place = head.all_inner_texts().index("s/step")
+        sort, costs = click(place)
+        assert sort == "ascending" and costs == sorted(costs, key=float)
         # No difference to itself: last, whichever way it is sorted.
         for _ in range(2):
-            head.nth(3).locator("button").click()
+            click(3)
             assert column(page, "table.main", 0)[-1] == "none"
         assert head.nth(1).get_attribute("aria-sort") is None
 
 
-def test_runs_are_sorted_and_filtered_by_every_word(page_file):
+def test_runs_are_sorted_and_filtered_by_whole_words(page_file):
     with opened(page_file) as page:
         assert len(column(page, "table.runs", 0)) == 17
+        original = column(page, "table.runs", 0)
         box = page.get_by_label("Filter runs")
         box.fill("CWD ok")
         assert column(page, "table.runs", 0) == ["cwd"] * 3
         assert page.get_by_role("status").inner_text() == "3 of 3 matching runs are shown; 17 in all."
-        box.fill("nothing like it")
-        assert column(page, "table.runs", 0) == []
+        for text, methods, seeds in (
+            ("sstkd 1", ["sstkd"], ["1"]),
+            ("seed:1", METHODS, ["1"] * 4),
+            ("seed:1 method:kd", ["kd"], ["1"]),
+            ("Status:failed", ["cwd"], ["2"]),
+            ("kd-2-01", ["kd"], ["2"]),
+            ("k", [], []),
+            ("nothing like it", [], []),
+            ("<img src=x", [], []),
+        ):
+            box.fill(text)
+            assert column(page, "table.runs", 0) == methods, text
+            assert column(page, "table.runs", 1) == seeds, text
         box.fill("")
-        page.locator("table.runs thead button", has_text="dev mIoU").first.click()
+        by_dev = page.locator("table.runs thead button", has_text="dev mIoU").first
+        by_dev.click()
         scores = column(page, "table.runs", 4)
-        assert scores[-1] == "–" and scores[:-1] == sorted(scores[:-1], key=float)
-        box.fill("sstkd-")  # the order stays
-        assert column(page, "table.runs", 4) == sorted(column(page, "table.runs", 4), key=float)
-        assert len(column(page, "table.runs", 4)) == 4
+        assert scores[-1] == "–" and scores[:-1] == sorted(scores[:-1], key=float, reverse=True)
+        box.fill("sstkd")  # the order stays
+        scores = column(page, "table.runs", 4)
+        assert len(scores) == 4 and scores == sorted(scores, key=float, reverse=True)
+        by_dev.click()
+        assert column(page, "table.runs", 4) == scores[::-1]
+        by_dev.click()
+        assert column(page, "table.runs", 1) == ["0", "1", "2", "3"]
+        box.fill("")
+        assert column(page, "table.runs", 0) == original
+
+
+def test_a_click_anywhere_in_a_runs_line_opens_it(page_file):
+    with opened(page_file) as page:
+        page.locator("table.runs tbody tr").nth(5).locator("td").nth(4).click()
+        assert page.locator("dialog[open] h2").inner_text().startswith("kd, seed 0")
+        page.keyboard.press("Escape")
+        page.locator("table.runs .link").nth(5).click()
+        assert page.locator("dialog[open]").count() == 1
+
+
+def test_differences_are_sorted_by_gain_where_that_is_chosen(page_file):
+    def order(page):
+        seen = page.locator("figure.curves div.v:visible .wide svg").first
+        return [text for text in seen.locator("text").all_text_contents() if text in METHODS]
+
+    with opened(page_file) as page:
+        assert order(page) == ["kd", "cwd", "sstkd"]
+        page.get_by_role("radio", name="by gain").check()
+        assert order(page) == ["sstkd", "cwd", "kd"]
+        page.emulate_media(media="print")
+        assert order(page) == ["sstkd", "cwd", "kd"]
+
+
+def test_tables_are_copied_as_markdown_latex_and_csv(page_file):
+    with opened(page_file) as page:
+        page.evaluate(
+            "Object.defineProperty(navigator, 'clipboard', {value: {writeText: async t => { window.copied = t; }}})"
+        )
+
+        def copy(table, form):
+            bar = page.locator(f".scroll:has(> {table}) + .copies").first
+            bar.get_by_role("button", name=form).click()
+            bar.get_by_text("copied").wait_for()
+            bar.get_by_role("button", name=form).wait_for()
+            return page.evaluate("window.copied")
+
+        lines = copy("table.main", "Markdown").splitlines()
+        assert lines[0] == "| method | mIoU (val) | dev | vs none | vs kd | s/step | peak MB |"
+        assert lines[1] == "|---|---:|---:|---:|---:|---:|---:|" and len(lines) == 6
+        assert re.fullmatch(r"\| cwd \| [0-9.]+ ± [0-9.]+ \(n=3\); failed \(1 of 4\) \|.*\|", lines[4])
+        page.locator("table.main thead button").nth(1).click()
+        found = copy("table.main", "CSV")
+        rows = list(csv.reader(io.StringIO(found)))
+        assert [row[0] for row in rows] == ["method", "sstkd", "cwd", "kd", "none"]  # as it is sorted
+        assert rows[1][3].startswith("'+") and {len(row) for row in rows} == {7}
+        text = copy("table.main", "LaTeX")
+        assert r"\begin{tabular}{lrrrrrr}" in text and r"$\pm$" in text and text.count("\\\\") == 5
+        assert "{[}$-$" in text or "{[}+" in text
+        assert len(list(csv.reader(io.StringIO(copy("table.heat", "CSV"))))) == 7
+        page.get_by_label("Filter runs").fill("seed:1")
+        assert [row[0] for row in csv.reader(io.StringIO(copy("table.runs", "CSV")))] == ["method", *METHODS]
+
+
+def test_without_a_clipboard_the_text_is_selected(page_file):
+    with opened(page_file) as page:
+        page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+        page.locator(".copies").first.get_by_role("button", name="CSV").click()
+        box = page.locator("dialog[open] textarea")
+        assert box.input_value().startswith("method,mIoU (val),dev,")
+        assert page.evaluate("String(getSelection())") == box.input_value() or box.evaluate(
+            "b => b.selectionEnd - b.selectionStart === b.value.length"
+        )
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("0.2.0+87ea91cae124", "git checkout 87ea91cae124\nrm runs/"),
+        ("0.2.0+87ea91cae124.dirty", "git checkout 87ea91cae124  # with changes that were not committed\nrm runs/"),
+        ("0.2.0", "# code 0.2.0: no commit is known\nrm runs/"),
+        ("0.2.0+1234567; rm -r x", "# code of an unknown version: no commit is known\nrm runs/"),
+    ],
+)
+def test_what_repeats_a_run_begins_with_its_commit(tmp_path, code, said):
+    store.write_run(tmp_path, make_row("none", 0, code_version=code, samples=None))
+    with opened(write_report(tmp_path, ["none"])["html"]) as page:
+        page.locator("table.runs tbody tr").first.click()
+        assert page.locator("dialog[open] pre").first.inner_text().startswith(said)
+        page.keyboard.press("Escape")
+        page.locator("table.main button.cell").first.click()
+        assert page.locator("dialog[open] pre").inner_text().startswith(said.removesuffix("rm runs/"))
+
+
+def test_headings_have_links_to_themselves(page_file):
+    with opened(page_file) as page:
+        link = page.locator("h3 .anchor").nth(1)
+        link.focus()
+        page.keyboard.press("Enter")
+        name = page.evaluate("decodeURIComponent(location.hash)")
+        assert name == "#lite2-to-tiny-on-texmosaic--Comparison"
+        assert page.evaluate("document.querySelector(':target').tagName") == "H3"
+
+
+def test_on_a_phone_runs_are_cards_with_numbers(page_file):
+    with opened(page_file, width=390) as page:
+        card = page.locator("table.runs tbody tr").nth(1)
+        labels = card.locator("td").evaluate_all("cells => cells.map(c => getComputedStyle(c, '::before').content)")
+        assert '"val mIoU"' in labels and '"s/step"' in labels
+        box = card.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+        for cell in card.locator("td").all():
+            inside = cell.bounding_box()
+            assert inside["x"] >= box["x"] and inside["x"] + inside["width"] <= box["x"] + box["width"] + 1
+        card.click()
+        assert page.locator("dialog[open]").count() == 1
 
 
 def test_a_number_tells_its_runs_and_how_to_repeat_them(page_file):
@@ -122,7 +259,8 @@ def test_tables_of_exports_sort_and_fit(tmp_path, width):
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert column(page, "table.exports", 0) == METHODS
         if width > 720:
-            page.locator("table.exports thead button").nth(2).click()
+            for _ in range(2):  # worst first
+                page.locator("table.exports thead button").nth(2).click()
             assert column(page, "table.exports", 0) == ["sstkd", "none", "kd", "cwd"]
 
 
@@ -156,9 +294,9 @@ def test_everything_can_be_done_with_keys(page_file):
         page.keyboard.press("Escape")
         assert page.locator("dialog[open]").count() == 0
         assert button.evaluate("node => node === document.activeElement")
-        page.locator("input.v0").focus()
+        page.locator(".views input.v0").last.focus()
         page.keyboard.press("ArrowRight")
-        assert page.locator("input.v1").is_checked()
+        assert page.locator(".views input.v1").last.is_checked()
 
 
 def test_masks_take_the_place_of_predictions(page_file):
@@ -169,9 +307,9 @@ def test_masks_take_the_place_of_predictions(page_file):
 
     with opened(page_file) as page:
         assert seen(page) == [5, 0, 0]
-        page.locator("input.v1").check()
+        page.locator("input.v1").last.check()
         assert seen(page) == [0, 5, 0]
-        page.locator("input.v2").check()
+        page.locator("input.v2").last.check()
         assert seen(page) == [0, 0, 3]
         assert page.locator(".key:visible").count() == 1
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from harness.report import write
-from harness.report.page import samples
+from harness.report.page import samples, tables
 from harness.report.write import write_report
 from harness.results import store
 from harness.results.exports import write_export
@@ -120,6 +120,7 @@ def test_a_page_of_many_rows_holds_the_first_seeds_and_says_so(tmp_path, monkeyp
 def test_the_report_is_written_whole_and_loads_nothing(report):
     paths, folder = report, report["html"].parent
     names = {"table.md", "table.csv", "fairness.json", "curves.png", "curves.svg", "report.html"}
+    names |= {"forest.png", "forest.svg"}
     assert {p.name for p in paths.values()} == names
     assert {p.name for p in folder.iterdir()} == {p.name for p in paths.values()} | {"runs"}
     text = paths["html"].read_text()
@@ -194,3 +195,57 @@ def test_exports_have_a_section_where_there_are_some(tmp_path, report):
 
 def test_the_page_says_for_which_teacher_it_is(report):
     assert "Differences and marks are for this teacher" in " ".join(Page(report["html"].read_text()).words)
+
+
+def test_a_block_begins_with_its_answer_and_its_differences(report):
+    text = report["html"].read_text()
+    (answer,) = re.findall(r'<p class="answer">(.*?)</p>', text)
+    assert (
+        answer
+        == "On lite2-to-tiny and texmosaic, for this teacher, nothing can be said: a claim needs 5 seeds, and there are 3."
+    )
+    order = [
+        text.index(part)
+        for part in ("<h2", '<p class="answer"', ">Differences<a ", ">Comparison<a ", '<dl class="facts"')
+    ]
+    assert order == sorted(order)
+
+
+def test_every_heading_is_an_anchor(report, tmp_path):
+    for text in (report["html"].read_text(), written(tmp_path, of_two_pairs())["html"].read_text()):
+        body = text.split('<script type="application/json"')[0]
+        heads = re.findall(r"<h[23][^>]*>.*?</h[23]>", body, re.DOTALL)
+        ids = [re.search(r'id="([^"]+)"', head)[1] for head in heads]
+        assert len(ids) == len(heads) == len(set(ids)) > 5
+        assert all(f'href="#{name}"' in head for name, head in zip(ids, heads, strict=True))
+    assert ids[0] == "lite2-to-tiny-on-texmosaic" and f"{ids[0]}--Comparison" in ids and "Runs" in ids
+
+
+def of_two_pairs():
+    second = [r | {"run_id": "b" + r["run_id"], "pair": "lite2-to-tiny!"} for r in make_experiment(seeds=1)[1:]]
+    return [*make_experiment(seeds=1), *second]
+
+
+def test_bold_is_the_best_value_where_it_is_significant(report, tmp_path):
+    assert 'class="best"' not in report["html"].read_text()  # three seeds
+    text = written(tmp_path, make_experiment(seeds=5))["html"].read_text()
+    (cell,) = re.findall(r'<td data-label="mIoU \(val\)" class="best"><span>([0-9.]+)', text)
+    assert float(cell) == max(float(x) for x in re.findall(r'<td data-label="mIoU \(val\)"[^>]*><span>([0-9.]+)', text))
+    assert tables.RULE in text
+
+
+def test_val_and_dev_have_standard_deviations_and_the_student_its_cost(report):
+    text = report["html"].read_text()
+    cells = re.findall(r'<td data-label="(mIoU \(val\)|dev)" class=""><span>([^<]+)', text)
+    assert len(cells) == 8 and all("±" in value for _, value in cells)
+    words = " ".join(Page(text).words)
+    assert "45.2 k" in words and "parameters, 31 M MACs per image, 7.5 ms per image, with every method" in words
+
+
+def test_cells_by_class_can_be_read():
+    """Contrast of black on every shade, by the formula of the guidelines for accessible web content."""
+    for percent in np.linspace(0, 100, 101):
+        (shade,) = re.findall(r"#([0-9a-f]{6})", tables._heat(percent))
+        value = np.array([int(shade[i : i + 2], 16) for i in (0, 2, 4)]) / 255
+        linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+        assert (linear @ (0.2126, 0.7152, 0.0722) + 0.05) / 0.05 >= 4.5

@@ -18,7 +18,7 @@ from harness.report.console import print_table
 from harness.report.formats import to_csv, to_html, to_json, to_latex, to_markdown
 from harness.report.page.colours import class_colours, colourise
 from harness.report.plots.curves import Curve, Panel, curve_figure, panel
-from harness.report.plots.style import INK, figure_svg, style
+from harness.report.plots.style import INK, figure_svg, marker_path, style
 from harness.results import store
 from harness.results.schema import checked
 from tests.support.rows import PALETTE, make_experiment, make_row, png
@@ -262,6 +262,46 @@ def test_curves_have_one_marked_line_per_method_and_words_on_the_axes(rows):
 def test_no_two_methods_look_the_same():
     assert len({repr(style(i)) for i in range(60)}) == 60
     assert INK not in {style(i)[0] for i in range(1, 60)}
+
+
+def test_of_twenty_methods_each_has_a_colour_and_a_marker_of_its_own():
+    looks = [style(i) for i in range(21)]
+    assert len({colour for colour, *_ in looks}) == len({repr(marker) for *_, marker in looks}) == 21
+    # Dots have no line style: colour and marker alone tell more methods apart.
+    assert len({(style(i)[0], marker_path(i)) for i in range(60)}) == 60
+    for i in range(21):
+        numbers = [abs(float(x)) for x in re.findall(r"-?[0-9.]+", marker_path(i))]
+        assert max(numbers) == 0.5 and "e" not in marker_path(i)
+
+
+def test_runs_with_one_evaluation_are_dots():
+    def one(n):
+        curve = ((np.array([50]), np.array([20.0])), (np.array([50]), np.array([30.0])))
+        return Panel("pair", (*(Curve(f"method {i}", curve) for i in range(n)), None), 5.0, 60.0)
+
+    assert one(3).single
+    (axes,) = curve_figure([one(3)]).get_axes()
+    assert [text.get_text() for text in axes.get_yticklabels()] == [f"method {i} (n=2)" for i in range(3)]
+    assert axes.get_xlabel() == "mIoU on dev (%)" and axes.get_legend_handles_labels()[1] == [
+        "teacher 60.0", "single-pixel baseline 5.0"
+    ]  # fmt: skip
+    assert [float(x.get_xdata()[0]) for x in axes.get_lines() if x.get_markersize() == 7] == [25.0] * 3
+    many, few = (curve_figure([one(n)]).get_size_inches()[1] for n in (40, 3))
+    assert many > few
+
+
+def test_a_legend_beside_the_curves_leaves_them_their_height():
+    curve = ((np.array([50, 100]), np.array([20.0, 30.0])),)
+    one = Panel(
+        "", tuple(Curve(f"kd(convention=canonical, temperature=4.0, weight={i}.0)", curve) for i in range(20)), 5, 60
+    )
+    figure = curve_figure([one], 9.6, 4.3, beside=True)
+    figure.draw_without_rendering()
+    (part,) = figure.subfigs
+    (axes,), (legend,) = part.axes, part.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= axes.get_window_extent().x1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1
+    assert axes.get_window_extent().width > 0.5 * figure.bbox.width
 
 
 def test_a_mean_curve_uses_only_the_steps_all_seeds_have():

@@ -203,7 +203,7 @@ def test_it_is_two_files_and_on_the_page(tmp_path, rows):
     files = write_report(tmp_path)
     assert files["sensitivity_png"].name == "sensitivity.png" and files["sensitivity_svg"].name == "sensitivity.svg"
     assert files["sensitivity_svg"].read_text().count("<svg") == 1
-    assert "<h3>Sensitivity</h3>" in files["html"].read_text()
+    assert ">Sensitivity<a " in files["html"].read_text()
 
 
 def test_an_ordinary_comparison_has_none(tmp_path):

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.columns import cells
 from harness.analysis.labels import REFERENCES
 from harness.analysis.tables import Table
 from harness.analysis.teachers import key_text
 from harness.borders import script_json, shell, without_folders
 from harness.metrics import hits_and_unions
+from harness.report.page.tables import cells
 
 Row = Mapping[str, Any]
 
@@ -74,7 +74,7 @@ def page_data(
                 "lines": [
                     {
                         "label": line.label,
-                        "cells": cells(line)[1:],
+                        "cells": cells(line),
                         "runs": {key_text(key): places[run] for key, run in line.run_ids.items() if run in places},
                     }
                     for line in block.methods

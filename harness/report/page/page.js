@@ -30,16 +30,20 @@ const sorted = (items, key, down) => items.map(item => [key(item), item]).sort((
   const order = typeof a === "number" && typeof b === "number" ? a - b : (String(a) < String(b) ? -1 : String(a) > String(b) ? 1 : 0);
   return down ? -order : order;
 }).map(([, item]) => item);
-const sortable = (head, sort) => {
+// Of these a small number is the better one, or the first.
+const LOW = /^(seed|s\/step|peak MB|minutes|MiB)$|latency/;
+// A click sorts best first, the next one worst first, the third as it was: then `sort` gets null.
+const sortable = (head, falls, sort) => {
   const heads = [...head.querySelectorAll("th")];
   heads.forEach((th, column) => {
     const text = th.textContent;
     th.textContent = "";
     th.append(button(text, () => {
-      const down = th.getAttribute("aria-sort") === "ascending";
+      const [first, second] = falls(column) && !LOW.test(text) ? ["descending", "ascending"] : ["ascending", "descending"];
+      const now = th.getAttribute("aria-sort"), next = now === first ? second : now === second ? null : first;
       heads.forEach(other => other.removeAttribute("aria-sort"));
-      th.setAttribute("aria-sort", down ? "descending" : "ascending");
-      sort(column, down);
+      if (next) th.setAttribute("aria-sort", next);
+      sort(next && column, next === "descending");
     }, "sort"));
   });
 };
@@ -50,17 +54,88 @@ const filter = (label, change) => {
   box.append(input);
   return box;
 };
+// Whole words: a cell, or a part of it between signs; of a run's id the beginning too. "seed:1" looks in one column.
+const plain = text => text.toLowerCase().replace(/\s+/g, "");
+const words = cell => { const text = String(cell ?? "").toLowerCase(); return [text.trim(), ...text.split(/[^\p{L}\p{N}._-]+/u)].filter(Boolean); };
+const matcher = (names, ids) => {
+  const columns = names.map(plain);
+  return wanted => {
+    const asked = wanted.split(/\s+/).filter(Boolean).map(word => {
+      const [, name, rest] = /^([^:]+):(.*)$/.exec(word) || [];
+      const column = name ? columns.indexOf(name) : -1;
+      return column < 0 ? [word, -1] : [rest, column];
+    });
+    const is = (row, word, i) => row[i].includes(word) || (i === ids && word.length > 3 && row[i][0]?.startsWith(word));
+    return row => asked.every(([word, column]) => !word || (column < 0 ? row.some((_, i) => is(row, word, i)) : is(row, word, column)));
+  };
+};
 
-// Sort a table's lines by a click on a head; a field above many lines filters them.
+// --- copies of tables
+
+const LATEX = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "±": "$\\pm$", "▲": "$\\uparrow$",
+  "▼": "$\\downarrow$", "−": "$-$", "–": "--", "[": "{[}", "*": "{*}"};
+for (const c of "&%$#_{}") LATEX[c] = "\\" + c;
+const latex = text => [...text].map(c => LATEX[c] ?? c).join("").replace(/(^|[\s{}\]])-(?=\d)/g, "$1$$-$$");
+const FORMS = {
+  Markdown: ([head, ...rows]) => {
+    const line = cells => "| " + cells.map(text => text.replace(/([\\|<>`*_#~&$])/g, "\\$1")).join(" | ") + " |";
+    return [line(head), "|" + head.map((_, i) => i ? "---:" : "---").join("|") + "|", ...rows.map(line)].join("\n") + "\n";
+  },
+  LaTeX: ([head, ...rows]) => {
+    const line = cells => cells.map(latex).join(" & ") + " \\\\";
+    return ["% needs \\usepackage{booktabs}", "\\begin{tabular}{l" + "r".repeat(head.length - 1) + "}", "\\toprule", line(head), "\\midrule",
+      ...rows.map(line), "\\bottomrule", "\\end{tabular}"].join("\n") + "\n";
+  },
+  // A text that begins as a formula does gets an apostrophe, a number none.
+  CSV: rows => rows.map(cells => cells.map(text => {
+    const safe = /^\s*[=+\-@]/.test(text) && isNaN(text) ? "'" + text : text;
+    return /[",\n\r]/.test(safe) ? '"' + safe.replace(/"/g, '""') + '"' : safe;
+  }).join(",")).join("\n") + "\n",
+};
+// What is missing stands behind the value; p-values are hints and stay on the page.
+const written = cell => {
+  const copy = cell.cloneNode(true);
+  copy.querySelectorAll("small").forEach(node => node.remove());
+  copy.querySelectorAll("em").forEach(node => { if (node.parentNode.textContent !== node.textContent) node.prepend("; "); });
+  return copy.textContent.replace(/\s+/g, " ").trim();
+};
+const texts = node => [...node.rows].filter(tr => !tr.hidden).map(tr => [...tr.cells].map(written));
+const copies = rows => {
+  const bar = make("div", "Copy as ", "copies");
+  for (const form of Object.keys(FORMS)) {
+    const node = button(form, () => {
+      const text = FORMS[form](rows());
+      const done = () => { node.textContent = "copied"; setTimeout(() => { node.textContent = form; }, 1500); };
+      const by_hand = () => {
+        const box = make("textarea", text);
+        box.readOnly = true;
+        box.setAttribute("aria-label", form);
+        show("Copy it from here", box);
+        box.focus();
+        box.select();
+      };
+      if (navigator.clipboard) navigator.clipboard.writeText(text).then(done, by_hand); else by_hand();
+    });
+    bar.append(node);
+  }
+  return bar;
+};
+
+// Sort a table's lines by a click on a head; a field above many lines filters them; buttons copy it.
 function lines(node) {
-  const body = node.tBodies[0], all = [...body.rows];
-  sortable(node.tHead, (column, down) => body.append(...sorted(all, tr => {
+  const body = node.tBodies[0], all = [...body.rows], names = [...node.tHead.rows[0].cells].map(th => th.textContent);
+  const falls = column => column > 0;
+  const at = new Map(all.map(tr => [tr, [...tr.cells].map(td => words(written(td)))]));
+  sortable(node.tHead, falls, (column, down) => body.append(...(column === null ? all : sorted(all, tr => {
     const text = tr.cells[column].textContent;
     return column === 0 ? text : number(text);
-  }, down)));
-  if (all.length > 8) node.parentNode.before(filter("Filter", text => {
-    for (const tr of all) tr.hidden = !tr.textContent.toLowerCase().includes(text);
+  }, down))));
+  const outer = node.parentNode, find = matcher(names, -1);
+  if (all.length > 8) outer.before(filter("Filter", text => {
+    const fits = find(text);
+    for (const tr of all) tr.hidden = !fits(at.get(tr));
   }));
+  outer.after(copies(() => texts(node)));
 }
 
 // --- the dialog
@@ -99,10 +174,17 @@ const table = (head, rows) => {
     tbody.append(tr);
   }
   node.append(thead, tbody);
-  const scroll = make("div", "", "scroll");
+  const scroll = make("div", "", "scroll"), both = make("div");
   scroll.append(node);
-  return scroll;
+  both.append(scroll, copies(() => texts(node)));
+  return both;
 };
+// The commit that a run was made with, where its code has one.
+const checkout = runs => [...new Set(runs.map(run => fact(run, "code_version")))].map(code => {
+  const [, commit, changed] = /\+([0-9a-f]{7,40})(\.dirty)?$/.exec(code) || [];
+  if (commit) return "git checkout " + commit + (changed ? "  # with changes that were not committed" : "") + "\n";
+  return "# code " + (/^[\w.+-]+$/.test(code) ? code : "of an unknown version") + ": no commit is known\n";
+}).join("");
 const link = run => button(id(run), () => one(run), "link");
 const one = run => {
   const row = data.rows[run], facts = [], spec = [];
@@ -112,14 +194,14 @@ const one = run => {
     if (name.startsWith("spec.")) spec.push("\"" + name.slice(5) + "\": " + value); else facts.push([name, value]);
   }
   show(row[1] + ", seed " + row[2] + " (" + row[0] + ")", list(facts), make("h3", "Repeat it"), make("pre",
-    "rm runs/" + id(run) + ".parquet  # a finished run is not repeated; results unpack first, if it is packed\n" + fact(run, "repeat")),
+    checkout([run]) + "rm runs/" + id(run) + ".parquet  # a finished run is not repeated; results unpack first, if it is packed\n" + fact(run, "repeat")),
     make("h3", "Resolved run"), make("pre", "{\n" + spec.join(",\n") + "\n}"));
 };
 const different = (runs, name) => [...new Set(runs.map(run => fact(run, name)).filter(Boolean))].join(", ") || "not known";
 const source = runs => [...(data.missing ? [make("p", "Of " + data.missing + " more rows nothing but the table is on this page.", "note")] : []),
   list([["runs", runs.length], ["commit", different(runs, "code_version")],
   ["protocol", different(runs, "protocol_version")], ["device", different(runs, "device")]]),
-  make("h3", "Repeat them"), make("pre", [...new Set(runs.map(run => fact(run, "repeat")))].join("\n"))];
+  make("h3", "Repeat them"), make("pre", checkout(runs) + [...new Set(runs.map(run => fact(run, "repeat")))].join("\n"))];
 const seeds = line => Object.keys(line.runs).map(key => isNaN(key) ? key : Number(key)).sort((a, b) => String(a).localeCompare(String(b), undefined, {numeric: true}));
 // A line that several teachers share has a run for each seed only.
 const at = (line, key) => line.runs[key] ?? line.runs[String(key).split("seed ")[1]];
@@ -171,38 +253,54 @@ function ofClass(block, column, k, name) {
 
 const STEP = 100, host = document.getElementById("runs");
 let matching = data.rows.map((_, run) => run), shown = STEP;
-const columns = data.columns.map((_, i) => i).filter(i => i > 0 || new Set(data.rows.map(row => row[0])).size > 1);
+const VARY = [0, 10];  // columns that are shown only where runs differ in them
+const columns = data.columns.map((_, i) => i).filter(i => !VARY.includes(i) || new Set(data.rows.map(row => row[i])).size > 1);
+const TEXTS = [0, 1, 3, 4, 10, 11];
 const grid = make("table", "", "runs"), thead = make("thead"), top = make("tr"), tbody = make("tbody");
-for (const i of columns) { const th = make("th", data.columns[i]); th.scope = "col"; top.append(th); }
+for (const i of columns) { const th = make("th", data.columns[i], TEXTS.includes(i) ? "text" : ""); th.scope = "col"; top.append(th); }
 thead.append(top);
 grid.append(thead, tbody);
 const count = make("p", "", "note"), more = button("Show more", () => { shown += 10 * STEP; draw(); }, "more");
 count.setAttribute("role", "status");
+const shownAs = (run, i) => {
+  const value = data.rows[run][i];
+  return i >= 5 && i <= 7 && value !== null ? value.toFixed(2) : String(value ?? "–");
+};
 const draw = () => {
   const lines = matching.slice(0, shown).map(run => {
     const tr = make("tr");
     for (const i of columns) {
-      const value = data.rows[run][i], text = i >= 5 && i <= 7 && value !== null ? value.toFixed(2) : value ?? "–";
-      const td = make("td", i === 11 ? null : text, i === 4 && data.rows[run][4] !== "ok" ? "bad" : "");
+      const td = make("td", i === 11 ? null : shownAs(run, i), (i === 4 && data.rows[run][4] !== "ok" ? "bad " : "") + (TEXTS.includes(i) ? "text" : ""));
+      td.dataset.label = data.columns[i];
       if (i === 11) td.append(link(run));
       tr.append(td);
     }
+    // The link in it is for keys; words that are being selected are not a click.
+    tr.addEventListener("click", event => { if (!event.target.closest("button") && !String(getSelection())) one(run); });
     return tr;
   });
   tbody.replaceChildren(...lines);
   count.textContent = Math.min(shown, matching.length) + " of " + matching.length + " matching runs are shown; " + data.rows.length + " in all.";
   more.hidden = shown >= matching.length;
 };
-const texts = data.rows.map(row => row.join(" ").toLowerCase());
+const find = matcher(data.columns, 11);
+let wordsOf = null;  // of many runs it takes a moment, and not every reader filters
 let order = matching, wanted = "";
+const every = matching;
 const select = () => {
-  const words = wanted.split(/\s+/).filter(Boolean);
-  matching = order.filter(run => words.every(word => texts[run].includes(word)));
+  const fits = find(wanted);
+  if (wanted) wordsOf ??= data.rows.map(row => row.map(words));
+  matching = wanted ? order.filter(run => fits(wordsOf[run])) : order;
   draw();
 };
-sortable(thead, (column, down) => { order = sorted(order, run => data.rows[run][columns[column]], down); select(); });
+sortable(thead, column => !TEXTS.includes(columns[column]), (column, down) => {
+  order = column === null ? every : sorted(every, run => data.rows[run][columns[column]], down);
+  select();
+});
 const scroll = make("div", "", "scroll");
 scroll.append(grid);
-host.replaceChildren(filter("Filter runs", text => { wanted = text; shown = STEP; select(); }), count, scroll, more);
+const copied = () => [columns.map(i => data.columns[i]), ...matching.map(run => columns.map(i => shownAs(run, i)))];
+host.replaceChildren(filter("Filter runs", text => { wanted = text; shown = STEP; select(); }),
+  make("p", "Whole words, all of which must occur; seed:1 or method:kd looks in one column.", "note hint"), count, scroll, copies(copied), more);
 draw();
 })();

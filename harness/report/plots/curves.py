@@ -4,7 +4,8 @@ They use matplotlib's Figure objects and the Agg and SVG writers only: no window
 are Okabe and Ito's (safe for colour-blind readers); line styles and markers distinguish methods in greyscale.
 """
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.tables import Block
-from harness.report.plots.style import INK, MUTED, plain, style
+from harness.report.plots.style import INK, MUTED, TEXT, plain, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 THIN = 30
 """Most single seeds of a method that are drawn; more would be unreadable and make large files."""
 _LEGEND_LINE = 0.2  # inches, at its font size
+_LEGEND_ENTRY, _LEGEND_MORE = 0.21, 0.175  # beside the curves: of an entry, of each further line of it
+_WRAPPED = 32  # letters of a line of a legend beside the curves
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,12 @@ class Panel:
     floor: float | None
     teacher: float | None
 
+    @property
+    def single(self) -> bool:
+        """Whether no run was evaluated more than once, so that there is no curve."""
+        known = [curve for curve in self.curves if curve is not None]
+        return bool(known) and all(steps.size < 2 for curve in known for steps, _ in curve.seeds)
+
 
 def panel(block: Block, curves: Mapping[str, Any]) -> Panel:
     """The curves of a block.
@@ -76,13 +85,14 @@ def panel(block: Block, curves: Mapping[str, Any]) -> Panel:
     return Panel(title, tuple(out), block.dev_floor, block.of_teachers("dev"))
 
 
-def curve_figure(panels: Sequence[Panel], width: float = 7.6, height: float = 4.4) -> "Figure":
-    """Learning curves, one set of axes per pair below each other.
+def curve_figure(panels: Sequence[Panel], width: float = 7.6, height: float = 4.4, beside: bool = False) -> "Figure":
+    """Learning curves, one set of axes per pair below each other; dots where runs have one evaluation.
 
     Args:
         panels: at least one.
         width: inches.
         height: inches per panel; more where the legend has many lines.
+        beside: the legend at the right of the curves instead of below.
 
     Raises:
         ValueError: no panels.
@@ -92,22 +102,44 @@ def curve_figure(panels: Sequence[Panel], width: float = 7.6, height: float = 4.
     if not panels:
         raise ValueError("no panels: at least one pair is needed")
     figure = Figure(figsize=(width, height * len(panels)), layout="constrained", facecolor="white")
-    lines = 0
+    lines, tall = 0, 0.0
     for part, one in zip(figure.subfigures(len(panels), 1, squeeze=False).ravel(), panels, strict=True):
         axes = part.subplots()
-        _draw(axes, one)
+        (_dots if one.single else _draw)(axes, one)
         axes.set_title(one.title, fontsize=10, color=INK, loc="left")
         handles, labels = axes.get_legend_handles_labels()
         columns = max(1, min(len(labels), int(width / (0.75 + 0.075 * max(map(len, labels), default=0)))))
+        if beside:
+            columns, labels = 1, [textwrap.fill(label, _WRAPPED) for label in labels]
+        if one.single:
+            lines = max(lines, len(one.curves) // 2)
         # Outside the axes, so that it does not cover a line.
         part.legend(
-            handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
-            labelcolor=INK, handlelength=3.4, columnspacing=1.4,
+            handles, labels, loc="outside right upper" if beside else "outside lower center", ncols=columns,
+            frameon=False, fontsize=9, labelcolor=INK, handlelength=3.4, columnspacing=1.4,
         )  # fmt: skip
         lines = max(lines, -(-len(labels) // columns))
+        tall = max(tall, _LEGEND_ENTRY * (len(labels) + 2) + _LEGEND_MORE * sum(name.count("\n") for name in labels))
     # A long legend enlarges the figure instead of shrinking the curves.
-    figure.set_size_inches(width, (height + _LEGEND_LINE * max(0, lines - 3)) * len(panels))
+    more = tall - height if beside else _LEGEND_LINE * (lines - 3)
+    figure.set_size_inches(width, (height + max(0.0, more)) * len(panels))
     return figure
+
+
+def _dots(axes: "Axes", panel: Panel) -> None:
+    """A line for each method: its only evaluation over seeds."""
+    shown = [(i, curve) for i, curve in enumerate(panel.curves) if curve is not None]
+    for row, (i, curve) in enumerate(shown):
+        colour, _, marker = style(i)
+        values = [float(v) for _, seed in curve.seeds[:THIN] for v in seed]
+        axes.plot(values, [row] * len(values), color=colour, marker="o", markersize=3, linestyle="none", alpha=0.5)
+        mean = float(np.mean(curve.mean[1]))
+        axes.plot([mean], [row], color=colour, marker=marker, markersize=7, linestyle="none", markeredgecolor="white")
+    _levels(axes.axvline, panel)
+    plain(axes, "mIoU on dev (%)", "")
+    names = [textwrap.fill(f"{curve.label} (n={len(curve.seeds)})", _WRAPPED) for _, curve in shown]
+    axes.set_yticks(range(len(names)), names, fontsize=TEXT, color=INK)
+    axes.set_ylim(len(names) - 0.4, -0.6)
 
 
 def _draw(axes: "Axes", panel: Panel) -> None:
@@ -123,17 +155,16 @@ def _draw(axes: "Axes", panel: Panel) -> None:
             steps, values, color=colour, linestyle=dash, linewidth=1.8, marker=marker, markersize=5, zorder=3,
             markevery=max(1, steps.size // 10), label=f"{curve.label} (n={len(curve.seeds)})",
         )  # fmt: skip
-    if panel.teacher is not None:
-        axes.axhline(
-            panel.teacher, color=MUTED, linewidth=1.2, linestyle=(0, (1, 1.4)), label=f"teacher {panel.teacher:.1f}"
-        )
-    if panel.floor is not None:
-        axes.axhline(
-            panel.floor,
-            color=MUTED,
-            linewidth=1.2,
-            linestyle=(0, (3, 3)),
-            label=f"single-pixel baseline {panel.floor:.1f}",
-        )
+    _levels(axes.axhline, panel)
     plain(axes, "training step", "mIoU on dev (%)")
     axes.margins(x=0.02, y=0.07)
+
+
+def _levels(line: Callable[..., Any], panel: Panel) -> None:
+    """What the curves are to be read against."""
+    for value, what, dash in (
+        (panel.teacher, "teacher", (0, (1, 1.4))),
+        (panel.floor, "single-pixel baseline", (0, (3, 3))),
+    ):
+        if value is not None:
+            line(value, color=MUTED, linewidth=1.2, linestyle=dash, label=f"{what} {value:.1f}")
