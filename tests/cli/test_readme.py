@@ -7,12 +7,14 @@ from typer.testing import CliRunner
 
 import harness
 from harness.analysis.comparison import COLUMNS, quick_table
+from harness.analysis.export_sheets import sheets
+from harness.analysis.exports import read as read_exported
 from harness.cli.app import app
 from harness.experiment import rules
 from harness.experiment.load import load
 from harness.experiment.plan import plan
 from harness.experiment.spec import Experiment
-from harness.report.formats import to_markdown
+from harness.report.formats import sheets_to_markdown, to_markdown
 from harness.results import paths, step_times, store
 from tests.support import methods_page, search_page
 from tests.support.pretrained_page import score_lines
@@ -77,9 +79,7 @@ def test_the_page_of_pretrained_networks_shows_what_its_rows_give(
     runs = plan(bench.experiment, times=times)  # the photographs are not here, so the bench itself would refuse
     finished = store.finished(bench.directory)
     missing = [run for run in runs if run.run_id not in finished]
-    assert [run.who for run in missing] == ["none at equal seconds"] and len(finished) == len(runs) - 1, (
-        "as the page says"
-    )
+    assert missing == [] and len(finished) == len(runs) == 11
     rows = store.read_rows(bench.directory, list(COLUMNS))
     table = quick_table(rows, rules.labels(bench.experiment), bench.experiment.seeds)
     lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
@@ -90,6 +90,19 @@ def test_the_page_of_pretrained_networks_shows_what_its_rows_give(
     for run_id in finished:
         for sample in store.read_row(paths.run_path(bench.directory, run_id))["samples"]:
             assert sample["image"] is None and sample["label"] is None
+
+
+def test_the_page_on_exports_shows_what_its_rows_give(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CAMVID", str(tmp_path))
+    experiment = load(ROOT / "experiments" / "pretrained.yaml")
+    directory = EXAMPLE.parent / experiment.name
+    rows = store.read_rows(directory, list(COLUMNS))
+    table = quick_table(rows, rules.labels(experiment), experiment.seeds)
+    found = sheets(read_exported(directory, table), experiment.name)
+    lines = [line for line in sheets_to_markdown(found).splitlines() if line.startswith("|")]
+    assert len(found) == 2 and len(lines) == 2 * (2 + 5) and not any("n=1" in line for line in lines)
+    written = (ROOT / "docs" / "export.md").read_text().splitlines()
+    assert [line for line in lines if line not in written] == []
 
 
 @pytest.mark.parametrize(
