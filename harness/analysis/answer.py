@@ -166,12 +166,13 @@ def _longer(block: Block, lines: Sequence[MethodRow]) -> str:
     if len(lines) == 1 and (only := tested.get(lines[0].label, "")) in said:
         return f"{lines[0].label} {said[only]} {student}"
     higher = [x.label for x in lines if x.miou is not None and x.miou.mean > control.miou.mean]
+    every = len(lines) == len([x for x in distilled(block) if x.miou is not None])  # others' runs are too few
+    named = _joined([x.label for x in lines])
     if not higher:
-        text = (
-            f"{'no method has' if len(lines) > 1 else f'{lines[0].label} does not have'} a higher mean than {student}"
-        )
+        none = "no method has" if every else f"none of {named} has"
+        text = f"{none if len(lines) > 1 else f'{lines[0].label} does not have'} a higher mean than {student}"
     elif len(higher) == len(lines):
-        whole = "every method" if len(lines) > 1 else lines[0].label
+        whole = ("every method" if every else f"each of {named}") if len(lines) > 1 else lines[0].label
         text = f"{whole} has a higher mean than {student}"
     else:
         text = f"{_names(higher, [x.label for x in lines])} {_have(higher)} a higher mean than {student}"

@@ -10,8 +10,8 @@ FIELDS = (
     "mIoU in percent on val over n exported seeds, mean ± standard deviation, of the networks as trained and of the "
     "files by their own runtime ({kind}), both judged at one scale without mirroring; vs none: difference to the "
     "student without distillation in percentage points, paired by seed, with 95 % intervals that hold together for all "
-    "comparisons of the pair; MiB: size of a run's files; latency: milliseconds of a call with {images}, the median "
-    "over runs of the medians over calls."
+    "comparisons of what is in this table; MiB: size of a run's files; latency: milliseconds of a call with {images}, "
+    "the median over runs of the medians over calls."
 )
 
 

@@ -74,6 +74,10 @@ def export(
             raise ValueError(f"--all takes one experiment file; given {run} and {in_directory}")
         if every and push_to_hub is not None:
             raise ValueError(f"--push-to-hub {push_to_hub}: takes one export, not those of --all")
+        if bench_script and push_to_hub is not None:
+            raise ValueError(
+                "--bench-script: adds images of the dataset, which are not uploaded; leave out one of both"
+            )
         if public and push_to_hub is None:
             raise ValueError("--public: belongs to --push-to-hub")
         size_hw, images = _size(size), _batch(batch)

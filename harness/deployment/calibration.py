@@ -42,6 +42,8 @@ def outermost(
 ) -> set[Node]:
     """The layers that no other layer comes before, and those that none comes after, on some way through a graph.
 
+    Ways are those of values: what reads only the size of a map has to be left out of `after` and `before`.
+
     Args:
         layers: the nodes that hold weights.
         first: nodes that read the graph's inputs.

@@ -39,6 +39,7 @@ LONGER = {
     "equal steps": "trained for as many steps as the recipe has",
 }
 """By control of the student without distillation, how it is trained."""
+LONGER_CONTROL = "equal seconds"
 _HOLE = "# license: to be filled in, see below; none is claimed"
 
 
@@ -64,7 +65,7 @@ def card_of(source: Source, exported: Mapping[str, Any], compare: "Callable[[Pat
         f"## How it is loaded\n\n{markdown(takes(source, exported))}\n\n```python\n{code(source, exported)}\n```",
         f"## Classes\n\n{_classes(source)}",
         f"## Results\n\n{_results(source, block)}",
-        f"## What may be said of it\n\n{_claims(source, block, line)}",
+        f"## What may be said of it\n\n{_claims(exported, block, line)}",
         f"## How this file was judged\n\n{_judged(source, exported)}",
         f"## Limits\n\n{_limits(source, exported, block)}",
         f"## Licence: to be filled in\n\n{_licence(source)}",
@@ -209,7 +210,7 @@ def _difference(line: "MethodRow", found: "Comparison | None", reference: str) -
     return found.text if _enough(found) else f"too few runs (n={found.difference.n})"
 
 
-def _claims(source: Source, block: "Block | None", line: "MethodRow | None") -> str:
+def _claims(exported: Mapping[str, Any], block: "Block | None", line: "MethodRow | None") -> str:
     """What the intervals support, one item each."""
     if block is None:
         return "Nothing about methods: they were not compared."
@@ -224,7 +225,12 @@ def _claims(source: Source, block: "Block | None", line: "MethodRow | None") -> 
             texts.append(f"Against {reference}: {_claim(found)}.")
     if line.reference != "none":
         texts += _longer(block, line)
-    texts.append(f"{block.for_whom} Numbers are of the method's runs; this file is one of them.")
+    texts.append(f"{block.for_whom} Numbers are of the method's runs; this file is made from one of them.")
+    if exported["calibration"] is not None:
+        texts.append(
+            "All of this is of the networks before quantisation; whether a difference is left in int8 was not compared "
+            "here. What this file itself reaches stands below."
+        )
     return "\n".join(f"- {markdown(text)}" for text in texts)
 
 
@@ -243,7 +249,7 @@ def _claim(found: "Comparison | None") -> str:
 
 def _longer(block: "Block", line: "MethodRow") -> list[str]:
     """How far the student without distillation comes that trains as long."""
-    control = next((each for each in block.methods if each.name.control is not None), None)
+    control = next((each for each in block.methods if each.name.control == LONGER_CONTROL), None)
     if control is None or control.miou is None or line.miou is None:
         if block.budget_unit != "steps":
             return []

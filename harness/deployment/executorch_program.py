@@ -17,6 +17,7 @@ from harness.files import write_atomic
 
 PROGRAM = "model.pte"
 LAYERS = ("aten.conv2d.default", "aten.conv_transpose2d.input", "aten.linear.default", "aten.matmul.default")
+SIZES = ("aten.sym_size", "aten.size")
 
 
 def write_executorch(source: Source, form: Form, folder: Path) -> None:
@@ -109,8 +110,9 @@ def quantise_executorch(source: Source, form: Form, folder: Path) -> None:
 
 def _kept(graph: torch.fx.Graph) -> set[str]:
     """Names of the outermost layers."""
-    after = {node.name: [user.name for user in node.users] for node in graph.nodes}
-    before = {node.name: [each.name for each in node.all_input_nodes] for node in graph.nodes}
+    nodes = [node for node in graph.nodes if not str(node.target).startswith(SIZES)]
+    after = {node.name: [user.name for user in node.users] for node in nodes}
+    before = {node.name: [each.name for each in node.all_input_nodes] for node in nodes}
     layers = {node.name for node in graph.nodes if str(node.target) in LAYERS}
     first = [node.name for node in graph.nodes if node.op == "placeholder"]
     return outermost(layers, first, [node.name for node in graph.nodes if node.op == "output"], after, before)

@@ -1,5 +1,6 @@
 """An exported file by its own runtime, beside the network as it was trained: scores on a split, and milliseconds."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,9 +85,14 @@ def judged(source: Source, run: Runner, form: Form, limit: int | None) -> Judged
         theirs.update(labels, batch.label)
         ours.update(expected, batch.label)
         same, pixels = same + int((labels == expected).sum()), pixels + labels.numel()
-        largest = max(largest, float((found - wanted).abs().max()))
+        apart = float((found - wanted).abs().max())
+        if not math.isfinite(apart):
+            raise ValueError(f"class scores of image {index} of {SPLIT} are not finite numbers; the file is not kept")
+        largest = max(largest, apart)
     policy = source.run.protocol.absent_policy
     file_miou, student_miou = (miou(each.numpy(), policy) for each in (theirs, ours))
+    if not math.isfinite(file_miou):
+        raise ValueError(f"--limit {count}: no pixel of these images has a label, so that there is no mIoU; take more")
     return Judged(count, file_miou, student_miou, same / pixels, None if form.preprocessing else largest)
 
 

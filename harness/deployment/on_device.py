@@ -1,4 +1,4 @@
-"""Times model.onnx on this device: python bench.py; needs numpy and onnxruntime alone.
+"""Times model.onnx on this device: python bench.py; needs Python 3.9, numpy and onnxruntime alone.
 
 It writes latency.json: milliseconds of a call, and the share of pixels that get the labels which the exporting machine
 found. `sstkd-bench results add-latency latency.json`, where the model was exported, makes it a row.
@@ -72,7 +72,7 @@ def main() -> None:
     inputs = [prepared(np.repeat(image[None], batch, 0), wanted, known) for image in images]
 
     same = 0
-    for image, label in zip(inputs, labels, strict=True):
+    for image, label in zip(inputs, labels):  # noqa: B905  devices have older Pythons
         found = session.run(None, {wanted.name: image})[0]
         found = found if wanted.type == "tensor(uint8)" else found.argmax(1)
         same += int((found[0] == label).sum())

@@ -18,6 +18,7 @@ from harness.deployment.source import Form, Source
 MODEL = "model.xml"
 """The graph; its weights lie in the `.bin` beside it."""
 LAYERS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
+SIZES = ("ShapeOf",)
 
 
 def silent() -> None:
@@ -95,7 +96,7 @@ def quantise_openvino(source: Source, form: Form, folder: Path) -> None:
 
 def _kept(model: Any) -> set[str]:
     """Names of the outermost layers."""
-    ops = model.get_ordered_ops()
+    ops = [op for op in model.get_ordered_ops() if op.get_type_name() not in SIZES]
     before = {
         op.friendly_name: [op.input_value(place).get_node().friendly_name for place in range(op.get_input_size())]
         for op in ops

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.deployment.source import Form
-from harness.files import ABANDONED_SECONDS, write_atomic
+from harness.files import write_atomic
 from harness.results.exports import exports_folder, files_folder
 
 DESCRIPTION = "export.json"
+ABANDONED_SECONDS = 2 * 24 * 3600
 KIND = "sstkd-bench export"
 """What `kind` of the description says."""
 
@@ -70,10 +72,11 @@ def _listed(folder: Path) -> list[str] | None:
 def written_beside(to: Path) -> Iterator[Path]:
     """A hidden folder beside the place, for the files; it is gone afterwards, whatever happens.
 
-    Hidden folders of the same place that a killed process left are removed if they are old.
+    Hidden folders of the same place that a killed process left are removed if they are older than any export takes.
     """
     to.parent.mkdir(parents=True, exist_ok=True)
-    for left in to.parent.glob(f".{to.name}.*.part"):
+    hidden_here = re.compile(rf"\.{re.escape(to.name)}\.[a-z0-9_]{{8}}\.part")
+    for left in [path for path in to.parent.iterdir() if hidden_here.fullmatch(path.name)]:
         if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
             shutil.rmtree(left, ignore_errors=True)
     hidden = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".part", dir=to.parent))
@@ -86,19 +89,25 @@ def written_beside(to: Path) -> Iterator[Path]:
 def put(hidden: Path, to: Path, description: Mapping[str, Any]) -> None:
     """Move the files into their place, the description last, over those of the export that is there.
 
+    Until then its description names the files of both, so that what an interruption leaves can be replaced.
+
     Raises:
         ValueError: something else is there by now.
     """
     names = sorted(path.name for path in hidden.iterdir())
-    described = {"kind": KIND, **description, "files": names}
-    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in described.items())
-    write_atomic(hidden / DESCRIPTION, f"{{\n{lines}\n}}\n")
     to.mkdir(exist_ok=True)
     old = _listed(to) if any(to.iterdir()) else []
     if old is None:
         raise ValueError(f"-o {to}: holds something else than an export by now, so that it is not replaced")
-    for name in old:
+    _describe(to, {"kind": KIND, "incomplete": True, "files": sorted({*names, *old} - {DESCRIPTION})})
+    for name in set(old) - {*names, DESCRIPTION}:
         (to / name).unlink(missing_ok=True)
-    for name in (*names, DESCRIPTION):
+    for name in names:
         (hidden / name).chmod(0o644)  # safetensors makes files that are their owner's alone
         os.replace(hidden / name, to / name)
+    _describe(to, {"kind": KIND, **description, "files": names})
+
+
+def _describe(to: Path, description: Mapping[str, Any]) -> None:
+    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in description.items())
+    write_atomic(to / DESCRIPTION, f"{{\n{lines}\n}}\n")

@@ -14,6 +14,7 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 
 from harness.borders import one_line, quoted, without_secrets
+from harness.deployment.bench_script import INPUTS, SCRIPT
 from harness.deployment.card import CARD
 from harness.deployment.deployed import quiet
 from harness.deployment.place import DESCRIPTION, KIND
@@ -29,6 +30,7 @@ _FAILURES = (OSError, RuntimeError, ValueError, errors.HTTPError)  # type: ignor
 def push(folder: Path, repository: str, private: bool = True) -> str:
     """Upload an export: the files that its description lists, its model card and the description, in one commit.
 
+    What `--bench-script` adds is left out: it holds images of the dataset, which are not ours to give away.
     Files that the repository has under other names stay there; those of the same names are replaced.
 
     Args:
@@ -54,7 +56,7 @@ def push(folder: Path, repository: str, private: bool = True) -> str:
                 repo_id=repository, folder_path=folder, allow_patterns=names, commit_message="Export by sstkd-bench"
             )
     except _FAILURES as error:
-        why = without_secrets(_reason(error, repository, endpoint).replace(token, "***"))
+        why = without_secrets(_reason(error, repository, endpoint, token))
         raise ValueError(f"{folder} is not pushed to {repository}: {why}") from None
     return without_secrets(one_line(done.commit_url))
 
@@ -89,7 +91,7 @@ def _listed(folder: Path) -> list[str]:
         raise ValueError(f"{folder}: is no folder of an export, which has {DESCRIPTION}; run sstkd-bench export")
     if strange := [name for name in given if not _FILE.fullmatch(name)]:
         raise ValueError(f"{folder}: {DESCRIPTION} names {quoted(strange[0])!r}, which is no file of an export")
-    names = list(dict.fromkeys((*sorted(set(given) - {CARD, DESCRIPTION}), CARD, DESCRIPTION)))
+    names = list(dict.fromkeys((*sorted(set(given) - {CARD, DESCRIPTION, SCRIPT, INPUTS}), CARD, DESCRIPTION)))
     lacking = [name for name in names if (folder / name).is_symlink() or not (folder / name).is_file()]
     if lacking:
         raise ValueError(f"{folder}: lacks {', '.join(lacking)} as a file of its own; export it again")
@@ -127,7 +129,7 @@ def _token() -> str:
     return token
 
 
-def _reason(error: BaseException, repository: str, endpoint: str) -> str:
+def _reason(error: BaseException, repository: str, endpoint: str, token: str) -> str:
     """Why files were not taken, and what to do; without what the server says, which may repeat the request."""
     if type(error) is RuntimeError and error.__cause__ is not None:  # says that a file failed, not why
         error = error.__cause__
@@ -146,5 +148,5 @@ def _reason(error: BaseException, repository: str, endpoint: str) -> str:
         return f"{host} answers with status {status}{later}"
     if isinstance(error, errors.HTTPError):  # type: ignore[attr-defined]
         return f"{host} does not answer ({type(error).__name__}); check the network and HF_ENDPOINT, and try again"
-    words = one_line(re.sub(r"://\S+", "://...", str(error)), 160)
+    words = one_line(re.sub(r"://\S+", "://...", str(error).replace(token, "***")), 160)
     return f"{type(error).__name__}: {words}; try again"

@@ -13,7 +13,8 @@ from harness.deployment.graphs import INPUT, ONNX, described_in
 from harness.deployment.source import Form, Source
 from harness.files import write_atomic
 
-LAYERS = ("Conv", "Gemm", "MatMul")
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+SIZES = ("Shape", "Size")
 
 
 def quantise_onnx(source: Source, form: Form, folder: Path) -> None:
@@ -50,14 +51,15 @@ def quantise_onnx(source: Source, form: Form, folder: Path) -> None:
 
 def _kept(graph: Any) -> set[str]:
     """Names of the outermost layers."""
-    makers = {name: node.name for node in graph.node for name in node.output}
+    nodes = [node for node in graph.node if node.op_type not in SIZES]
+    makers = {name: node.name for node in nodes for name in node.output}
     after: dict[str, list[str]] = {}
-    for node in graph.node:
+    for node in nodes:
         for name in node.input:
             after.setdefault(makers.get(name, ""), []).append(node.name)
-    readers = {each.name: [node.name for node in graph.node if each.name in node.input] for each in graph.input}
-    before = {node.name: [makers[name] for name in node.input if name in makers] for node in graph.node}
-    layers = {node.name for node in graph.node if node.op_type in LAYERS}
+    readers = {each.name: [node.name for node in nodes if each.name in node.input] for each in graph.input}
+    before = {node.name: [makers[name] for name in node.input if name in makers] for node in nodes}
+    layers = {node.name for node in nodes if node.op_type in LAYERS}
     first = [name for names in readers.values() for name in names]
     return outermost(layers, first, [makers[each.name] for each in graph.output], after, before)
 

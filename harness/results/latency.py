@@ -45,8 +45,9 @@ def add_latency(file: Path, results: Path) -> tuple[Path, dict[str, Any]]:
             f"{file}: sha256 {said['sha256'][:12]}... is of no model exported below {results}; it was changed or "
             "exported again since, or give the results folder of its export with --results"
         )
-    folder, row = max(found, key=lambda each: each[1]["exported_at"])
-    if row["batch"] not in (None, said["batch"]) or row["size_hw"] not in (None, said["hw"]):
+    # One that was judged on the whole split is in the tables.
+    folder, row = max(found, key=lambda each: (each[1]["images"] == each[1]["split_images"], each[1]["exported_at"]))
+    if said["batch"] != (row["batch"] or 1) or row["size_hw"] not in (None, said["hw"]):
         raise ValueError(f"{file}: batch {said['batch']} and hw {said['hw']} are not those of the export")
     taken = sorted(said["latency_ms"])
     device = said["device"] if said["provider"] == LOCAL else f"{said['device']}, {said['provider']}"

@@ -128,6 +128,12 @@ def longer(mean=64.0, n=5, vs_kd=None, **changes):
             f"no method is significantly ahead of {SAME}; {NO_LONGER}; nothing is claimed of cwd (failed runs), at "
             "(too few runs), dist (no seed in common) and ifvd (no spread between seeds)",
         ),
+        # of one that has too few runs nothing is said, not that it has no higher mean
+        (
+            (longer(61.0), line("kd", 60.0, OPEN), line("dist", 60.5, OPEN), line("cwd", 63.0, against(AHEAD, 3), 3)),
+            f"no method is significantly ahead of {SAME}; none of kd and dist has a higher mean than {LONG} "
+            f"{NO_INTERVAL}; nothing is claimed of cwd (too few runs)",
+        ),
         # all methods of which something could be said have failed runs
         (
             (longer(), line("kd", 62.0, against(AHEAD, lost=1), failed=1)),

@@ -181,6 +181,7 @@ def test_little_disk_says_where_else(tmp_path, capsys, monkeypatch):
     assert commands_in(text) == ["sstkd-bench doctor --results FOLDER"]
 
 
+@pytest.mark.torch
 def test_an_experiment_that_wants_gpus_where_there_is_none(tmp_path, monkeypatch):
     import torch
 

@@ -100,6 +100,7 @@ def test_a_file_that_is_something_else_is_refused(exported: tuple[Path, Path, di
         ({"agreement": 1.5}, "agreement 1.5: has to be a share"),
         ({"hw": [64]}, "hw .*: has to be height and width"),
         ({"hw": [64, 64]}, "are not those of the export"),
+        ({"batch": 1}, "are not those of the export"),
         ({"versions": {"numpy": 3}}, "versions .*: has to be versions by package"),
     ):
         (tmp_path / "changed.json").write_text(json.dumps(said | change))

@@ -320,6 +320,8 @@ def test_how_the_file_was_judged(run: Run) -> None:
     assert "3.75 ms" in text and "3.0 MiB" in text and "int8, first and last layers float32, calibrated on 12" in text
     assert "512x1024" in text and "onnx 1.2, torch 3.4" in text
     assert "a class score differs by" in text
+    assert "whether a difference is left in int8 was not compared here" in text
+    assert "in int8 was not compared" not in card(run, rows(run), {})
     assert "a class score differs by" not in card(run, rows(run), {"largest_difference": None})
 
 

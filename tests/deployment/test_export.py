@@ -1,5 +1,6 @@
 """A trained network leaves as a file: what the file says is what the network says, by the file's own runtime."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,8 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import harness
-from harness.deployment import calibration, graphs
+from harness.deployment import calibration, graphs, judge
 from harness.deployment import export as exporting
+from harness.deployment import place as placing
 from harness.deployment.export import TARGETS, Graphs
 from harness.deployment.judge import Judged, require_equal
 from harness.deployment.place import KIND
@@ -26,7 +28,7 @@ from harness.deployment.source import Form, Source
 from harness.experiment.spec import Run
 from harness.results import paths, store
 from harness.results.exports import exports_folder, read_exports
-from tests.support import tiny
+from tests.support import exported, tiny
 from tests.support.commands import ROOT, call, refused
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -228,6 +230,33 @@ def test_int8_of_openvino_keeps_the_outermost_layers_and_the_description(trained
     assert json.loads(model.get_rt_info(["sstkd-bench"]).astype(str))["run_id"] == trained[1].run_id
 
 
+def test_a_size_that_is_read_from_a_map_is_no_way_through_the_network(tmp_path: Path) -> None:
+    """A U-Net of any size resizes its maps to sizes that it reads from others."""
+    import onnx
+
+    found = exported.source("unet", "resnet18")
+    assert found is not None
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
+    found = dataclasses.replace(found, data=dataclasses.replace(found.data, train=[(image, None) for image in pixels]))
+    form = Form(calibration=2)
+    for to in ("onnx", "openvino"):
+        (tmp_path / to).mkdir()
+        kind = TARGETS[to]
+        assert isinstance(kind, Graphs) and kind.quantise is not None
+        kind.write(found, form, tmp_path / to)
+        kind.quantise(found, form, tmp_path / to)
+    model = onnx.load(tmp_path / "onnx" / "model.onnx")
+    assert {"Shape", "Resize"} <= {node.op_type for node in model.graph.node}
+    constants = {each.name for each in model.graph.initializer}
+    floats = [node.input[1] in constants for node in model.graph.node if node.op_type == "Conv"]
+    assert floats == [True, *[False] * (len(floats) - 2), True]
+    import openvino
+
+    graph = openvino.Core().read_model(tmp_path / "openvino" / "model.xml")
+    layers = [op for op in graph.get_ordered_ops() if op.get_type_name() == "Convolution"]
+    assert [op.input_value(1).get_node().get_type_name() == "Constant" for op in layers] == floats
+
+
 def test_openvino_reports_to_nobody(trained: tuple[Path, Run], tmp_path: Path) -> None:
     """Its packages report each import to their makers, and leave a number in the home folder."""
     words = ["-m", "harness.cli", "export", str(trained[0]), "none/0", "--to", "openvino", "--int8", "--limit", "1"]
@@ -293,6 +322,43 @@ def test_an_interrupted_export_leaves_the_earlier_one(
         export(trained, "safetensors", tmp_path / "out")
     assert sorted((tmp_path / "out").iterdir()) == files
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and read_exports(trained[0]) == rows
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+def test_what_an_interruption_leaves_at_the_place_can_be_replaced(
+    trained: tuple[Path, Run], moved: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(trained, "smp", tmp_path / "out", limit=1)
+    really, done = placing.os.replace, []
+
+    def replace(a: Path, b: Path) -> None:
+        if Path(b).parent == tmp_path / "out" and Path(b).name != "export.json":
+            if len(done) == moved:
+                raise KeyboardInterrupt
+            done.append(b)
+        really(a, b)
+
+    monkeypatch.setattr(placing.os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        export(trained, "safetensors", tmp_path / "out", limit=1)
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["incomplete"]
+    monkeypatch.undo()
+    export(trained, "safetensors", tmp_path / "out", limit=1)
+    files = ["README.md", "export.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
+
+
+def test_a_file_whose_scores_are_no_numbers_has_no_row(trained: tuple[Path, Run]) -> None:
+    source = Source.of(trained[0], store.read_row(paths.run_path(trained[0], trained[1].run_id)))
+
+    @torch.no_grad()
+    def broken(image: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = source.network(image).full.clone()
+        scores[..., 0, 0] = float("nan")
+        return scores
+
+    with pytest.raises(ValueError, match="class scores of image 0 of val are not finite numbers"):
+        judge.judged(source, broken, Form(), None)
 
 
 def test_what_is_not_offered_is_said(

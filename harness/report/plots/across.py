@@ -9,7 +9,7 @@ import numpy as np
 from harness.analysis.across import WITHIN, Across, Cost, Task, pareto
 from harness.analysis.exports import ExportCost
 from harness.analysis.ranking import profile
-from harness.report.plots.style import FAINT, INK, MUTED, style
+from harness.report.plots.style import FAINT, INK, MUTED, escaped, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -185,7 +185,7 @@ def export_plot(found: Across, points: Sequence[ExportCost], title: str = "") ->
     """
     timings = dict.fromkeys(timing for c in points for timing in c.latency_ms)
     panels = [
-        (textwrap.fill(f"{t.text}, ms", 36), [(c.latency_ms[t], c) for c in points if t in c.latency_ms])
+        (textwrap.fill(escaped(f"{t.text}, ms"), 36), [(c.latency_ms[t], c) for c in points if t in c.latency_ms])
         for t in sorted(timings, key=lambda t: (t.device, t.threads, t.hw))
     ]
     panels.append(("size of the files, MiB", [(c.size_mib, c) for c in points]))

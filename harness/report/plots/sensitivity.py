@@ -12,7 +12,7 @@ from harness.analysis.lines import MethodRow
 from harness.analysis.tables import Block
 from harness.experiment.method import compact, method_entry
 from harness.report.plots.curves import THIN
-from harness.report.plots.style import INK, MUTED, plain, style
+from harness.report.plots.style import INK, MUTED, escaped, plain, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -205,7 +205,7 @@ def _draw_block(part: "SubFigure", block: Block, mine: Sequence[Series], rows: i
                 handles, labels = [*handles, handle], [*labels, label]
     for axes in every[len(mine) :]:
         axes.remove()
-    part.suptitle(_escaped(f"{block.pair}, {block.dataset}"), fontsize=10, color=INK, x=0.01, ha="left")
+    part.suptitle(escaped(f"{block.pair}, {block.dataset}"), fontsize=10, color=INK, x=0.01, ha="left")
     part.legend(
         handles, labels, loc="outside lower center", ncols=_columns(labels, width), frameon=False, fontsize=9,
         labelcolor=INK, handlelength=3.4, columnspacing=1.4,
@@ -223,7 +223,7 @@ def _draw(axes: "Axes", block: Block, one: Series, told: str) -> None:
         if line.miou is not None:
             axes.axhline(
                 line.miou.mean, color=colour, linestyle=dash, linewidth=1.3, zorder=2,
-                label=_escaped(f"{line.label} {line.miou.mean:.1f}"),
+                label=escaped(f"{line.label} {line.miou.mean:.1f}"),
             )  # fmt: skip
     if one.default is not None:
         axes.axvline(one.default, color=MUTED, linewidth=5, alpha=0.22, zorder=1, label="the method's default")
@@ -245,14 +245,9 @@ def _draw(axes: "Axes", block: Block, one: Series, told: str) -> None:
         label=told,
     )  # fmt: skip
     axes.set_xscale("log")
-    plain(axes, _escaped(one.axis), "")
+    plain(axes, escaped(one.axis), "")
     _ticks(axes, one)
-    axes.set_title(textwrap.fill(_escaped(one.title), 46), fontsize=9, color=INK, loc="left")
-
-
-def _escaped(text: str) -> str:
-    """Text whose dollar signs are no formula."""
-    return text.replace("$", r"\$")
+    axes.set_title(textwrap.fill(escaped(one.title), 46), fontsize=9, color=INK, loc="left")
 
 
 def _references(block: Block) -> list[tuple[MethodRow, str, Any]]:

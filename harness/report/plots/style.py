@@ -108,3 +108,8 @@ def figure_svg(figure: "Figure", text: bool = False) -> str:
     with mpl.rc_context({"svg.fonttype": "none" if text else "path", "svg.hashsalt": "curves"}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=text)
     return out.getvalue()
+
+
+def escaped(text: str) -> str:
+    """Text of a row whose dollar signs are no formula."""
+    return text.replace("$", r"\$")
