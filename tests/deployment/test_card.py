@@ -138,7 +138,7 @@ CASES = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(("to", "form", "bgr"), CASES, ids=str)
 def test_the_code_loads_the_file(
     run: Run, to: str, form: Form, bgr: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -158,7 +158,7 @@ def test_the_code_loads_the_file(
     assert (labels == expected).mean() > 0.999
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("pair", [("unet", "resnet18"), *exported.OTHERS], ids=str)
 def test_the_code_loads_weights_of_every_library(
     run: Run, pair: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
