@@ -11,7 +11,7 @@ bench.run()
 
 for run in bench.runs():
     if run.role == "student":
-        name = f"{run.method.name}-{run.seed}"
+        name = "-".join(filter(None, (run.method.name, run.control, str(run.seed)))).replace(" ", "-")
         whole = harness.export(run.run_id, "onnx", bench.directory, Path(folder) / name)
         small = harness.export(run.run_id, "onnx", bench.directory, Path(folder) / f"{name}-int8", int8=True)
         print(f"{name}: mIoU {100 * whole['miou']:.2f}, in int8 {100 * small['miou']:.2f}")

@@ -6,12 +6,12 @@ Everything in it is from the run's row, the export's and the project's own compa
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from harness.analysis.answer import longer
 from harness.borders import label, markdown, one_line, without_folders, without_secrets
 from harness.deployment.loading import code, takes
 from harness.deployment.source import Source
@@ -39,7 +39,6 @@ LONGER = {
     "equal steps": "trained for as many steps as the recipe has",
 }
 """By control of the student without distillation, how it is trained."""
-LONGER_CONTROL = "equal seconds"
 _HOLE = "# license: to be filled in, see below; none is claimed"
 
 
@@ -198,16 +197,10 @@ def _score(line: "MethodRow") -> str:
     return f"{line.miou.mean:.2f}{deviation}" + (f"; {line.absences}" if line.absences else "")
 
 
-def _enough(found: "Comparison") -> bool:
-    """Whether the comparison has as many runs as the project asks for: whether it would mark a clear interval."""
-    clear = replace(found.difference, mean=1.0, low=0.5, high=1.5)
-    return replace(found, difference=clear, lost=0, won=0).significant
-
-
 def _difference(line: "MethodRow", found: "Comparison | None", reference: str) -> str:
     if found is None:
         return "–" if line.reference == reference else MISSING
-    return found.text if _enough(found) else f"too few runs (n={found.difference.n})"
+    return found.text if found.enough else f"too few runs (n={found.difference.n})"
 
 
 def _claims(exported: Mapping[str, Any], block: "Block | None", line: "MethodRow | None") -> str:
@@ -238,7 +231,7 @@ def _claim(found: "Comparison | None") -> str:
     if found is None:
         return MISSING
     d = found.difference
-    if not _enough(found):
+    if not found.enough:
         return f"too few runs for a claim (n={d.n})"
     if found.significant:
         return f"{found.text}; the interval leaves 0 out: a difference"
@@ -249,7 +242,7 @@ def _claim(found: "Comparison | None") -> str:
 
 def _longer(block: "Block", line: "MethodRow") -> list[str]:
     """How far the student without distillation comes that trains as long."""
-    control = next((each for each in block.methods if each.name.control == LONGER_CONTROL), None)
+    control = longer(block)
     if control is None or control.miou is None or line.miou is None:
         if block.budget_unit != "steps":
             return []
