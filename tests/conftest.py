@@ -3,11 +3,13 @@
 `--no-skips`, which CI gives, makes a failure of every other skip: a test that never runs proves nothing.
 """
 
+import ctypes
 import gc
+import platform
 import signal
 import sys
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from pathlib import Path
 from types import ModuleType
@@ -135,3 +137,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(f"{kind:12} {found['clean']:5} clean {found['not clean']:5} not clean")
         total = sum(counts.values(), Counter[str]())
         terminalreporter.line(f"{'all':12} {total['clean']:5} clean {total['not clean']:5} not clean")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gives_memory_back() -> Iterator[None]:
+    """After each file what its tests have kept: a process that trains keeps what it frees, and one that exports keeps
+    graphs, but Ray ends workers of others when a machine's memory is used up."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch._dynamo"].reset()
+    if "torch" in sys.modules:
+        gc.collect()
+        if platform.libc_ver()[0] == "glibc":
+            ctypes.CDLL(None).malloc_trim(0)
