@@ -47,7 +47,8 @@ def require_place(to: Path, directory: Path) -> Path:
         raise ValueError(f"-o {given}: is a file; give a folder")
     if to.exists() and any(to.iterdir()) and _listed(to) is None:
         raise ValueError(
-            f"-o {given}: holds something else than one export, which is not replaced; give another folder"
+            f"-o {given}: holds something else than one export{_foreign(to)}, which is not replaced; move it away or "
+            "give another folder"
         )
     for folder in (to, exports_folder(own)):
         there = next(each for each in (folder, *folder.parents) if each.exists())
@@ -66,6 +67,16 @@ def _listed(folder: Path) -> list[str] | None:
     if names is None or {path.name for path in folder.iterdir()} - set(names):
         return None
     return names if all((folder / name).is_file() for name in names if (folder / name).exists()) else None
+
+
+def _foreign(folder: Path) -> str:
+    """The first names in a folder that are no files of the export that it holds."""
+    try:
+        own = {DESCRIPTION, *map(str, json.loads((folder / DESCRIPTION).read_bytes())["files"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        own = set()
+    names = sorted({path.name for path in folder.iterdir()} - own)
+    return f" ({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})" if names else ""
 
 
 @contextmanager

@@ -77,6 +77,19 @@ def test_inputs_have_the_labels_of_the_network(exported: tuple[Path, Path, dict[
     assert (labels == wanted).mean() > 0.999
 
 
+def test_channels_go_in_by_the_order_of_the_network(tmp_path: Path) -> None:
+    train = {**tiny.TINY["train"], "normalize": "bgr-mean"}
+    _, run = tiny.plan(tmp_path, methods=["none"], train=train)
+    directory, folder = tmp_path / "results" / "tiny", tmp_path / "export"
+    assert tiny.in_process(run, directory) == "ok"
+    harness.export("none/0", "onnx", directory, folder, size_hw=(64, 96), batch=1, bench_script=True, limit=1)
+    pixels = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        labels = harness.load_student("none/0", directory)(pixels.permute(0, 3, 1, 2) / 255).argmax(1)
+    np.savez(folder / "inputs.npz", images=pixels.numpy(), labels=labels.numpy(), batch=np.int64(1))
+    assert timed(folder, tmp_path / "latency.json")["agreement"] > 0.999
+
+
 def test_bytes_go_in_where_preprocessing_is_inside(exported: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
     directory, _, own = exported
     harness.export(

@@ -387,7 +387,7 @@ def test_what_is_not_offered_is_said(
         ({"to": "onnx", "every_layer": True}, "--every-layer: belongs to --int8; give both or neither"),
         ({"to": "onnx", "limit": 0}, "--limit 0: has to be 1 or more"),
         ({"to": "onnx", "int8": True, "calibrate": 0}, "--calibrate 0: has to be 1 or more"),
-        ({"to": "safetensors", "output": foreign}, "holds something else than one export, which is not replaced"),
+        ({"to": "safetensors", "output": foreign}, r"holds something else than one export \(thesis\.txt\), which is not replaced"),
     ):
         with pytest.raises(ValueError, match=message):
             harness.export(trained[1].run_id, results=trained[0], **{"output": tmp_path / "out", **options})
@@ -424,7 +424,7 @@ def test_only_the_files_of_an_earlier_export_are_replaced(
     files = ["README.md", "export.json", "model.safetensors"]
     assert sorted(path.name for path in (tmp_path / "real").iterdir()) == files
     (tmp_path / "real" / "int8").mkdir()
-    with pytest.raises(ValueError, match="holds something else than one export"):
+    with pytest.raises(ValueError, match=r"holds something else than one export \(int8\), which"):
         export(trained, "safetensors", tmp_path / "real", limit=1)
     assert (tmp_path / "real" / "model.safetensors").is_file() and (tmp_path / "real" / "int8").is_dir()
 
