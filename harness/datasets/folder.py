@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -186,7 +187,7 @@ def read_classes(path: Path) -> ClassTable:
         ValueError: no such file, not YAML, an unknown or missing key, a value out of range or twice; a line each.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: the list of classes is missing. Write one:\n{EXAMPLE}")
+        raise ValueError(f"{path}: the list of classes is missing. Write one:\n{indent(EXAMPLE, '    ')}")
     data, lines = yaml_reader.read(path, "a list of classes", "classes:, ignore:")
     problems: list[str] = []
 

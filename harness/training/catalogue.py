@@ -1,18 +1,16 @@
-"""Describes every method on one pair: terms, hyper-parameters, extra parameters and cost."""
+"""Describes every method on one pair: terms, extra parameters and cost."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.distillers import METHODS
 from harness.experiment.load import load
-from harness.experiment.method import Method, method_entry
+from harness.experiment.method import Method
 from harness.experiment.recipe import Train
-from harness.experiment.signatures import Entry
 from harness.experiment.spec import Network
 from harness.models import build
 from harness.taps import Pair
@@ -30,9 +28,6 @@ class Facts:
 
     Attributes:
         name: in METHODS.
-        paper: citation.
-        caveat: caveat about the default values; empty if there is none.
-        hyperparameters: "name=default", with "[low, high]" if the method declares a search range.
         reason: why it does not apply to the pair; None if it does.
         terms: names of the loss terms at the defaults.
         extra_parameters: number of parameters trained with the student and discarded afterwards.
@@ -41,9 +36,6 @@ class Facts:
     """
 
     name: str
-    paper: str
-    caveat: str
-    hyperparameters: tuple[str, ...]
     reason: str | None = None
     terms: tuple[str, ...] = ()
     extra_parameters: int = 0
@@ -103,31 +95,19 @@ def describe(teacher: Network, student: Network, num_classes: int, side: int, me
     batches: list[tuple[Tensor, Tensor]] = [(image, label)] * (WARM_UP + TIMED if measure else 1)
     plain, recipe = None, Train(steps=1, batch_size=BATCH)
     for name, kind in METHODS.items():
-        entry = method_entry(name)
-        known = Facts(name, kind.paper, kind.caveat, _hyperparameters(entry, kind.space))
         reason = kind.skip(pair)
         if reason is not None:
-            yield replace(known, reason=reason)
+            yield Facts(name, reason)
             continue
         distiller = build_method(Method(name=name), pair, 0)
         seen = theirs if kind.needs_teacher else None
         seconds, terms = step_seconds_of(ours, seen, distiller, batches, pair.ignore_index, recipe)
         ours.zero_grad(set_to_none=True)
         plain = seconds if name == PLAIN else plain
-        yield replace(
-            known,
+        yield Facts(
+            name,
             terms=terms,
             extra_parameters=parameters(distiller),
             buffers_mb=sum(b.numel() * b.element_size() for b in distiller.buffers()) / 2**20,
             relative_step=seconds / plain if measure and plain else None,
         )
-
-
-def _hyperparameters(entry: Entry, space: Any) -> tuple[str, ...]:
-    found = []
-    for name, field in entry.parameters.model_fields.items():
-        low, high = space.get(name, (None, None))
-        default = field.default
-        value = "[" + ", ".join(map(str, default)) + "]" if isinstance(default, tuple) else str(default)
-        found.append(f"{name}={value}" + (f" [{low:g}, {high:g}]" if low is not None else ""))
-    return tuple(found)

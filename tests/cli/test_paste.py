@@ -40,6 +40,7 @@ def commands_in(text):
     [
         ("a: is wrong", ["error: a: is wrong"]),
         ("a\nb", ["error: a", "error: b"]),
+        ("write one:\n    classes:\n      - {}", ["error: write one:", "    classes:", "      - {}"]),
         (
             "tpe needs Optuna: pip install 'sstkd-bench[search]'",
             ["error: tpe needs Optuna:", "    pip install 'sstkd-bench[search]'"],

@@ -42,6 +42,9 @@ def test_the_readme_shows_what_the_example_rows_give() -> None:
     assert len(lines) == 8
     readme = (ROOT / "README.md").read_text().splitlines()
     assert [line for line in lines if line not in readme] == []
+    start = (ROOT / "docs" / "index.md").read_text()
+    for line in lines[1:]:
+        assert "|".join(line.split("|")[:6]) + "|\n" in start, "the start page has the first columns"
 
 
 @pytest.mark.parametrize(("file", "page", "methods"), [("believe", "believe", 5), ("ablation_sstkd", "sstkd", 12)])

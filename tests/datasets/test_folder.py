@@ -58,7 +58,7 @@ def test_lists_may_have_the_images_endings(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, r"classes.yaml: the list of classes is missing. Write one:\nclasses:"),
+        (None, r"classes.yaml: the list of classes is missing. Write one:\n    classes:"),
         ("classes: [", "classes.yaml:1: not valid YAML"),
         ("classes: [{name: a, value: 0, value: 1}]", "classes.yaml:1: classes.0.value: duplicate key"),
         ("[]", r"classes.yaml: a list of classes is a mapping of keys \(classes:, ignore:\)"),

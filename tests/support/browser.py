@@ -13,8 +13,12 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: 
 
 
 @contextmanager
-def opened(path: Path, width: int = 1440, scheme: str = "light") -> Iterator[Any]:
-    """The page; leaving asserts that it asked for nothing but itself and that nothing went wrong in it."""
+def opened(path: Path, width: int = 1440, scheme: str = "light", site: Path | None = None) -> Iterator[Any]:
+    """The page; leaving asserts that it asked for nothing but itself and that nothing went wrong in it.
+
+    A page of a site may ask for what is in the site's folder.
+    """
+    own = ("request: data:", f"request: {(site or path).as_uri()}")
     from playwright.sync_api import sync_playwright
 
     wrong: list[str] = []
@@ -28,4 +32,5 @@ def opened(path: Path, width: int = 1440, scheme: str = "light") -> Iterator[Any
         page.goto(path.as_uri())
         yield page
         browser.close()
-    assert [text for text in wrong if not text.startswith(("request: data:", f"request: {path.as_uri()}"))] == []
+    left = [text for text in wrong if not text.startswith(own)]
+    assert left == [], left
