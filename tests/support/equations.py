@@ -109,8 +109,8 @@ EQUATIONS: dict[str, Equation] = {
         r" + w_{\text{holistic}} L_{\text{adv}}",
         (
             r"L_{\text{pixel}} = -\frac{1}{P} \sum_{n,i,k} q^T_{nik} \space \log \space q^S_{nik}",
-            r"L_{\text{pair}} = \frac{1}{N V^2} \sum_{n} \sum_{u,v=1}^{V} \left( a^S_{nuv} - a^T_{nuv} \right)^2,"
-            r" \quad a_{nuv} = \frac{g_{nu}^{\top} g_{nv}}{\lVert g_{nu} \rVert_2 \lVert g_{nv} \rVert_2}",
+            r"L_{\text{pair}} = \frac{1}{N V^2} \sum_{n} \sum_{u,v=1}^{V} \left( a^S_{nuv} - a^T_{nuv} \right)^2",
+            r"a_{nuv} = \frac{g_{nu}^{\top} g_{nv}}{\lVert g_{nu} \rVert_2 \lVert g_{nv} \rVert_2}",
             _ADVERSARIAL,
             _CRITIC,
             _HINGE,
@@ -134,8 +134,8 @@ EQUATIONS: dict[str, Equation] = {
         r"L = w_{\text{weight}} \frac{1}{N P} \sum_{n,i} b_{ni} \left( s^S_{ni} - s^T_{ni} \right)^2"
         r" + w_{\text{kd}} L_{\text{kd}} + w_{\text{adversarial}} L_{\text{adv}}",
         (
-            r"s_{ni} = \frac{f_{ni}^{\top} m_{n y}}{\lVert f_{ni} \rVert_2 \lVert m_{n y} \rVert_2},"
-            r" \quad m_{nk} = \frac{\sum_{i} [y_{ni} = k] f_{ni}}{\sum_{i} [y_{ni} = k]}, \quad y = y_{ni}",
+            r"s_{ni} = \frac{f_{ni}^{\top} m_{n y_{ni}}}{\lVert f_{ni} \rVert_2 \lVert m_{n y_{ni}} \rVert_2}",
+            r"m_{nk} = \frac{\sum_{i} [y_{ni} = k] f_{ni}}{\sum_{i} [y_{ni} = k]}",
             rf"L_{{\text{{kd}}}} = \frac{{1}}{{N P K}} {_KD}",
         ),
         {
@@ -155,8 +155,8 @@ EQUATIONS: dict[str, Equation] = {
     "cwd": Equation(
         r"L = w_{\text{logits}} L_{\text{cwd}}(z^S, z^T) + w_{\text{feature}} L_{\text{cwd}}(A f^S, f^T)",
         (
-            r"L_{\text{cwd}}(x^S, x^T) = \frac{\tau^2}{N C} \sum_{n,c,i} q^T_{nci} \space \log \space \frac{q^T_{nci}}{q^S_{nci}},"
-            r" \quad q_{nci} = \frac{\exp(x_{nci} / \tau)}{\sum_{j} \exp(x_{ncj} / \tau)}",
+            r"L_{\text{cwd}}(x^S, x^T) = \frac{\tau^2}{N C} \sum_{n,c,i} q^T_{nci} \space \log \space \frac{q^T_{nci}}{q^S_{nci}}",
+            r"q_{nci} = \frac{\exp(x_{nci} / \tau)}{\sum_{j} \exp(x_{ncj} / \tau)}",
         ),
         {
             "*q*": "the share of a position in its channel; of *z* the channels are the *K* classes",
@@ -171,11 +171,11 @@ EQUATIONS: dict[str, Equation] = {
         r"L = w_{\text{pixel}} L_{\text{psd}} + w_{\text{category}} L_{\text{csd}} + w_{\text{kd}} L_{\text{kd}}",
         (
             r"L_{\text{psd}} = \frac{2}{M (M - 1) N P} \sum_{u=1}^{M-1} \sum_{v=u+1}^{M} \sum_{n,i}"
-            r" \left( r^S_{uvni} - r^T_{uvni} \right)^2,"
-            r" \quad r_{uvn} = \frac{a_{vn} - a_{un}}{\lVert a_{vn} - a_{un} \rVert_2}",
-            r"L_{\text{csd}} = \frac{1}{N K^2} \sum_{n,k,l} \left( g^S_{nkl} - g^T_{nkl} \right)^2,"
-            r" \quad g_{nkl} = \sum_{i} q_{nki} q_{nli},"
-            r" \quad q_{nki} = \frac{\exp(\bar{z}_{nki} / \tau)}{\sum_{j} \exp(\bar{z}_{nkj} / \tau)}",
+            r" \left( r^S_{uvni} - r^T_{uvni} \right)^2",
+            r"r_{uvn} = \frac{a_{vn} - a_{un}}{\lVert a_{vn} - a_{un} \rVert_2}",
+            r"L_{\text{csd}} = \frac{1}{N K^2} \sum_{n,k,l} \left( g^S_{nkl} - g^T_{nkl} \right)^2",
+            r"g_{nkl} = \sum_{i} q_{nki} q_{nli}",
+            r"q_{nki} = \frac{\exp(\bar{z}_{nki} / \tau)}{\sum_{j} \exp(\bar{z}_{nkj} / \tau)}",
         ),
         {
             "*a*": "the attention ([`at`](#at)) of one of the *M* maps that `taps` names, resized to the teacher's last one",
@@ -194,10 +194,10 @@ EQUATIONS: dict[str, Equation] = {
         r"L = w_{\text{batch}} L_{\text{b}} + w_{\text{pixel}} L_{\text{p}} + w_{\text{region}} L_{\text{r}}"
         r" + w_{\text{kd}} L_{\text{kd}}",
         (
-            r"L_{\text{b}} = \frac{1}{N^2 P} \sum_{m,n} \sum_{i,j} r^T_{mnij} \space \log \space \frac{r^T_{mnij}}{r^S_{mnij}},"
-            r" \quad r_{mnij} = \frac{\exp(u_{mi}^{\top} u_{nj} / \tau)}{\sum_{l} \exp(u_{mi}^{\top} u_{nl} / \tau)}",
-            r"L_{\text{p}} = \frac{\theta^2}{B} \sum_{(n,i)} \sum_{e} q^T_{nie} \space \log \space \frac{q^T_{nie}}{q^S_{nie}},"
-            r" \quad q_{nie} = \frac{\exp(v_{ni}^{\top} o_{e} / (\tau \theta))}{\sum_{l} \exp(v_{ni}^{\top} o_{l} / (\tau \theta))}",
+            r"L_{\text{b}} = \frac{1}{N^2 P} \sum_{m,n} \sum_{i,j} r^T_{mnij} \space \log \space \frac{r^T_{mnij}}{r^S_{mnij}}",
+            r"r_{mnij} = \frac{\exp(u_{mi}^{\top} u_{nj} / \tau)}{\sum_{l} \exp(u_{mi}^{\top} u_{nl} / \tau)}",
+            r"L_{\text{p}} = \frac{\theta^2}{B} \sum_{(n,i)} \sum_{e} q^T_{nie} \space \log \space \frac{q^T_{nie}}{q^S_{nie}}",
+            r"q_{nie} = \frac{\exp(v_{ni}^{\top} o_{e} / (\tau \theta))}{\sum_{l} \exp(v_{ni}^{\top} o_{l} / (\tau \theta))}",
         ),
         {
             "*u*": "*f* of a position (or the mean of a window of `pool` x `pool`), divided by its norm; each network has"
@@ -254,8 +254,8 @@ EQUATIONS: dict[str, Equation] = {
         r" + w_{\text{kd}} L_{\text{kd}}",
         (
             r"L_{\text{c}} = -\frac{1}{N P} \sum_{n,i} \sum_{g} \space \log \space \frac{E_{igig}}"
-            r"{E_{igig} + \sum_{j} \sum_{h \neq g} E_{igjh}},"
-            r" \quad E_{igjh} = \exp \left( -\frac{\lVert s_{ig} - t_{jh} \rVert_1}{\tau} \right)",
+            r"{E_{igig} + \sum_{j} \sum_{h \neq g} E_{igjh}}",
+            r"E_{igjh} = \exp \left( -\frac{\lVert s_{ig} - t_{jh} \rVert_1}{\tau} \right)",
         ),
         {
             "*m*, *A*, *G*, 1 / *N*": "as in [`mgd`](#mgd); *G* has two branches with `enhanced_projector`",
@@ -279,7 +279,8 @@ EQUATIONS: dict[str, Equation] = {
         r" \left\lvert B_{do}(A f^S)_{nci} - B_{do}(f^T)_{nci} \right\rvert",
         (
             r"m_{dni} = \frac{1}{R} \sum_{r=1}^{R} \sigma \left( \sum_{c} t_{drc} \sum_{o=1}^{3} B_{do}(f^T)_{nci}"
-            r" \right), \quad \sigma(x) = \frac{1}{1 + e^{-x}}",
+            r" \right)",
+            r"\sigma(x) = \frac{1}{1 + e^{-x}}",
         ),
         {
             "*B*<sub>do</sub>": "the detail band *o* of level *d* of the orthonormal Haar transform, with *P*<sub>d</sub>"
@@ -295,8 +296,8 @@ EQUATIONS: dict[str, Equation] = {
         r"L = w_{\text{logits}} L_{\text{div}}(z^S, z^T) + w_{\text{feature}} \frac{C}{C_S} L_{\text{div}}(A f^S, f^T)"
         r" + w_{\text{kd}} L_{\text{kd}}",
         (
-            r"L_{\text{mse}}(x^S, x^T) = \frac{1}{N C} \sum_{n,c,i} \delta_{nci}^2,"
-            r" \quad \delta_{nci} = \frac{x^S_{nci}}{\lVert x^S_{ni} \rVert_2} - \frac{x^T_{nci}}{\lVert x^T_{ni} \rVert_2}",
+            r"L_{\text{mse}}(x^S, x^T) = \frac{1}{N C} \sum_{n,c,i} \delta_{nci}^2",
+            r"\delta_{nci} = \frac{x^S_{nci}}{\lVert x^S_{ni} \rVert_2} - \frac{x^T_{nci}}{\lVert x^T_{ni} \rVert_2}",
             r"L_{\text{l1}}(x^S, x^T) = \frac{1}{N C} \sum_{n,c,i}"
             r" \left\lvert \frac{x^S_{nci}}{\lVert x^S_{nc} \rVert_2} - \frac{x^T_{nci}}{\lVert x^T_{nc} \rVert_2} \right\rvert",
             r"L_{\text{huber}}(x^S, x^T) = \frac{\Delta}{N C} \sum_{n,c,i}"
@@ -319,9 +320,11 @@ EQUATIONS: dict[str, Equation] = {
         r" + w_{\text{adv}} L_{\text{adv}}",
         (
             rf"L_{{\text{{re}}}} = \frac{{\tau^2}}{{N P}} {_KD}",
-            r"L_{\text{str}} = \frac{1}{M} \sum_{m=1}^{M} \left( b^S_m - b^T_m \right)^2, \quad b = \text{CDM}(f)",
+            r"L_{\text{str}} = \frac{1}{M} \sum_{m=1}^{M} \left( b^S_m - b^T_m \right)^2",
+            r"b = \text{CDM}(f)",
             r"L_{\text{sta}} = \frac{1}{N R Q} \sum_{n} \sum_{r=1}^{R} \sum_{i=1}^{Q}"
-            r" \left( e^S_{nri} - e^T_{nri} \right)^2, \quad e = \text{DTIEM}(f)",
+            r" \left( e^S_{nri} - e^T_{nri} \right)^2",
+            r"e = \text{DTIEM}(f)",
         ),
         {
             "*f*": "the maps that `stages` names, resized to `stride` and concatenated; the student's then goes through a"

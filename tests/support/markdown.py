@@ -30,7 +30,7 @@ def coded(words: Iterable[Any]) -> list[str]:
 
 def filled(text: str) -> str:
     """Paragraphs on one line each; a page of docs/ that is named is a link."""
-    text = re.sub(r"(?<![\w(/])docs/([\w-]+)\.md", r"[\1](\1.md)", text)
+    text = re.sub(r"(?<![\w/])docs/([\w-]+)\.md", r"[\1](\1.md)", text)
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))
 
 

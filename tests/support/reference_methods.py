@@ -28,11 +28,7 @@ Every method with its equation, parameters and source, as its file in `harness/d
 terminal, and [Distillers](distillers.md) compares the methods. This page is made from the code. In all equations:"""
 SEARCHED = """A search draws a parameter log-uniformly from the range that is given as searched, and keeps the others. Losses agree with numbers of authors' code to
 1e-9, gradients to 1e-6 ([how](distillers.md#tests-against-the-authors-code))."""
-NEAR = {
-    "miou": ("mIoU", ".1f"),
-    "encoder": ("similarity of features to the teacher's at the encoder", ".2f"),
-    "decoder": ("at the decoder", ".2f"),
-}
+NEAR = ("encoder", "decoder")
 POSITIVE, WEIGHT = {"exclusiveMinimum": 0}, {"minimum": 0}
 SHARE = {"minimum": 0, "exclusiveMaximum": 1}
 CHECKS: dict[str, Range] = {"check_positive": POSITIVE, "check_weights": WEIGHT}
@@ -206,24 +202,27 @@ def _tests(name: str) -> str:
 
 @cache
 def _students() -> dict[str, list[dict[str, float]]]:
-    """Of the comparison of every method, by label: how near each seed's student is to its teacher, and its mIoU."""
+    """Of the comparison of every method, by label: how near each seed's student is to its teacher."""
     with (PAIR / "nearness.csv").open(newline="") as file:
-        near = {row.pop("run_id"): {key: float(value) for key, value in row.items()} for row in csv.DictReader(file)}
-    columns = ["run_id", "method", "method_parameters", "control", "val_miou"]
+        near = {row["run_id"]: {place: float(row[place]) for place in NEAR} for row in csv.DictReader(file)}
     found: dict[str, list[dict[str, float]]] = {}
-    for row in store.read_rows(PAIR, columns).to_pylist():
+    for row in store.read_rows(PAIR, ["run_id", "method", "method_parameters", "control"]).to_pylist():
         if row["run_id"] in near and row["control"] is None:
             label = Method(name=row["method"], parameters=json.loads(row["method_parameters"])).label
-            found.setdefault(label, []).append(near[row["run_id"]] | {"miou": 100 * row["val_miou"]})
+            found.setdefault(label, []).append(near[row["run_id"]])
     return found
 
 
 def _on_one_pair(name: str) -> str:
-    """What its students were like there, beside those without distillation."""
+    """How near its students came there, beside those without distillation."""
     labels = sorted((label for label in _students() if re.fullmatch(rf"{name}(\(.*\))?", label)), key=len)
     if name == "none" or not labels:
         return ""
-    ours, without = ({key: mean(x[key] for x in _students()[label]) for key in NEAR} for label in (labels[0], "none"))
-    said = [f"{what} {ours[key]:{digits}} (`none` {without[key]:{digits}})" for key, (what, digits) in NEAR.items()]
-    seeds = len(_students()[labels[0]])
-    return f"`{labels[0]}`: {listed(said)}, means of {seeds} seeds ([all](distillers.md#every-method-on-one-pair))"
+    label = labels[0]
+    ours, without = ({place: mean(x[place] for x in _students()[one]) for place in NEAR} for one in (label, "none"))
+    said = listed(f"{ours[place]:.2f} at the {place} (`none` {without[place]:.2f})" for place in NEAR)
+    seeds = len(_students()[label])
+    return (
+        f"similarity of `{label}` to its teacher: {said}, means of {seeds} seeds"
+        " ([what they gain](distillers.md#every-method-on-one-pair))"
+    )
