@@ -9,7 +9,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.experiment.method import compact, method_entry
 from harness.experiment.signatures import Entry, documentation
@@ -18,6 +18,57 @@ WIDTH = 80
 NARROWEST = 34
 """Characters of a column of meanings; where less is left, a meaning has lines of its own."""
 _NAMES: dict[Any, str] = {int: "whole number", float: "number", bool: "true or false", str: "text", type(None): "null"}
+
+
+class Parameter(NamedTuple):
+    """A parameter in words."""
+
+    name: str
+    default: str
+    """As an experiment file has it; `required` where there is none."""
+    searched: str
+    """The range of a search; empty where none varies it."""
+    allowed: str
+    meaning: str
+    """Empty where the documentation has none; without a full stop."""
+
+
+class Description(NamedTuple):
+    """A method's documentation, part by part."""
+
+    about: list[str]
+    """Paragraphs on what it is: the first in words, then the equations."""
+    remarks: list[str]
+    """Paragraphs on its parameters as a whole."""
+    parameters: list[Parameter]
+    source: list[str]
+    """`Paper: ...`, `Authors' code: ...`, each on one line."""
+    caveat: str
+    """What every table states about the default values; empty if nothing."""
+
+
+def describe(name: str) -> Description:
+    """What a method is, as data.
+
+    Args:
+        name: of the METHODS table, or `package.module:Class`.
+
+    Raises:
+        ValueError: there is no such method, or its source cannot be read.
+    """
+    entry = method_entry(name)
+    module, own = documentation(entry.target)
+    own_text, meanings = arguments(own)
+    paragraphs = re.split(r"\n\s*\n", module or own_text)
+    first = next((i for i, p in enumerate(paragraphs) if _is_source(p)), len(paragraphs))
+    source = [item for p in paragraphs[first:] for item in _labelled(p)]
+    return Description(
+        [paragraph for paragraph in paragraphs[:first] if paragraph.strip()],
+        re.split(r"\n\s*\n", own_text)[1:] if module else [],
+        list(_parameters(entry, meanings)),
+        source or [str(entry.constants.get("paper") or "none")],
+        entry.constants.get("caveat", ""),
+    )
 
 
 def explain(name: str, width: int = WIDTH) -> str:
@@ -30,19 +81,15 @@ def explain(name: str, width: int = WIDTH) -> str:
     Raises:
         ValueError: there is no such method, or its source cannot be read.
     """
-    entry = method_entry(name)
-    module, own = documentation(entry.target)
-    own_text, meanings = _arguments(own)
-    paragraphs = re.split(r"\n\s*\n", module or own_text)
-    first = next((i for i, p in enumerate(paragraphs) if _is_source(p)), len(paragraphs))
-    about = paragraphs[:first] + (re.split(r"\n\s*\n", own_text)[1:] if module else [])
-    parts = [name, *(_wrapped(paragraph, width) for paragraph in about if paragraph.strip())]
-    parts.append("\n".join(["Parameters", *_parameters(entry, meanings, width)]))
-    source = [line for p in paragraphs[first:] for line in _labelled(p, width)]
-    source = source or [*textwrap.wrap(str(entry.constants.get("paper") or "none"), width - 2)]
+    found = describe(name)
+    parts = [name, *(_wrapped(paragraph, width) for paragraph in found.about + found.remarks)]
+    parts.append("\n".join(["Parameters", *_table(found.parameters, width)]))
+    source = [
+        line for item in found.source for line in textwrap.wrap(item, width - 2, subsequent_indent="  ", **_AS_WRITTEN)
+    ]
     parts.append("\n".join(["Source", *(f"  {line}" for line in source)]))
-    if caveat := entry.constants.get("caveat"):
-        parts.append("\n".join(["Caveat", *(f"  {line}" for line in textwrap.wrap(caveat, width - 2))]))
+    if found.caveat:
+        parts.append("\n".join(["Caveat", *(f"  {line}" for line in textwrap.wrap(found.caveat, width - 2))]))
     return "\n\n".join(parts)
 
 
@@ -50,10 +97,9 @@ def _is_source(paragraph: str) -> bool:
     return re.match(r"Paper:", paragraph) is not None or re.search(r"arXiv \d|https://", paragraph) is not None
 
 
-def _labelled(paragraph: str, width: int) -> Iterator[str]:
-    """The lines of `Paper: ...`, `Authors' code: ...`, each wrapped by itself."""
-    for item in re.split(r"\n(?=[A-Z][\w' ]*: )", paragraph):
-        yield from textwrap.wrap(" ".join(item.split()), width - 2, subsequent_indent="  ", **_AS_WRITTEN)
+def _labelled(paragraph: str) -> list[str]:
+    """`Paper: ...`, `Authors' code: ...` of a paragraph, each on one line."""
+    return [" ".join(item.split()) for item in re.split(r"\n(?=[A-Z][\w' ]*: )", paragraph)]
 
 
 _AS_WRITTEN: Any = {"break_long_words": False, "break_on_hyphens": False}
@@ -74,16 +120,20 @@ def _wrapped(paragraph: str, width: int) -> str:
     return "\n".join(found)
 
 
-def _parameters(entry: Entry, meanings: dict[str, str], width: int) -> Iterator[str]:
-    """A line for each parameter: name, default, range of a search, allowed values and meaning."""
+def _parameters(entry: Entry, meanings: dict[str, str]) -> Iterator[Parameter]:
     space = entry.constants.get("space", {})
-    rows = []
     for name, field in entry.parameters.model_fields.items():
         default = "required" if field.is_required() else _value(field.default)
-        low, high = space.get(name, (None, None))
-        searched = "-" if low is None else f"{low:g} to {high:g}"
-        meaning = meanings.get(name, "").rstrip(".")
-        rows.append((name, default, searched, allowed(field) + (f"; {meaning}" if meaning else "")))
+        searched = "{:g} to {:g}".format(*space[name]) if name in space else ""
+        yield Parameter(name, default, searched, allowed(field), meanings.get(name, "").rstrip("."))
+
+
+def _table(parameters: list[Parameter], width: int) -> Iterator[str]:
+    """A line for each parameter: name, default, range of a search, allowed values and meaning."""
+    rows = [
+        (each.name, each.default, each.searched or "-", "; ".join(filter(None, [each.allowed, each.meaning])))
+        for each in parameters
+    ]
     if not rows:
         yield "  none"
         return
@@ -132,7 +182,7 @@ def _or(items: list[str]) -> str:
     return " or ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
-def _arguments(docstring: str) -> tuple[str, dict[str, str]]:
+def arguments(docstring: str) -> tuple[str, dict[str, str]]:
     """The text before a docstring's sections, and what its section `Args` says of each parameter."""
     before, *sections = re.split(r"\n\n(?=[A-Z]\w+:\n)", docstring)
     listed = next((section for section in sections if section.startswith("Args:")), "")

@@ -76,7 +76,9 @@ class Optimizer(Spec):
     """`sgd`, `adamw`, or a class of torch.optim (AdamW, NAdam, RMSprop, ...), whose keyword arguments stand beside it
     and have torch's defaults."""
     lr: Positive = 0.01
+    """Learning rate before the schedule's factor."""
     weight_decay: NonNegative | None = 5e-4
+    """Of all parameters that are trained."""
     momentum: Fraction | None = 0.9
     """SGD's momentum."""
     betas: tuple[Fraction, Fraction] | None = (0.9, 0.999)
@@ -153,6 +155,7 @@ class LossTerm(Spec):
     """cross-entropy, ohem (cross-entropy of the hardest pixels), dice, focal, or a function of your own:
     `package.module:function`, called with (scores, labels, ignore_index)."""
     weight: Positive = 1.0
+    """Factor of the term in a sum."""
     class_weights: Annotated[tuple[NonNegative, ...], Field(min_length=1, max_length=255)] | None = None
     """Of cross-entropy and ohem: one per class, in the order of the classes."""
     label_smoothing: Fraction | None = None
@@ -271,6 +274,7 @@ class Train(Spec):
     """The recipe, the same for every method of the experiment."""
 
     steps: Steps
+    """Training steps of a run."""
     batch_size: Count
     """Global batch, over all workers and accumulation steps."""
     optimizer: Optimizer = Optimizer()
@@ -297,6 +301,7 @@ class Train(Spec):
     accumulate: Count = 1
     """Split each global batch into this many forward/backward passes."""
     channels_last: bool = False
+    """Networks and images in the memory layout channels_last."""
     compile: bool = False
     """torch.compile the student step and the teacher."""
     deterministic: bool = False
@@ -310,6 +315,7 @@ class Train(Spec):
     eval_every: Steps | None = None
     """Evaluate on dev every so many steps; at the last step only when not given."""
     eval_batch_size: Count = 16
+    """Images of a forward pass over dev and val."""
     evaluation: Evaluation = Evaluation()
     gradients_every: Steps | None = None
     """Log the norm of each loss term's gradient every so many steps; each term then has its own backward pass."""

@@ -39,6 +39,7 @@ class Resources(Spec):
     cpus_per_worker: Count = 1
     """CPUs reserved, and threads used, by each worker."""
     gpus_per_worker: Annotated[float, Field(ge=0, le=64)] = 0.0
+    """GPUs reserved by each worker; 0 trains on CPUs, a share below 1 puts several runs on one GPU."""
     loader_workers: Annotated[int, Field(ge=0, le=256)] = 0
     """Extra processes per worker that read data to train and evaluate, each with a CPU reserved; 0: the worker itself
     reads it."""

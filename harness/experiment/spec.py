@@ -135,6 +135,7 @@ class Teacher(Network):
     lr: Positive | None = None
     """Learning rate of the teacher; train.optimizer.lr when not given."""
     seed: Seed = 0
+    """Of the teacher's own training."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100)] | None = None
     """In place of `seed`: a teacher is trained with each, and each teaches every method with every student seed."""
 
@@ -156,6 +157,7 @@ class PairSpec(Spec):
     """One teacher/student pair."""
 
     name: Name
+    """What the pair is called in tables."""
     teacher: Teacher
     student: Network
 
@@ -173,6 +175,7 @@ class Experiment(Spec):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=10_000)]
     """One final run per method and seed; methods are compared seed by seed."""
     methods: Annotated[tuple[Annotated[Method, BeforeValidator(as_method)], ...], Field(min_length=1, max_length=1000)]
+    """The distillers that are compared, by name or {name: {parameter: value}}; a list of several is their sum."""
     controls: bool = True
     """Also run the controls: `kd`; of a method with a plain distillation among its terms that one by itself, at the
     method's own weight; with `budget.unit: steps` the baseline for as long as the slowest method (`budget.longer`).

@@ -25,7 +25,7 @@ from harness.distillers.skd import pairwise_loss
 from harness.taps import NetworkInfo, Pair, TapInfo, Taps, View
 from sstkd.cdm import CDM
 from sstkd.losses import Reduction, statistical_loss, structural_loss
-from tests.oracles.module_maps import NOT_OURS
+from tests.oracles.not_ours import NOT_OURS
 from tests.oracles.oracle_folder import entries
 
 ROOT = Path(__file__).parents[2]

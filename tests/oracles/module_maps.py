@@ -1,4 +1,4 @@
-"""From the authors' modules to ours: SKD's critic and its losses, STLNet's texture modules; and what has no map."""
+"""From the authors' modules to ours: SKD's critic and its losses, and STLNet's texture modules."""
 
 from typing import Any
 
@@ -110,13 +110,3 @@ MODULE_MAPS: dict[tuple[str, str], Map] = {
 }
 
 ALL_MAPS: dict[tuple[str, str], Map] = MAPS | MODULE_MAPS
-
-_MSE_MODE = "squared differences of softmaxes: a mode of CriterionCWD that no published run uses"
-_SIMILARITY = "another function of the cosines: a class of branch cvpr_19 that nothing calls"
-NOT_OURS: dict[tuple[str, str], str] = {
-    ("cwd", "torchdistiller-channel-mse"): _MSE_MODE,
-    ("cwd", "torchdistiller-spatial-mse"): _MSE_MODE,
-    ("cwd", "torchdistiller-channel_mean-mse"): _MSE_MODE,
-    ("skd_pairwise", "skd-cvpr19-softmax"): _SIMILARITY,
-    ("skd_pairwise", "skd-cvpr19-sigmoid"): _SIMILARITY,
-}

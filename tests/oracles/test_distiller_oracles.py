@@ -17,7 +17,8 @@ import torch
 
 from sstkd.stlnet import PTFEM, STL, TEM, QCO1d, QCO2d
 from tests.oracles.distiller_maps import Map, kd
-from tests.oracles.module_maps import ALL_MAPS, NOT_OURS
+from tests.oracles.module_maps import ALL_MAPS
+from tests.oracles.not_ours import NOT_OURS
 from tests.oracles.oracle_folder import Entry, Found, check_array, check_loss, differences, entries
 from tests.oracles.safe_forms import FREE, SAFE
 
