@@ -12,10 +12,11 @@ SOME = (("unet", "resnet18"), ("pspnet", "resnet18"), ("lraspp", "mobilenet_v3_l
 
 
 def cell_of_page(architecture: str, encoder: str) -> str:
+    """Of the first tables; the second ones have the same lines for OpenVINO and ExecuTorch."""
     if (architecture, encoder) in exported.OTHERS:
-        (found,) = re.findall(rf"^\| `{architecture}`, `{encoder}` \| ([^|]*) \|$", PAGE, re.MULTILINE)
+        found, _ = re.findall(rf"^\| `{architecture}`, `{encoder}` \| ([^|]*) \|$", PAGE, re.MULTILINE)
         return found
-    (line,) = re.findall(rf"^\| `{architecture}` \| (.*) \|$", PAGE, re.MULTILINE)
+    line, _ = re.findall(rf"^\| `{architecture}` \| (.*) \|$", PAGE, re.MULTILINE)
     return line.split(" | ")[exported.ENCODERS.index(encoder)]
 
 

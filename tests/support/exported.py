@@ -31,11 +31,6 @@ OTHERS: tuple[tuple[str, str], ...] = (
 PAIRS = (*((architecture, encoder) for architecture in SMP for encoder in ENCODERS), *OTHERS)
 GRAPHS = ("torch-export", "onnx")
 OTHER_TARGETS = ("openvino", "executorch")
-TRIED = (
-    *(("unet", encoder) for encoder in ENCODERS),
-    *(("pspnet", "resnet18"), ("segformer", "mit_b0"), ("lraspp", "mobilenet_v3_large")),
-)
-"""With `OTHER_TARGETS`."""
 TARGETS = {name: kind for name, kind in EVERY.items() if isinstance(kind, Graphs)}
 ONE = Form(size_hw=(128, 160), batch=1)
 NOT_BUILT, ANY, FIXED, NO = "–", "any", "fixed", "no"
@@ -87,26 +82,34 @@ def said(cells: dict[str, str]) -> str:
     return words.pop() if len(words) == 1 else ", ".join(f"{word} ({target})" for target, word in cells.items())
 
 
-def line_of_others(architecture: str, encoder: str, folder: Path) -> str:
-    """A line of the table of the targets in `OTHER_TARGETS`."""
-    cells = cell(architecture, encoder, folder, OTHER_TARGETS)
-    return f"| `{architecture}`, `{encoder}` | {' | '.join(cells[target] for target in OTHER_TARGETS)} |"
+def both(cells: dict[str, str]) -> str:
+    """A cell of the table of `OTHER_TARGETS`: a word for each, or that there is no such network."""
+    words = list(cells.values())
+    return NOT_BUILT if NOT_BUILT in words else ", ".join(words)
+
+
+def line_of(architecture: str, folder: Path, targets: Sequence[str]) -> str:
+    """An architecture's line, a cell for each encoder."""
+    cells = [cell(architecture, encoder, folder, targets) for encoder in ENCODERS]
+    return f"| `{architecture}` | {' | '.join(map(SAID[tuple(targets)], cells))} |"
+
+
+def line_of_other(architecture: str, encoder: str, folder: Path, targets: Sequence[str]) -> str:
+    """The line of a network in `OTHERS`."""
+    return f"| `{architecture}`, `{encoder}` | {SAID[tuple(targets)](cell(architecture, encoder, folder, targets))} |"
+
+
+SAID = {GRAPHS: said, OTHER_TARGETS: both}
 
 
 def table(folder: Path) -> Iterator[str]:
     """The lines of all tables."""
-    yield f"| | {' | '.join(f'`{encoder}`' for encoder in ENCODERS)} |"
-    yield "|---|" + "---|" * len(ENCODERS)
-    for architecture in SMP:
-        cells = [said(cell(architecture, encoder, folder)) for encoder in ENCODERS]
-        yield f"| `{architecture}` | {' | '.join(cells)} |"
-    yield ""
-    yield "| other networks | |"
-    yield "|---|---|"
-    for architecture, encoder in OTHERS:
-        yield f"| `{architecture}`, `{encoder}` | {said(cell(architecture, encoder, folder))} |"
-    yield ""
-    yield f"| | {' | '.join(f'`{target}`' for target in OTHER_TARGETS)} |"
-    yield "|---|" + "---|" * len(OTHER_TARGETS)
-    for architecture, encoder in TRIED:
-        yield line_of_others(architecture, encoder, folder)
+    for targets in SAID:
+        yield f"| | {' | '.join(f'`{encoder}`' for encoder in ENCODERS)} |"
+        yield "|---|" + "---|" * len(ENCODERS)
+        yield from (line_of(architecture, folder, targets) for architecture in SMP)
+        yield ""
+        yield "| other networks | |"
+        yield "|---|---|"
+        yield from (line_of_other(*network, folder, targets) for network in OTHERS)
+        yield ""
