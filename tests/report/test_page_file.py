@@ -137,7 +137,7 @@ def test_the_report_is_written_whole_and_loads_nothing(report):
     facts = page_data(text)["facts"]
     assert facts["data_hash"]["values"] == ["cd" * 32]
     assert facts["repeat"]["values"] == ["sstkd-bench run experiments/quickstart.yaml"]
-    with Image.open(paths["png"]) as image:
+    with Image.open(paths["curves_png"]) as image:
         assert image.size[0] > 1000
 
 
