@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from harness.analysis.across import Task, class_gains
 from harness.analysis.tables import Block
+from harness.report.page.colours import class_names
 from harness.report.plots.style import (
     DIVERGING,
     FULL,
     INK,
     LEAST,
+    LIGHT,
     MUTED,
     PAPER,
     SMALL,
@@ -63,12 +65,12 @@ def gains(block: Block, rows: Mapping[str, Mapping[str, Any]]) -> Gains | None:
 
     Args:
         block: the comparison.
-        rows: by run_id, with class_names and val_confusion.
+        rows: by run_id, with val_confusion, num_classes and class_names.
     """
     found = class_gains(Task(block.where, block), rows, "val_confusion")
     if not found or block.baseline is None:
         return None
-    names = rows[next(iter(block.baseline.run_ids.values()))]["class_names"]
+    names = class_names(rows[next(iter(block.baseline.run_ids.values()))])
     return Gains(block.where, block.baseline.label, tuple(found), tuple(names), np.array(list(found.values())))
 
 
@@ -140,7 +142,7 @@ def _draw(part: "SubFigure", one: Gains, plan: Sequence[tuple[range, float]], wi
 def _cells(axes: "Axes", values: NDArray[np.float64], colours: Any) -> None:
     axes.pcolormesh(
         np.arange(values.shape[1] + 1) - 0.5, np.arange(values.shape[0] + 1) - 0.5, np.ma.masked_invalid(values),
-        cmap=colours.cmap, norm=colours.norm, edgecolors=PAPER, linewidth=1.0,
+        cmap=colours.cmap, norm=colours.norm, edgecolors=PAPER, linewidth=LIGHT,
     )  # fmt: skip
     for (row, column), value in np.ndenumerate(values):
         known = not np.isnan(value)

@@ -18,6 +18,7 @@ from harness.report.plots.style import (
     MUTED,
     PAPER,
     SHORT,
+    TEXT,
     canvas,
     escaped,
     heading,
@@ -25,6 +26,7 @@ from harness.report.plots.style import (
     plain,
     settled,
     style,
+    wrapped,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 
 _FRONT = "Pareto front"
+_SIDES = 0.5  # inches beside the axes of a panel
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def _draw(part: "SubFigure", title: str, mine: Sequence[Point], width: float) ->
     handles: dict[str, Any] = {}
     for axes, (name, known) in zip(every, panels, strict=True):
         handles |= _panel(axes, known)
-        plain(axes, name if width >= FULL else name.replace(" (", "\n("), "mIoU on val (%)" if axes is every[0] else "")
+        plain(axes, wrapped(name, width / len(panels) - _SIDES, TEXT), "mIoU on val (%)" if axes is every[0] else "")
     heading(every[0], escaped(title), width - 0.6)
     labels = [*(point.label for point in mine if point.label in handles), _FRONT]
     return legend_below(part, [handles[label] for label in labels], [escaped(x) for x in labels], width, SHORT)
@@ -136,7 +139,7 @@ def _panel(axes: "Axes", known: Sequence[tuple[float, Point]]) -> dict[str, Any]
             axes.plot([value, value], ends, color=colour, linewidth=HAIR, zorder=2)
         (handles[point.label],) = axes.plot(
             [value], [point.miou.mean], color=colour, marker=marker, markersize=BIG, linestyle="none",
-            markeredgecolor=PAPER, zorder=3,
+            markeredgecolor=PAPER, markeredgewidth=HAIR, zorder=3,
         )  # fmt: skip
     front = pareto([(value, point.miou.mean) for value, point in known])
     (handles[_FRONT],) = axes.step(

@@ -101,7 +101,8 @@ def forest_figure(forests: Sequence[Forest], width: float = FULL, stacked: bool 
     figure = canvas(width, sum(heights))
     parts = figure.subfigures(len(forests), 1, squeeze=False, height_ratios=heights).ravel()
     for part, one in zip(parts, forests, strict=True):
-        _draw(part, one, stacked)
+        # On paper two columns of numbers leave the intervals little room.
+        _draw(part, one, stacked, SMALL if stacked or width > FULL else LEAST)
     return figure
 
 
@@ -116,7 +117,7 @@ def _rows(one: Forest, stacked: bool) -> list[float]:
     return [*(ends - 0.5 - (0 if stacked else extra / 2)).tolist(), float(ends[-1])]
 
 
-def _draw(part: "SubFigure", one: Forest, stacked: bool) -> None:
+def _draw(part: "SubFigure", one: Forest, stacked: bool, numbers: float) -> None:
     count = len(one.differences)
     shape = (count, 1) if stacked else (1, count)
     axes = part.subplots(*shape, squeeze=False, sharex=True, sharey=True).ravel()
@@ -126,7 +127,7 @@ def _draw(part: "SubFigure", one: Forest, stacked: bool) -> None:
         for row, name in zip(rows, one.lines, strict=False):
             _line(each, row, found.get(name), one.places[name], reach)
             text = _said(found.get(name), name == reference, one.absent.get(name, "") if not place else "")
-            _words(each, row, name, text, found.get(name), stacked)
+            _words(each, row, name, text, found.get(name), stacked, numbers)
         _dress(each, one, reference, stacked)
         each.set_xlim(*reach)
         each.set_ylim(rows[-1], -0.3 if stacked else 0)
@@ -173,9 +174,9 @@ def _said(c: Comparison | None, reference: bool, absent: str) -> str:
     return "reference" if reference else absent or "–"
 
 
-def _words(axes: "Axes", row: float, name: str, text: str, c: Comparison | None, stacked: bool) -> None:
+def _words(axes: "Axes", row: float, name: str, text: str, c: Comparison | None, stacked: bool, size: float) -> None:
     """The numbers at the right of an interval; on a narrow page name and numbers above it."""
-    how: dict[str, Any] = {"fontsize": LEAST, "color": INK if c is not None else MUTED}
+    how: dict[str, Any] = {"fontsize": size, "color": INK if c is not None else MUTED}
     at = axes.get_yaxis_transform()
     if stacked:
         how["bbox"] = box = {"facecolor": PAPER, "linewidth": 0, "pad": 0.6}

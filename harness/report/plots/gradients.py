@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TASK = "task"
+_SHORT = 50  # ratio of the ends of an axis up to which there are ticks within a decade
 
 Ratios = dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 
@@ -98,7 +99,18 @@ def _draw(axes: "Axes", label: str, terms: Ratios, width: float) -> None:
     axes.axhline(1, color=MUTED, linewidth=LIGHT, linestyle=DOTTED, label=TASK)
     axes.set_yscale("log")
     plain(axes, "", "gradient / task's")
+    _decades(axes)
     heading(axes, label, 0.6 * width)
     axes.legend(
         frameon=False, fontsize=TEXT, labelcolor=INK, handlelength=HANDLE, loc="center left", bbox_to_anchor=(1, 0.5)
     )
+
+
+def _decades(axes: "Axes") -> None:
+    """Ticks of a logarithmic axis as plain numbers: an exponent's letters would be too small."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < _SHORT else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -60,14 +60,15 @@ _MARKERS: tuple[str | _Outline, ...] = (
 def style(place: int) -> tuple[str, Any, Any]:
     """Colour, line style and marker of the method in a table's line `place`.
 
-    Of the first 21 neither colours nor markers repeat; no two of the first 400 have both in common.
+    Of the first 21 neither colours nor markers repeat; no two of the first 400 have both in common, and no two of the
+    first 101 line style and marker, which is what is left of them in grey.
     """
     if place == 0:
         return INK, "-", "o"
     i = place - 1
     lap = i // len(_COLOURS)
     marker = _MARKERS[(i + lap) % len(_MARKERS)]
-    return _COLOURS[i % len(_COLOURS)], _DASHES[(i + lap) % len(_DASHES)], _marker(marker)
+    return _COLOURS[i % len(_COLOURS)], _DASHES[(i + 2 * lap) % len(_DASHES)], _marker(marker)
 
 
 def _marker(given: str | _Outline) -> Any:
