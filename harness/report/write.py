@@ -18,7 +18,10 @@ from harness.report.formats import to_csv, to_json, to_markdown
 from harness.results import store
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from harness.experiment.spec import Experiment
+    from harness.report.plots.curves import Panel
     from harness.search.outcome import Outcome
 
 ON_PAGE = 20_000
@@ -36,10 +39,8 @@ def write_report(
     compared: tuple[Table, int] | None = None,
     experiment: "Experiment | None" = None,
 ) -> dict[str, Path]:
-    """Write table.md, table.csv, fairness.json, curves.png, curves.svg and report.html next to `runs/`, each complete
-    or not at all; forest.png and .svg where a line has a difference to a reference; of an experiment with a search
-    best_so_far.csv, .png and .svg too, gradients.png where gradients were logged, and sensitivity.png and .svg where
-    lines of a method differ in numbers only.
+    """Write table.md, table.csv, fairness.json, report.html and the pictures next to `runs/`, each complete or not at
+    all. A picture is a PNG and an SVG: those of `figures`, and of an experiment with a search best_so_far, with a CSV.
 
     Args:
         directory: the experiment's directory, `<results>/<experiment>`.
@@ -51,8 +52,8 @@ def write_report(
         experiment: whose rows these are, for its search, if it has one; None if unknown.
 
     Returns:
-        The files by what they are: "markdown", "csv", "fairness", "png", "svg", "html", "gradients", "sensitivity_png",
-        "sensitivity_svg"; those of `search_files` and `forest_files`.
+        The files by what they are: "markdown", "csv", "fairness", "html"; of each picture "NAME_png" and "NAME_svg";
+        those of `search_files`.
 
     Raises:
         ValueError: no student rows, rows that must not be compared, or a corrupt file.
@@ -61,10 +62,7 @@ def write_report(
     from harness.analysis import exports
     from harness.analysis.compact import compact_rows
     from harness.report.page.page import render
-    from harness.report.plots.curves import curve_figure, panel
-    from harness.report.plots.gradients import gradient_figure, ratios
-    from harness.report.plots.sensitivity import of_block, sensitivity_figure
-    from harness.report.plots.style import figure_png, figure_svg
+    from harness.report.plots.curves import panel
 
     base = Path(directory)
     outcomes = _outcomes(experiment, base)
@@ -81,32 +79,20 @@ def write_report(
     samples = {row["run_id"]: row["samples"] for row in kept}
     curves = {record["run_id"]: record["curve"] for record in records}
     panels = [panel(block, curves) for block in on_page.blocks]
-    figure = curve_figure(panels)
-    pulls = [ratios(block, {record["run_id"]: record["gradients"] for record in records}) for block in on_page.blocks]
     file = experiment_file or f"experiments/{table.experiment}.yaml"
-    forests = forest_files(table)
-    below = _FILES.format(forest=" Differences: `forest.png`." if forests else "")
+    drawn = figures(table, on_page, records, panels)
+    below = _FILES.format(forest=" Differences: `forest.png`." if "forest" in drawn else "")
     contents: dict[str, tuple[str, str | bytes]] = {
         "markdown": ("table.md", to_markdown(table) + below),
         "csv": ("table.csv", to_csv(table)),
         "fairness": ("fairness.json", to_json(table)),
-        "png": ("curves.png", figure_png(figure)),
-        "svg": ("curves.svg", figure_svg(figure)),
         "html": (
             "report.html",
             render(on_page, records, samples, panels, file, total, outcomes, [exported.of(b) for b in table.blocks]),
         ),
+        **_pictures(drawn),
         **search_files(outcomes),
-        **forests,
     }
-    if any(pulls):
-        contents["gradients"] = "gradients.png", figure_png(gradient_figure(pulls))
-    by_id = {record["run_id"]: record for record in records}
-    found = [(block, of_block(block, by_id)) for block in on_page.blocks]
-    if any(mine for _, mine in found):
-        drawn = sensitivity_figure(found)
-        contents["sensitivity_png"] = "sensitivity.png", figure_png(drawn)
-        contents["sensitivity_svg"] = "sensitivity.svg", figure_svg(drawn)
     if not os.access(base, os.W_OK):
         raise PermissionError(f"{base} cannot be written; --format prints the table and writes nothing")
     for name, content in contents.values():
@@ -114,36 +100,66 @@ def write_report(
     return {what: base / name for what, (name, _) in contents.items()}
 
 
+def figures(
+    table: Table, on_page: Table, records: Sequence[Mapping[str, Any]], panels: "Sequence[Panel]"
+) -> "dict[str, Figure]":
+    """The figures of a comparison by the names of their files.
+
+    Args:
+        table: the comparison.
+        on_page: the same with the runs that are drawn one by one.
+        records: rows of these runs, as `harness.analysis.compact.compact_rows` gives them.
+        panels: their learning curves.
+
+    Returns:
+        "curves"; "forest" where a line has a difference to a reference, "classes" where it has seeds in common with the
+        student without distillation, "cost" where two lines have a time, "gradients" where they were logged, and
+        "sensitivity" where lines of a method differ in numbers only.
+    """
+    from harness.report.plots import classes, cost, sensitivity
+    from harness.report.plots.curves import curve_figure
+    from harness.report.plots.forest import forest, forest_figure
+    from harness.report.plots.gradients import gradient_figure, ratios
+
+    by_id = {record["run_id"]: record for record in records}
+    gradients = {run_id: record["gradients"] for run_id, record in by_id.items()}
+    out = {"curves": curve_figure(panels)}
+    if forests := [one for block in table.blocks if (one := forest(block)) is not None]:
+        out["forest"] = forest_figure(forests)
+    if gains := [each for block in on_page.blocks if (each := classes.gains(block, by_id)) is not None]:
+        out["classes"] = classes.class_figure(gains)
+    points = [(block.where, cost.points(block, by_id)) for block in on_page.blocks]
+    if any(cost.drawn(mine) for _, mine in points):
+        out["cost"] = cost.cost_figure(points)
+    if any(pulls := [ratios(block, gradients) for block in on_page.blocks]):
+        out["gradients"] = gradient_figure(pulls)
+    found = [(block, sensitivity.of_block(block, by_id)) for block in on_page.blocks]
+    if any(mine for _, mine in found):
+        out["sensitivity"] = sensitivity.sensitivity_figure(found)
+    return out
+
+
+def _pictures(drawn: "Mapping[str, Figure]") -> dict[str, tuple[str, str | bytes]]:
+    """Names and contents of the files of figures, "NAME_png" and "NAME_svg" each."""
+    from harness.report.plots.style import figure_png, figure_svg
+
+    out: dict[str, tuple[str, str | bytes]] = {}
+    for name, figure in drawn.items():
+        out[f"{name}_png"] = f"{name}.png", figure_png(figure)
+        out[f"{name}_svg"] = f"{name}.svg", figure_svg(figure)
+    return out
+
+
 def search_files(outcomes: Sequence["Outcome"]) -> dict[str, tuple[str, str | bytes]]:
-    """Names and contents of the files that show the best score after 1, 2, 4, ... points: "search_csv", "search_png",
-    "search_svg"; none without a search."""
+    """Names and contents of the files that show the best score after 1, 2, 4, ... points: "search_csv",
+    "best_so_far_png", "best_so_far_svg"; none without a search."""
     if not outcomes:
         return {}
     from harness.report.plots.search import best_so_far_figure
-    from harness.report.plots.style import figure_png, figure_svg
     from harness.search.tuning_curve import to_csv as curves_csv
 
-    figure = best_so_far_figure(outcomes)
-    return {
-        "search_csv": ("best_so_far.csv", curves_csv(outcomes)),
-        "search_png": ("best_so_far.png", figure_png(figure)),
-        "search_svg": ("best_so_far.svg", figure_svg(figure)),
-    }
-
-
-def forest_files(table: Table) -> dict[str, tuple[str, str | bytes]]:
-    """Names and contents of the forest plot's files: "forest_png", "forest_svg"; none without a difference."""
-    from harness.report.plots.forest import forest, forest_figure
-    from harness.report.plots.style import figure_png, figure_svg
-
-    found = [one for block in table.blocks if (one := forest(block)) is not None]
-    if not found:
-        return {}
-    figure = forest_figure(found)
-    return {
-        "forest_png": ("forest.png", figure_png(figure, dpi=200)),
-        "forest_svg": ("forest.svg", figure_svg(figure)),
-    }
+    found = _pictures({"best_so_far": best_so_far_figure(outcomes)})
+    return {"search_csv": ("best_so_far.csv", curves_csv(outcomes)), **found}
 
 
 def _outcomes(experiment: "Experiment | None", directory: Path) -> "list[Outcome]":

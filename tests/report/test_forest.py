@@ -9,7 +9,7 @@ from harness.analysis.lines import Comparison, MethodRow
 from harness.analysis.stats import Difference, Score
 from harness.analysis.tables import Block, Teacher
 from harness.report.plots.forest import PAPER, forest, forest_figure
-from harness.report.plots.style import figure_svg, style
+from harness.report.plots.style import BIG, figure_svg, style
 from harness.report.write import write_report
 from harness.results import store
 from tests.support.rows import make_experiment, make_row
@@ -51,7 +51,7 @@ def texts(axes):
 
 def drawn(axes):
     """(difference, face, edge, marker) of the markers, from top to bottom."""
-    found = [each for each in axes.get_lines() if each.get_markersize() == 6.5]
+    found = [each for each in axes.get_lines() if each.get_markersize() == BIG]
     return [
         (float(each.get_xdata()[0]), each.get_markerfacecolor(), each.get_markeredgecolor(), each.get_marker())
         for each in found

@@ -47,9 +47,9 @@ def test_the_ratio_is_the_geometric_mean_over_runs_at_steps_that_all_have(tmp_pa
 
 def test_it_is_a_file_and_on_the_page_where_it_was_logged(tmp_path):
     files = write_report(folder(tmp_path, TWO))
-    assert files["gradients"].read_bytes().startswith(b"\x89PNG") and ">Gradients<a " in files["html"].read_text()
+    assert files["gradients_png"].read_bytes().startswith(b"\x89PNG") and ">Gradients<a " in files["html"].read_text()
 
 
 def test_without_gradients_nothing_is_said(tmp_path):
     files = write_report(folder(tmp_path, [None, None]))
-    assert "gradients" not in files and "Gradients" not in files["html"].read_text()
+    assert "gradients_png" not in files and "Gradients" not in files["html"].read_text()

@@ -120,7 +120,7 @@ def test_a_page_of_many_rows_holds_the_first_seeds_and_says_so(tmp_path, monkeyp
 def test_the_report_is_written_whole_and_loads_nothing(report):
     paths, folder = report, report["html"].parent
     names = {"table.md", "table.csv", "fairness.json", "curves.png", "curves.svg", "report.html"}
-    names |= {"forest.png", "forest.svg"}
+    names |= {f"{name}.{form}" for name in ("forest", "classes", "cost") for form in ("png", "svg")}
     assert {p.name for p in paths.values()} == names
     assert {p.name for p in folder.iterdir()} == {p.name for p in paths.values()} | {"runs"}
     text = paths["html"].read_text()
@@ -137,7 +137,7 @@ def test_the_report_is_written_whole_and_loads_nothing(report):
     facts = page_data(text)["facts"]
     assert facts["data_hash"]["values"] == ["cd" * 32]
     assert facts["repeat"]["values"] == ["sstkd-bench run experiments/quickstart.yaml"]
-    with Image.open(paths["png"]) as image:
+    with Image.open(paths["curves_png"]) as image:
         assert image.size[0] > 1000
 
 

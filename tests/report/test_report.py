@@ -18,7 +18,7 @@ from harness.report.console import print_table
 from harness.report.formats import to_csv, to_html, to_json, to_latex, to_markdown
 from harness.report.page.colours import class_colours, colourise
 from harness.report.plots.curves import Curve, Panel, curve_figure, panel
-from harness.report.plots.style import INK, figure_svg, marker_path, style
+from harness.report.plots.style import BIG, INK, figure_svg, marker_path, style
 from harness.results import store
 from harness.results.schema import checked
 from tests.support.rows import PALETTE, make_experiment, make_row, png
@@ -285,7 +285,7 @@ def test_runs_with_one_evaluation_are_dots():
     assert axes.get_xlabel() == "mIoU on dev (%)" and axes.get_legend_handles_labels()[1] == [
         "teacher 60.0", "single-pixel baseline 5.0"
     ]  # fmt: skip
-    assert [float(x.get_xdata()[0]) for x in axes.get_lines() if x.get_markersize() == 7] == [25.0] * 3
+    assert [float(x.get_xdata()[0]) for x in axes.get_lines() if x.get_markersize() == BIG] == [25.0] * 3
     many, few = (curve_figure([one(n)]).get_size_inches()[1] for n in (40, 3))
     assert many > few
 

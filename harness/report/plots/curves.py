@@ -4,7 +4,6 @@ They use matplotlib's Figure objects and the Agg and SVG writers only: no window
 are Okabe and Ito's (safe for colour-blind readers); line styles and markers distinguish methods in greyscale.
 """
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,18 +13,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.tables import Block
-from harness.report.plots.style import INK, MUTED, TEXT, plain, style
+from harness.report.plots.style import (
+    BIG,
+    DASHED,
+    DOT,
+    DOTTED,
+    FULL,
+    HAIR,
+    HANDLE,
+    INK,
+    LIGHT,
+    LINE,
+    MARKER,
+    MUTED,
+    PAPER,
+    SMALL,
+    TEXT,
+    canvas,
+    heading,
+    legend_below,
+    plain,
+    settled,
+    style,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 
 THIN = 30
 """Most single seeds of a method that are drawn; more would be unreadable and make large files."""
-_LEGEND_LINE = 0.2  # inches, at its font size
+_ROOM = 0.6  # inches of the height that a legend of three lines takes
 _LEGEND_ENTRY, _LEGEND_MORE = 0.21, 0.175  # beside the curves: of an entry, of each further line of it
-_WRAPPED = 32  # letters of a line of a legend beside the curves
+_WRAPPED = 2.3  # inches of a line of a legend beside the curves
 
 
 @dataclass(frozen=True)
@@ -85,7 +107,8 @@ def panel(block: Block, curves: Mapping[str, Any]) -> Panel:
     return Panel(title, tuple(out), block.dev_floor, block.of_teachers("dev"))
 
 
-def curve_figure(panels: Sequence[Panel], width: float = 7.6, height: float = 4.4, beside: bool = False) -> "Figure":
+@settled()
+def curve_figure(panels: Sequence[Panel], width: float = FULL, height: float = 4.2, beside: bool = False) -> "Figure":
     """Learning curves, one set of axes per pair below each other; dots where runs have one evaluation.
 
     Args:
@@ -97,74 +120,75 @@ def curve_figure(panels: Sequence[Panel], width: float = 7.6, height: float = 4.
     Raises:
         ValueError: no panels.
     """
-    from matplotlib.figure import Figure
-
     if not panels:
         raise ValueError("no panels: at least one pair is needed")
-    figure = Figure(figsize=(width, height * len(panels)), layout="constrained", facecolor="white")
-    lines, tall = 0, 0.0
+    figure = canvas(width, height * len(panels))
+    tall = height
     for part, one in zip(figure.subfigures(len(panels), 1, squeeze=False).ravel(), panels, strict=True):
         axes = part.subplots()
-        (_dots if one.single else _draw)(axes, one)
-        axes.set_title(one.title, fontsize=10, color=INK, loc="left")
+        rows = (_dots if one.single else _draw)(axes, one, width)
+        heading(axes, one.title, width - 0.6)
         handles, labels = axes.get_legend_handles_labels()
-        columns = max(1, min(len(labels), int(width / (0.75 + 0.075 * max(map(len, labels), default=0)))))
+        # A long legend enlarges the figure instead of shrinking the curves.
         if beside:
-            columns, labels = 1, [textwrap.fill(label, _WRAPPED) for label in labels]
-        if one.single:
-            lines = max(lines, len(one.curves) // 2)
-        # Outside the axes, so that it does not cover a line.
-        part.legend(
-            handles, labels, loc="outside right upper" if beside else "outside lower center", ncols=columns,
-            frameon=False, fontsize=9, labelcolor=INK, handlelength=3.4, columnspacing=1.4,
-        )  # fmt: skip
-        lines = max(lines, -(-len(labels) // columns))
-        tall = max(tall, _LEGEND_ENTRY * (len(labels) + 2) + _LEGEND_MORE * sum(name.count("\n") for name in labels))
-    # A long legend enlarges the figure instead of shrinking the curves.
-    more = tall - height if beside else _LEGEND_LINE * (lines - 3)
-    figure.set_size_inches(width, (height + max(0.0, more)) * len(panels))
+            tall = max(tall, _beside(part, handles, labels), rows)
+        else:
+            tall = max(tall, legend_below(part, handles, labels, width) + max(height - _ROOM, rows))
+    figure.set_size_inches(width, tall * len(panels))
     return figure
 
 
-def _dots(axes: "Axes", panel: Panel) -> None:
-    """A line for each method: its only evaluation over seeds."""
+def _beside(part: "SubFigure", handles: Sequence[Any], labels: Sequence[str]) -> float:
+    """A legend at the right of the curves; returns the height in inches that it takes."""
+    texts = [wrapped(label, _WRAPPED, TEXT) for label in labels]
+    part.legend(
+        handles, texts, loc="outside right upper", frameon=False, fontsize=TEXT, labelcolor=INK, handlelength=HANDLE
+    )
+    return _LEGEND_ENTRY * (len(texts) + 2) + _LEGEND_MORE * sum(text.count("\n") for text in texts)
+
+
+def _dots(axes: "Axes", panel: Panel, width: float) -> float:
+    """A line for each method: its only evaluation over seeds. Returns the height in inches that they need."""
     shown = [(i, curve) for i, curve in enumerate(panel.curves) if curve is not None]
     for row, (i, curve) in enumerate(shown):
         colour, _, marker = style(i)
         values = [float(v) for _, seed in curve.seeds[:THIN] for v in seed]
-        axes.plot(values, [row] * len(values), color=colour, marker="o", markersize=3, linestyle="none", alpha=0.5)
+        axes.plot(values, [row] * len(values), color=colour, marker="o", markersize=DOT, linestyle="none", alpha=0.5)
         mean = float(np.mean(curve.mean[1]))
-        axes.plot([mean], [row], color=colour, marker=marker, markersize=7, linestyle="none", markeredgecolor="white")
+        axes.plot([mean], [row], color=colour, marker=marker, markersize=BIG, linestyle="none", markeredgecolor=PAPER)
     _levels(axes.axvline, panel)
     plain(axes, "mIoU on dev (%)", "")
-    names = [textwrap.fill(f"{curve.label} (n={len(curve.seeds)})", _WRAPPED) for _, curve in shown]
-    axes.set_yticks(range(len(names)), names, fontsize=TEXT, color=INK)
+    names = [wrapped(f"{curve.label} (n={len(curve.seeds)})", 0.4 * width, SMALL) for _, curve in shown]
+    axes.set_yticks(range(len(names)), names, fontsize=SMALL, color=INK)
     axes.set_ylim(len(names) - 0.4, -0.6)
+    return 0.8 + 0.13 * sum(name.count("\n") + 1.5 for name in names)
 
 
-def _draw(axes: "Axes", panel: Panel) -> None:
+def _draw(axes: "Axes", panel: Panel, width: float) -> float:
+    """A line for each method, which needs no height of its own."""
     for i, curve in enumerate(panel.curves):
         if curve is None:
             continue
         colour, dash, marker = style(i)
         if len(curve.seeds) > 1:
             for steps, values in curve.seeds[:THIN]:
-                axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.32, zorder=2)
+                axes.plot(steps, values, color=colour, linewidth=HAIR, alpha=0.32, zorder=2)
         steps, values = curve.mean
         axes.plot(
-            steps, values, color=colour, linestyle=dash, linewidth=1.8, marker=marker, markersize=5, zorder=3,
+            steps, values, color=colour, linestyle=dash, linewidth=LINE, marker=marker, markersize=MARKER, zorder=3,
             markevery=max(1, steps.size // 10), label=f"{curve.label} (n={len(curve.seeds)})",
         )  # fmt: skip
     _levels(axes.axhline, panel)
     plain(axes, "training step", "mIoU on dev (%)")
     axes.margins(x=0.02, y=0.07)
+    return 0.0
 
 
 def _levels(line: Callable[..., Any], panel: Panel) -> None:
     """What the curves are to be read against."""
     for value, what, dash in (
-        (panel.teacher, "teacher", (0, (1, 1.4))),
-        (panel.floor, "single-pixel baseline", (0, (3, 3))),
+        (panel.teacher, "teacher", DOTTED),
+        (panel.floor, "single-pixel baseline", DASHED),
     ):
         if value is not None:
-            line(value, color=MUTED, linewidth=1.2, linestyle=dash, label=f"{what} {value:.1f}")
+            line(value, color=MUTED, linewidth=LIGHT, linestyle=dash, label=f"{what} {value:.1f}")

@@ -13,18 +13,34 @@ import numpy as np
 from harness.analysis.answer import by_gain, differences
 from harness.analysis.lines import Comparison
 from harness.analysis.tables import Block
-from harness.report.plots.style import FAINT, INK, MUTED, SMALL, TEXT, style
+from harness.report.plots.style import (
+    BIG,
+    FULL,
+    HAIR,
+    INK,
+    LEAST,
+    LIGHT,
+    LINE,
+    MARKER,
+    MUTED,
+    SMALL,
+    TEXT,
+    TITLE,
+    canvas,
+    plain,
+    settled,
+    style,
+)
+from harness.report.plots.style import PAPER as PAPER  # what a marker without a significant difference is filled with
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-PAPER = "#ffffff"
-"""What a marker without a significant difference is filled with. A page may replace it by its own."""
 _UNIT = "percentage points of mIoU on val"
 _WIDER = 4.0  # times the median half interval that one of a few seeds is drawn at most
-_NUMBERS = 7.5  # points
-_LONG = (30, 26)  # letters of a name in a line; of one on a narrow page
+_TICKS, _STEPS = 4, (1, 1.5, 2, 2.5, 3, 4, 5, 10)  # of an axis at most; between them
+_LONG = (24, 26)  # letters of a name in a line; of one on a narrow page
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,8 @@ def forest(block: Block, gain: bool = False) -> Forest | None:
     return Forest(block.where, tuple(lines), places, absent, found)
 
 
-def forest_figure(forests: Sequence[Forest], width: float = 7.2, stacked: bool = False) -> "Figure":
+@settled()
+def forest_figure(forests: Sequence[Forest], width: float = FULL, stacked: bool = False) -> "Figure":
     """The differences of pairs, below each other, a set of axes for each reference.
 
     Args:
@@ -77,16 +94,15 @@ def forest_figure(forests: Sequence[Forest], width: float = 7.2, stacked: bool =
     Raises:
         ValueError: no forests.
     """
-    from matplotlib.figure import Figure
-
     if not forests:
         raise ValueError("no forests: at least one pair with a difference is needed")
     each = 0.36 if stacked else 0.24
     heights = [(0.95 + each * _rows(one, stacked)[-1]) * (len(one.differences) if stacked else 1) for one in forests]
-    figure = Figure(figsize=(width, sum(heights)), layout="constrained", facecolor="white")
+    figure = canvas(width, sum(heights))
     parts = figure.subfigures(len(forests), 1, squeeze=False, height_ratios=heights).ravel()
     for part, one in zip(parts, forests, strict=True):
-        _draw(part, one, stacked)
+        # On paper two columns of numbers leave the intervals little room.
+        _draw(part, one, stacked, SMALL if stacked or width > FULL else LEAST)
     return figure
 
 
@@ -101,7 +117,7 @@ def _rows(one: Forest, stacked: bool) -> list[float]:
     return [*(ends - 0.5 - (0 if stacked else extra / 2)).tolist(), float(ends[-1])]
 
 
-def _draw(part: "SubFigure", one: Forest, stacked: bool) -> None:
+def _draw(part: "SubFigure", one: Forest, stacked: bool, numbers: float) -> None:
     count = len(one.differences)
     shape = (count, 1) if stacked else (1, count)
     axes = part.subplots(*shape, squeeze=False, sharex=True, sharey=True).ravel()
@@ -111,7 +127,7 @@ def _draw(part: "SubFigure", one: Forest, stacked: bool) -> None:
         for row, name in zip(rows, one.lines, strict=False):
             _line(each, row, found.get(name), one.places[name], reach)
             text = _said(found.get(name), name == reference, one.absent.get(name, "") if not place else "")
-            _words(each, row, name, text, found.get(name), stacked)
+            _words(each, row, name, text, found.get(name), stacked, numbers)
         _dress(each, one, reference, stacked)
         each.set_xlim(*reach)
         each.set_ylim(rows[-1], -0.3 if stacked else 0)
@@ -121,7 +137,7 @@ def _draw(part: "SubFigure", one: Forest, stacked: bool) -> None:
         if place and not stacked:
             each.tick_params(labelleft=False)
     if one.title:
-        part.suptitle(one.title, fontsize=TEXT + 1, color=INK, x=0.01, ha="left")
+        part.suptitle(one.title, fontsize=TITLE, color=INK, x=0.01, ha="left")
 
 
 def _reach(found: Sequence[Comparison]) -> tuple[float, float]:
@@ -141,13 +157,15 @@ def _line(axes: "Axes", row: float, c: Comparison | None, place: int, reach: tup
         return
     low, high = max(c.difference.low, reach[0]), min(c.difference.high, reach[1])
     colour, _, marker = style(place)
-    axes.plot([low, high], [row, row], color=colour, linewidth=1.6, solid_capstyle="butt", zorder=3)
+    axes.plot([low, high], [row, row], color=colour, linewidth=LINE, solid_capstyle="butt", zorder=3)
     for end, cut, arrow in ((low, c.difference.low < reach[0], 4), (high, c.difference.high > reach[1], 5)):
         # An end beyond the axes is an arrow, one within them a bar.
-        axes.plot([end], [row], color=colour, marker=arrow if cut else "|", markersize=5, linestyle="none", zorder=3)
+        axes.plot(
+            [end], [row], color=colour, marker=arrow if cut else "|", markersize=MARKER, linestyle="none", zorder=3
+        )
     face = colour if c.significant else PAPER
-    axes.plot([c.difference.mean], [row], marker=marker, markersize=6.5, color=face, markeredgecolor=colour,
-              markeredgewidth=1.3, linestyle="none", zorder=4, clip_on=False)  # fmt: skip
+    axes.plot([c.difference.mean], [row], marker=marker, markersize=BIG, color=face, markeredgecolor=colour,
+              markeredgewidth=LIGHT, linestyle="none", zorder=4, clip_on=False)  # fmt: skip
 
 
 def _said(c: Comparison | None, reference: bool, absent: str) -> str:
@@ -156,14 +174,9 @@ def _said(c: Comparison | None, reference: bool, absent: str) -> str:
     return "reference" if reference else absent or "–"
 
 
-def _words(axes: "Axes", row: float, name: str, text: str, c: Comparison | None, stacked: bool) -> None:
+def _words(axes: "Axes", row: float, name: str, text: str, c: Comparison | None, stacked: bool, size: float) -> None:
     """The numbers at the right of an interval; on a narrow page name and numbers above it."""
-    sure = c is not None and c.significant
-    how: dict[str, Any] = {
-        "fontsize": _NUMBERS,
-        "color": INK if c is not None else MUTED,
-        "weight": "bold" if sure else "normal",
-    }
+    how: dict[str, Any] = {"fontsize": size, "color": INK if c is not None else MUTED}
     at = axes.get_yaxis_transform()
     if stacked:
         how["bbox"] = box = {"facecolor": PAPER, "linewidth": 0, "pad": 0.6}
@@ -176,17 +189,12 @@ def _words(axes: "Axes", row: float, name: str, text: str, c: Comparison | None,
 
 
 def _dress(axes: "Axes", one: Forest, reference: str, stacked: bool) -> None:
-    axes.axvline(0, color=INK, linewidth=1, zorder=2)
+    axes.axvline(0, color=INK, linewidth=HAIR, zorder=2)
     title = textwrap.fill(f"difference to {reference}", 46)
     axes.set_title(title, fontsize=TEXT, color=INK, loc="left")
     wide = stacked or len(one.differences) == 1
-    axes.set_xlabel(_UNIT if wide else _UNIT.replace(" of ", "\nof "), fontsize=SMALL, color=MUTED)
+    plain(axes, _UNIT if wide else _UNIT.replace(" of ", "\nof "), "", ("bottom",))
     axes.tick_params(axis="y", length=0)
-    axes.tick_params(axis="x", colors=MUTED, labelsize=SMALL, length=3, labelbottom=True)
-    axes.locator_params(axis="x", nbins=4)
-    axes.grid(axis="x", color=FAINT, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.set_facecolor("none")
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(MUTED)
+    axes.tick_params(axis="x", labelbottom=True)
+    axes.locator_params(axis="x", nbins=_TICKS, steps=_STEPS, min_n_ticks=3)
+    axes.grid(visible=False, axis="y")

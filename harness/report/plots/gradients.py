@@ -7,13 +7,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.tables import Block
-from harness.report.plots.style import INK, MUTED, plain, style
+from harness.report.plots.style import (
+    DOTTED,
+    FULL,
+    HANDLE,
+    INK,
+    LIGHT,
+    LINE,
+    MARKER,
+    MUTED,
+    TEXT,
+    canvas,
+    heading,
+    plain,
+    settled,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TASK = "task"
+_SHORT = 50  # ratio of the ends of an axis up to which there are ticks within a decade
 
 Ratios = dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 
@@ -50,7 +66,8 @@ def ratios(block: Block, gradients: Mapping[str, Sequence[Mapping[str, Any]] | N
     return out
 
 
-def gradient_figure(found: Sequence[Mapping[str, Ratios]], width: float = 7.6, height: float = 2.4) -> "Figure":
+@settled()
+def gradient_figure(found: Sequence[Mapping[str, Ratios]], width: float = FULL, height: float = 2.4) -> "Figure":
     """The ratios of each comparison, a set of axes per method.
 
     Args:
@@ -61,28 +78,39 @@ def gradient_figure(found: Sequence[Mapping[str, Ratios]], width: float = 7.6, h
     Raises:
         ValueError: no method.
     """
-    from matplotlib.figure import Figure
-
     lines = [(label, terms) for one in found for label, terms in one.items()]
     if not lines:
         raise ValueError("no gradients: train.gradients_every logs them")
-    figure = Figure(figsize=(width, height * len(lines)), layout="constrained", facecolor="white")
+    figure = canvas(width, height * len(lines))
     every = figure.subplots(len(lines), 1, squeeze=False, sharex=True).ravel()
     for axes, (label, terms) in zip(every, lines, strict=True):
-        _draw(axes, label, terms)
-    every[-1].set_xlabel("training step", color=INK, fontsize=10)
+        _draw(axes, label, terms, width)
+    every[-1].set_xlabel("training step", color=INK, fontsize=TEXT)
     return figure
 
 
-def _draw(axes: "Axes", label: str, terms: Ratios) -> None:
+def _draw(axes: "Axes", label: str, terms: Ratios, width: float) -> None:
     for place, (name, (steps, values)) in enumerate(sorted(terms.items()), start=1):
         colour, dash, marker = style(place)
         axes.plot(
-            steps, values, color=colour, linestyle=dash, marker=marker, markersize=4, linewidth=1.6, label=name,
+            steps, values, color=colour, linestyle=dash, marker=marker, markersize=MARKER, linewidth=LINE, label=name,
             markevery=max(1, steps.size // 10),
         )  # fmt: skip
-    axes.axhline(1, color=MUTED, linewidth=1.2, linestyle=(0, (1, 1.4)), label=TASK)
+    axes.axhline(1, color=MUTED, linewidth=LIGHT, linestyle=DOTTED, label=TASK)
     axes.set_yscale("log")
     plain(axes, "", "gradient / task's")
-    axes.set_title(label, fontsize=10, color=INK, loc="left")
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, handlelength=3.4, loc="center left", bbox_to_anchor=(1, 0.5))
+    _decades(axes)
+    heading(axes, label, 0.6 * width)
+    axes.legend(
+        frameon=False, fontsize=TEXT, labelcolor=INK, handlelength=HANDLE, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
+
+
+def _decades(axes: "Axes") -> None:
+    """Ticks of a logarithmic axis as plain numbers: an exponent's letters would be too small."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < _SHORT else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())

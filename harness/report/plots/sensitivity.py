@@ -2,7 +2,6 @@
 
 import json
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,7 +11,28 @@ from harness.analysis.lines import MethodRow
 from harness.analysis.tables import Block
 from harness.experiment.method import compact, method_entry
 from harness.report.plots.curves import THIN
-from harness.report.plots.style import INK, MUTED, escaped, plain, style
+from harness.report.plots.style import (
+    DOT,
+    DOTTED,
+    FULL,
+    HEAVY,
+    INK,
+    LIGHT,
+    LINE,
+    MARKER,
+    MUTED,
+    SMALL,
+    TEXT,
+    TITLE,
+    breadth,
+    canvas,
+    escaped,
+    legend_below,
+    plain,
+    settled,
+    style,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,9 +42,9 @@ FEWEST = 3
 """Values that make a series."""
 _PLACES = 6  # of a logarithm: factors that are equal but for rounding are equal
 _LARGEST = 1e100  # beyond it, or below its inverse, a value is not drawn
-_COLUMNS = 2
-_NEAR = 0.11  # share of the axis that the label of a value needs
-
+# Inches: of a panel at least, beside its axes, between two numbers below it.
+_PANEL, _SIDES, _GAP = 3.0, 0.7, 0.05
+_MARGIN = 0.08  # share of the values' span at both ends
 _BESIDE = 0.025  # share of the axis by which single seeds are right of their mean, which would hide them
 _AS_HERE = "e.g. kd with the weights 1, 3 and 10"
 _MISSING = object()
@@ -160,35 +180,39 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else compact(value)
 
 
+@settled()
 def sensitivity_figure(
-    found: Sequence[tuple[Block, Sequence[Series]]], width: float = 7.6, height: float = 2.5
+    found: Sequence[tuple[Block, Sequence[Series]]], width: float = FULL, height: float = 2.3
 ) -> "Figure":
     """Mean, standard deviation and single seeds of each series over its values, a panel each, with the references.
 
     Args:
         found: comparisons with their series, what `of_block` gives; comparisons without one are left out.
         width: inches.
-        height: inches per row of panels.
+        height: inches per row of panels; legends come on top.
 
     Raises:
         ValueError: no series.
     """
-    from matplotlib.figure import Figure
-
     shown = [(block, list(mine)) for block, mine in found if mine]
     if not shown:
         raise ValueError(f"no series: three lines of one method that differ in one number above 0 are one, {_AS_HERE}")
-    rows = [-(-len(mine) // _COLUMNS) for _, mine in shown]
-    heights = [height * each + 1.0 for each in rows]  # title and legend
-    figure = Figure(figsize=(width, sum(heights)), layout="constrained", facecolor="white")
-    parts = figure.subfigures(len(shown), 1, squeeze=False, height_ratios=heights).ravel()
-    for part, (block, mine), lines in zip(parts, shown, rows, strict=True):
-        _draw_block(part, block, mine, lines, width)
+    figure = canvas(width, height)
+    places = figure.add_gridspec(len(shown), 1)
+    heights = []
+    for i, (block, mine) in enumerate(shown):
+        columns = min(len(mine), max(1, int(width / _PANEL)))
+        rows = -(-len(mine) // columns)
+        legend = _draw_block(figure.add_subfigure(places[i]), block, mine, (rows, columns), width)
+        heights.append(height * rows + 0.35 + legend)
+    places.set_height_ratios(heights)
+    figure.set_size_inches(width, sum(heights))
     return figure
 
 
-def _draw_block(part: "SubFigure", block: Block, mine: Sequence[Series], rows: int, width: float) -> None:
-    grid = part.subplots(rows, min(_COLUMNS, len(mine)), squeeze=False, sharey=True)
+def _draw_block(part: "SubFigure", block: Block, mine: Sequence[Series], shape: tuple[int, int], width: float) -> float:
+    """Rows and columns of panels; returns the inches of the legend."""
+    grid = part.subplots(*shape, squeeze=False, sharey=True)
     every = grid.ravel()
     scores = [line.miou for one in mine for label in one.labels if (line := block.line(label)) and line.miou]
     fewest, most = min(score.n for score in scores), max(score.n for score in scores)
@@ -196,8 +220,8 @@ def _draw_block(part: "SubFigure", block: Block, mine: Sequence[Series], rows: i
         "one seed" if most == 1 else f"mean ± standard deviation (n={fewest if fewest == most else f'{fewest}-{most}'})"
     )
     for axes, one in zip(every, mine, strict=False):
-        _draw(axes, block, one, told)
-        axes.set_ylabel("mIoU on val (%)" if axes in grid[:, 0] else "", color=INK, fontsize=10)
+        _draw(axes, block, one, told, width / shape[1])
+        axes.set_ylabel("mIoU on val (%)" if axes in grid[:, 0] else "", color=INK, fontsize=TEXT)
     handles, labels = every[0].get_legend_handles_labels()
     for axes in every[1 : len(mine)]:  # the first may have no default
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -205,28 +229,29 @@ def _draw_block(part: "SubFigure", block: Block, mine: Sequence[Series], rows: i
                 handles, labels = [*handles, handle], [*labels, label]
     for axes in every[len(mine) :]:
         axes.remove()
-    part.suptitle(escaped(f"{block.pair}, {block.dataset}"), fontsize=10, color=INK, x=0.01, ha="left")
-    part.legend(
-        handles, labels, loc="outside lower center", ncols=_columns(labels, width), frameon=False, fontsize=9,
-        labelcolor=INK, handlelength=3.4, columnspacing=1.4,
-    )  # fmt: skip
+    title = wrapped(escaped(f"{block.pair}, {block.dataset}"), width - 0.2, TITLE)
+    part.suptitle(title, fontsize=TITLE, color=INK, x=0.01, ha="left")
+    return legend_below(part, handles, labels, width)
 
 
-def _columns(labels: Sequence[str], width: float) -> int:
-    """Columns of the legend, at most 3, that fit into the figure's width in inches."""
-    lengths = sorted(map(len, labels))
-    return next((n for n in (3, 2) if 0.7 * n + 0.07 * sum(lengths[-n:]) <= width), 1)
+def _draw(axes: "Axes", block: Block, one: Series, told: str, width: float) -> None:
+    """The panel of a series.
 
-
-def _draw(axes: "Axes", block: Block, one: Series, told: str) -> None:
+    Args:
+        axes: where.
+        block: the comparison.
+        one: the series.
+        told: what its line is called.
+        width: inches that the panel has.
+    """
     for line, colour, dash in _references(block):
         if line.miou is not None:
             axes.axhline(
-                line.miou.mean, color=colour, linestyle=dash, linewidth=1.3, zorder=2,
+                line.miou.mean, color=colour, linestyle=dash, linewidth=LIGHT, zorder=2,
                 label=escaped(f"{line.label} {line.miou.mean:.1f}"),
             )  # fmt: skip
     if one.default is not None:
-        axes.axvline(one.default, color=MUTED, linewidth=5, alpha=0.22, zorder=1, label="the method's default")
+        axes.axvline(one.default, color=MUTED, linewidth=2 * HEAVY, alpha=0.22, zorder=1, label="the method's default")
     scored = [(value, x) for value, label in zip(one.values, one.labels, strict=True) if (x := block.line(label))]
     colour, _, marker = style(2)
     beside = (one.values[-1] / one.values[0]) ** _BESIDE
@@ -234,20 +259,20 @@ def _draw(axes: "Axes", block: Block, one: Series, told: str) -> None:
         seeds = list(line.values.values())[:THIN]
         if len(seeds) > 1:
             axes.plot(
-                [value * beside] * len(seeds), seeds, color=MUTED, linestyle="none", marker="o", markersize=2.6,
+                [value * beside] * len(seeds), seeds, color=MUTED, linestyle="none", marker="o", markersize=DOT,
                 markeredgewidth=0, zorder=4, label="single seeds" if value == scored[0][0] else None,
             )  # fmt: skip
     known = [(value, line.miou) for value, line in scored if line.miou is not None]
     axes.errorbar(
         [value for value, _ in known], [score.mean for _, score in known],
         [0.0 if score.deviation is None else score.deviation for _, score in known],
-        color=colour, marker=marker, markersize=5.5, linewidth=1.6, capsize=3, elinewidth=1.2, zorder=3,
+        color=colour, marker=marker, markersize=MARKER, linewidth=LINE, capsize=3, elinewidth=LIGHT, zorder=3,
         label=told,
     )  # fmt: skip
     axes.set_xscale("log")
-    plain(axes, escaped(one.axis), "")
-    _ticks(axes, one)
-    axes.set_title(textwrap.fill(escaped(one.title), 46), fontsize=9, color=INK, loc="left")
+    plain(axes, wrapped(escaped(one.axis), width - _SIDES, TEXT), "")
+    _ticks(axes, one, width - _SIDES)
+    axes.set_title(wrapped(escaped(one.title), width - _SIDES, TEXT), fontsize=TEXT, color=INK, loc="left")
 
 
 def _references(block: Block) -> list[tuple[MethodRow, str, Any]]:
@@ -256,23 +281,25 @@ def _references(block: Block) -> list[tuple[MethodRow, str, Any]]:
     out: list[tuple[MethodRow, str, Any]] = []
     for line in block.methods:
         if line.name.control is not None:
-            out.append((line, INK, (0, (1, 1.4))))
+            out.append((line, INK, DOTTED))
         elif line.label in named.values():
             out.append((line, *style(0 if line.reference == "none" else 1)[:2]))
     return out
 
 
-def _ticks(axes: "Axes", one: Series) -> None:
-    """Ticks at the values; of values that are near each other only the first is written."""
+def _ticks(axes: "Axes", one: Series, width: float) -> None:
+    """Ticks at the values; a value's number is left out where it would touch the one before."""
     low, *_, high = sorted([*one.values, *(() if one.default is None else (one.default,))])
     span = math.log(high / low)
-    texts, last = [], -math.inf
+    texts, end = [], -math.inf
     for value in one.values:
-        place = math.log(value / low) / span
-        near = place - last < _NEAR
-        texts.append("" if near else f"{value:.4g}")
-        last = last if near else place
+        text = f"{value:.4g}"
+        half = breadth(text, SMALL) / width / 2
+        place = math.log(value / low) / span / (1 + 2 * _MARGIN)
+        near = place - half < end + _GAP / width
+        texts.append("" if near else text)
+        end = end if near else place + half
     axes.set_xticks(one.values, texts)
     axes.minorticks_off()
-    margin = math.exp(0.08 * span)
+    margin = math.exp(_MARGIN * span)
     axes.set_xlim(low / margin, high * margin)
