@@ -1,6 +1,7 @@
 """The data of the results page as compact JSON: each different value is stored once."""
 
 import functools
+import itertools
 import json
 import math
 from collections import defaultdict
@@ -48,8 +49,8 @@ def page_data(
 
     Returns:
         An object of `missing` (number of rows not on the page), `columns`, `rows` (the values of `COLUMNS` for each
-        run), `facts` (by name: the distinct `values`, and `at`, the index of each run's value, -1 for none), `iou` (of
-        each run's classes), and `blocks` (pair, dataset, labels of the references, and for every line its label, texts
+        run), `facts` (by name: the distinct `values`, and `at`, which of them is each run's: `_coded`), `iou` (of each
+        run's classes), and `blocks` (pair, dataset, labels of the references, and for every line its label, texts
         and runs by seed, or "teacher T, seed S").
     """
     names = {
@@ -117,7 +118,8 @@ def _facts(rows: Sequence[Row], experiment_file: str) -> dict[str, dict[str, lis
     def first(name: str) -> int:
         return next(i for i, place in enumerate(columns[name]["at"]) if place >= 0)
 
-    return {name: columns[name] for name in sorted((n for n, c in columns.items() if c["values"]), key=first)}
+    known = sorted((name for name, column in columns.items() if column["values"]), key=first)
+    return {name: {**columns[name], "at": _coded(columns[name]["at"])} for name in known}
 
 
 def _column(values: Sequence[Any], text: Callable[[Any], str | None]) -> dict[str, list[Any]]:
@@ -131,6 +133,16 @@ def _column(values: Sequence[Any], text: Callable[[Any], str | None]) -> dict[st
         found = text(value)
         places[key] = -1 if found is None else texts.setdefault(found, len(texts))
     return {"values": list(texts), "at": [places[key] for key in map(id, values)]}
+
+
+def _coded(places: Sequence[int]) -> list[int]:
+    """Places plus one, so that 0 is none; -n says that what stands before it comes n times more. Runs are in the order
+    of the tables, so that most of their facts repeat."""
+    out: list[int] = []
+    for place, run in itertools.groupby(places):
+        more = sum(1 for _ in run) - 1
+        out += [place + 1, -more] if more else [place + 1]
+    return out
 
 
 def _itself(text: str | None) -> str | None:

@@ -15,9 +15,15 @@ const button = (text, action, kind) => {
   node.addEventListener("click", action);
   return node;
 };
+// By run the place of its value and one: 0 is none, and -n says that what stands before it comes n times more.
+const places = coded => {
+  const out = [];
+  for (const n of coded) if (n < 0) out.length += -n, out.fill(out[out.length + n - 1], n); else out.push(n);
+  return out;
+};
 const fact = (run, name) => {
   const column = data.facts[name];
-  return column && column.at[run] >= 0 ? column.values[column.at[run]] : "";
+  return column ? column.values[(column.of ??= places(column.at))[run] - 1] ?? "" : "";
 };
 const number = text => {
   const found = /^[+\-]?[0-9]+(?:\.[0-9]+)?/.exec(text.trim());
