@@ -27,11 +27,7 @@ if TYPE_CHECKING:
 
 OnUpdate = Callable[["Status"], None]
 OnTrial = Callable[["TrialUpdate"], None]
-ACROSS = (
-    *("student_parameters", "student_macs", "student_latency_ms", "train_seconds"),
-    *("val_confusion", "val_boundary_confusion", "class_names"),
-)
-"""Columns that a comparison over several experiments needs beside those of a table."""
+_NOT_COMPARED = {"samples", "curve", "gradients", "dev_confusion", "dev_boundary_confusion"}
 
 
 def _silent(status: object) -> None:
@@ -383,17 +379,21 @@ def compare(benches: Iterable[Bench]) -> "Across":
 
 
 def compared(benches: Iterable[Bench]) -> "tuple[Across, dict[str, dict[str, Any]], list[ExportTable]]":
-    """As `compare`; the rows behind it by run_id; the tables of exports, where a corrupt row is a ValueError too."""
+    """As `compare`; all rows of its runs by run_id, as `compact_rows` gives them, without what no comparison shows; the
+    tables of exports, where a corrupt row is a ValueError too."""
     from harness.analysis import across, comparison, exports
+    from harness.analysis.compact import compact_rows
 
     if isinstance(benches, Bench):
         raise ValueError("to compare: one Bench given; a list of them is needed: compare([bench])")
+    columns = [name for name in store.SCHEMA.names if name not in _NOT_COMPARED]
     tables, rows, exported = [], dict[str, dict[str, Any]](), list[exports.ExportTable]()
     for bench in benches:
         if not isinstance(bench, Bench):
             raise ValueError(f"to compare: {type(bench).__name__} given; a list of Bench is needed")
-        read = bench.rows([*comparison.COLUMNS, *ACROSS])
+        read = bench.rows(comparison.COLUMNS)
         tables.append(comparison.quick_table(read, rules.labels(bench.experiment), bench.experiment.seeds))
-        rows |= {row["run_id"]: row for row in read.to_pylist()}
+        found = compact_rows(bench.directory, columns, read["run_id"].to_pylist())
+        rows |= {row["run_id"]: row for row in found}
         exported += exports.read(bench.directory, tables[-1]).tables
     return across.across(tables), rows, exported

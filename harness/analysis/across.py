@@ -34,10 +34,11 @@ WITHIN = 5.0
 
 @dataclass(frozen=True)
 class Task:
-    """A pair on a dataset, with a unique name."""
+    """A pair on a dataset, with a unique name, and the experiment that it is of."""
 
     name: str
     block: Block
+    experiment: str = ""
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def _tasks(tables: Sequence[Table]) -> tuple[Task, ...]:
     out = []
     for table, block in found:
         name = block.where
-        out.append(Task(name if names[name] == 1 else f"{name} ({table.experiment})", block))
+        out.append(Task(name if names[name] == 1 else f"{name} ({table.experiment})", block, table.experiment))
         if out[-1].name in [task.name for task in out[:-1]]:
             raise ValueError(f"{out[-1].name}: given twice, and would count as two tasks. Name each experiment once")
     return tuple(out)

@@ -1,5 +1,7 @@
 """Thousands of rows as dicts that need little memory: lists of numbers stay arrays, equal texts are one object."""
 
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,37 +15,54 @@ _FEW = 16
 """Different values of a nested column up to which each row is compared with them, which needs no Python objects."""
 
 
-def compact_rows(table: Any) -> list[dict[str, Any]]:
-    """The rows of a table as dicts; of `losses` the last entry only.
+def compact_rows(
+    directory: str | Path, columns: Collection[str], run_ids: Collection[str] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of an experiment as dicts, in the order of their run_ids; of `losses` the last entry only.
 
     Confusion matrices are int64 arrays, and `curve` is a list of (steps, values), both arrays.
 
     Args:
-        table: rows with all columns but `samples`.
+        directory: the experiment's directory.
+        columns: names to read, without `samples`.
+        run_ids: read only these; None reads all.
+
+    Raises:
+        ValueError: as `store.read_rows`.
     """
-    table = table.combine_chunks()
-    columns: dict[str, list[Any]] = {}
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        column = column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
-        if name in CONFUSIONS:
-            columns[name] = _parts(column, column.flatten().to_numpy(zero_copy_only=False))
-        elif name == "curve":
-            points = column.flatten()
-            steps, values = (_parts(column, points.field(part).to_numpy()) for part in ("step", "dev_miou"))
-            columns[name] = [None if s is None else (s, v) for s, v in zip(steps, values, strict=True)]
-        elif name == "losses":
-            columns[name] = _last(column)
-        elif pa.types.is_nested(column.type):
-            columns[name] = _shared(column)
-        else:
-            encoded = column.dictionary_encode()
-            known = [*encoded.dictionary.to_pylist(), None]
-            columns[name] = [known[at] for at in pc.fill_null(encoded.indices, -1).to_pylist()]
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    same: dict[str, dict[Any, Any]] = {name: {} for name in columns}
+    rows: list[dict[str, Any]] = []
+    for table in store.read_batches(directory, columns, run_ids):
+        found = {name: _column(name, table[name].combine_chunks(), same[name]) for name in columns}
+        rows += (dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True))
+        release()
+    return rows
 
 
-def _shared(column: Any) -> list[Any]:
+def release() -> None:
+    """Give back the memory that reading took, which Arrow otherwise keeps."""
+    pa.default_memory_pool().release_unused()
+
+
+def _column(name: str, column: Any, same: dict[Any, Any]) -> list[Any]:
+    """The values of a column; equal ones are the object in `same`."""
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
+    if name in CONFUSIONS:
+        return _parts(column, column.flatten().to_numpy(zero_copy_only=False))
+    if name == "curve":
+        points = column.flatten()
+        steps, values = (_parts(column, points.field(part).to_numpy()) for part in ("step", "dev_miou"))
+        return [None if s is None else (s, v) for s, v in zip(steps, values, strict=True)]
+    if name == "losses":
+        return _last(column)
+    if pa.types.is_nested(column.type):
+        return _shared(column, same)
+    encoded = column.dictionary_encode()
+    known = [*(same.setdefault(value, value) for value in encoded.dictionary.to_pylist()), None]
+    return [known[at] for at in pc.fill_null(encoded.indices, -1).to_pylist()]
+
+
+def _shared(column: Any, same: dict[Any, Any]) -> list[Any]:
     """The values of a nested column, equal ones as one object; most experiments have one or a few of them."""
     known: list[tuple[Any, Any]] = []
     out = []
@@ -51,13 +70,16 @@ def _shared(column: Any) -> list[Any]:
         one = column.slice(at, 1)
         place = next((i for i, (other, _) in enumerate(known) if one.equals(other)), None)
         if place is None and len(known) == _FEW:
-            same: dict[str, Any] = {}
-            return [same.setdefault(repr(row[""]), row[""]) for row in store.records(pa.table({"": column}))]
+            return [_known(row[""], same) for row in store.records(pa.table({"": column}))]
         if place is None:
             place = len(known)
-            known.append((one, store.records(pa.table({"": one}))[0][""]))
+            known.append((one, _known(store.records(pa.table({"": one}))[0][""], same)))
         out.append(known[place][1])
     return out
+
+
+def _known(value: Any, same: dict[Any, Any]) -> Any:
+    return same.setdefault(repr(value), value)
 
 
 def _ends(column: Any) -> Any:

@@ -1,5 +1,6 @@
 """The command `sstkd-bench compare`: methods over the pairs and datasets of several experiments."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,15 +25,23 @@ def compare(
         from harness.bench import compared
         from harness.files import write_atomic
         from harness.report.across import pictures, to_markdown
+        from harness.report.page.across import render
 
         folder = to or results / "compare"
-        found, rows, exported = compared(bench(file, overrides, results, reading=True) for file in files)
+        benches = [(file, bench(file, overrides, results, reading=True)) for file in files]
+        found, rows, exported = compared(one for _, one in benches)
         _print(found)
         folder.mkdir(parents=True, exist_ok=True)
+        named = {one.experiment.name: str(file) for file, one in benches}
+        pages = {one.experiment.name: one.directory / "report.html" for _, one in benches}
+        reports = {
+            name: Path(os.path.relpath(page, folder)).as_posix() for name, page in pages.items() if page.is_file()
+        }
+        write_atomic(folder / "compare.html", render(found, rows, exported, named, reports))
         write_atomic(folder / "compare.md", to_markdown(found, rows, exported))
         for name, content in pictures(found, rows, exported).items():
             write_atomic(folder / name, content)
-        typer.echo(f"\ntables and pictures: {folder}")
+        typer.echo(f"\ntables and pictures: {folder}, for a browser {folder / 'compare.html'}")
 
 
 def _print(found: "Across") -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.analysis import exports
-from harness.analysis.across import WITHIN, Across, class_gains, costs, profile_gaps
+from harness.analysis.across import WITHIN, Across, Cost, class_gains, costs, profile_gaps
 from harness.analysis.export_sheets import sheet_of
 from harness.analysis.exports import ExportCost, ExportTable
 from harness.analysis.lines import FEWEST_SEEDS
@@ -23,11 +23,16 @@ def gains(found: Across) -> Sheet:
     """The gain of every method on every task; the longer of the two goes down."""
     names = [task.name for task in found.tasks]
     said = (*notes(found), found.pick)
-    if len(names) > len(found.methods):
+    if pairs_down(found):
         rows = [[task.name, *(found.cell(method, task) for method in found.methods)] for task in found.tasks]
         return sheet("gains", "Gains", ["pair", *found.methods], rows, said)
     rows = [[method, *(found.cell(method, task) for task in found.tasks)] for method in found.methods]
     return sheet("gains", "Gains", ["method", *names], rows, said)
+
+
+def pairs_down(found: Across) -> bool:
+    """Whether a table of methods and pairs has the pairs as its lines."""
+    return len(found.tasks) > len(found.methods)
 
 
 def standings(found: Across) -> Sheet:
@@ -101,13 +106,13 @@ def to_markdown(found: Across, rows: Rows, exported: Sequence[ExportTable] = ())
                 title = f"{task.name}: gain of IoU {what}"
                 note = "Percentage points, mean over paired seeds; –: no such class."
                 sheets.append(sheet(column.removesuffix("_confusion"), title, ("method", *names), lines, [note]))
-    shown = {name: f"![{title}]({name}.png)" for name, (title, _) in _of_exports(found, exported).items()}
+    shown = {name: f"![{title}]({name}.png)" for name, (title, _) in of_exports(found, exported).items()}
     below = "\n" + sheets_to_markdown(sheet_of(table, "", "") for table in exported) if exported else ""
     below += "".join(f"\n{picture}\n" for picture in shown.values())
     return "# Comparison\n\n![Gains](gains.png)\n\n" + sheets_to_markdown(sheets) + below
 
 
-def _of_exports(found: Across, exported: Sequence[ExportTable]) -> dict[str, tuple[str, list[ExportCost]]]:
+def of_exports(found: Across, exported: Sequence[ExportTable]) -> dict[str, tuple[str, list[ExportCost]]]:
     """By name of a picture its title and points: one for each dataset and form."""
     out: dict[str, tuple[str, list[ExportCost]]] = {}
     for task in found.tasks:
@@ -117,6 +122,15 @@ def _of_exports(found: Across, exported: Sequence[ExportTable]) -> dict[str, tup
                 title = f"mIoU of files against latency and size: {task.block.dataset}, {table.form.text}"
                 out.setdefault(name, (title, []))[1].extend(exports.costs(table, task.name))
     return {name: (title, points) for name, (title, points) in out.items() if points}
+
+
+def by_dataset(found: Across, points: Sequence[Cost]) -> dict[str, list[Cost]]:
+    """The points of each dataset."""
+    datasets = {task.name: task.block.dataset for task in found.tasks}
+    out: dict[str, list[Cost]] = {dataset: [] for dataset in found.datasets}
+    for point in points:
+        out[datasets[point.task]].append(point)
+    return out
 
 
 def _signed(value: float) -> str:
@@ -139,11 +153,10 @@ def pictures(found: Across, rows: Rows, exported: Sequence[ExportTable] = ()) ->
         figures["ranks"] = rank_plot(found)
         figures["profile"] = profile_plot(found, profile_gaps(found))
     points = costs(found, rows)
-    for dataset in dict.fromkeys(task.block.dataset for task in found.tasks):
-        names = {task.name for task in found.tasks if task.block.dataset == dataset}
-        figures[f"cost-{label(dataset)}"] = cost_plot(found, [p for p in points if p.task in names])
-    for name, (title, mine) in _of_exports(found, exported).items():
-        figures[name] = export_plot(found, mine, title)
+    for dataset, mine in by_dataset(found, points).items():
+        figures[f"cost-{label(dataset)}"] = cost_plot(found, mine)
+    for name, (title, files) in of_exports(found, exported).items():
+        figures[name] = export_plot(found, files, title)
     out: dict[str, str | bytes] = {}
     for name, figure in figures.items():
         out |= {f"{name}.png": figure_png(figure), f"{name}.svg": figure_svg(figure)}

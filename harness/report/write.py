@@ -16,6 +16,7 @@ from harness.analysis.tables import Table
 from harness.files import write_atomic
 from harness.report.formats import to_csv, to_json, to_markdown
 from harness.results import store
+from harness.results.validity import CONFUSIONS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,23 +61,26 @@ def write_report(
         OSError: the disk is full or cannot be written.
     """
     from harness.analysis import exports
-    from harness.analysis.compact import compact_rows
+    from harness.analysis.compact import compact_rows, release
     from harness.report.page.page import render
     from harness.report.plots.curves import panel
 
     base = Path(directory)
     outcomes = _outcomes(experiment, base)
     # Samples are the heavy part; only the few runs whose predictions are shown are read whole.
-    columns = [name for name in store.SCHEMA.names if name != "samples"]
+    unused = {"samples", *CONFUSIONS} - {"val_confusion"}
+    columns = [name for name in store.SCHEMA.names if name not in unused]
     table, total = compared or table_of(base, methods, seeds, run_ids)
+    release()
     exported = exports.read(base, table)
     on_page = table if total <= ON_PAGE else _fewer(table)
     wanted = run_ids if total <= ON_PAGE else _run_ids(on_page)
-    records = compact_rows(store.read_rows(base, columns, run_ids=wanted))
+    records = compact_rows(base, columns, wanted)
     shown = {x.run_ids[min(x.run_ids)] for block in table.blocks for x in block.methods if x.run_ids}
     shown |= {block.teacher.run_id for block in table.blocks if block.teacher.run_id is not None}
     kept = store.read_rows(base, ["run_id", "samples"], run_ids=shown).to_pylist()
     samples = {row["run_id"]: row["samples"] for row in kept}
+    release()
     curves = {record["run_id"]: record["curve"] for record in records}
     panels = [panel(block, curves) for block in on_page.blocks]
     file = experiment_file or f"experiments/{table.experiment}.yaml"

@@ -7,7 +7,7 @@ synced, then renamed; readers skip names that start with a dot. Packed rows (`re
 """
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ __all__ = [
     "pack_paths",
     "packed",
     "parse_row",
+    "read_batches",
     "read_files",
     "read_pack",
     "read_row",
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 _TRIES = 3  # files may be packed while they are read
+_AT_ONCE = 1_000  # rows of a batch
 
 
 def pack_paths(directory: str | Path) -> list[Path]:
@@ -142,6 +144,26 @@ def read_rows(
     return table.select(names)
 
 
+def read_batches(
+    directory: str | Path, columns: Collection[str], run_ids: Collection[str] | None = None
+) -> Iterator[Any]:
+    """The rows of `read_rows`, in the same order, as tables of some of them: all of a large experiment are never in
+    memory together.
+
+    Args:
+        directory: the experiment's directory.
+        columns: names to read.
+        run_ids: read only these; None reads all.
+
+    Raises:
+        ValueError: as `read_rows`.
+    """
+    loose = {Path(file).stem for file in _files(Path(directory) / "runs", run_ids)}
+    ids = sorted(loose.union(_packed(directory, ["run_id"], run_ids)["run_id"].to_pylist()))
+    for start in range(0, len(ids), _AT_ONCE):
+        yield read_rows(directory, columns, run_ids=ids[start : start + _AT_ONCE])
+
+
 def _union(directory: str | Path, files: list[str], names: list[str], run_ids: Collection[str] | None) -> Any:
     """Single and packed rows together, each run once."""
     loose = read_files(files, names)
@@ -173,9 +195,16 @@ def packed(directory: str | Path, run_id: str) -> bool:
 
 def _packed(directory: str | Path, names: Sequence[str], run_ids: Collection[str] | None) -> Any:
     """The rows in packs."""
-    condition = None if run_ids is None else pc.field("run_id").isin(pa.array(list(run_ids), pa.string()))
+    condition = None if run_ids is None else _among(run_ids)
     tables = [read_whole_pack(str(path), needed(names), condition) for path in pack_paths(directory)]
     return pa.concat_tables(tables or [SCHEMA.empty_table()]).select(list(names))
+
+
+def _among(run_ids: Collection[str]) -> Any:
+    """Rows of these runs; the ends spare groups of rows without any of them, which the list alone does not."""
+    name = pc.field("run_id")
+    wanted = name.isin(pa.array(list(run_ids), pa.string()))
+    return wanted & (name >= min(run_ids)) & (name <= max(run_ids)) if run_ids else wanted
 
 
 def run_of(directory: str | Path, row: Mapping[str, Any]) -> "Run":

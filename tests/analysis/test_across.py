@@ -273,7 +273,14 @@ def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "Nothing can be concluded from one dataset" in " ".join(done.output.split())
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"compare.md", "gains.png", "gains.svg", "cost-texmosaic.png", "cost-texmosaic.svg"}
+    assert written == {
+        "compare.md",
+        "compare.html",
+        "gains.png",
+        "gains.svg",
+        "cost-texmosaic.png",
+        "cost-texmosaic.svg",
+    }
     text = (tmp_path / "out" / "compare.md").read_text()
     assert "## tiny on texmosaic: gain of IoU by class (val)" in text and "| brick |" in text
     assert not math.isnan(float(text.split("| kd | ")[1].split(" ")[0]))

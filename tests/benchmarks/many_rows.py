@@ -23,29 +23,38 @@ def write_many(folder: Path, methods: Sequence[str], seeds: int) -> Any:
     rng, parts = np.random.default_rng(0), []
     for method in methods:
         rows = [checked(make_row(method, seed, samples=None)) for seed in range(TEMPLATES)]
-        parts.append(_varied(pa.Table.from_pylist(rows, schema=store.SCHEMA), seeds, rng))
-    table = pa.concat_tables(parts).sort_by("run_id").combine_chunks()
+        parts.append(varied(pa.Table.from_pylist(rows, schema=store.SCHEMA), seeds, rng))
+    return write_pack(folder, pa.concat_tables(parts))
+
+
+def write_pack(folder: Path, rows: Any) -> Any:
+    """Write rows as one pack of the folder, and return them as it holds them."""
+    table = rows.sort_by("run_id").combine_chunks()
     (folder / "packs").mkdir(parents=True)
     pq.write_table(table, folder / "packs" / "a.parquet", row_group_size=packs.GROUP_ROWS, **packs.WRITING)
     return table
 
 
-def _varied(rows: Any, seeds: int, rng: np.random.Generator) -> Any:
-    """Rows of so many seeds, each with an id, scores, times, initial weights, counts and a specification of its own."""
+def varied(rows: Any, seeds: int, rng: np.random.Generator) -> Any:
+    """Rows of one method and so many seeds, each with an id, scores, times, weights, counts and a specification of its
+    own."""
     rows = rows.take(np.arange(seeds) % len(rows)).combine_chunks()
     counts = rows["dev_confusion"].chunk(0)
     noisy = pa.array(counts.values.to_numpy() + rng.integers(0, 500, len(counts.values)))
-    specs = [json.dumps(json.loads(text) | {"seed": seed}) for seed, text in enumerate(rows["spec"].to_pylist())]
+    method = rows["method"][0].as_py()
+    texts = enumerate(rows["spec"].to_pylist())
+    specs = [json.dumps(json.loads(text) | {"seed": seed, "method": method}) for seed, text in texts]
     moments = [START + timedelta(minutes=int(minute)) for minute in rng.integers(0, 100_000, seeds)]
     changed = {
         "run_id": [f"{value:016x}" for value in rng.integers(2**63, size=seeds)],
         "seed": np.arange(seeds),
         "student_init_sha256": [f"{seed:064x}" for seed in range(seeds)],
+        "weights_sha256": [f"{value:064x}" for value in rng.integers(2**63, size=seeds)],
         "spec": specs,
         "started_at": moments,
         "finished_at": [moment + timedelta(seconds=55) for moment in moments],
         "dev_confusion": pa.ListArray.from_arrays(counts.offsets, noisy),
-        **{name: pc.add(rows[name], rng.normal(0, 1e-3, seeds)) for name in ("dev_miou", "best_dev_miou")},
+        **{name: pc.add(rows[name], rng.normal(0, 1e-3, seeds)) for name in ("dev_miou", "best_dev_miou", "val_miou")},
         **{name: rng.uniform(50, 60, seeds) for name in ("step_ms", "peak_memory_mb", "wall_seconds")},
     }
     for name, values in changed.items():

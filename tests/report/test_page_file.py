@@ -73,6 +73,14 @@ def page_data(text):
     return json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
 
 
+def value_of(column, run):
+    """The run's value of a fact: the repetitions are written out."""
+    at = []
+    for code in column["at"]:
+        at += at[-1:] * -code if code < 0 else [code]
+    return column["values"][at[run] - 1] if at[run] else None
+
+
 def test_only_the_pages_own_script_may_run(report):
     text = report["html"].read_text()
     script = text.split("<script>")[1].split("</script>")[0]
@@ -87,8 +95,9 @@ def test_the_page_knows_every_run_and_each_value_once(report, rows):
     assert len(data["rows"]) == len(rows) and {r[11] for r in data["rows"]} == {r["run_id"] for r in rows}
     for i, shown in enumerate(data["rows"]):
         row = next(r for r in rows if r["run_id"] == shown[11])
-        spec = {k[5:]: json.loads(v["values"][v["at"][i]]) for k, v in data["facts"].items() if k.startswith("spec.")}
+        spec = {k[5:]: json.loads(value_of(v, i)) for k, v in data["facts"].items() if k.startswith("spec.")}
         assert spec == json.loads(row["spec"])
+        assert value_of(data["facts"]["message"], i) == (row.get("message") or None)
         assert shown[5] == (round(100 * row["dev_miou"], 2) if row["status"] == "ok" else None)
     for column in data["facts"].values():
         assert len(set(column["values"])) == len(column["values"])

@@ -1,6 +1,7 @@
 """The data of the results page as compact JSON: each different value is stored once."""
 
 import functools
+import itertools
 import json
 import math
 from collections import defaultdict
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.labels import REFERENCES
-from harness.analysis.tables import Table
+from harness.analysis.tables import Block
 from harness.analysis.teachers import key_text
 from harness.borders import script_json, shell, without_folders
 from harness.metrics import hits_and_unions
@@ -32,43 +33,45 @@ COLUMNS = (
 
 def page_data(
     rows: Sequence[Row],
-    table: Table,
+    blocks: Sequence[tuple[str, Block]],
     iou: Sequence[NDArray[np.float64] | None],
-    experiment_file: str,
+    file_of: Callable[[Row], str],
     total: int | None = None,
+    several: bool = False,
 ) -> str:
     """JSON for a script element, escaped so that it cannot end the element.
 
     Args:
         rows: rows of the runs on the page, as dicts.
-        table: their comparison.
+        blocks: their comparisons, each with the name of its pair on its dataset.
         iou: of each row, by class.
-        experiment_file: experiment file for the command that repeats a run.
+        file_of: the experiment file of a row, for the command that repeats it.
         total: number of rows of the experiment, if `rows` are not all.
+        several: whether the rows are of several experiments, each with a folder of its own.
 
     Returns:
-        An object of `missing` (number of rows not on the page), `columns`, `rows` (the values of `COLUMNS` for each
-        run), `facts` (by name: the distinct `values`, and `at`, the index of each run's value, -1 for none), `iou` (of
-        each run's classes), and `blocks` (pair, dataset, labels of the references, and for every line its label, texts
-        and runs by seed, or "teacher T, seed S").
+        An object of `missing` (number of rows not on the page), `several`, `columns`, `rows` (the values of `COLUMNS`
+        for each run), `facts` (by name: the distinct `values`, and `at`, which of them is each run's: `_coded`), `iou`
+        (of each run's classes), and `blocks` (where, labels of the references, and for every line its label,
+        texts and runs by seed, or "teacher T, seed S").
     """
     names = {
         run: f"{line.label}, teacher {key[0]}" if isinstance(key, tuple) else line.label
-        for block in table.blocks
+        for _, block in blocks
         for line in block.methods
         for key, run in line.run_ids.items()
     }
     places = {str(row["run_id"]): i for i, row in enumerate(rows)}
     data = {
         "missing": 0 if total is None else total - len(rows),
+        "several": several,
         "columns": COLUMNS,
         "rows": [_row(row, names) for row in rows],
-        "facts": _facts(rows, experiment_file),
+        "facts": _facts(rows, file_of),
         "iou": [None if k is None else [None if v != v else round(100 * v, 1) for v in k.tolist()] for k in iou],
         "blocks": [
             {
-                "pair": block.pair,
-                "dataset": block.dataset,
+                "where": where,
                 "references": [block.references.get(name) for name in REFERENCES],
                 "teacher": places.get(block.teacher.run_id or ""),
                 "lines": [
@@ -80,7 +83,7 @@ def page_data(
                     for line in block.methods
                 ],
             }
-            for block in table.blocks
+            for where, block in blocks
         ],
     }
     return script_json(data)
@@ -99,7 +102,7 @@ def _row(row: Row, names: Mapping[str, str]) -> list[Any]:
     return [*head, *scores, step, minutes, row["code_version"], row["run_id"]]
 
 
-def _facts(rows: Sequence[Row], experiment_file: str) -> dict[str, dict[str, list[Any]]]:
+def _facts(rows: Sequence[Row], file_of: Callable[[Row], str]) -> dict[str, dict[str, list[Any]]]:
     """By name the different texts, and which of them is each run's; names in the order of the runs that have them."""
     names = [name for name in (rows[0] if rows else ()) if name not in _LONG]
     columns = {name: _column([row[name] for row in rows], _fact) for name in names}
@@ -111,13 +114,19 @@ def _facts(rows: Sequence[Row], experiment_file: str) -> dict[str, dict[str, lis
         for key, value in json.loads(row["spec"]).items():
             spec[f"spec.{key}"][i] = _indented(json.dumps(value))
     columns |= {name: _column(texts, _itself) for name, texts in losses.items()}
-    columns["repeat"] = _column([row["overrides"] for row in rows], lambda given: _command(experiment_file, given))
+    asked: dict[tuple[str, int], tuple[str, Sequence[str]]] = {}
+    for row in rows:
+        asked.setdefault((file_of(row), id(row["overrides"])), (file_of(row), row["overrides"]))
+    columns["repeat"] = _column(
+        [asked[file_of(row), id(row["overrides"])] for row in rows], lambda given: _command(*given)
+    )
     columns |= {name: _column(texts, _itself) for name, texts in sorted(spec.items())}
 
     def first(name: str) -> int:
         return next(i for i, place in enumerate(columns[name]["at"]) if place >= 0)
 
-    return {name: columns[name] for name in sorted((n for n, c in columns.items() if c["values"]), key=first)}
+    known = sorted((name for name, column in columns.items() if column["values"]), key=first)
+    return {name: {**columns[name], "at": _coded(columns[name]["at"])} for name in known}
 
 
 def _column(values: Sequence[Any], text: Callable[[Any], str | None]) -> dict[str, list[Any]]:
@@ -131,6 +140,16 @@ def _column(values: Sequence[Any], text: Callable[[Any], str | None]) -> dict[st
         found = text(value)
         places[key] = -1 if found is None else texts.setdefault(found, len(texts))
     return {"values": list(texts), "at": [places[key] for key in map(id, values)]}
+
+
+def _coded(places: Sequence[int]) -> list[int]:
+    """Places plus one, so that 0 is none; -n says that what stands before it comes n times more. Runs are in the order
+    of the tables, so that most of their facts repeat."""
+    out: list[int] = []
+    for place, run in itertools.groupby(places):
+        more = sum(1 for _ in run) - 1
+        out += [place + 1, -more] if more else [place + 1]
+    return out
 
 
 def _itself(text: str | None) -> str | None:

@@ -8,17 +8,20 @@ from harness.analysis.sheets import Tone
 from harness.borders import html as _e
 
 
-def section(tables: Sequence[ExportTable], swatch: Callable[[int], str], classes: dict[Tone, str]) -> str:
+def section(
+    tables: Sequence[ExportTable], swatch: Callable[[int], str], classes: dict[Tone, str], title: str = "Exports"
+) -> str:
     """The tables of a block; nothing without exports.
 
     Args:
         tables: of the block.
         swatch: the coloured dot of the method in a line of the main table.
         classes: of cells, by tone.
+        title: of the section.
     """
     if not tables:
         return ""
-    return "<h3>Exports</h3>\n" + "\n".join(_table(table, swatch, classes) for table in tables)
+    return f"<h3>{_e(title)}</h3>\n" + "\n".join(_table(table, swatch, classes) for table in tables)
 
 
 def _table(table: ExportTable, swatch: Callable[[int], str], classes: dict[Tone, str]) -> str:

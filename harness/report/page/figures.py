@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.analysis.lines import FEWEST_SEEDS
 from harness.analysis.tables import Block
+from harness.borders import html as _e
 from harness.report.page.colours import Row
 from harness.report.plots.curves import THIN, Panel, curve_figure
 from harness.report.plots.forest import PAPER, Forest, forest, forest_figure
@@ -126,11 +127,22 @@ def sensitivity(i: int, block: Block, by_id: Mapping[str, Row]) -> str:
     )
 
 
-def inline(svg: str, prefix: str, label: str) -> str:
-    """An SVG to embed in the page: without prologue and metadata, with unique ids and the page's colours."""
+def inline(svg: str, prefix: str, label: str, links: Mapping[str, str] | None = None) -> str:
+    """An SVG to embed in the page: without prologue and metadata, with unique ids and the page's colours.
+
+    Args:
+        svg: of a figure.
+        prefix: of its ids.
+        label: what it shows, for who does not see it.
+        links: by id, what it is on the page that a point leads to.
+    """
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = svg.replace('<style type="text/css">*{stroke-linejoin: round; stroke-linecap: butt}</style>', "")
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
+    svg = re.sub(r'(\bid="|url\(#|(?<!<a xlink:)href="#)', rf"\g<1>{prefix}", svg)
     for colour, themed in _THEMED.items():
         svg = svg.replace(colour, themed)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    to = links or {}
+    point = r'<a xlink:href="#([^"]*)" target="_blank">'
+    svg = re.sub(point, lambda found: f'<a href="#{found[1]}" aria-label="{_e(to[found[1]])}">', svg)
+    # Whoever hears the page would not come to the points of a picture.
+    return svg.replace("<svg ", f'<svg role="{"group" if links else "img"}" aria-label="{label}" ', 1)

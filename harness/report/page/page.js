@@ -15,9 +15,15 @@ const button = (text, action, kind) => {
   node.addEventListener("click", action);
   return node;
 };
+// By run the place of its value and one: 0 is none, and -n says that what stands before it comes n times more.
+const places = coded => {
+  const out = [];
+  for (const n of coded) if (n < 0) out.length += -n, out.fill(out[out.length + n - 1], n); else out.push(n);
+  return out;
+};
 const fact = (run, name) => {
   const column = data.facts[name];
-  return column && column.at[run] >= 0 ? column.values[column.at[run]] : "";
+  return column ? column.values[(column.of ??= places(column.at))[run] - 1] ?? "" : "";
 };
 const number = text => {
   const found = /^[+\-]?[0-9]+(?:\.[0-9]+)?/.exec(text.trim());
@@ -31,7 +37,7 @@ const sorted = (items, key, down) => items.map(item => [key(item), item]).sort((
   return down ? -order : order;
 }).map(([, item]) => item);
 // Of these a small number is the better one, or the first.
-const LOW = /^(seed|s\/step|peak MB|minutes|MiB)$|latency/;
+const LOW = /^(seed|mean rank|s\/step|peak MB|minutes|MiB)$|latency/;
 // A click sorts best first, the next one worst first, the third as it was: then `sort` gets null.
 const sortable = (head, falls, sort) => {
   const heads = [...head.querySelectorAll("th")];
@@ -123,7 +129,8 @@ const copies = rows => {
 
 // Sort a table's lines by a click on a head; a field above many lines filters them; buttons copy it.
 function lines(node) {
-  const body = node.tBodies[0], all = [...body.rows], names = [...node.tHead.rows[0].cells].map(th => th.textContent);
+  // Lines above the last body stay where they are.
+  const body = [...node.tBodies].at(-1), all = [...body.rows], names = [...node.tHead.rows[0].cells].map(th => th.textContent);
   const falls = column => column > 0;
   const at = new Map(all.map(tr => [tr, [...tr.cells].map(td => words(written(td)))]));
   sortable(node.tHead, falls, (column, down) => body.append(...(column === null ? all : sorted(all, tr => {
@@ -194,7 +201,7 @@ const one = run => {
     if (name.startsWith("spec.")) spec.push("\"" + name.slice(5) + "\": " + value); else facts.push([name, value]);
   }
   show(row[1] + ", seed " + row[2] + " (" + row[0] + ")", list(facts), make("h3", "Repeat it"), make("pre",
-    checkout([run]) + "rm runs/" + id(run) + ".parquet  # a finished run is not repeated; results unpack first, if it is packed\n" + fact(run, "repeat")),
+    checkout([run]) + "rm " + (data.several ? fact(run, "experiment") + "/" : "") + "runs/" + id(run) + ".parquet  # a finished run is not repeated; results unpack first, if it is packed\n" + fact(run, "repeat")),
     make("h3", "Resolved run"), make("pre", "{\n" + spec.join(",\n") + "\n}"));
 };
 const different = (runs, name) => [...new Set(runs.map(run => fact(run, name)).filter(Boolean))].join(", ") || "not known";
@@ -211,7 +218,7 @@ const at = (line, key) => line.runs[key] ?? line.runs[String(key).split("seed ")
 const AGAINST = {"vs none": 0, "vs kd": 1}, OF_A_RUN = {"mIoU (val)": 7, "dev": 5, "s/step": 8};
 const miou = run => data.rows[run][OF_A_RUN["mIoU (val)"]];
 const cell = (block, line, column, title) => {
-  const runs = seeds(line).map(seed => line.runs[seed]), name = line.label + ": " + title + " (" + block.pair + " on " + block.dataset + ")";
+  const runs = seeds(line).map(seed => line.runs[seed]), name = line.label + ": " + title + " (" + block.where + ")";
   const said = make("p", line.cells[column], "said");
   const compares = title in AGAINST, reference = compares ? block.lines.find(x => x.label === block.references[AGAINST[title]]) : null;
   if (!runs.length) return show(name, said, make("p", "No run has a result."));
@@ -228,24 +235,37 @@ const cell = (block, line, column, title) => {
     return [s, miou(a).toFixed(2), miou(b).toFixed(2), (miou(a) - miou(b)).toFixed(2), link(a), link(b)];
   })), ...source([...new Set(both.flatMap(s => [at(line, s), at(reference, s)]))]));
 };
+const opening = (td, name, open) => {
+  const node = button(null, open, "cell");
+  node.setAttribute("aria-label", name + ": " + td.textContent + "; where it comes from");
+  node.append(...td.childNodes);
+  td.append(node);
+};
 document.querySelectorAll("table[data-block]").forEach(node => {
   const block = data.blocks[node.dataset.block], byClass = node.classList.contains("heat");
   const head = [...node.tHead.rows[0].cells].map(th => th.textContent), body = node.tBodies[0], all = [...body.rows];
   all.forEach((tr, place) => [...tr.cells].forEach((td, column) => {
     if (column === 0 || (byClass && column === head.length - 1)) return;
     const open = () => byClass ? ofClass(block, head[column], place, tr.cells[0].textContent) : cell(block, block.lines[place], column - 1, head[column]);
-    const node = button(null, open, "cell");
-    node.append(...td.childNodes);
-    td.append(node);
-    node.setAttribute("aria-label", tr.cells[0].textContent + ", " + head[column] + ": " + td.textContent + "; where it comes from");
+    opening(td, tr.cells[0].textContent + ", " + head[column], open);
   }));
   lines(node);
 });
-document.querySelectorAll("table.exports").forEach(lines);
+// Cells of a matrix say which block and line they are of; points of a figure lead to them.
+document.querySelectorAll("td[data-at]").forEach(td => {
+  const [at, place] = td.dataset.at.split(" "), block = data.blocks[at], line = block.lines[place];
+  const [column, title] = line.label === block.references[0] ? [0, "mIoU (val)"] : [2, "vs none"];
+  opening(td, line.label + ", " + block.where, () => cell(block, line, column, title));
+});
+document.querySelectorAll("figure a").forEach(node => node.addEventListener("click", event => {
+  event.preventDefault();
+  document.getElementById(node.getAttribute("href").slice(1)).querySelector("button").click();
+}));
+document.querySelectorAll("table:not([data-block])").forEach(lines);
 function ofClass(block, column, k, name) {
   const line = block.lines.find(x => x.label === column);
   const runs = line ? seeds(line).map(seed => line.runs[seed]) : [block.teacher];
-  show(column + ": IoU of " + name + " (" + block.pair + " on " + block.dataset + ")", table(["seed", "IoU", "run"],
+  show(column + ": IoU of " + name + " (" + block.where + ")", table(["seed", "IoU", "run"],
     runs.map(run => [data.rows[run][2], data.iou[run] ? data.iou[run][k] : null, link(run)])), ...source(runs));
 }
 

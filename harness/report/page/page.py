@@ -1,15 +1,6 @@
-"""A self-contained HTML page of an experiment: pictures, data and script are inside, nothing is loaded.
+"""A self-contained HTML page of an experiment: pictures, data and script are inside, nothing is loaded."""
 
-Every text from a row is escaped by `_e`, or is data that the script writes as text. In addition, the content security
-policy forbids the browser to load anything or to run another script.
-"""
-
-import base64
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,50 +11,16 @@ from harness.analysis.answer import answer
 from harness.analysis.exports import ExportTable
 from harness.analysis.tables import Block, Table
 from harness.borders import html as _e
-from harness.borders import label
 from harness.report.page import exports as pageexports
 from harness.report.page import figures, tables
 from harness.report.page import samples as pagesamples
 from harness.report.page.colours import Row
 from harness.report.page.data import ious, page_data
+from harness.report.page.shell import whole
 from harness.report.plots.curves import Panel
 
 if TYPE_CHECKING:
     from harness.search.outcome import Outcome
-
-SCRIPT, STYLE = (Path(__file__).with_name(name).read_text("utf-8") for name in ("page.js", "page.css"))
-
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="$policy">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$title: distillation for semantic segmentation</title>
-<style>$style</style>
-</head>
-<body>
-<header>
-<h1>$title</h1>
-<p class="lead">$lead</p>
-</header>
-<main>
-$blocks
-<section>
-$runs_head
-<p>Every run behind this page. Click a run, or a number in the tables above, to see its provenance and the command that
-repeats it. Rows are in <code>runs/</code> next to this file.</p>
-<div id="runs"><noscript>The list needs scripts; without them: <code>sstkd-bench results list</code> and
-<code>results show</code>.</noscript></div>
-</section>
-</main>
-<footer>Protocol $protocol. Computed from $runs rows.$part</footer>
-<script type="application/json" id="data">$data</script>
-<script>$script</script>
-</body>
-</html>
-""")
 
 
 def render(
@@ -108,19 +65,13 @@ def render(
         for i, (block, one) in enumerate(zip(table.blocks, panels, strict=True))
     ]
     some = "" if total in (None, len(rows)) else f" The list, the curves and the classes are of {len(rows)} of them."
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    return _PAGE.substitute(
-        title=_e(table.experiment),
-        lead=_e(lead),
-        style=STYLE,
-        blocks=_anchored("\n".join(blocks)),
-        runs_head=_anchored("<h2>Runs</h2>"),
-        protocol=_e(table.protocol),
-        runs=len(rows) if total is None else total,
-        part=some,
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-        data=page_data(rows, table, iou, experiment_file, total),
-        script=SCRIPT,
+    return whole(
+        table.experiment,
+        lead,
+        "\n".join(blocks),
+        page_data(rows, [(block.where, block) for block in table.blocks], iou, lambda row: experiment_file, total),
+        "next to this file",
+        f"Protocol {table.protocol}. Computed from {len(rows) if total is None else total} rows.{some}",
     )
 
 
@@ -189,25 +140,6 @@ def _count(number: int) -> str:
     """E.g. "54.5 M"."""
     power = min(3, max(0, len(str(number)) - 1) // 3)
     return f"{number / 1000**power:.3g} {('', 'k', 'M', 'G')[power]}".strip()
-
-
-def _anchored(text: str) -> str:
-    """HTML whose headings have ids, those of h3 below their h2's, and links to themselves."""
-    used: set[str] = set()
-    above = ""
-
-    def one(found: re.Match[str]) -> str:
-        nonlocal above
-        level, inside = found.groups()
-        words = re.sub(r"<[^>]*>", "", inside)
-        name = label(words) if level == "2" else f"{above}--{label(words)}"
-        name = next(x for x in (name, *(f"{name}-{n}" for n in range(2, len(used) + 3))) if x not in used)
-        used.add(name)
-        above = name if level == "2" else above
-        link = f'<a class="anchor" href="#{name}" aria-label="Link to {words}"></a>'
-        return f'<h{level} id="{name}">{inside}{link}</h{level}>'
-
-    return re.sub(r"<h([23])>(.*?)</h\1>", one, text, flags=re.DOTALL)
 
 
 def _said(block: Block) -> str:

@@ -106,9 +106,17 @@ def _mean(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 def _heat(percent: float) -> str:
     """A cell shaded by its value: light enough for black text."""
-    from matplotlib import colormaps
-
     if np.isnan(percent):
         return "<td>–</td>"
-    shade = colormaps["YlGnBu"](_LIGHT * percent / 100)[:3]
-    return f'<td class="shade" style="background:{rgb(np.round(255 * np.array(shade)))}">{percent:.1f}</td>'
+    return f'<td class="shade" style="background:{_colour("YlGnBu", _LIGHT * percent / 100)}">{percent:.1f}</td>'
+
+
+def gain_colour(gain: float, bound: float) -> str:
+    """The colour of a difference within -bound to bound, light enough for black text: purple below 0, orange above."""
+    return _colour("PuOr_r", 0.5 + 0.5 * _LIGHT * gain / max(bound, 1e-9))
+
+
+def _colour(name: str, at: float) -> str:
+    from matplotlib import colormaps
+
+    return rgb(np.round(255 * np.array(colormaps[name](at)[:3])))
