@@ -48,7 +48,11 @@ _LATEX = {
     "–": "--",
     "[": "{[}",
     "*": "{*}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
 }
+_NEGATIVE = re.compile(r"(?<![\w.)\]-])-(?=\.?[0-9])")
 
 
 def terminal(text: str) -> str:
@@ -114,8 +118,9 @@ def html(text: object) -> str:
 
 
 def latex(text: object) -> str:
-    """Text for LaTeX; a star or bracket at the beginning of a line is no argument of the line before."""
-    return "".join(_LATEX.get(c, c) for c in one_line(text))
+    """Text for LaTeX: a star or bracket at the beginning of a line is no argument of the line before, and the hyphen of
+    a negative number is a minus."""
+    return "".join(_LATEX.get(c, c) for c in _NEGATIVE.sub("−", one_line(text)))
 
 
 def label(text: str) -> str:

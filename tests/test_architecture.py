@@ -69,7 +69,8 @@ RULES: dict[str, tuple[str, str]] = {
 FREE: dict[str, dict[str, set[str]]] = {
     # A table can print itself; what it prints is the report's.
     "harness.analysis.tables": {
-        f"Table.to_{form}": {"harness.report.formats"} for form in ("markdown", "latex", "html", "csv")
+        f"Table.{form}": {"harness.report.formats"}
+        for form in ("to_markdown", "to_latex", "to_html", "to_csv", "_repr_html_")
     },
     "harness.training.runtime": {"Runtime.ray_worker": {"ray"}},
     "harness.execution.loggers": {

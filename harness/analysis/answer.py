@@ -5,10 +5,13 @@ training; of the others the means are compared, and are called so.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from harness.analysis.crossing import FEWEST_TEACHERS
 from harness.analysis.lines import FEWEST_SEEDS, Comparison, MethodRow
-from harness.analysis.tables import Block
+
+if TYPE_CHECKING:
+    from harness.analysis.tables import Block
 
 LONGER = "equal seconds"
 """What the control of longer training has equal to the slowest method."""
@@ -24,7 +27,7 @@ _UNSAID = {
 }
 
 
-def answer(block: Block) -> str:
+def answer(block: "Block") -> str:
     """One sentence: which methods are significantly ahead of the student without distillation, with the same budget
     and when it trains for longer; or why that cannot be said."""
     lines = distilled(block)
@@ -37,7 +40,7 @@ def answer(block: Block) -> str:
     return f"{first}{'; '.join(filter(None, parts))}."
 
 
-def distilled(block: Block) -> list[MethodRow]:
+def distilled(block: "Block") -> list[MethodRow]:
     """The lines of methods: all but the student without distillation and its controls. A reference without a run is
     there only because others are compared with it."""
     return [
@@ -47,12 +50,12 @@ def distilled(block: Block) -> list[MethodRow]:
     ]
 
 
-def longer(block: Block) -> MethodRow | None:
+def longer(block: "Block") -> MethodRow | None:
     """The control of longer training; None where there is none."""
     return next((x for x in block.methods if x.name.control == LONGER), None)
 
 
-def against_longer(block: Block, line: MethodRow) -> Comparison | None:
+def against_longer(block: "Block", line: MethodRow) -> Comparison | None:
     """The block's comparison of a line with the control of longer training: of the references alone."""
     control = longer(block)
     if control is None or not line.reference:
@@ -78,14 +81,14 @@ def verdict(line: MethodRow, c: Comparison | None) -> str:
     return "open" if d.low <= 0 <= d.high else "lost"
 
 
-def best(block: Block) -> MethodRow | None:
+def best(block: "Block") -> MethodRow | None:
     """The line with the highest mean on val, where it is significantly ahead of the student without distillation."""
     known = [x for x in block.methods if x.miou is not None]
     top = max(known, key=lambda x: x.miou.mean if x.miou else 0.0, default=None)
     return top if top is not None and verdict(top, top.vs_none) == "ahead" else None
 
 
-def differences(block: Block) -> dict[str, dict[str, Comparison]]:
+def differences(block: "Block") -> dict[str, dict[str, Comparison]]:
     """By reference and label, in the order of the table, all comparisons with a reference of the block's family that
     has one with a method: "none", "none at equal seconds" where more than `kd` is compared with it, and "kd"."""
     control = longer(block)
@@ -110,7 +113,7 @@ def by_gain(lines: Sequence[str], gains: Mapping[str, Comparison]) -> list[str]:
     return sorted(lines, key=lambda name: -known.get(name, float("-inf")))
 
 
-def _too_little(block: Block, lines: Sequence[MethodRow]) -> str:
+def _too_little(block: "Block", lines: Sequence[MethodRow]) -> str:
     """Why nothing can be said of any method."""
     if block.baseline is None or block.baseline.miou is None:
         return "the student without distillation has no result"
@@ -129,7 +132,7 @@ def _too_little(block: Block, lines: Sequence[MethodRow]) -> str:
     return f"a claim needs {FEWEST_TEACHERS} teachers, and there are {max(c.teachers for c in known)}"
 
 
-def _same_budget(block: Block, found: Mapping[str, str]) -> str:
+def _same_budget(block: "Block", found: Mapping[str, str]) -> str:
     """Who is ahead of, and behind, the student without distillation."""
     student = f"the student without distillation with the same {block.budget_unit}"
     ahead, behind = ([name for name, each in found.items() if each == which] for which in ("ahead", "behind"))
@@ -143,7 +146,7 @@ def _same_budget(block: Block, found: Mapping[str, str]) -> str:
     return text + (f", and {_names(behind, found)} {_are(behind)} significantly behind it" if behind else "")
 
 
-def _longer(block: Block, lines: Sequence[MethodRow]) -> str:
+def _longer(block: "Block", lines: Sequence[MethodRow]) -> str:
     """How methods compare with longer training; nothing where all have equal seconds, or no method can be compared."""
     if block.budget_unit != "steps":
         return ""

@@ -92,9 +92,10 @@ def _counts(line: MethodRow) -> dict[str, Any]:
     return found | {"skipped": line.skipped, "not_run": line.missing}
 
 
+SCORE = Measure(Column("mIoU (val)"), _score, _scores)
 MEASURES = (
     Measure(Column("method", "left"), lambda x: Cell(x.label), _counts),
-    Measure(Column("mIoU (val)"), _score, _scores),
+    SCORE,
     Measure(Column("dev"), lambda x: Cell("–" if x.dev_miou is None else f"{x.dev_miou.mean:.2f}"), lambda x: {}),
     _against("none", lambda x: x.vs_none),
     _against("kd", lambda x: x.vs_kd),

@@ -27,11 +27,13 @@ class Cell:
         text: its value; may be empty.
         missing: what is not there, e.g. "failed (1 of 3)".
         tone: how the value compares, where that is significant.
+        best: whether it is the best of its column and significantly so: it is bold.
     """
 
     text: str
     missing: str = ""
     tone: Tone = ""
+    best: bool = False
 
     def __str__(self) -> str:
         """Value and what is missing."""
@@ -106,6 +108,7 @@ class Sheet:
         sections: remarks, in this order.
         records: gives the numbers behind it, unrounded, all with the same keys: the lines of CSV.
         alone: whether its own remarks say how to read it; the legend of other tables is not for it.
+        what: what its numbers are, for captions.
     """
 
     id: str
@@ -115,6 +118,7 @@ class Sheet:
     sections: tuple[Section, ...] = ()
     records: Callable[[], list[dict[str, Any]]] = list
     alone: bool = False
+    what: str = ""
 
 
 def sheet(

@@ -4,15 +4,16 @@ Nothing is dropped: a method without a result is a line that says why, and every
 it. mIoU and its differences are in percent and percentage points here; rows keep them in [0, 1].
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from harness.analysis.columns import MEASURES, control_numbers
+from harness.analysis.answer import best
+from harness.analysis.columns import MEASURES, SCORE, control_numbers
 from harness.analysis.crossing import FEWEST_TEACHERS
 from harness.analysis.labels import references
 from harness.analysis.lines import FEWEST_SEEDS, MethodRow
-from harness.analysis.sheets import Remark, Section, Sheet
+from harness.analysis.sheets import Cell, Remark, Section, Sheet
 from harness.analysis.stats import score
 
 
@@ -197,6 +198,11 @@ LEGEND = (
     "95 % intervals that hold together for all comparisons of a pair; ▲ ▼: the interval leaves 0 out, over "
     f"{FEWEST_SEEDS} seeds or more."
 )
+BOLD = "Bold: the highest mean on val, where it is significantly better than none."
+WHAT = (
+    "mIoU in percent on val, mean ± standard deviation over n runs, and its differences in percentage points with "
+    "simultaneous 95 % intervals"
+)
 
 
 @dataclass(frozen=True)
@@ -222,14 +228,20 @@ class Table:
         """How to read the cells."""
         return LEGEND
 
+    @property
+    def below(self) -> str:
+        """The legend, and what bold is where a value is bold."""
+        return f"{LEGEND} {BOLD}" if any(map(best, self.blocks)) else LEGEND
+
     def sheets(self) -> list[Sheet]:
         """A sheet per block, for `harness.report`."""
         columns = tuple(measure.column for measure in MEASURES)
         found = []
         for i, block in enumerate(self.blocks):
-            rows = tuple(tuple(measure.cell(line) for measure in MEASURES) for line in block.methods)
-            records = partial(self._records, block)
-            found.append(Sheet(f"{self.experiment}-{i + 1}", block.where, columns, rows, block.sections, records))
+            top, records = best(block), partial(self._records, block)
+            rows = tuple(_cells(line, line is top) for line in block.methods)
+            id = f"{self.experiment}-{i + 1}"
+            found.append(Sheet(id, block.where, columns, rows, block.sections, records, what=WHAT))
         return found
 
     def records(self) -> list[dict[str, Any]]:
@@ -264,6 +276,12 @@ class Table:
 
         return formats.to_html(self)
 
+    def _repr_html_(self) -> str:
+        """As `to_markdown`, for a notebook's output."""
+        from harness.report import formats
+
+        return formats.to_notebook(self)
+
     def to_csv(self) -> str:
         """`records` as CSV."""
         from harness.report import formats
@@ -287,3 +305,8 @@ class Table:
         if find_spec("pandas") is None:
             raise ImportError("to_pandas needs pandas, which is not installed: pip install pandas")
         return self.to_arrow().to_pandas()
+
+
+def _cells(line: MethodRow, top: bool) -> tuple[Cell, ...]:
+    """The line's cells; of the best line the score is bold."""
+    return tuple(replace(measure.cell(line), best=top and measure is SCORE) for measure in MEASURES)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from harness.borders import shell
 from harness.cli.common import DEFAULT_RESULTS, Directory, ResultsOf, RunId, answering
 
 results_app = typer.Typer(help="List, show, fetch and pack rows.", no_args_is_help=True, rich_markup_mode=None)
@@ -39,7 +40,8 @@ def results_list(
             ["" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in column.to_pylist()]
             for column in rows.columns
         )
-        print_columns(columns, list(map(list, zip(*cells, strict=True))))
+        whole = f"{shell('sstkd-bench', 'results', 'show', str(directory), 'RUN_ID')} prints a row whole"
+        print_columns(columns, list(map(list, zip(*cells, strict=True))), whole=whole)
 
 
 @results_app.command("show")

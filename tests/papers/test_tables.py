@@ -223,7 +223,10 @@ def test_formats_escape_what_they_must() -> None:
     page = sheets_to_html([example().sheet])
     assert "<td>a_b &amp; &lt;c&gt;|</td>" in page and "http" not in page.replace("http-equiv", "")
     latex = sheets_to_latex([example().sheet])
-    assert r"a\_b \& <c>| & 70.5 $\pm$ 6.35 \\" in latex and r"\caption{100 \% {[}of it]}" in latex
+    assert (
+        r"a\_b \& \textless{}c\textgreater{}\textbar{} & 70.5 $\pm$ 6.35 \\" in latex
+        and r"\caption{100 \% {[}of it]}" in latex
+    )
     (line,) = csv.DictReader(io.StringIO(sheets_to_csv([example().sheet])))
     assert (line["mean"], line["published"], line["source"]) == ("70.5", "71.5", "a & b")
     assert float(line["measured_minus_published"]) == -1.0 and line["vs_student"] == ""
@@ -233,7 +236,7 @@ def test_formats_escape_what_they_must() -> None:
 def test_latex_compiles(tmp_path: Path) -> None:
     body = sheets_to_latex([example().sheet, grid("sstkd-table-1", comparison()).sheet])
     (tmp_path / "t.tex").write_text(
-        "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage{booktabs}\\begin{document}\n"
+        "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage{booktabs,graphicx}\\begin{document}\n"
         + body
         + "\\end{document}"
     )
@@ -320,5 +323,5 @@ def test_a_results_folder_is_a_table_of_all_its_rows(tmp_path: Path) -> None:
 def test_tables_of_experiments_in_a_format() -> None:
     words = ["tables", "experiments/quickstart.yaml", "--results", "results/examples", "--format"]
     said = CliRunner().invoke(app, [*words, "latex"])
-    assert said.exit_code == 0 and r"\caption{quickstart: unet-r18d-to-r10t on texmosaic}" in said.output
+    assert said.exit_code == 0 and r"\caption{quickstart, unet-r18d-to-r10t on texmosaic: mIoU" in said.output
     assert "quickstart,2.0,texmosaic" in CliRunner().invoke(app, [*words, "csv"]).output

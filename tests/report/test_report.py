@@ -227,8 +227,7 @@ def test_terminal_table_fits_and_tears_no_number(rows, width):
     text = out.getvalue()
     assert all(len(line) <= width for line in text.splitlines())
     assert "results/quickstart/report.html" in text
-    interval = cells(table, "sstkd")["vs none"].removesuffix(" ▲")
-    assert (interval if width == 160 else interval.split(" ", 1)[1]) in text
+    assert all(cell in text for cell in cells(table, "sstkd").values())
 
 
 def test_into_a_pipe_nothing_is_folded(rows, capsys):
