@@ -8,6 +8,8 @@ import typer
 from harness.borders import shell
 from harness.cli.common import DEFAULT_RESULTS, Directory, ResultsOf, RunId, answering
 
+MANY_FILES = 2_000
+"""Single files from which on `list` says that packed rows are read faster: those take seconds."""
 results_app = typer.Typer(help="List, show, fetch and pack rows.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -15,7 +17,10 @@ results_app = typer.Typer(help="List, show, fetch and pack rows.", no_args_is_he
 def results_list(
     directory: Directory,
 ) -> None:
-    """List the rows, one per line."""
+    """List the rows, one per line.
+
+    In a narrow window columns with the same in every row are said once, and columns that do not fit are named.
+    """
     with answering():
         from harness.report.console import print_columns
         from harness.results import store
@@ -42,6 +47,12 @@ def results_list(
         )
         whole = f"{shell('sstkd-bench', 'results', 'show', str(directory), 'RUN_ID')} prints a row whole"
         print_columns(columns, list(map(list, zip(*cells, strict=True))), whole=whole)
+        single = sum(1 for _ in (directory / "runs").glob("*.parquet"))
+        if single >= MANY_FILES:
+            command = shell("sstkd-bench", "results", "pack", str(directory))
+            typer.echo(
+                f"{single} rows are single files; packed ones are read many times faster:\n    {command}", err=True
+            )
 
 
 @results_app.command("show")

@@ -4,10 +4,10 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.analysis.short_names import with_short_names
 from harness.borders import one_line, terminal, unguarded
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def print_columns(columns: list[str], rows: list[list[str]], right: tuple[str, .
     """
     console = output()
     # Each different cell is looked at once: of thousands of rows most have the same.
-    cells = {cell: one_line(cell) for row in rows for cell in row}
+    cells = {cell: one_line(cell) for cell in set(chain.from_iterable(rows))}
     sides = {name: [cells[row[i]] for row in rows] for i, name in enumerate(columns)}
     # Only texts that are not ASCII may be wider than long.
     widths = {text: _width(text) for text in (*columns, *cells.values())}
@@ -71,23 +71,28 @@ def print_columns(columns: list[str], rows: list[list[str]], right: tuple[str, .
     said: list[str] = []
     if whole and _total(wide.values()) > console.width:
         sides, said = _left_out(sides, wide, console.width, whole)
-    narrow = {name: wide[name] if name in right else _narrowest(name, side) for name, side in sides.items()}
-    for i, part in enumerate(_parts_of(narrow, console.width)):
+    least = {name: wide[name] for name in sides}
+    broken = _total(least.values()) > console.width and len(rows) <= MAX_FOLDED
+    if broken:
+        least |= {name: _narrowest(name, side) for name, side in sides.items() if name not in right}
+    for i, part in enumerate(_parts_of(least, console.width)):
         if i:
             console.print()
         shown = {name: sides[name] for name in part}
-        if _total(wide[name] for name in part) <= console.width or len(rows) > MAX_FOLDED:
-            _print_lines(shown, wide, widths, right, console)
+        if broken and _total(wide[name] for name in part) > console.width:
+            _print_broken(shown, least, right, console)
         else:
-            _print_broken(shown, narrow, right, console)
+            _print_lines(shown, wide, widths, right, console)
     for text in said:
         console.print(text, style="dim", markup=False, highlight=False)
 
 
 def _width(text: str) -> int:
+    if text.isascii():
+        return len(text)
     from rich.cells import cell_len
 
-    return len(text) if text.isascii() else cell_len(text)
+    return cell_len(text)
 
 
 def _total(widths: Iterable[int]) -> int:
@@ -208,6 +213,8 @@ def print_sheet(one: "Sheet", console: "Console | None" = None) -> None:
     go below, each part with the names. A cell is broken only where it does not fit beside a name by itself.
     """
     from rich.text import Text
+
+    from harness.analysis.short_names import with_short_names
 
     console = console or output()
     broken = _total(_widths(one, _unbroken).values()) > console.width

@@ -257,3 +257,14 @@ def test_the_commands(folder):
     (folder / "empty").mkdir()
     ran = CliRunner().invoke(app, ["results", "pack", str(folder / "empty")])
     assert ran.exit_code == 2 and "no results yet" in ran.output
+
+
+def test_a_list_of_many_single_files_names_the_command_that_packs_them(folder, monkeypatch):
+    words = ["results", "list", str(folder)]
+    quiet = CliRunner().invoke(app, words)
+    assert quiet.exit_code == 0 and quiet.stderr == ""
+    monkeypatch.setattr("harness.cli.results.MANY_FILES", len(list((folder / "runs").iterdir())))
+    said = CliRunner().invoke(app, words)
+    assert said.stdout == quiet.stdout and f"    sstkd-bench results pack {folder}" in said.stderr.splitlines()
+    packs.pack(folder)
+    assert CliRunner().invoke(app, words).stderr == ""
