@@ -52,7 +52,7 @@ def compared(name: str) -> tuple[Table, dict[str, dict[str, Any]]]:
     """The table of a folder of the examples, and its rows by run_id."""
     experiment, folder = experiment_of(name), EXAMPLES / name
     table, _ = table_of(folder, rules.labels(experiment), experiment.seeds)
-    rows = compact_rows(store.read_rows(folder, [name for name in store.SCHEMA.names if name != "samples"]))
+    rows = compact_rows(folder, [name for name in store.SCHEMA.names if name != "samples"])
     return table, {row["run_id"]: row for row in rows}
 
 
