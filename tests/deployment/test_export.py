@@ -387,7 +387,10 @@ def test_what_is_not_offered_is_said(
         ({"to": "onnx", "every_layer": True}, "--every-layer: belongs to --int8; give both or neither"),
         ({"to": "onnx", "limit": 0}, "--limit 0: has to be 1 or more"),
         ({"to": "onnx", "int8": True, "calibrate": 0}, "--calibrate 0: has to be 1 or more"),
-        ({"to": "safetensors", "output": foreign}, r"holds something else than one export \(thesis\.txt\), which is not replaced"),
+        (
+            {"to": "safetensors", "output": foreign},
+            r"holds something else than one export \(thesis\.txt\), which is not replaced",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             harness.export(trained[1].run_id, results=trained[0], **{"output": tmp_path / "out", **options})
