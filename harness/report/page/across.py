@@ -71,7 +71,8 @@ def render(
             mine,
             [(task.name, task.block) for task in found.tasks],
             [None] * len(mine),
-            lambda row: files[row["experiment"]],
+            # A row keeps the name that its experiment had when it ran.
+            lambda row: files.get(row["experiment"], f"experiments/{row['experiment']}.yaml"),
             several=True,
         ),
         "of the experiment's results folder",
