@@ -1,5 +1,6 @@
 """What the lines of a table are called: a method, the parameters that tell it from others, or a control."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,9 @@ class Label:
             if text.endswith(ending := control_label("", control)):
                 return cls(text.removesuffix(ending), control=control)
         method, _, named = text.partition("(")
-        return cls(method, tuple(part for part in named.removesuffix(")").split(", ") if part))
+        # A comma within a value, as in levels=[3, 4], is not followed by a name and its sign.
+        parts = re.split(r", (?=\w+=)", named.removesuffix(")"))
+        return cls(method, tuple(filter(None, parts)))
 
     def __str__(self) -> str:
         """As `read` takes it."""

@@ -1,5 +1,6 @@
 """Names of a table's lines where there is little room: what most lines of a method have in common is said once."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -73,12 +74,14 @@ def _parameters(name: str) -> dict[str, str]:
 
 def _renamed(section: Section, short: Mapping[str, str]) -> Section:
     """A section whose texts have the short names."""
+    changed = sorted((name for name, brief in short.items() if name != brief), key=len, reverse=True)
+    if not changed:
+        return section
+    # A method's name may end as another's does: dkd(...), kd(...).
+    known = re.compile(rf"(?<![\w.:-])(?:{'|'.join(map(re.escape, changed))})")
 
     def of(text: str) -> str:
-        for name, brief in short.items():
-            if name != brief:  # a name with brackets: no part of another
-                text = text.replace(name, brief)
-        return text
+        return known.sub(lambda found: short[found[0]], text)
 
     remarks = section.remarks
     if remarks is not None:

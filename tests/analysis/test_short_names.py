@@ -5,7 +5,7 @@ import pytest
 from harness.analysis.sheets import Remark, Section, Sheet, sheet
 from harness.analysis.short_names import NAMES, with_short_names
 
-LONG = "m(alpha=1.0, beta=2, levels=[3,4])"
+LONG = "m(alpha=1.0, beta=2, levels=[3, 4])"
 
 
 def named(names: list[str], most: int = 20, limit: int = 40, sections: tuple[Section, ...] = ()) -> Sheet:
@@ -23,9 +23,9 @@ def said(made: Sheet) -> list[str]:
 
 
 def test_what_most_lines_share_is_said_once() -> None:
-    made = named([LONG, LONG.replace("2", "5"), LONG.replace("[3,4]", "[4]"), "none"])
+    made = named([LONG, LONG.replace("2", "5"), LONG.replace("[3, 4]", "[4]"), "none"])
     assert first(made) == ["m(…)", "m(…, beta=5)", "m(…, levels=[4])", "none"]
-    assert said(made) == ["m(…) has alpha=1.0, beta=2, levels=[3,4] where not named"]
+    assert said(made) == ["m(…) has alpha=1.0, beta=2, levels=[3, 4] where not named"]
 
 
 def test_short_names_are_left_as_they_are() -> None:
@@ -58,3 +58,9 @@ def test_remarks_have_the_short_names() -> None:
     assert [section.name for section in made.sections] == ["about", NAMES, "notes"]
     assert made.sections[0].head == "above: m(…)"
     assert made.sections[2].texts == ["of m(…)", "unfair: m(…): x"]
+
+
+def test_a_name_that_ends_as_another_does_keeps_its_own() -> None:
+    names = [LONG, LONG.replace("2", "5"), f"d{LONG}"]
+    made = named(names, limit=60, sections=(Section("notes", f"of d{LONG} and {LONG}"),))
+    assert first(made)[2] == names[2] and made.sections[-1].head == f"of d{LONG} and m(…)"

@@ -110,6 +110,9 @@ def test_search_copy_version_and_keyboard(site: Path) -> None:
 
 def test_equations_are_drawn_by_the_browser(site: Path) -> None:
     """No TeX is left between dollars, and no script is needed."""
+    page = (ROOT / "docs" / "reference-methods.md").read_text()
+    drawn = (site / "reference-methods.html").read_text().count("<math ")
+    assert drawn == page.count("\n$$\n") // 2 > 40
     for path in pages(site):
         text = re.sub(r"<(pre|code|script)\b.*?</\1>", "", path.read_text(), flags=re.S)
         assert 'class="arithmatex"' not in text and not re.search(r"\$\$", text), path

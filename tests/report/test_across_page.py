@@ -2,12 +2,17 @@
 
 import csv
 import io
+import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from harness import borders
 from harness.report.page import tables
+from harness.report.plots.across import rank_plot
 from tests.report.test_page_file import Page, page_data, value_of
 from tests.support.across_page import METHODS, page_of, read, write_rows
 from tests.support.browser import needs_chromium, opened
@@ -73,6 +78,27 @@ def test_texts_of_rows_cannot_become_markup(tmp_path):
     found = page_of(tmp_path).read_text("utf-8")
     assert found.count("<script") == found.count("</script") == 2
     assert EVIL in "".join(Page(found).words)
+
+
+def test_rows_of_an_experiment_that_was_renamed(tmp_path):
+    write_rows(tmp_path, experiment="earlier")
+    assert "experiments/earlier.yaml" in page_of(tmp_path).read_text("utf-8")
+
+
+def test_ranks_say_whether_the_baseline_is_among_them(text, tmp_path):
+    assert "without the student without distillation; those of the table include it" in text
+    write_rows(tmp_path)
+    found = replace(read(tmp_path)[0], tested={}, friedman=None, critical=None, groups=())
+    assert rank_plot(found).axes[0].get_xlabel() == "mean rank over 2 datasets, 1 is best"
+
+
+def test_a_copy_as_latex_has_the_letters_of_the_library():
+    """The page's script and `harness.borders` write the same letters."""
+    script = (Path(tables.__file__).parent / "page.js").read_text("utf-8")
+    (body,) = re.findall(r"const LATEX = \{(.*?)\};", script, re.S)
+    found = {json.loads(a): json.loads(b) for a, b in re.findall(r'("(?:\\.|[^"])*"): ("(?:\\.|[^"])*")', body)}
+    (plain,) = re.findall(r'for \(const c of "(.*?)"\) LATEX', script)
+    assert found | {c: f"\\{c}" for c in plain} == borders._LATEX
 
 
 def test_the_longer_of_methods_and_pairs_goes_down(tmp_path, text):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.analysis.tables import BOLD
 from harness.report import write
 from harness.report.page import samples, tables
 from harness.report.write import write_report
@@ -240,7 +241,7 @@ def test_bold_is_the_best_value_where_it_is_significant(report, tmp_path):
     text = written(tmp_path, make_experiment(seeds=5))["html"].read_text()
     (cell,) = re.findall(r'<td data-label="mIoU \(val\)" class="best"><span>([0-9.]+)', text)
     assert float(cell) == max(float(x) for x in re.findall(r'<td data-label="mIoU \(val\)"[^>]*><span>([0-9.]+)', text))
-    assert tables.RULE in text
+    assert BOLD in text
 
 
 def test_val_and_dev_have_standard_deviations_and_the_student_its_cost(report):

@@ -94,10 +94,11 @@ def _place(found: Across, task: int, method: str) -> str:
 
 def _facts(found: Across) -> str:
     ranked = found.ranked
+    first = ", ".join(standing.label for standing in ranked if standing.rank == ranked[0].rank)
     block = found.tasks[0].block
     facts = [
         ("Ranked methods", f"{len(ranked)} of {len(found.methods)}", "those with all their runs on every pair"),
-        ("Best mean rank", f"{ranked[0].rank:.2f}" if ranked else "–", ranked[0].label if ranked else "no ranks"),
+        ("Best mean rank", f"{ranked[0].rank:.2f}" if ranked else "–", first or "no ranks"),
         (
             "Friedman's test",
             "–" if found.friedman is None else f"p = {found.friedman:.3g}",
@@ -180,10 +181,13 @@ def _ranks(found: Across) -> list[str]:
     behind = profile_gaps(found)
     ranks = _both("ranks", "mean ranks of the methods", partial(rank_plot, found))
     profiles = _both("profile", "performance profiles", partial(profile_plot, found, behind))
+    # The tests are about the gains of methods, so that the student without distillation has no rank among them.
+    said = "Mean ranks; 1 is the best."
+    if found.tested:
+        said = "Mean ranks of the gains, without the student without distillation; those of the table include it."
     joined = " A bar at the right joins methods that are within the critical difference." if found.groups else ""
     return [
-        f'<h3>Ranks</h3>\n<figure class="curves">{ranks}<figcaption>Mean ranks; 1 is the best.{joined}</figcaption>'
-        f"</figure>\n{table}",
+        f'<h3>Ranks</h3>\n<figure class="curves">{ranks}<figcaption>{said}{joined}</figcaption></figure>\n{table}',
         f'<h3>Performance profiles</h3>\n<figure class="curves">{profiles}<figcaption>The share of pairs on which a '
         "method is at most so far behind the best one: higher and further left is better.</figcaption></figure>",
     ]

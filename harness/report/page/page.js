@@ -79,7 +79,8 @@ const matcher = (names, ids) => {
 // --- copies of tables
 
 const LATEX = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "±": "$\\pm$", "▲": "$\\uparrow$",
-  "▼": "$\\downarrow$", "−": "$-$", "–": "--", "[": "{[}", "*": "{*}"};
+  "▼": "$\\downarrow$", "−": "$-$", "–": "--", "[": "{[}", "*": "{*}", "<": "\\textless{}",
+  ">": "\\textgreater{}", "|": "\\textbar{}"};
 for (const c of "&%$#_{}") LATEX[c] = "\\" + c;
 const latex = text => [...text].map(c => LATEX[c] ?? c).join("").replace(/(^|[\s{}\]])-(?=\d)/g, "$1$$-$$");
 const FORMS = {

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from harness.analysis.across import Task, costs_of
 from harness.analysis.answer import answer
 from harness.analysis.exports import ExportTable
-from harness.analysis.tables import Block, Table
+from harness.analysis.tables import BOLD, Block, Table
 from harness.borders import html as _e
 from harness.report.page import exports as pageexports
 from harness.report.page import figures, tables
@@ -91,7 +91,7 @@ def _block(
 <p class="answer">{_e(answer(block))}</p>
 {figures.differences(i, block)}<h3>Comparison</h3>
 {tables.compared(i, block)}
-<p class="note">{tables.RULE} {_e(block.for_whom)} {_e(table.legend)} {block.comparisons} comparisons in this table;
+<p class="note">{BOLD} {_e(block.for_whom)} {_e(table.legend)} {block.comparisons} comparisons in this table;
 p: adjusted for all of them.</p>
 {_facts(block, table, by_id)}
 {_said(block)}{pageexports.section(exported, figures.swatch, tables.CLASSES)}<h3>Learning curves</h3>

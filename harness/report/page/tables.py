@@ -17,7 +17,6 @@ from harness.report.page.colours import Row, class_colours, class_names, rgb
 from harness.report.page.figures import swatch
 
 CLASSES: dict[Tone, str] = {"better": "significant", "worse": "significant worse", "": ""}
-RULE = "Bold on val: the highest mean of the table, where it is significantly better than none; else no value is bold."
 _UPRIGHT = 6  # columns by class up to which their heads are not turned
 _LIGHT = 0.6  # of the colour map, which beyond is too dark for black text
 

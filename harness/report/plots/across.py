@@ -97,7 +97,7 @@ def rank_plot(found: Across, width: float = 7.6) -> "Figure":
     """Mean ranks, a method in a line, best first; where there is a critical difference, bars at the right join methods
     within it."""
     ranks = dict(found.tested) or {s.label: s.rank for s in found.ranked}
-    over = f"{len(found.datasets)} datasets" if found.tested else f"{len(found.tasks)} pairs of one dataset"
+    over = f"{len(found.datasets)} datasets" if len(found.datasets) > 1 else f"{len(found.tasks)} pairs of one dataset"
     names = sorted(ranks, key=lambda name: (ranks[name], name))
     places = {name: i for i, name in enumerate(found.methods)}
     critical = found.critical

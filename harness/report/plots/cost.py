@@ -108,7 +108,7 @@ def cost_figure(found: Sequence[tuple[str, Sequence[Point]]], width: float = FUL
 
 def drawn(mine: Sequence[Point]) -> bool:
     """Whether there is something to compare."""
-    return sum(point.step_ms is not None or point.train_s is not None for point in mine) > 1
+    return any(len(_known(mine, cost)) > 1 for _, cost in _PANELS)
 
 
 def _draw(part: "SubFigure", title: str, mine: Sequence[Point], width: float) -> float:
